@@ -1,0 +1,95 @@
+"""bfc_lightning: an instrument for studying hierarchical learning.
+
+The classes below can be imported from here; each is loaded when it is first asked for, so that
+`import bfc_lightning` itself is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bfc_lightning.activations import Quadratic, TruncatedQuadratic
+    from bfc_lightning.data import HierarchicalData
+    from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
+    from bfc_lightning.labels import Classification, Regression
+    from bfc_lightning.module import HierarchicalLearner
+    from bfc_lightning.networks import DenseNet
+    from bfc_lightning.runs.loading import load_run
+    from bfc_lightning.schedules import OneCycle
+    from bfc_lightning.stream import FiniteStream, SampleStream
+    from bfc_lightning.targets import (
+        BackwardCorrection,
+        DepthSeparation,
+        HierarchicalTarget,
+        LayeredTarget,
+        QuadraticFeature,
+        RichRepresentation,
+        SingleIndex,
+        Target,
+    )
+
+_HOMES = {
+    "Quadratic": "activations",
+    "TruncatedQuadratic": "activations",
+    "HierarchicalData": "data",
+    "Gaussian": "inputs",
+    "GaussianMixture": "inputs",
+    "InputLaw": "inputs",
+    "Classification": "labels",
+    "Regression": "labels",
+    "HierarchicalLearner": "module",
+    "DenseNet": "networks",
+    "load_run": "runs.loading",
+    "OneCycle": "schedules",
+    "FiniteStream": "stream",
+    "SampleStream": "stream",
+    "BackwardCorrection": "targets",
+    "DepthSeparation": "targets",
+    "HierarchicalTarget": "targets",
+    "LayeredTarget": "targets",
+    "QuadraticFeature": "targets",
+    "RichRepresentation": "targets",
+    "SingleIndex": "targets",
+    "Target": "targets",
+}
+
+__all__ = [
+    "BackwardCorrection",
+    "Classification",
+    "DenseNet",
+    "DepthSeparation",
+    "FiniteStream",
+    "Gaussian",
+    "GaussianMixture",
+    "HierarchicalData",
+    "HierarchicalLearner",
+    "HierarchicalTarget",
+    "InputLaw",
+    "LayeredTarget",
+    "OneCycle",
+    "Quadratic",
+    "QuadraticFeature",
+    "Regression",
+    "RichRepresentation",
+    "SampleStream",
+    "SingleIndex",
+    "Target",
+    "TruncatedQuadratic",
+    "load_run",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name when it is first used.
+
+    Raises:
+        AttributeError: if there is no such name.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,0 +1,130 @@
+"""Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from bfc_lightning.callbacks.checkpoints import Checkpoints
+from bfc_lightning.callbacks.stops import Interrupted
+from bfc_lightning.callbacks.training_log import log_interval
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption(Callback):
+    """Turns signals into a checkpoint at the end of the step, so that nothing is lost or doubled.
+
+    Several processes agree at the logging interval, so that all stop at the same step.
+
+    Args:
+        checkpoints: saves the state.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self._signum = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listens to signals from here on.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            stage: Lightning's word for what comes.
+        """
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._receive)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the signals back.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            stage: Lightning's word for what ends.
+        """
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Stops where a validation has just saved the state.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            batch: the batch.
+            batch_idx: its number.
+
+        Raises:
+            Interrupted: if a signal asks for it.
+        """
+        if self.checkpoints.saved_step == trainer.global_step and self._is_asked(trainer):
+            raise Interrupted(self._signum or signal.SIGTERM)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Saves and stops, unless a validation comes next, which saves by itself.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            outputs: of the step.
+            batch: the batch.
+            batch_idx: its number.
+
+        Raises:
+            Interrupted: if a signal asks for it.
+        """
+        interval = trainer.val_check_batch
+        validates_next = trainer.should_stop or bool(interval and (batch_idx + 1) % interval == 0)
+        if not validates_next and self._is_asked(trainer):
+            self.checkpoints.save(trainer)
+            raise Interrupted(self._signum or signal.SIGTERM)
+
+    def _is_asked(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._signum != 0
+        if trainer.global_step % log_interval(trainer):
+            return False
+        return trainer.strategy.reduce_boolean_decision(self._signum != 0, all=False)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum:
+            raise KeyboardInterrupt
+        self._signum = signum
+
+
+class StopAtMaxSteps(Callback):
+    """Makes the last step count: a validation, and with it a checkpoint, always follows it."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Asks for the stop that Lightning puts a validation before.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            outputs: of the step.
+            batch: the batch.
+            batch_idx: its number.
+        """
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True

@@ -1,0 +1,30 @@
+"""Reasons for which a run ends early, each with its exit status."""
+
+import signal
+
+
+class Diverged(Exception):  # noqa: N818, a way to end and no error of the program
+    """The loss became NaN or infinite.
+
+    Args:
+        step: the optimiser step at which it was seen.
+        what: which quantity.
+    """
+
+    exit_status = 3
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} is not finite at step {step}: the run diverged.")
+        self.step = step
+
+
+class Interrupted(Exception):  # noqa: N818, likewise
+    """The user or the machine asked the run to stop.
+
+    Args:
+        signum: the signal that was received.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}.")
+        self.exit_status = 128 + signum

@@ -1,0 +1,156 @@
+"""`summary.json`: what a run is, how far it is, and the last value of everything it logged."""
+
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from bfc_lightning.callbacks.measurements import Measurements
+from bfc_lightning.callbacks.metrics_file import MetricsFile
+from bfc_lightning.callbacks.stops import Diverged, Interrupted
+from bfc_lightning.data import HierarchicalData
+from bfc_lightning.files import write_json
+
+_RATE_STEPS = 50
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    packages = ("bfc_lightning", "torch", "lightning", "jsonargparse")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def git_revision() -> str | None:
+    """The commit of the working directory, `-dirty` where files differ; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+class Summary(Callback):
+    """Keeps `summary.json` true: at the start, after every validation, and at every kind of end.
+
+    Args:
+        path: the file.
+        metrics: the logger that knows the latest values.
+        measurements: knows the time spent on measures.
+        started: `time.time()` when the command began.
+        seconds_before: wall seconds of the run before it was resumed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        metrics: MetricsFile,
+        measurements: Measurements,
+        started: float,
+        seconds_before: float = 0.0,
+    ) -> None:
+        self.path = path
+        self.metrics = metrics
+        self.measurements = measurements
+        self.started = started
+        self.seconds_before = seconds_before
+        self._fixed = {"versions": versions(), "git": git_revision()}
+        self._mark = 0.0
+        self._intervals: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `status: running`.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+        """
+        self._mark = time.perf_counter()
+        self._write(trainer, "running")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Times the steps, 50 at a time.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            outputs: of the step.
+            batch: the batch.
+            batch_idx: its number.
+        """
+        if (batch_idx + 1) % _RATE_STEPS == 0:
+            now = time.perf_counter()
+            self._intervals.append(now - self._mark)
+            self._mark = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the file up to date; the time of the validation is no training time.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+        """
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._write(trainer, "running")
+            self._mark = time.perf_counter()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `status: finished`.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+        """
+        self._write(trainer, "finished")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Writes how the run ended.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            exception: why it ended.
+        """
+        if isinstance(exception, Diverged):
+            self._write(trainer, "diverged")
+        elif isinstance(exception, Interrupted | KeyboardInterrupt):
+            self._write(trainer, "interrupted")
+
+    def _write(self, trainer: Trainer, status: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, HierarchicalData)
+        self.metrics.save()
+        rate = _RATE_STEPS * data.batch_size / median(self._intervals) if self._intervals else None
+        content = {
+            "status": status,
+            "steps": trainer.global_step,
+            "samples_seen": data.position * data.batch_size,
+            "wall_seconds": round(self.seconds_before + time.time() - self.started, 3),
+            "samples_per_second": rate and round(rate, 1),
+            "measure_seconds": round(self.measurements.seconds, 3),
+            **self._fixed,
+            "devices": trainer.world_size,
+            "device": trainer.strategy.root_device.type,
+            "threads": torch.get_num_threads(),
+            "metrics": self.metrics.latest,
+        }
+        write_json(self.path, content)

@@ -1,0 +1,43 @@
+"""TensorBoard: scalars, and an HParams tab that shows the real metrics."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams as hparams_summary
+
+
+class RunBoard(TensorBoardLogger):
+    """Lightning's TensorBoard logger, writing straight into the run folder.
+
+    Args:
+        folder: the run folder.
+        resume_step: events past this step are hidden; None starts afresh.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        purge_step = None if resume_step is None else resume_step + 1
+        super().__init__(
+            save_dir=folder, name="", version="", default_hp_metric=False, purge_step=purge_step
+        )
+
+    @rank_zero_only
+    def announce(
+        self, hyperparameters: Mapping[str, bool | str | float | int], metrics: Sequence[str]
+    ) -> None:
+        """Fills the HParams tab: these settings, judged by these metrics.
+
+        Args:
+            hyperparameters: flat settings.
+            metrics: names under which the run will log its results.
+        """
+        settings, judged = dict(hyperparameters), dict.fromkeys(metrics, 0.0)
+        summaries = hparams_summary(settings, judged)  # type: ignore[no-untyped-call]
+        for summary in summaries:
+            self.experiment._get_file_writer().add_summary(summary)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flushes the events; `config.yaml` already holds what Lightning would write here."""
+        self.experiment.flush()

@@ -1,0 +1,60 @@
+"""The command line: `bfc`. Only what a command uses is imported, so that help is quick."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+usage: bfc COMMAND [-c CONFIG.yaml ...] [--key value ...]
+
+Train over-parameterised DenseNets on layered targets, and watch the layers correct each other.
+
+commands:
+  fit        train a learner: bfc fit -c configs/quickstart.yaml
+  validate   score a checkpoint on the validation samples: --ckpt_path best|last|PATH
+  test       score a checkpoint on 32,768 samples that training never touches
+  predict    write inputs, targets and predictions to predictions.npz
+
+often used with fit:
+  -c FILE                 a config; a later one overrides an earlier one
+  --seed_everything N     the seed of the run: inputs, target, start and samples follow from it
+  --run.name NAME         name of the run folder, logs/NAME
+  --run.overwrite true    delete the run of that name first
+  --resume auto|PATH      go on from the last checkpoint
+  --any.key value         any key of the config, e.g. --trainer.max_steps 2000
+
+  bfc COMMAND --help      every key of a command
+  bfc --version           the version
+
+exit status: 0 done, 2 a mistake in the input, 3 diverged, 130 and 143 stopped by a signal, 1 else.
+"""
+_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        args: the words after `bfc`; those of the process by default.
+
+    Returns:
+        The exit status: 0 done, 2 a mistake of the user, 3 diverged, 130 or 143 by a signal.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"bfc_lightning {version('bfc_lightning')}")
+        return 0
+    if words[0] not in _COMMANDS:
+        known = ", ".join(_COMMANDS)
+        print(f"bfc: error: the command must be one of {known}, got {words[0]!r}.", file=sys.stderr)
+        return 2
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a user's own classes, by class_path
+    from bfc_lightning.cli.application import run_command
+
+    return run_command(words)

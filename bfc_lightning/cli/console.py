@@ -1,0 +1,81 @@
+"""What the command line prints: where a run lives, and what came out."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def say(text: str) -> None:
+    """Prints one line beside the results.
+
+    Args:
+        text: the line.
+    """
+    print(f"bfc: {text}", file=sys.stderr, flush=True)
+
+
+def show_start(
+    folder: Path, *, seed: int, num_parameters: int, device: str, resume_step: int | None
+) -> None:
+    """Says what starts.
+
+    Args:
+        folder: of the run.
+        seed: of the run.
+        num_parameters: trainable ones.
+        device: which, and how many.
+        resume_step: where a resumed run goes on.
+    """
+    going_on = "" if resume_step is None else f"  going on from step {resume_step}"
+    say(f"run {folder}  seed {seed}  {num_parameters:,} parameters  {device}{going_on}")
+
+
+def show_scores(checkpoint: Path, step: int, scores: Mapping[str, float]) -> None:
+    """Prints a table of scores.
+
+    Args:
+        checkpoint: which was scored.
+        step: its optimiser steps.
+        scores: by key.
+    """
+    table = Table(title=f"{checkpoint}, step {step}")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for key, value in sorted(scores.items()):
+        table.add_row(key, f"{value:.4g}")
+    Console().print(table)
+
+
+def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> None:
+    """Prints the small table at the end of a run, and where to look next.
+
+    Args:
+        folder: of the run.
+        summary: as `summary.json` holds it.
+        score_key: `val/nmse` or `val/error`.
+    """
+    metrics = summary["metrics"]
+    table = Table(title=f"{folder}: {summary['status']}", title_justify="left")
+    table.add_column("result")
+    table.add_column("value", justify="right")
+    table.add_row(f"error of the learner ({score_key})", _number(metrics.get(score_key)))
+    without = metrics.get("reference/without_last_level")
+    if without is not None and without < 1:
+        table.add_row("  of one that lacks the last level", _number(without))
+    for key in sorted(key for key in metrics if key.startswith("levels/residual_")):
+        level = key.rsplit("_", 1)[1]
+        table.add_row(f"still missing of level {level} ({key})", _number(metrics[key]))
+    table.add_row("optimiser steps", f"{summary['steps']:,}")
+    table.add_row("samples seen", f"{summary['samples_seen']:,}")
+    table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
+    Console().print(table)
+    print(f"picture:     {folder}/figures/learning_curves.png")
+    print(f"TensorBoard: tensorboard --logdir {folder.parent}", flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"

@@ -1,0 +1,130 @@
+"""`bfc validate`, `test` and `predict`: a checkpoint of a run, scored or written out."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from bfc_lightning.callbacks.checkpoints import RECORD_KEY
+from bfc_lightning.callbacks.predictions import PredictionsFile
+from bfc_lightning.cli.console import say, show_scores
+from bfc_lightning.cli.fitting import first_stem
+from bfc_lightning.data import HierarchicalData
+from bfc_lightning.files import write_atomically, write_json
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.runs.folder import (
+    CHECKPOINTS,
+    RunError,
+    RunOptions,
+    find_checkpoint,
+    find_folder,
+)
+from bfc_lightning.runs.identity import check_same_network, read_checkpoint, run_identity
+
+
+class Evaluation:
+    """One `bfc validate`, `test` or `predict`.
+
+    Args:
+        parser: of the command, to write settings with.
+        config: the user's settings.
+        resolved: the same with every seed filled in.
+        command: which of the three.
+        started: when the process began.
+
+    Raises:
+        RunError: if the checkpoint is missing, unreadable, or belongs to another target or network.
+    """
+
+    def __init__(
+        self,
+        *,
+        parser: ArgumentParser,
+        config: Namespace,
+        resolved: Namespace,
+        command: str,
+        started: float,
+    ) -> None:
+        self.parser = parser
+        self.config = config
+        self.command = command
+        folder = find_folder(RunOptions(**vars(config.run)), first_stem(config))
+        self.checkpoint = find_checkpoint(config.ckpt_path, folder)
+        if config.ckpt_path not in ("best", "last"):
+            in_run = self.checkpoint.parent.name == CHECKPOINTS
+            folder = self.checkpoint.parent.parent if in_run else self.checkpoint.parent
+        self.folder = folder
+        content = read_checkpoint(self.checkpoint)
+        self.step = content["global_step"]
+        here = run_identity(yaml.safe_load(parser.dump(resolved, skip_none=False)))
+        check_same_network(content[RECORD_KEY]["identity"], here)
+
+    def make_trainer(
+        self, flags: dict[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
+    ) -> Trainer:
+        """A Trainer that writes nothing but the result.
+
+        Args:
+            flags: the group `trainer`, instantiated.
+            model: the learner.
+            data: the data module.
+
+        Returns:
+            The Trainer, with the user's callbacks.
+
+        Raises:
+            RunError: if the Trainer refuses its flags.
+        """
+        ours = [PredictionsFile(self._predictions())] if self.command == "predict" else []
+        callbacks = flags["callbacks"] or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        flags.update(
+            callbacks=[*callbacks, *ours],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            val_check_interval=None,
+        )
+        try:
+            trainer = Trainer(**flags)
+            data.check_processes(trainer.world_size)
+        except (MisconfigurationException, ValueError, TypeError) as refused:
+            raise RunError(str(refused)) from refused
+        if self.command == "predict" and trainer.world_size > 1:
+            raise RunError(
+                f"trainer.devices must be 1 for predict, got {trainer.world_size} processes."
+            )
+        return trainer
+
+    def run(self, trainer: Trainer, *, model: HierarchicalLearner, data: HierarchicalData) -> None:
+        """Scores or predicts, and writes the result beside the run.
+
+        Args:
+            trainer: from `make_trainer`.
+            model: the learner.
+            data: the data module.
+        """
+        task = getattr(trainer, self.command)
+        shared = {"datamodule": data, "ckpt_path": self.checkpoint, "weights_only": True}
+        if self.command == "predict":
+            task(model, return_predictions=False, **shared)
+            say(f"wrote {self._predictions()}")
+            return
+        task(model, verbose=False, **shared)
+        if not trainer.is_global_zero:
+            return
+        scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        result = {"checkpoint": str(self.checkpoint), "step": self.step, "metrics": scores}
+        write_json(self.folder / f"{self.command}.json", result)
+        settings = self.config.clone()
+        settings.pop("config", None)
+        text = self.parser.dump(settings, skip_none=False)
+        write_atomically(self.folder / f"config.{self.command}.yaml", str(text))
+        show_scores(self.checkpoint, self.step, scores)
+        say(f"wrote {self.folder / self.command}.json")
+
+    def _predictions(self) -> Path:
+        return self.folder / "predictions.npz"

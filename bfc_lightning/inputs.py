@@ -1,0 +1,317 @@
+"""Input laws: the distribution of x in R^d, Gaussian or a mixture of Gaussians."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bfc_lightning.seeds import generator
+
+
+class InputLaw(nn.Module, ABC):
+    """The distribution of x. Subclass it for a law of your own.
+
+    A law sets `input_dim`, and keeps its tensors as float64 buffers named below, so that
+    `law.to(device, dtype)` decides where and in which precision it samples.
+
+    Attributes:
+        input_dim: d, the number of coordinates.
+        mean: E x, shape (d,).
+    """
+
+    input_dim: int
+    mean: Tensor
+
+    @property
+    @abstractmethod
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """E (x - E x)(x - E x)^T, over the whole law."""
+
+    @abstractmethod
+    def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws independent samples, on the law's device and in its dtype.
+
+        Args:
+            num_samples: n.
+            random: where the randomness comes from; on the same device as the law.
+
+        Returns:
+            One sample a row.
+        """
+
+
+def haar_orthogonal(size: int, random: torch.Generator) -> Float[Tensor, "size size"]:
+    """An orthogonal matrix from the Haar measure, in float64.
+
+    QR of a Gaussian matrix, with the signs of R's diagonal moved into Q.
+
+    Source: F. Mezzadri, "How to generate random matrices from the classical compact groups" (2007).
+
+    Args:
+        size: number of rows and columns.
+        random: a CPU generator.
+
+    Returns:
+        Q with Q^T Q = 1.
+    """
+    gaussian = torch.randn(size, size, generator=random, dtype=torch.float64)
+    orthogonal, triangular = torch.linalg.qr(gaussian)
+    signed: Tensor = orthogonal * triangular.diagonal().sign()
+    return signed
+
+
+def _isotropic(input_dim: int) -> Tensor:
+    return torch.ones(input_dim, dtype=torch.float64)
+
+
+def _with_condition_number(input_dim: int, condition_number: float) -> Tensor:
+    if condition_number < 1:
+        raise ValueError(f"condition_number must be at least 1, got {condition_number}.")
+    exponents = torch.linspace(0, -1, input_dim, dtype=torch.float64)
+    values = torch.as_tensor(condition_number, dtype=torch.float64) ** exponents
+    return values * (input_dim / values.sum())
+
+
+def _power_law(input_dim: int, exponent: float) -> Tensor:
+    if exponent < 0:
+        raise ValueError(f"power_law_exponent must be at least 0, got {exponent}.")
+    values = torch.arange(1, input_dim + 1, dtype=torch.float64) ** -exponent
+    return values * (input_dim / values.sum())
+
+
+def _explicit(input_dim: int, eigenvalues: Sequence[float]) -> Tensor:
+    values = torch.as_tensor(eigenvalues, dtype=torch.float64)
+    if values.shape != (input_dim,):
+        raise ValueError(
+            f"eigenvalues must be input_dim = {input_dim} numbers, got {len(eigenvalues)}."
+        )
+    if not bool((values > 0).all()):
+        raise ValueError(
+            "eigenvalues must all be positive (the covariance must be positive), "
+            f"got {float(values.min())}."
+        )
+    return values
+
+
+def _spectrum(
+    input_dim: int,
+    *,
+    condition_number: float | None,
+    power_law_exponent: float | None,
+    eigenvalues: Sequence[float] | None,
+) -> Tensor:
+    given = {
+        name: value
+        for name, value in (
+            ("condition_number", condition_number),
+            ("power_law_exponent", power_law_exponent),
+            ("eigenvalues", eigenvalues),
+        )
+        if value is not None
+    }
+    if len(given) > 1:
+        raise ValueError(f"at most one spectrum may be given, got {' and '.join(given)}.")
+    if condition_number is not None:
+        return _with_condition_number(input_dim, condition_number)
+    if power_law_exponent is not None:
+        return _power_law(input_dim, power_law_exponent)
+    if eigenvalues is not None:
+        return _explicit(input_dim, eigenvalues)
+    return _isotropic(input_dim)
+
+
+def _mean_vector(input_dim: int, mean: float | Sequence[float]) -> Tensor:
+    if isinstance(mean, int | float):
+        return torch.full((input_dim,), float(mean), dtype=torch.float64)
+    vector = torch.as_tensor(mean, dtype=torch.float64)
+    if vector.shape != (input_dim,):
+        raise ValueError(
+            f"mean must be one number or input_dim = {input_dim} numbers, got {len(mean)}."
+        )
+    return vector
+
+
+class Gaussian(InputLaw):
+    """A Gaussian law, spherical or not.
+
+        x = mu + Q diag(s)^(1/2) z,   z ~ N(0, 1),   so that x ~ N(mu, Q diag(s) Q^T)
+
+    The spectrum s is isotropic (all 1) unless one of `condition_number`, `power_law_exponent` and
+    `eigenvalues` is given; the first two are scaled to trace d.
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413 (non-spherical Gaussian inputs).
+
+    Args:
+        input_dim: d, at least 1.
+        mean: mu, one number for all coordinates or a list of d.
+        condition_number: s runs log-spaced from its largest value down to 1/condition_number of it.
+        power_law_exponent: s_i is proportional to i^(-exponent).
+        eigenvalues: s itself, d positive numbers.
+        rotation: `haar` draws Q from the Haar measure; `identity` leaves the axes as they are.
+        seed: of Q. The command line derives it from the run's seed; 0 where nobody gives one.
+
+    Raises:
+        ValueError: if a size, a spectrum or the number of spectra is wrong.
+    """
+
+    eigenvalues: Tensor
+    factor: Tensor
+
+    def __init__(
+        self,
+        input_dim: int,
+        mean: float | list[float] = 0.0,
+        condition_number: float | None = None,
+        power_law_exponent: float | None = None,
+        eigenvalues: list[float] | None = None,
+        rotation: Literal["haar", "identity"] = "haar",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if input_dim < 1:
+            raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
+        if rotation not in ("haar", "identity"):
+            raise ValueError(f"rotation must be 'haar' or 'identity', got {rotation!r}.")
+        self.input_dim = input_dim
+        spectrum = _spectrum(
+            input_dim,
+            condition_number=condition_number,
+            power_law_exponent=power_law_exponent,
+            eigenvalues=eigenvalues,
+        )
+        self.is_isotropic = bool((spectrum == 1).all())
+        self.register_buffer("mean", _mean_vector(input_dim, mean))
+        self.register_buffer("eigenvalues", spectrum)
+        factor = spectrum.sqrt().diag()
+        if rotation == "haar" and not self.is_isotropic:
+            random = generator(0 if seed is None else seed, "rotation")
+            factor = haar_orthogonal(input_dim, random) @ factor
+        self.register_buffer("factor", None if self.is_isotropic else factor)
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """Q diag(s) Q^T."""
+        return self.eigenvalues.diag() if self.is_isotropic else self.factor @ self.factor.T
+
+    def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws n samples; see `InputLaw.sample`."""
+        noise = torch.randn(
+            num_samples,
+            self.input_dim,
+            generator=random,
+            device=self.mean.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + (noise if self.is_isotropic else noise @ self.factor.T)
+
+
+class GaussianMixture(InputLaw):
+    """A mixture of Gaussians, each with its own mean and covariance.
+
+        c ~ Categorical(p),   x | c ~ N(mu_c, Sigma_c)
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413 (mixtures of non-spherical Gaussians).
+
+    Args:
+        components: the Gaussians, all of one `input_dim`. Give each a seed of its own, or the
+            same rotation is drawn for all; the command line does.
+        weights: p, positive, summing to 1; equal weights where not given.
+
+    Raises:
+        ValueError: if there is no component, the dimensions differ, or the weights are no law.
+    """
+
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
+    def __init__(self, components: list[Gaussian], weights: list[float] | None = None) -> None:
+        super().__init__()
+        if not components:
+            raise ValueError("components must hold at least one Gaussian, got none.")
+        dims = [component.input_dim for component in components]
+        if len(set(dims)) > 1:
+            raise ValueError(f"components must share one input_dim, got {dims}.")
+        count = len(components)
+        law = torch.as_tensor(weights or [1 / count] * count, dtype=torch.float64)
+        if law.shape != (count,) or not bool((law > 0).all()) or abs(float(law.sum()) - 1) > 1e-6:
+            raise ValueError(
+                f"weights must be {count} positive numbers that sum to 1, got {weights}."
+            )
+        self.input_dim = dims[0]
+        means = torch.stack([component.mean for component in components])
+        factors = [
+            torch.eye(dims[0], dtype=torch.float64) if part.is_isotropic else part.factor
+            for part in components
+        ]
+        self.register_buffer("weights", law)
+        self.register_buffer("means", means)
+        self.register_buffer("factors", torch.stack(factors))
+        self.register_buffer("mean", law @ means)
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """sum_c p_c (Sigma_c + mu_c mu_c^T) - mu mu^T."""
+        within = torch.einsum("c,cij,ckj->ik", self.weights, self.factors, self.factors)
+        shift = self.means - self.mean
+        return within + torch.einsum("c,ci,cj->ij", self.weights, shift, shift)
+
+    def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws n samples; see `InputLaw.sample`."""
+        like = torch.empty(num_samples, self.input_dim + 1, device=random.device).to(self.mean)
+        noise = like[:, 1:].normal_(generator=random)
+        uniform = like[:, 0].uniform_(generator=random)
+        chosen = torch.searchsorted(self.weights.cumsum(0)[:-1].contiguous(), uniform)
+        spread = torch.einsum("nj,cij->nci", noise, self.factors)
+        picked = torch.gather(
+            spread, 1, chosen[:, None, None].expand(num_samples, 1, self.input_dim)
+        )
+        return self.means[chosen] + picked[:, 0]
+
+
+class ProjectedLaw(InputLaw):
+    """The law of P x, with the part of x that one direction explains taken out.
+
+        P x = x - Sigma w <w, x - mu> / (w^T Sigma w)
+
+    <w, P x> is constant. For Gaussian x, P x is independent of <w, x>; for N(0, 1) it is the
+    orthogonal projection onto the complement of w.
+
+    Source: the slides' Pi_{w^perp} (Allen-Zhu and Li), made to fit other covariances by us.
+
+    Args:
+        inputs: the law of x.
+        direction: w, of any length but 0; shape (d,).
+    """
+
+    direction: Tensor
+    response: Tensor
+    centre: Tensor
+
+    def __init__(self, inputs: InputLaw, direction: Float[Tensor, " d"]) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.input_dim = inputs.input_dim
+        spread = inputs.covariance @ direction
+        self.register_buffer("direction", direction)
+        self.register_buffer("response", spread / (direction @ spread))
+        self.register_buffer("centre", direction @ inputs.mean)
+        self.register_buffer("mean", inputs.mean.clone())
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """P Sigma P^T."""
+        eye = torch.eye(self.input_dim, dtype=self.mean.dtype, device=self.mean.device)
+        project = eye - torch.outer(self.response, self.direction)
+        return project @ self.inputs.covariance @ project.T
+
+    def project(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """P x for every row."""
+        return x - torch.outer(x @ self.direction - self.centre, self.response)
+
+    def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws x and projects it; see `InputLaw.sample`."""
+        return self.project(self.inputs.sample(num_samples, random))

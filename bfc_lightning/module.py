@@ -1,0 +1,151 @@
+"""The Lightning module: a network, its objective, and the optimiser that it is given."""
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from bfc_lightning.labels import Labels
+from bfc_lightning.networks import Activation, DenseNet
+from bfc_lightning.objectives import objective_for, weight_penalty
+from bfc_lightning.schedules import OneCycle, make_schedule
+from bfc_lightning.targets import Target
+from bfc_lightning.types import Batch
+
+T = TypeVar("T", int, float)
+LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
+
+
+class HierarchicalLearner(LightningModule):
+    """An over-parameterised DenseNet that learns a target by SGD on all layers at once.
+
+    Args:
+        target: G; the learner takes its dimension, depth and level scales from it.
+        labels: regression or classification.
+        width: m, neurons of every layer, or one number a layer.
+        depth: layers of the learner; the target's where not given. 1 is the two-layer baseline.
+        activation: sigma, a class or function by import path, e.g. `torch.nn.ReLU`; the square
+            where not given.
+        train_readout: whether the readout v of every layer is trained, or stays at its signs.
+        linear_readout: whether the learner has a linear term <u, x>; classification needs it.
+        regularization: lambda, the weight of sum_j |V_{l,j}|^2, one number or one a layer.
+        temperature: of the logit, in units of the target's standard deviation; classification only.
+        optimizer: any optimiser class of PyTorch's; SGD without momentum works, too.
+        lr_scheduler: any schedule that steps with the optimiser; a length left open is the run's
+            `max_steps`. `null` for a constant rate.
+        seed: of the start. The command line derives it from the run's seed; 0 where nobody gives
+            one.
+
+    Raises:
+        ValueError: if a list has not one number a layer, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        labels: Labels,
+        width: int | list[int] = 128,
+        depth: int | None = None,
+        activation: Activation | None = None,
+        train_readout: bool = True,
+        linear_readout: bool = False,
+        regularization: float | list[float] = 0.0,
+        temperature: float = 0.25,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
+        lr_scheduler: LRSchedulerCallable | None = OneCycle,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        depth = target.depth if depth is None else depth
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}.")
+        self.objective = objective_for(target, labels, temperature=temperature)
+        self.regularization = _per_layer("regularization", regularization, depth)
+        if min(self.regularization) < 0:
+            raise ValueError(f"regularization must be at least 0, got {regularization}.")
+        self.network = DenseNet(
+            target.input_dim,
+            _per_layer("width", width, depth),
+            level_scales=target.level_scales,
+            activation=activation,
+            positive_readout=target.has_positive_signs,
+            train_readout=train_readout,
+            linear_readout=linear_readout,
+            seed=0 if seed is None else seed,
+        )
+        self.make_optimizer = optimizer
+        self.make_schedule = lr_scheduler
+        self.score = MeanMetric()
+
+    @property
+    def score_key(self) -> str:
+        """The metric that says how good the learner is: `val/nmse` or `val/error`."""
+        return f"val/{self.objective.score_name}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x)."""
+        output: Tensor = self.network(x)
+        return output
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The loss of a batch, penalty included."""
+        loss, _ = self._shared_step(batch)
+        if any(self.regularization):
+            loss = loss + weight_penalty(self.network, self.regularization)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Adds a batch to `val/loss` and the score."""
+        self._evaluation_step("val", batch)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Adds a batch to `test/loss` and the score."""
+        self._evaluation_step("test", batch)
+
+    def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+        """Inputs, noise-free targets and predictions of a batch."""
+        return {"inputs": batch.inputs, "targets": batch.signal, "predictions": self(batch.inputs)}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser over all trainable parameters, and the schedule over the run."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self.make_optimizer(trainable)
+        if self.make_schedule is None:
+            return optimizer
+        schedule = make_schedule(self.make_schedule, optimizer, total_steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _shared_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        prediction = self(batch.inputs)
+        return self.objective.loss(prediction, batch), prediction
+
+    def _evaluation_step(self, split: str, batch: Batch) -> None:
+        loss, prediction = self._shared_step(batch)
+        size = len(batch.labels)
+        self.score.update(self.objective.score(prediction, batch), weight=size)
+        # A callback writes them to the loggers: Lightning would count the step one too low.
+        log = functools.partial(self.log, on_epoch=True, logger=False, batch_size=size)
+        log(f"{split}/{self.objective.score_name}", self.score)
+        log(f"{split}/loss", loss, sync_dist=True)
+
+
+def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:
+    """One value a layer, from one value or a list.
+
+    Raises:
+        ValueError: if the list has another length.
+    """
+    if not isinstance(value, list):
+        return [value] * depth
+    if len(value) != depth:
+        raise ValueError(
+            f"{name} must be one number or one for each of {depth} layers, got {value}."
+        )
+    return list(value)

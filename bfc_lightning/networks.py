@@ -1,0 +1,190 @@
+"""The learner: an over-parameterised DenseNet that reads out every layer."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bfc_lightning.activations import Quadratic
+from bfc_lightning.seeds import generator
+
+Activation = Callable[..., Any]
+
+_FEATURE_STD = 0.3
+
+
+def expand_scales(level_scales: Sequence[float], depth: int) -> list[float]:
+    """a_1..a_depth: the target's alpha_l, the last one again beyond its depth.
+
+    Source: ours.
+
+    Args:
+        level_scales: alpha_1, ..., alpha_L, at least one.
+        depth: how many to return.
+
+    Returns:
+        One scale a layer.
+    """
+    return [level_scales[min(level, len(level_scales) - 1)] for level in range(depth)]
+
+
+class DenseLayer(nn.Module):
+    """One layer of the learner: Z = V [F_0, ..., F_{l-1}] + b, F = sigma(Z).
+
+    Args:
+        fan_ins: m_0 = d, m_1, ..., m_{l-1}: the widths of the layers that it reads.
+        width: m_l.
+        activation: sigma.
+
+    Attributes:
+        weight: all V_{l,j} side by side, shape (m_l, m_0 + ... + m_{l-1}).
+        bias: b_l, shape (m_l,).
+        readout: v_l, shape (m_l,).
+    """
+
+    def __init__(self, fan_ins: Sequence[int], width: int, activation: Activation) -> None:
+        super().__init__()
+        self.fan_ins = tuple(fan_ins)
+        self.activation = activation
+        self.weight = nn.Parameter(torch.empty(width, sum(fan_ins)))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.readout = nn.Parameter(torch.ones(width))
+
+    @property
+    def width(self) -> int:
+        """m_l."""
+        return self.bias.numel()
+
+    def block(self, source: int) -> Float[Tensor, "m_l m_source"]:
+        """V_{l,j}, a view into `weight`."""
+        return torch.split(self.weight, list(self.fan_ins), dim=1)[source]
+
+    def preactivation(self, below: Float[Tensor, "n fan_in"]) -> Float[Tensor, "n m_l"]:
+        """Z_l from F_0, ..., F_{l-1} side by side."""
+        return nn.functional.linear(below, self.weight, self.bias)
+
+    def initialize(self, *, positive_readout: bool, random: torch.Generator) -> None:
+        """V_{l,0} ~ N(0, 1/d), V_{l,j} ~ N(0, 0.3^2/m_j), b = 0, v half +1 and half -1.
+
+        An odd neuron gets +1.
+
+        Args:
+            positive_readout: v all +1 instead.
+            random: a CPU generator.
+        """
+        with torch.no_grad():
+            for source, fan_in in enumerate(self.fan_ins):
+                std = (1.0 if source == 0 else _FEATURE_STD) / math.sqrt(fan_in)
+                drawn = torch.randn(self.width, fan_in, generator=random, dtype=torch.float64)
+                self.block(source).copy_(std * drawn)
+            self.bias.zero_()
+            self.readout.fill_(1.0)
+            if not positive_readout:
+                self.readout[(self.width + 1) // 2 :] = -1.0
+
+
+class DenseNet(nn.Module):
+    """The learner.
+
+        F_0 = x
+        Z_l = sum_{j<l} V_{l,j} F_j + b_l
+        F_l = sigma(Z_l)                                        in R^{m_l}
+        f(x) = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413, learner network; start and scales are ours.
+
+    Args:
+        input_dim: d.
+        widths: m_1, ..., m_L; one number a layer. Depth 1 is the two-layer baseline.
+        level_scales: alpha of the target, by which each layer's readout is scaled (a_l); beyond its
+            end the last one again.
+        activation: sigma; each layer gets a copy.
+        positive_readout: v starts at +1 everywhere, for targets with positive signs.
+        train_readout: v is trained from its start; otherwise it stays there.
+        linear_readout: <u, x> is part of f, from u = 0; classification needs it.
+        seed: of the start.
+
+    Raises:
+        ValueError: if a size is below 1 or there is no layer.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        widths: Sequence[int],
+        *,
+        level_scales: Sequence[float] = (1.0,),
+        activation: Activation | None = None,
+        positive_readout: bool = False,
+        train_readout: bool = True,
+        linear_readout: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if input_dim < 1:
+            raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
+        if not widths or min(widths) < 1:
+            raise ValueError(
+                f"width must be at least 1 in each of at least one layer, got {list(widths)}."
+            )
+        self.input_dim = input_dim
+        self.scales = tuple(
+            scale / math.sqrt(width)
+            for scale, width in zip(expand_scales(level_scales, len(widths)), widths, strict=True)
+        )
+        sizes = [input_dim, *widths]
+        sigma = Quadratic() if activation is None else activation
+        self.layers = nn.ModuleList(
+            DenseLayer(sizes[:level], sizes[level], copy.deepcopy(sigma))
+            for level in range(1, len(sizes))
+        )
+        self.constant = nn.Parameter(torch.zeros(()))
+        self.linear = nn.Parameter(torch.zeros(input_dim)) if linear_readout else None
+        for level, layer in enumerate(self.dense_layers(), start=1):
+            layer.initialize(
+                positive_readout=positive_readout, random=generator(seed, "layer", level)
+            )
+            layer.readout.requires_grad_(train_readout)
+
+    @property
+    def depth(self) -> int:
+        """L, the number of hidden layers."""
+        return len(self.layers)
+
+    def dense_layers(self) -> list[DenseLayer]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, DenseLayer)]
+
+    def activate(
+        self, x: Float[Tensor, "n d"]
+    ) -> tuple[list[Float[Tensor, "n m"]], list[Float[Tensor, "n m"]]]:
+        """Z_1..Z_L and F_1..F_L, shapes (n, m_l)."""
+        preactivations: list[Tensor] = []
+        features: list[Tensor] = []
+        for layer in self.dense_layers():
+            preactivations.append(layer.preactivation(torch.cat([x, *features], dim=1)))
+            features.append(layer.activation(preactivations[-1]))
+        return preactivations, features
+
+    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n m"]]:
+        """Z_1..Z_L, shapes (n, m_l)."""
+        return self.activate(x)[0]
+
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n m"]]:
+        """F_1..F_L, shapes (n, m_l)."""
+        return self.activate(x)[1]
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x)."""
+        output = self.constant.expand(x.shape[0])
+        if self.linear is not None:
+            output = output + x @ self.linear
+        for scale, layer, feature in zip(
+            self.scales, self.dense_layers(), self.features(x), strict=True
+        ):
+            output = output + scale * (feature @ layer.readout)
+        return output

@@ -1,0 +1,173 @@
+"""Objectives: the loss that is minimised, the score that is reported, the weight penalty."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bfc_lightning.labels import Classification, Labels, Regression
+from bfc_lightning.measures import classification_error, normalized_mse
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.targets import Target
+from bfc_lightning.types import Batch
+
+
+def regression_loss(
+    prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], *, label_variance: float | Tensor
+) -> Float[Tensor, ""]:
+    """E (f - y)^2 / Var(y).
+
+    Var(y) is a constant of the target, so that learning rates carry over between targets.
+
+    Source: ours.
+
+    Args:
+        prediction: f(x).
+        label: y.
+        label_variance: Var(y), noise included; a scalar.
+
+    Returns:
+        The mean over the samples; 1 for the best constant.
+    """
+    return nn.functional.mse_loss(prediction, label) / label_variance
+
+
+def classification_loss(
+    prediction: Float[Tensor, " n"],
+    label: Float[Tensor, " n"],
+    *,
+    target_variance: float | Tensor,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of the logit f / (temperature Var(G)^(1/2)).
+
+    A low temperature makes examples near the boundary count.
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413, classification; the temperature is ours.
+
+    Args:
+        prediction: f(x).
+        label: y in {0, 1}.
+        target_variance: Var(G); a scalar.
+        temperature: positive.
+
+    Returns:
+        The mean over the samples, in nats.
+    """
+    logit = prediction / (temperature * target_variance**0.5)
+    return nn.functional.binary_cross_entropy_with_logits(logit, label)
+
+
+def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Tensor, ""]:
+    """sum_l lambda_l sum_j |V_{l,j}|_F^2: weights only, no biases, no readout.
+
+    Source: the regulariser of Allen-Zhu and Li, arXiv 2001.04413.
+
+    Args:
+        network: the learner.
+        coefficients: lambda_l, one a layer.
+
+    Returns:
+        A scalar.
+    """
+    penalty = network.constant.new_zeros(())
+    for coefficient, layer in zip(coefficients, network.dense_layers(), strict=True):
+        penalty = penalty + coefficient * layer.weight.square().sum()
+    return penalty
+
+
+class Objective(ABC):
+    """What a kind of labels asks of the learner: a loss to minimise and a score to report.
+
+    Attributes:
+        score_name: the score's name in the logs, `nmse` or `error`.
+    """
+
+    score_name: str
+
+    @abstractmethod
+    def loss(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+        """The training loss of predictions on a batch, without the penalty."""
+
+    @abstractmethod
+    def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+        """The error against the noise-free signal of the batch; 0 is perfect."""
+
+
+class RegressionObjective(Objective):
+    """`regression_loss`, scored by `normalized_mse`.
+
+    Args:
+        target: G, for its variance; stays on the CPU, so that reading it waits for no device.
+        labels: for the noise.
+    """
+
+    score_name = "nmse"
+
+    def __init__(self, target: Target, labels: Regression) -> None:
+        self.target = target
+        self.labels = labels
+
+    def loss(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+        """E (f - y)^2 / Var(y)."""
+        variance = float(self.labels.label_variance(self.target))
+        return regression_loss(prediction, batch.labels, label_variance=variance)
+
+    def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+        """E (f - G)^2 / Var(G)."""
+        return normalized_mse(prediction, batch.signal, float(self.target.variance))
+
+
+class ClassificationObjective(Objective):
+    """`classification_loss`, scored by `classification_error`.
+
+    Args:
+        target: G, for its variance.
+        temperature: of the logit, positive.
+
+    Raises:
+        ValueError: if the temperature is not positive.
+    """
+
+    score_name = "error"
+
+    def __init__(self, target: Target, temperature: float) -> None:
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}.")
+        self.target = target
+        self.temperature = temperature
+
+    def loss(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+        """Binary cross-entropy of f / (temperature Var(G)^(1/2))."""
+        return classification_loss(
+            prediction,
+            batch.labels,
+            target_variance=float(self.target.variance),
+            temperature=self.temperature,
+        )
+
+    def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+        """The share of samples put into the wrong class."""
+        return classification_error(prediction, batch.signal)
+
+
+def objective_for(target: Target, labels: Labels, *, temperature: float) -> Objective:
+    """The objective that belongs to the labels.
+
+    Args:
+        target: G.
+        labels: `Regression` or `Classification`.
+        temperature: of the logit, for classification.
+
+    Returns:
+        The objective.
+
+    Raises:
+        ValueError: if the labels are neither.
+    """
+    if isinstance(labels, Classification):
+        return ClassificationObjective(target, temperature)
+    if isinstance(labels, Regression):
+        return RegressionObjective(target, labels)
+    raise ValueError(f"labels must be Regression or Classification, got {type(labels).__name__}.")

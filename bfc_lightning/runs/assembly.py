@@ -1,0 +1,65 @@
+"""From YAML to objects: which arguments make a problem, how they are linked, their seeds."""
+
+from jsonargparse import ArgumentParser, Namespace
+
+from bfc_lightning.inputs import InputLaw
+from bfc_lightning.labels import Labels
+from bfc_lightning.seeds import derive_seed
+from bfc_lightning.targets import Target
+
+# Which generator draws for which group of arguments, where the group has no seed of its own.
+_GENERATORS = {"inputs": "inputs", "target": "target", "model": "init", "data": "stream"}
+
+
+def add_problem_arguments(parser: ArgumentParser) -> None:
+    """Adds `inputs`, `labels` and `target`, and hands them to `data` and `model`.
+
+    Args:
+        parser: one that already has the groups `model` and `data`.
+    """
+    parser.add_subclass_arguments(InputLaw, "inputs", help="The law of x.", required=True)
+    parser.add_subclass_arguments(Labels, "labels", help="Regression or classification.")
+    parser.add_subclass_arguments(Target, "target", help="What is to be learned.", required=True)
+    parser.set_defaults({"labels": {"class_path": "bfc_lightning.labels.Regression"}})
+    parser.link_arguments("inputs", "labels.init_args.inputs", apply_on="instantiate")
+    parser.link_arguments(
+        "labels", "target.init_args.inputs", compute_fn=_target_law, apply_on="instantiate"
+    )
+    for group in ("model", "data"):
+        parser.link_arguments("target", f"{group}.target", apply_on="instantiate")
+        parser.link_arguments("labels", f"{group}.labels", apply_on="instantiate")
+
+
+def _target_law(labels: Labels) -> InputLaw:
+    return labels.target_law
+
+
+def fill_seeds(config: Namespace, seed: int) -> None:
+    """Gives every part that has no seed of its own one derived from the run's.
+
+    `inputs`, `target`, `model` and `data` get the seeds of the generators `inputs`, `target`,
+    `init` and `stream`; the components of a mixture get one each; a class boundary gets the
+    target's.
+
+    Args:
+        config: groups by name; changed in place.
+        seed: the run's.
+    """
+    for group, name in _GENERATORS.items():
+        _fill(config[group], derive_seed(seed, name))
+    target_seed = config.get("target.init_args.seed")
+    if target_seed is None:
+        target_seed = derive_seed(seed, "target")
+    _fill(config["labels"], target_seed)
+
+
+def _fill(part: object, seed: int) -> None:
+    if isinstance(part, list):
+        for number, entry in enumerate(part):
+            _fill(entry, derive_seed(seed, number))
+    elif isinstance(part, Namespace):
+        if "seed" in vars(part) and part["seed"] is None:
+            part["seed"] = seed
+        for entry in vars(part).values():
+            if isinstance(entry, Namespace | list):
+                _fill(entry, seed)

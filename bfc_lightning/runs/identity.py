@@ -1,0 +1,151 @@
+"""What makes two runs the same: which settings a checkpoint may not disagree with."""
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bfc_lightning.callbacks.checkpoints import FORMAT_VERSION, RECORD_KEY
+from bfc_lightning.runs.folder import RunError
+
+_RUN_PARTS = ("inputs", "labels", "target", "model", "data", "seed_everything")
+_TRAINER_KEYS = (
+    "max_steps",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "accumulate_grad_batches",
+    "precision",
+)
+_NETWORK_PARTS = ("inputs", "labels", "target")
+_NETWORK_KEYS = ("width", "depth", "activation", "linear_readout")
+
+
+def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists stay whole unless they hold mappings.
+
+    Args:
+        tree: the mapping.
+        prefix: of every key.
+
+    Returns:
+        Leaves by dotted key.
+    """
+    if isinstance(tree, list) and any(isinstance(entry, Mapping) for entry in tree):
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def run_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run must share with the one it goes on from.
+
+    Args:
+        config: everything, seeds filled in.
+
+    Returns:
+        Leaves by dotted key: target, inputs, labels, model, optimiser, schedule, data, and what of
+        the Trainer changes the numbers.
+    """
+    trainer = config["trainer"]
+    kept = {part: config[part] for part in _RUN_PARTS}
+    return flatten({**kept, "trainer": {key: trainer.get(key) for key in _TRAINER_KEYS}})
+
+
+def network_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an identity that says what a network is and what it was trained on."""
+    prefixes = (
+        *(f"{part}." for part in _NETWORK_PARTS),
+        *(f"model.{key}" for key in _NETWORK_KEYS),
+    )
+    return {key: value for key, value in identity.items() if key.startswith(prefixes)}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, loaded as data: code in it is refused, not run.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content, on the CPU.
+
+    Raises:
+        RunError: if it is no checkpoint of ours, or of a later version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as unreadable:
+        raise RunError(f"the checkpoint must be readable, got {path}.") from unreadable
+    record = content.get(RECORD_KEY) if isinstance(content, dict) else None
+    if not isinstance(record, dict):
+        raise RunError(f"the checkpoint must come from bfc fit, got {path}.")
+    if record["format"] > FORMAT_VERSION:
+        raise RunError(
+            f"the checkpoint must have format {FORMAT_VERSION} or below, got {record['format']}: "
+            "it comes from a later version."
+        )
+    checked: dict[str, Any] = content
+    return checked
+
+
+def check_resumable(
+    stored: Mapping[str, Any], here: Mapping[str, Any], *, has_open_schedule: bool
+) -> None:
+    """Refuses to go on with other settings than before.
+
+    Args:
+        stored: the checkpoint's `run_identity`.
+        here: this run's.
+        has_open_schedule: whether the schedule stretches to `max_steps`, so that a longer run would
+            be another run from its first step on.
+
+    Raises:
+        RunError: if settings differ; it lists them.
+    """
+    length = "trainer.max_steps"
+    differing = differences(stored, here)
+    grows = not has_open_schedule and (here[length] or 0) > (stored[length] or 0)
+    if grows:
+        differing = [line for line in differing if not line.startswith(f"{length} ")]
+    if differing:
+        raise RunError(f"a resumed run must keep its settings, got {'; '.join(differing)}.")
+
+
+def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses to evaluate a checkpoint on another target or network.
+
+    Args:
+        stored: the checkpoint's `run_identity`.
+        here: this run's.
+
+    Raises:
+        RunError: if settings differ; it lists them.
+    """
+    differing = differences(network_identity(stored), network_identity(here))
+    if differing:
+        raise RunError(
+            f"the checkpoint belongs to another target or network: {'; '.join(differing)} "
+            "(the config.yaml in its run folder fits it)."
+        )
+
+
+def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One clause for each key that differs."""
+    absent = object()
+    keys: Iterable[str] = dict.fromkeys([*stored, *here])
+    return [
+        f"{key} {_word(here.get(key, absent), absent)} instead of "
+        f"{_word(stored.get(key, absent), absent)}"
+        for key in keys
+        if stored.get(key, absent) != here.get(key, absent)
+    ]
+
+
+def _word(value: object, absent: object) -> str:
+    return "absent" if value is absent else repr(value)

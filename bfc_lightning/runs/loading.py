@@ -1,0 +1,91 @@
+"""Reading a run back: target, network and configuration, without a Trainer."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from bfc_lightning.callbacks.checkpoints import RECORD_KEY
+from bfc_lightning.data import HierarchicalData
+from bfc_lightning.labels import Labels
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.runs.assembly import add_problem_arguments, fill_seeds
+from bfc_lightning.runs.folder import CONFIG, SUMMARY, RunError, find_checkpoint
+from bfc_lightning.runs.identity import check_same_network, flatten, read_checkpoint
+from bfc_lightning.targets import Target
+
+_GROUPS = ("inputs", "labels", "target", "model", "data")
+
+
+class LoadedRun(NamedTuple):
+    """A run, read back.
+
+    Attributes:
+        target: G, in float64, with the tensors of the checkpoint.
+        labels: how G became labels.
+        network: the learner, in the precision it was trained in.
+        data: makes the sample stream of the run, `data.make_stream(device, dtype)`.
+        config: everything that `config.yaml` says.
+        step: optimiser steps that the network has seen.
+    """
+
+    target: Target
+    labels: Labels
+    network: DenseNet
+    data: HierarchicalData
+    config: dict[str, Any]
+    step: int
+
+
+def load_run(path: str | Path, checkpoint: str = "best") -> LoadedRun:
+    """Reads a run folder.
+
+    Args:
+        path: the run folder.
+        checkpoint: `best`, `last` or a path.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: if the folder holds no run, or the checkpoint is missing or belongs elsewhere.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"path must be a run folder, got {folder}, which holds no {CONFIG}.")
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    content = read_checkpoint(find_checkpoint(checkpoint, folder))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(HierarchicalLearner, "model")
+    parser.add_class_arguments(HierarchicalData, "data")
+    add_problem_arguments(parser)
+    parsed = parser.parse_object({group: config[group] for group in _GROUPS})
+    fill_seeds(parsed, config["seed_everything"])
+    resolved = yaml.safe_load(parser.dump(parsed, skip_none=False))
+    check_same_network(content[RECORD_KEY]["identity"], flatten(resolved))
+    objects = parser.instantiate_classes(parsed)
+    data, model = objects["data"], objects["model"]
+    data.load_state_dict(content[type(data).__qualname__])
+    model.load_state_dict(content["state_dict"])
+    dtype = next(iter(content["state_dict"].values())).dtype
+    network = model.network.to(dtype).eval()
+    return LoadedRun(data.target, data.labels, network, data, config, content["global_step"])
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `summary.json` of a run folder says.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        Its content; empty where there is none yet.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,17 @@
+"""Targets: what the learner has to find."""
+
+from bfc_lightning.targets.base import LayeredTarget, Target
+from bfc_lightning.targets.hierarchical import HierarchicalTarget
+from bfc_lightning.targets.slides import BackwardCorrection, RichRepresentation
+from bfc_lightning.targets.three_layer import DepthSeparation, QuadraticFeature, SingleIndex
+
+__all__ = [
+    "BackwardCorrection",
+    "DepthSeparation",
+    "HierarchicalTarget",
+    "LayeredTarget",
+    "QuadraticFeature",
+    "RichRepresentation",
+    "SingleIndex",
+    "Target",
+]

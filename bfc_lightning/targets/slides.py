@@ -1,0 +1,80 @@
+"""The two examples of the slides, as hierarchical targets with explicit weights."""
+
+from bfc_lightning.inputs import InputLaw
+from bfc_lightning.targets.hierarchical import HierarchicalTarget
+from bfc_lightning.targets.specification import Weights
+
+
+def _unit_rows(input_dim: int, coordinates: tuple[int, int]) -> list[list[float]]:
+    if input_dim <= max(coordinates):
+        raise ValueError(f"input_dim must be at least {max(coordinates) + 1}, got {input_dim}.")
+    rows = [[0.0] * input_dim for _ in coordinates]
+    for row, coordinate in zip(rows, coordinates, strict=True):
+        row[coordinate] = 1.0
+    return rows
+
+
+_IDENTITY = [[1.0, 0.0], [0.0, 1.0]]
+
+
+class RichRepresentation(HierarchicalTarget):
+    """Why over-parameterisation matters: a sum that the first layer can write in many ways.
+
+        G(x) = x_1^2 + x_2^2 + a (x_1^4 + x_2^4)
+
+    The first level is the same for every rotation of (x_1, x_2); the second is not. A layer of two
+    neurons that is trained alone can settle on a rotation from which x_1^4 + x_2^4 cannot be built.
+
+    Source: the slides on hierarchical learning (Li), first example, with a = 0.3 and x ~ N(0, 1)
+    in R^1000.
+
+    Args:
+        inputs: the law of x, of dimension at least 2.
+        gap: a, the weight of the second level.
+        seed: of the samples that fix E G and Var G.
+    """
+
+    def __init__(self, inputs: InputLaw, gap: float = 0.3, seed: int | None = None) -> None:
+        weights: Weights = [[_unit_rows(inputs.input_dim, (0, 1))], [_IDENTITY]]
+        super().__init__(
+            inputs,
+            widths=[2, 2],
+            level_scales=[1.0, gap],
+            sources=[[0], [1]],
+            signs="positive",
+            normalize=False,
+            weights=weights,
+            seed=seed,
+        )
+
+
+class BackwardCorrection(HierarchicalTarget):
+    """Why lower layers need correcting: the second level leaks into what the first one fits.
+
+        G(x) = x_1^2 + x_2^2 + a ((x_1^2 + x_3)^2 + (x_2^2 + x_4)^2)
+
+    Alone, the first layer fits about (x_1 + a x_3)^2 + (x_2 + a x_4)^2; once the second layer
+    learns, the share of x_3 and x_4 in the first one shrinks to a^2, a^3, ...
+
+    Source: the slides on hierarchical learning (Li), second example, with a = 0.3 and every
+    coordinate of x of mean 1 in R^1000.
+
+    Args:
+        inputs: the law of x, of dimension at least 4.
+        gap: a, the weight of the second level.
+        seed: of the samples that fix E G and Var G.
+    """
+
+    def __init__(self, inputs: InputLaw, gap: float = 0.3, seed: int | None = None) -> None:
+        upper = [_unit_rows(inputs.input_dim, (2, 3)), _IDENTITY]
+        weights: Weights = [[_unit_rows(inputs.input_dim, (0, 1))], upper]
+        super().__init__(
+            inputs,
+            widths=[2, 2],
+            level_scales=[1.0, gap],
+            sources=[[0], [0, 1]],
+            signs="positive",
+            normalize=False,
+            weights=weights,
+            seed=seed,
+        )
