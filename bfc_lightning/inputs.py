@@ -198,13 +198,7 @@ class Gaussian(InputLaw):
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws n samples; see `InputLaw.sample`."""
-        noise = torch.randn(
-            num_samples,
-            self.input_dim,
-            generator=random,
-            device=self.mean.device,
-            dtype=self.mean.dtype,
-        )
+        noise = self.mean.new_empty(num_samples, self.input_dim).normal_(generator=random)
         return self.mean + (noise if self.is_isotropic else noise @ self.factor.T)
 
 
@@ -261,9 +255,8 @@ class GaussianMixture(InputLaw):
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
         """Draws n samples; see `InputLaw.sample`."""
-        like = torch.empty(num_samples, self.input_dim + 1, device=random.device).to(self.mean)
-        noise = like[:, 1:].normal_(generator=random)
-        uniform = like[:, 0].uniform_(generator=random)
+        noise = self.mean.new_empty(num_samples, self.input_dim).normal_(generator=random)
+        uniform = self.mean.new_empty(num_samples).uniform_(generator=random)
         chosen = torch.searchsorted(self.weights.cumsum(0)[:-1].contiguous(), uniform)
         spread = torch.einsum("nj,cij->nci", noise, self.factors)
         picked = torch.gather(

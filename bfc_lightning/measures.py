@@ -124,7 +124,9 @@ def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
     return energy / energy.sum()
 
 
-def truncation_errors(levels: Float[Tensor, "n one_plus_levels"]) -> Float[Tensor, " levels"]:
+def truncation_errors(
+    levels: Float[Tensor, "n one_plus_levels"],
+) -> Float[Tensor, " one_plus_levels"]:
     """How often the class is wrong when the score is cut off after level 0, 1, ..., L.
 
     Every level is centred first, so that cutting off the others leaves a fair threshold.

@@ -161,7 +161,7 @@ class DenseNet(nn.Module):
 
     def activate(
         self, x: Float[Tensor, "n d"]
-    ) -> tuple[list[Float[Tensor, "n m"]], list[Float[Tensor, "n m"]]]:
+    ) -> tuple[list[Float[Tensor, "n _m"]], list[Float[Tensor, "n _m"]]]:
         """Z_1..Z_L and F_1..F_L, shapes (n, m_l)."""
         preactivations: list[Tensor] = []
         features: list[Tensor] = []
@@ -170,11 +170,11 @@ class DenseNet(nn.Module):
             features.append(layer.activation(preactivations[-1]))
         return preactivations, features
 
-    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n m"]]:
+    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
         """Z_1..Z_L, shapes (n, m_l)."""
         return self.activate(x)[0]
 
-    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n m"]]:
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
         """F_1..F_L, shapes (n, m_l)."""
         return self.activate(x)[1]
 

@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -26,29 +27,27 @@ class Interruption(Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self._signum = 0
-        self._before: dict[signal.Signals, Any] = {}
+        self._trainer: Trainer | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listens to signals from here on.
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Receives the signals inside the `with` block, and gives them back after it."""
+        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes SIGTERM back from Lightning, which would stop without a checkpoint.
 
         Args:
             trainer: the trainer.
             pl_module: the learner.
-            stage: Lightning's word for what comes.
         """
-        for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._receive)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signals back.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            stage: Lightning's word for what ends.
-        """
-        while self._before:
-            signal.signal(*self._before.popitem())
+        self._trainer = trainer
+        signal.signal(signal.SIGTERM, self._receive)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -104,6 +103,9 @@ class Interruption(Callback):
         if self._signum:
             raise KeyboardInterrupt
         self._signum = signum
+        launcher = self._trainer.strategy.launcher if self._trainer is not None else None
+        if launcher is not None and signum == signal.SIGTERM:
+            launcher.kill(signum)  # a terminal sends Ctrl-C to every process, SIGTERM to one
 
 
 class StopAtMaxSteps(Callback):

@@ -96,14 +96,28 @@ class RunProgress(ProgressBar):
             assert isinstance(outputs, Mapping)
             self._show(trainer, pl_module, float(outputs["loss"]), now)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar.
 
         Args:
             trainer: the trainer.
             pl_module: the learner.
-            stage: Lightning's word for what ends.
         """
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Closes the bar.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            exception: why the run ended.
+        """
+        self._close()
+
+    def _close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -169,3 +169,5 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # The loaders hold numbers of batches, not data: workers would have nothing to do.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning 2.6 asks PyTorch's trees a question that PyTorch 2.13 wants put otherwise.
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")

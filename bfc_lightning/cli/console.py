@@ -42,7 +42,8 @@ def show_scores(checkpoint: Path, step: int, scores: Mapping[str, float]) -> Non
         step: its optimiser steps.
         scores: by key.
     """
-    table = Table(title=f"{checkpoint}, step {step}")
+    print(f"{checkpoint}, step {step}")
+    table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, value in sorted(scores.items()):
@@ -59,7 +60,8 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
         score_key: `val/nmse` or `val/error`.
     """
     metrics = summary["metrics"]
-    table = Table(title=f"{folder}: {summary['status']}", title_justify="left")
+    print(f"{folder}: {summary['status']}")
+    table = Table()
     table.add_column("result")
     table.add_column("value", justify="right")
     table.add_row(f"error of the learner ({score_key})", _number(metrics.get(score_key)))

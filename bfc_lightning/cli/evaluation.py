@@ -23,6 +23,7 @@ from bfc_lightning.runs.folder import (
     find_folder,
 )
 from bfc_lightning.runs.identity import check_same_network, read_checkpoint, run_identity
+from bfc_lightning.runs.loading import load_state
 
 
 class Evaluation:
@@ -57,10 +58,10 @@ class Evaluation:
             in_run = self.checkpoint.parent.name == CHECKPOINTS
             folder = self.checkpoint.parent.parent if in_run else self.checkpoint.parent
         self.folder = folder
-        content = read_checkpoint(self.checkpoint)
-        self.step = content["global_step"]
+        self.content = read_checkpoint(self.checkpoint)
+        self.step = self.content["global_step"]
         here = run_identity(yaml.safe_load(parser.dump(resolved, skip_none=False)))
-        check_same_network(content[RECORD_KEY]["identity"], here)
+        check_same_network(self.content[RECORD_KEY]["identity"], here)
 
     def make_trainer(
         self, flags: dict[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
@@ -76,8 +77,9 @@ class Evaluation:
             The Trainer, with the user's callbacks.
 
         Raises:
-            RunError: if the Trainer refuses its flags.
+            RunError: if the Trainer refuses its flags, or the checkpoint's target is another.
         """
+        load_state(self.content, model=model, data=data)
         ours = [PredictionsFile(self._predictions())] if self.command == "predict" else []
         callbacks = flags["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -108,12 +110,11 @@ class Evaluation:
             data: the data module.
         """
         task = getattr(trainer, self.command)
-        shared = {"datamodule": data, "ckpt_path": self.checkpoint, "weights_only": True}
         if self.command == "predict":
-            task(model, return_predictions=False, **shared)
+            task(model, datamodule=data, return_predictions=False)
             say(f"wrote {self._predictions()}")
             return
-        task(model, verbose=False, **shared)
+        task(model, datamodule=data, verbose=False)
         if not trainer.is_global_zero:
             return
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}

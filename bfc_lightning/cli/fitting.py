@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,11 @@ class Fitting:
         if self.folder is not None and trainer.is_global_zero:
             write_atomically(self.folder / CONFIG, self._config_text(self.folder))
             self._announce(trainer, model)
-        trainer.fit(model, datamodule=data, ckpt_path=self.checkpoint, weights_only=True)
+        with ExitStack() as stack:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Interruption):
+                    stack.enter_context(callback.listening())
+            trainer.fit(model, datamodule=data, ckpt_path=self.checkpoint, weights_only=True)
         if self.folder is not None and trainer.is_global_zero:
             show_result(self.folder, read_summary(self.folder), score_key=model.score_key)
 
@@ -246,7 +251,7 @@ class Fitting:
         """Everything that the run was told, to be run again."""
         settings = self.config.clone()
         settings.pop("config", None)
-        settings.resume = None
+        settings.pop("resume", None)
         settings.run.name = folder.name
         settings.run.overwrite = False
         command = f"# Every setting of the run {folder.name}: bfc fit -c {folder / CONFIG}\n"

@@ -1,6 +1,7 @@
 """Reading a run back: target, network and configuration, without a Trainer."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,11 +69,30 @@ def load_run(path: str | Path, checkpoint: str = "best") -> LoadedRun:
     check_same_network(content[RECORD_KEY]["identity"], flatten(resolved))
     objects = parser.instantiate_classes(parsed)
     data, model = objects["data"], objects["model"]
-    data.load_state_dict(content[type(data).__qualname__])
-    model.load_state_dict(content["state_dict"])
+    load_state(content, model=model, data=data)
     dtype = next(iter(content["state_dict"].values())).dtype
     network = model.network.to(dtype).eval()
     return LoadedRun(data.target, data.labels, network, data, config, content["global_step"])
+
+
+def load_state(
+    content: Mapping[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
+) -> None:
+    """Gives a learner its weights, and its target the tensors that it was trained on.
+
+    Args:
+        content: of the checkpoint.
+        model: the learner.
+        data: holds the target.
+
+    Raises:
+        RunError: if the target's tensors are others than those made here.
+    """
+    try:
+        data.load_state_dict(content[type(data).__qualname__])
+    except ValueError as other:
+        raise RunError(str(other)) from other
+    model.load_state_dict(content["state_dict"])
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

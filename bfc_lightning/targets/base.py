@@ -85,9 +85,9 @@ class LayeredTarget(Target):
     """
 
     @abstractmethod
-    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n k"]]:
+    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """S_1(x), ..., S_L(x): each layer before the square, shapes (n, k_l)."""
 
     @abstractmethod
-    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n k"]]:
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """G_1(x), ..., G_L(x): each layer after the square, shapes (n, k_l)."""

@@ -118,11 +118,11 @@ class HierarchicalTarget(LayeredTarget):
             source - 1
         ]
 
-    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n k"]]:
+    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """S_1..S_L, shapes (n, k_l)."""
         return self._layers(x @ self.input_weight.T)[0]
 
-    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n k"]]:
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """G_1..G_L, shapes (n, k_l)."""
         return self._layers(x @ self.input_weight.T)[1]
 

@@ -46,7 +46,7 @@ def resolve_widths(
             raise ValueError("depth must be given with widths: theory, got none.")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
-        return theory_widths(input_dim, depth)
+        widths = theory_widths(input_dim, depth)
     if isinstance(widths, str):
         raise ValueError(f"widths must be 'theory' or a list of numbers, got {widths!r}.")
     if not widths:

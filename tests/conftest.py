@@ -1,0 +1,33 @@
+"""Checks the shapes in the mathematics' signatures while the tests run.
+
+`JAXTYPING_DISABLE=1` switches the checks off, for benchmarks.
+"""
+
+import inspect
+from typing import get_args
+
+from beartype import beartype
+from jaxtyping import AbstractArray, install_import_hook
+
+_MODULES = ("activations", "inputs", "labels", "measures", "networks", "objectives", "targets")
+
+
+def check_shapes(function):
+    """Beartype for the annotations that hold a shape.
+
+    The others are mypy's business: constructors refuse a user's wrong words with a ValueError of
+    their own, and tests must be able to see it.
+    """
+    function.__annotations__ = {
+        name: hint for name, hint in function.__annotations__.items() if _holds_a_shape(hint)
+    }
+    return beartype(function)
+
+
+def _holds_a_shape(hint):
+    if inspect.isclass(hint) and issubclass(hint, AbstractArray):
+        return True
+    return any(_holds_a_shape(part) for part in get_args(hint))
+
+
+install_import_hook([f"bfc_lightning.{name}" for name in _MODULES], f"{__name__}.check_shapes")

@@ -1,0 +1,57 @@
+"""Callbacks with which tests intervene in a run from outside, by class path."""
+
+import os
+import signal
+
+import torch
+from lightning import Callback
+
+
+class SimulatedKillError(BaseException):
+    """Ends a run as abruptly as a kill: nothing of ours handles it."""
+
+
+class RaiseAt(Callback):
+    """Raises at the end of a training step, before or after the callbacks that save."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step:
+            raise SimulatedKillError
+
+
+class SignalAt(Callback):
+    """Sends the process a signal at the end of a training step."""
+
+    def __init__(self, step: int, signum: int = signal.SIGINT) -> None:
+        self.step = step
+        self.signum = signum
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.signum)
+
+
+class PoisonAt(Callback):
+    """Makes a weight NaN at a training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, *args) -> None:
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                pl_module.network.constant.fill_(float("nan"))
+
+
+class Witness(Callback):
+    """Writes down which inputs every step has seen: one checksum a step."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"{trainer.global_step} {float(batch.inputs.double().sum())!r}\n")
