@@ -37,6 +37,8 @@ class HierarchicalLearner(LightningModule):
         linear_readout: whether the learner has a linear term <u, x>; classification needs it.
         regularization: lambda, the weight of sum_j |V_{l,j}|^2, one number or one a layer.
         temperature: of the logit, in units of the target's standard deviation; classification only.
+        final_temperature: to which the temperature falls geometrically over the run; it stays where
+            not given.
         optimizer: any optimiser class of PyTorch's; SGD without momentum works, too.
         lr_scheduler: any schedule that steps with the optimiser; a length left open is the run's
             `max_steps`. `null` for a constant rate.
@@ -58,7 +60,10 @@ class HierarchicalLearner(LightningModule):
         linear_readout: bool = False,
         regularization: float | list[float] = 0.0,
         temperature: float = 0.25,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
+        final_temperature: float | None = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
+            parameters, lr=7e-3, betas=(0.9, 0.95)
+        ),
         lr_scheduler: LRSchedulerCallable | None = OneCycle,
         seed: int | None = None,
     ) -> None:
@@ -66,7 +71,9 @@ class HierarchicalLearner(LightningModule):
         depth = target.depth if depth is None else depth
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
-        self.objective = objective_for(target, labels, temperature=temperature)
+        self.objective = objective_for(
+            target, labels, temperature=temperature, final_temperature=final_temperature
+        )
         self.regularization = _per_layer("regularization", regularization, depth)
         if min(self.regularization) < 0:
             raise ValueError(f"regularization must be at least 0, got {regularization}.")
@@ -82,7 +89,7 @@ class HierarchicalLearner(LightningModule):
         )
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
-        self.score = MeanMetric()
+        self.score = MeanMetric(nan_strategy="disable")  # the others hide a diverged learner
 
     @property
     def score_key(self) -> str:
@@ -96,7 +103,8 @@ class HierarchicalLearner(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of a batch, penalty included."""
-        loss, _ = self._shared_step(batch)
+        progress = self.trainer.global_step / self.trainer.max_steps
+        loss, _ = self._shared_step(batch, progress)
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
         return loss
@@ -115,16 +123,27 @@ class HierarchicalLearner(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over all trainable parameters, and the schedule over the run."""
+        return self.build_optimizer(self.trainer.max_steps)
+
+    def build_optimizer(self, max_steps: int) -> OptimizerLRScheduler:
+        """The optimiser and its schedule for a run of `max_steps` optimiser steps.
+
+        Args:
+            max_steps: length of the run.
+
+        Returns:
+            What Lightning's `configure_optimizers` returns.
+        """
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = self.make_optimizer(trainable)
         if self.make_schedule is None:
             return optimizer
-        schedule = make_schedule(self.make_schedule, optimizer, total_steps=self.trainer.max_steps)
+        schedule = make_schedule(self.make_schedule, optimizer, total_steps=max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _shared_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:
         prediction = self(batch.inputs)
-        return self.objective.loss(prediction, batch), prediction
+        return self.objective.loss(prediction, batch, progress), prediction
 
     def _evaluation_step(self, split: str, batch: Batch) -> None:
         loss, prediction = self._shared_step(batch)

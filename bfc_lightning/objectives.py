@@ -87,8 +87,19 @@ class Objective(ABC):
     score_name: str
 
     @abstractmethod
-    def loss(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
-        """The training loss of predictions on a batch, without the penalty."""
+    def loss(
+        self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """The training loss of predictions on a batch, without the penalty.
+
+        Args:
+            prediction: f(x).
+            batch: the samples.
+            progress: the part of the run that is done, from 0 to 1.
+
+        Returns:
+            A scalar.
+        """
 
     @abstractmethod
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
@@ -109,8 +120,10 @@ class RegressionObjective(Objective):
         self.target = target
         self.labels = labels
 
-    def loss(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
-        """E (f - y)^2 / Var(y)."""
+    def loss(
+        self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """E (f - y)^2 / Var(y), the same all through the run."""
         variance = float(self.labels.label_variance(self.target))
         return regression_loss(prediction, batch.labels, label_variance=variance)
 
@@ -122,29 +135,45 @@ class RegressionObjective(Objective):
 class ClassificationObjective(Objective):
     """`classification_loss`, scored by `classification_error`.
 
+    The temperature may fall geometrically over the run: warm, the loss shapes the whole score;
+    cold, it attends to the examples near the boundary, which decide the error.
+
     Args:
         target: G, for its variance.
-        temperature: of the logit, positive.
+        temperature: T_0, of the logit, positive.
+        final_temperature: T_1, at the end of the run; T_0 where not given.
 
     Raises:
-        ValueError: if the temperature is not positive.
+        ValueError: if a temperature is not positive.
     """
 
     score_name = "error"
 
-    def __init__(self, target: Target, temperature: float) -> None:
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}.")
+    def __init__(
+        self, target: Target, temperature: float, final_temperature: float | None = None
+    ) -> None:
+        final = temperature if final_temperature is None else final_temperature
+        for name, value in (("temperature", temperature), ("final_temperature", final)):
+            if value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
         self.target = target
         self.temperature = temperature
+        self.final_temperature = final
 
-    def loss(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
-        """Binary cross-entropy of f / (temperature Var(G)^(1/2))."""
+    def temperature_at(self, progress: float) -> float:
+        """T_0 (T_1/T_0)^p at progress p."""
+        ratio = self.final_temperature / self.temperature
+        return self.temperature * float(ratio**progress)
+
+    def loss(
+        self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """Binary cross-entropy of f / (T(p) Var(G)^(1/2))."""
         return classification_loss(
             prediction,
             batch.labels,
             target_variance=float(self.target.variance),
-            temperature=self.temperature,
+            temperature=self.temperature_at(progress),
         )
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
@@ -152,13 +181,16 @@ class ClassificationObjective(Objective):
         return classification_error(prediction, batch.signal)
 
 
-def objective_for(target: Target, labels: Labels, *, temperature: float) -> Objective:
+def objective_for(
+    target: Target, labels: Labels, *, temperature: float, final_temperature: float | None = None
+) -> Objective:
     """The objective that belongs to the labels.
 
     Args:
         target: G.
         labels: `Regression` or `Classification`.
         temperature: of the logit, for classification.
+        final_temperature: the same at the end of the run; no change where not given.
 
     Returns:
         The objective.
@@ -167,7 +199,7 @@ def objective_for(target: Target, labels: Labels, *, temperature: float) -> Obje
         ValueError: if the labels are neither.
     """
     if isinstance(labels, Classification):
-        return ClassificationObjective(target, temperature)
+        return ClassificationObjective(target, temperature, final_temperature)
     if isinstance(labels, Regression):
         return RegressionObjective(target, labels)
     raise ValueError(f"labels must be Regression or Classification, got {type(labels).__name__}.")

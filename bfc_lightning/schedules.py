@@ -40,7 +40,7 @@ class OneCycle(LambdaLR):
         self,
         optimizer: Optimizer,
         total_steps: int | None = None,
-        warmup_fraction: float = 0.3,
+        warmup_fraction: float = 0.05,
         start_factor: float = 0.04,
         final_factor: float = 4e-6,
     ) -> None:

@@ -1,11 +1,13 @@
 """Checks the shapes in the mathematics' signatures while the tests run.
 
-`JAXTYPING_DISABLE=1` switches the checks off, for benchmarks.
+The hook must be in place before the package is imported. `JAXTYPING_DISABLE=1` switches the checks
+off, for benchmarks.
 """
 
 import inspect
 from typing import get_args
 
+import torch
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
@@ -30,4 +32,6 @@ def _holds_a_shape(hint):
     return any(_holds_a_shape(part) for part in get_args(hint))
 
 
+# Some of torch's warnings come once a process; always, they fail every test that earns them.
+torch.set_warn_always(True)
 install_import_hook([f"bfc_lightning.{name}" for name in _MODULES], f"{__name__}.check_shapes")

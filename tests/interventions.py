@@ -1,7 +1,6 @@
 """Callbacks with which tests intervene in a run from outside, by class path."""
 
 import os
-import signal
 
 import torch
 from lightning import Callback
@@ -25,7 +24,7 @@ class RaiseAt(Callback):
 class SignalAt(Callback):
     """Sends the process a signal at the end of a training step."""
 
-    def __init__(self, step: int, signum: int = signal.SIGINT) -> None:
+    def __init__(self, step: int, signum: int = 2) -> None:
         self.step = step
         self.signum = signum
 

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
+from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.evaluation import Evaluation
 from bfc_lightning.cli.fitting import Fitting
 from bfc_lightning.cli.trainer_flags import TRAINER_DEFAULTS, check_trainer_flags
@@ -28,13 +29,13 @@ class Application(LightningCLI):
     """Parses a command, builds its objects, and leaves the run to `Fitting` or `Evaluation`."""
 
     def __init__(self, args: ArgsType) -> None:
-        parser_kwargs = {"exit_on_error": False}
+        plain = {"prog": "bfc", "exit_on_error": False}
         super().__init__(
             HierarchicalLearner,
             HierarchicalData,
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={**parser_kwargs, **{name: parser_kwargs for name in self.subcommands()}},
+            parser_kwargs={**plain, **{name: dict(plain) for name in self.subcommands()}},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -117,7 +118,7 @@ class Application(LightningCLI):
             RunError: if one of them refuses its arguments.
         """
         try:
-            self.config_init = self.parser.instantiate_classes(self.resolved)
+            self.config_init = self.parser.instantiate(self.resolved)
             self.datamodule = self._get(self.config_init, "data")
             self.model = self._get(self.config_init, "model")
         except (ValueError, TypeError, MisconfigurationException) as refused:
@@ -144,7 +145,7 @@ def run_command(args: Sequence[str]) -> int:
     try:
         Application(list(args))
     except (ArgumentError, RunError) as mistake:
-        return _complain(_one_line(str(mistake)), 2)
+        return _complain(one_line(str(mistake)), 2)
     except (Diverged, Interrupted) as stop:
         return _complain(str(stop), stop.exit_status)
     except KeyboardInterrupt:
@@ -157,10 +158,6 @@ def run_command(args: Sequence[str]) -> int:
 def _complain(text: str, status: int) -> int:
     print(f"bfc: {'error: ' if status == 2 else ''}{text}", file=sys.stderr, flush=True)
     return status
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())
 
 
 def _quieten() -> None:

@@ -60,7 +60,7 @@ class Evaluation:
         self.folder = folder
         self.content = read_checkpoint(self.checkpoint)
         self.step = self.content["global_step"]
-        here = run_identity(yaml.safe_load(parser.dump(resolved, skip_none=False)))
+        here = run_identity(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
         check_same_network(self.content[RECORD_KEY]["identity"], here)
 
     def make_trainer(
@@ -93,7 +93,7 @@ class Evaluation:
         try:
             trainer = Trainer(**flags)
             data.check_processes(trainer.world_size)
-        except (MisconfigurationException, ValueError, TypeError) as refused:
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as refused:
             raise RunError(str(refused)) from refused
         if self.command == "predict" and trainer.world_size > 1:
             raise RunError(
@@ -122,7 +122,7 @@ class Evaluation:
         write_json(self.folder / f"{self.command}.json", result)
         settings = self.config.clone()
         settings.pop("config", None)
-        text = self.parser.dump(settings, skip_none=False)
+        text = self.parser.dump(settings, skip_unset=False)
         write_atomically(self.folder / f"config.{self.command}.yaml", str(text))
         show_scores(self.checkpoint, self.step, scores)
         say(f"wrote {self.folder / self.command}.json")

@@ -73,7 +73,7 @@ class Fitting:
         self.config = config
         self.started = started
         self.options = RunOptions(**vars(config.run))
-        self.identity = run_identity(yaml.safe_load(parser.dump(resolved, skip_none=False)))
+        self.identity = run_identity(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
         self.checkpoint: Path | None = None
         self.resume_step: int | None = None
         self.folder: Path | None = None
@@ -99,6 +99,7 @@ class Fitting:
                 run's; no new folder is left then.
         """
         self._check_resumed(model)
+        _check_optimizer(model, flags["max_steps"])
         flags["val_check_interval"] = validation_interval(
             flags["val_check_interval"],
             max_steps=flags["max_steps"],
@@ -110,7 +111,7 @@ class Fitting:
                 self._add_parts(flags, model)
             trainer = Trainer(**flags)
             data.check_processes(trainer.world_size)
-        except (MisconfigurationException, ValueError, TypeError) as refused:
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as refused:
             if is_new and self.folder is not None:
                 shutil.rmtree(self.folder)
             raise RunError(str(refused)) from refused
@@ -158,10 +159,11 @@ class Fitting:
         if self.checkpoint is None:
             return
         schedule = model.make_schedule
+        is_open = schedule is not None and open_length(schedule) is not None
         check_resumable(
             self._stored[RECORD_KEY]["identity"],
             self.identity,
-            has_open_schedule=schedule is not None and open_length(schedule) is not None,
+            has_open_schedule=is_open or self.config.model.final_temperature is not None,
         )
         changed = [
             f"{name} {here!r} instead of {self._stored[RECORD_KEY]['environment'].get(name)!r}"
@@ -255,10 +257,22 @@ class Fitting:
         settings.run.name = folder.name
         settings.run.overwrite = False
         command = f"# Every setting of the run {folder.name}: bfc fit -c {folder / CONFIG}\n"
-        return command + str(self.parser.dump(settings, skip_none=False))
+        return command + str(self.parser.dump(settings, skip_unset=False))
 
     def _stem(self) -> str:
         return first_stem(self.config)
+
+
+def _check_optimizer(model: HierarchicalLearner, max_steps: int) -> None:
+    """Lets optimiser and schedule refuse their arguments before there is a run folder.
+
+    Raises:
+        RunError: if one of them does.
+    """
+    try:
+        model.build_optimizer(max_steps)
+    except (ValueError, TypeError) as refused:
+        raise RunError(f"model.optimizer and model.lr_scheduler: {refused}") from refused
 
 
 def current_rank() -> int:

@@ -65,9 +65,9 @@ def load_run(path: str | Path, checkpoint: str = "best") -> LoadedRun:
     add_problem_arguments(parser)
     parsed = parser.parse_object({group: config[group] for group in _GROUPS})
     fill_seeds(parsed, config["seed_everything"])
-    resolved = yaml.safe_load(parser.dump(parsed, skip_none=False))
+    resolved = yaml.safe_load(parser.dump(parsed, skip_unset=False))
     check_same_network(content[RECORD_KEY]["identity"], flatten(resolved))
-    objects = parser.instantiate_classes(parsed)
+    objects = parser.instantiate(parsed)
     data, model = objects["data"], objects["model"]
     load_state(content, model=model, data=data)
     dtype = next(iter(content["state_dict"].values())).dtype

@@ -1,0 +1,34 @@
+# Everything runs in .venv, which the first command makes.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check docs
+
+help:  ## these lines
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the result
+	$(BIN)/bfc fit -c configs/quickstart.yaml
+
+test: $(INSTALLED)  ## the tests that take less than three minutes
+	$(BIN)/python -m pytest
+
+test-all: $(INSTALLED)  ## every test that this machine can run
+	$(BIN)/python -m pytest -m ""
+
+check: $(INSTALLED)  ## style, types, order of the imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(INSTALLED)  ## draw the README's picture again
+	$(BIN)/bfc fit -c configs/depth3.yaml --run.root .venv/docs --run.name depth3 --run.overwrite true
+	cp .venv/docs/depth3/figures/learning_curves.png docs/learning_curves.png

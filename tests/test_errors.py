@@ -1,0 +1,117 @@
+"""Mistakes in the input: one line that names key, rule and value; exit 2; no folder left."""
+
+import pytest
+
+from bfc_lightning.cli import main
+from tests.runs import TINY, fit
+
+MISTAKES = {
+    "unknown key": (["--model.widht", "3"], r"--model.widht 3"),
+    "wrong type": (["--model.width", "many"], r"model.width: expected int .* got many"),
+    "widths that grow": (
+        ["--target.init_args.widths", "[3, 9]"],
+        r"target: widths must not grow from input_dim = 8 upwards, got \[3, 9\]",
+    ),
+    "gaps of the wrong length": (
+        ["--target.init_args.level_scales", "[1, 0.5, 0.2]"],
+        r"target: level_scales must hold one number for each of the 2 levels, got 3",
+    ),
+    "covariance that is not positive": (
+        ["--inputs.init_args.eigenvalues", "[1, 1, 1, 1, 1, 1, 1, -1]"],
+        r"inputs: eigenvalues must all be positive .* got -1",
+    ),
+    "batch that the shards do not divide": (
+        ["--data.batch_size", "30"],
+        r"batch_size must be a positive multiple of num_shards = 4, got 30",
+    ),
+    "shards that the processes do not divide": (
+        ["--trainer.devices", "3"],
+        r"data.num_shards must be a multiple of the number of processes, 3, got 4",
+    ),
+    "missing config": (["-c", "nowhere.yaml"], r"config: .*nowhere.yaml"),
+    "missing checkpoint": (["--resume", "nowhere.ckpt"], r"checkpoint must exist, got 'nowhere"),
+    "foreign checkpoint": (["--resume", "pyproject.toml"], r"checkpoint must be readable, got"),
+    "unknown target": (["--target", "Nope"], r"target: .*Nope"),
+    "unknown activation": (["--model.activation", "torch.nn.Nope"], r"model.activation: .*Nope"),
+    "learner without layers": (["--model.depth", "0"], r"depth must be at least 1, got 0"),
+    "penalties of the wrong length": (
+        ["--model.regularization", "[1, 2, 3]"],
+        r"regularization must be one number or one for each of 2 layers",
+    ),
+    "optimiser that refuses its rate": (
+        ["--model.optimizer", "SGD", "--model.optimizer.lr", "-1"],
+        r"model.optimizer .*Invalid learning rate: -1",
+    ),
+    "schedule that follows a metric": (
+        ["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
+        r"lr_scheduler must follow the steps, got ReduceLROnPlateau",
+    ),
+    "epochs": (["--trainer.max_epochs", "3"], r"trainer.max_epochs must be left out, got 3"),
+    "no steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps must be at least 1, got -1"),
+    "device that is not there": (["--trainer.accelerator", "tpu"], r"(?i)tpu"),
+    "name with a slash": (
+        ["--run.name", "a/b"],
+        r"run.name must be a plain folder",
+    ),
+    "overwriting what is resumed": (
+        ["--run.overwrite", "true", "--resume", "auto"],
+        r"run.overwrite must be false with --resume, got true",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_one_clear_line_and_leaves_nothing(mistake, tmp_path, capsys):
+    words, message = MISTAKES[mistake]
+    assert fit(tmp_path, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bfc: error: ")
+    assert error.count("\n") == 1
+    assert len(error) < 400
+    assert __import__("re").search(message, error), error
+    assert not list(tmp_path.iterdir())
+
+
+def test_taken_name_is_an_error_that_says_what_to_do(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    assert fit(tmp_path, "--run.name", "mine") == 2
+    error = capsys.readouterr().err
+    assert "run.name must be free" in error
+    assert "--run.overwrite true" in error
+    assert "--resume auto" in error
+
+
+def test_overwrite_deletes_run_folders_only(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    assert fit(tmp_path, "--run.name", "mine", "--run.overwrite", "true") == 2
+    assert "run.overwrite deletes run folders only" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_unwritable_root_is_an_error(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["fit", "-c", TINY, "--run.root", str(tmp_path / "file" / "logs")]) == 2
+    assert "run.root must be a folder that can be written" in capsys.readouterr().err
+
+
+def test_unknown_command_lists_the_known_ones(capsys):
+    assert main(["train"]) == 2
+    error = capsys.readouterr().err
+    assert "fit, validate, test, predict" in error
+    assert "'train'" in error
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["fit", "--help"]])
+def test_help_helps_and_is_no_error(words, capsys):
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "usage: bfc" in text
+    assert "--run.name" in text
+
+
+def test_version_is_that_of_the_package(capsys):
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert version("bfc_lightning") in capsys.readouterr().out

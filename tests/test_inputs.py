@@ -1,0 +1,323 @@
+"""Input laws: moments, marginals, and the law with one direction taken out."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from reference import standard_errors_off
+from scipy import stats
+
+from bfc_lightning.inputs import Gaussian, GaussianMixture, ProjectedLaw, haar_orthogonal
+from bfc_lightning.seeds import generator
+
+GAUSSIANS = {
+    "isotropic": {},
+    "shifted": {"mean": 1.0},
+    "mean per coordinate": {"mean": [0.0, 1.0, -2.0, 0.5]},
+    "condition number": {"condition_number": 20.0, "mean": 0.3},
+    "power law": {"power_law_exponent": 1.5},
+    "explicit": {"eigenvalues": [4.0, 1.0, 0.5, 0.1]},
+    "unrotated": {"condition_number": 5.0, "rotation": "identity"},
+}
+
+
+def gaussian(name):
+    return Gaussian(4, **GAUSSIANS[name], seed=3)
+
+
+def mixture():
+    parts = [
+        Gaussian(4, mean=2.0, condition_number=8.0, seed=1),
+        Gaussian(4, mean=[-1.0, 0.0, 1.0, 0.0], power_law_exponent=1.0, seed=2),
+        Gaussian(4, mean=-0.5),
+    ]
+    return GaussianMixture(parts, weights=[0.5, 0.3, 0.2])
+
+
+def draw(law, num_samples, seed=0):
+    return law.sample(num_samples, generator(seed, "inputs test"))
+
+
+def assert_moments(law, num_samples):
+    """Mean and every entry of the covariance within 5 standard errors."""
+    x = draw(law, num_samples).numpy()
+    assert (standard_errors_off(x, law.mean) < 5).all()
+    centred = x - law.mean.numpy()
+    products = (centred[:, :, None] * centred[:, None, :]).reshape(num_samples, -1)
+    assert (standard_errors_off(products, law.covariance.numpy().flatten()) < 5).all()
+
+
+# Haar
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_haar_matrix_is_orthogonal(size):
+    q = haar_orthogonal(size, generator(0, "haar"))
+    torch.testing.assert_close(q.T @ q, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
+def test_haar_entries_in_three_dimensions_are_uniform_and_both_orientations_equally_likely():
+    # A coordinate of a uniform point on the sphere in R^3 is uniform on [-1, 1] (Archimedes).
+    random = generator(0, "haar")
+    drawn = torch.stack([haar_orthogonal(3, random) for _ in range(2000)])
+    for row in range(3):
+        for column in range(3):
+            entries = drawn[:, row, column].numpy()
+            # n = 2000; nine tests, so p above 1e-4
+            assert stats.kstest(entries, stats.uniform(-1, 2).cdf).pvalue > 1e-4
+    proper = int((torch.linalg.det(drawn) > 0).sum())
+    assert stats.binomtest(proper, 2000).pvalue > 1e-3  # plain QR gives one orientation only
+
+
+# Gaussian
+
+
+@pytest.mark.parametrize("name", GAUSSIANS)
+def test_gaussian_has_the_mean_and_covariance_it_states(name):
+    assert_moments(gaussian(name), 2**15)
+
+
+@pytest.mark.parametrize("name", GAUSSIANS)
+def test_gaussian_is_standard_normal_once_whitened(name):
+    law = gaussian(name)
+    values, axes = torch.linalg.eigh(law.covariance)
+    white = (((draw(law, 5000) - law.mean) @ axes) / values.sqrt()).numpy()
+    # n = 5000; five tests a law, so p above 1e-4
+    for column in white.T:
+        assert stats.kstest(column, "norm").pvalue > 1e-4
+    assert stats.kstest((white**2).sum(axis=1), stats.chi2(4).cdf).pvalue > 1e-4
+
+
+def test_isotropic_covariance_is_the_identity():
+    assert torch.equal(Gaussian(5).covariance, torch.eye(5, dtype=torch.float64))
+
+
+def test_condition_number_gives_log_spaced_eigenvalues_of_trace_d():
+    values = torch.linalg.eigvalsh(Gaussian(5, condition_number=16.0).covariance)
+    # ratios of neighbours are 16^(1/4) = 2: eigenvalues c (1, 2, 4, 8, 16) with 31 c = 5
+    expected = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], dtype=torch.float64) * 5 / 31
+    torch.testing.assert_close(values, expected, rtol=1e-12, atol=0)
+
+
+def test_power_law_eigenvalues_worked_by_hand():
+    covariance = Gaussian(3, power_law_exponent=1.0, rotation="identity").covariance
+    # c (1, 1/2, 1/3) with 11 c / 6 = 3
+    expected = torch.tensor([1.0, 1 / 2, 1 / 3], dtype=torch.float64).diag() * 18 / 11
+    torch.testing.assert_close(covariance, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_explicit_eigenvalues_are_taken_as_they_are():
+    covariance = Gaussian(3, eigenvalues=[0.2, 7.0, 1.0], rotation="identity").covariance
+    expected = torch.tensor([0.2, 7.0, 1.0], dtype=torch.float64).diag()
+    torch.testing.assert_close(covariance, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["condition number", "power law", "explicit"])
+def test_rotation_keeps_the_eigenvalues_and_mixes_the_axes(name):
+    law = gaussian(name)
+    values = torch.linalg.eigvalsh(law.covariance)
+    torch.testing.assert_close(values, law.eigenvalues.sort().values, rtol=1e-12, atol=0)
+    off_diagonal = law.covariance - law.covariance.diagonal().diag()
+    assert float(off_diagonal.abs().max()) > 0.05
+
+
+def test_rotation_follows_its_seed_and_none_is_zero():
+    def covariance(seed):
+        return Gaussian(4, condition_number=10.0, seed=seed).covariance
+
+    assert torch.equal(covariance(1), covariance(1))
+    assert torch.equal(covariance(None), covariance(0))
+    assert not torch.allclose(covariance(1), covariance(2), atol=0.01)
+
+
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+def test_samples_follow_their_generator(make):
+    law = make()
+    assert torch.equal(draw(law, 50, seed=1), draw(law, 50, seed=1))
+    one, other = draw(law, 50, seed=1), draw(law, 50, seed=2)
+    assert not (one == other).any()
+    random = generator(0, "moves on")
+    assert not (law.sample(50, random) == law.sample(50, random)).any()
+
+
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+def test_law_samples_in_its_own_dtype(make):
+    assert draw(make(), 3).dtype == torch.float64
+    law = make().to(torch.float32)
+    assert draw(law, 3).dtype == torch.float32
+    assert_moments(law.to(torch.float64), 2**13)
+
+
+# Mixture
+
+
+def test_mixture_has_the_mean_and_covariance_it_states():
+    assert_moments(mixture(), 2**16)
+
+
+def test_mixture_moments_worked_by_hand():
+    parts = [Gaussian(1, eigenvalues=[1.0]), Gaussian(1, mean=4.0, eigenvalues=[9.0])]
+    law = GaussianMixture(parts, weights=[0.25, 0.75])
+    # mean 3; within 0.25 * 1 + 0.75 * 9 = 7; between 0.25 * 9 + 0.75 * 1 = 3
+    torch.testing.assert_close(law.mean, torch.tensor([3.0], dtype=torch.float64))
+    torch.testing.assert_close(law.covariance, torch.tensor([[10.0]], dtype=torch.float64))
+
+
+def test_mixture_marginals_are_mixtures_of_normals():
+    parts = [
+        Gaussian(2, mean=[-1.0, 3.0], eigenvalues=[4.0, 0.25], rotation="identity"),
+        Gaussian(2, mean=[2.0, 0.0], eigenvalues=[0.5, 1.0], rotation="identity"),
+    ]
+    x = draw(GaussianMixture(parts, weights=[0.3, 0.7]), 5000).numpy()
+
+    def marginal(axis):
+        def cdf(t):
+            first = stats.norm([-1.0, 3.0][axis], [2.0, 0.5][axis]).cdf(t)
+            return 0.3 * first + 0.7 * stats.norm([2.0, 0.0][axis], [0.5**0.5, 1.0][axis]).cdf(t)
+
+        return cdf
+
+    for axis in (0, 1):
+        assert stats.kstest(x[:, axis], marginal(axis)).pvalue > 1e-3
+
+
+def test_mixture_draws_each_component_as_often_and_as_wide_as_stated():
+    centres = [-100.0, 0.0, 100.0]
+    parts = [
+        Gaussian(3, mean=centre, condition_number=9.0, seed=seed)
+        for seed, centre in enumerate(centres)
+    ]
+    x = draw(GaussianMixture(parts, weights=[0.2, 0.5, 0.3]), 30000)
+    chosen = (x[:, 0] / 100).round() + 1
+    counts = [int((chosen == number).sum()) for number in range(3)]
+    assert stats.chisquare(counts, [6000, 15000, 9000]).pvalue > 1e-3
+    for number, part in enumerate(parts):
+        centred = (x[chosen == number] - part.mean).numpy()
+        products = (centred[:, :, None] * centred[:, None, :]).reshape(len(centred), -1)
+        assert (standard_errors_off(products, part.covariance.flatten()) < 5).all()
+
+
+def test_mixture_weights_are_equal_by_default():
+    parts = [Gaussian(2, mean=centre) for centre in (0.0, 3.0, 6.0, 9.0)]
+    assert GaussianMixture(parts).weights.tolist() == [0.25] * 4
+
+
+# The law without one direction
+
+
+def projected(law):
+    return ProjectedLaw(law, torch.tensor([0.3, -1.2, 0.5, 2.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+def test_projected_samples_say_nothing_along_the_direction(make):
+    law = projected(make())
+    along = draw(law, 1000) @ law.direction
+    expected = float(law.direction @ law.mean)
+    torch.testing.assert_close(along, torch.full_like(along, expected), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+def test_projecting_twice_is_projecting_once(make):
+    law = projected(make())
+    once = draw(law, 100)
+    torch.testing.assert_close(law.project(once), once, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+def test_projected_law_has_the_mean_and_covariance_it_states(make):
+    law = projected(make())
+    assert_moments(law, 2**15)
+    values = torch.linalg.eigvalsh(law.covariance)
+    assert float(values[0].abs()) < 1e-13
+    assert float(values[1]) > 0.05
+
+
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+def test_projected_samples_are_uncorrelated_with_the_direction(make):
+    law = projected(make())
+    x = draw(law.inputs, 2**15)
+    along = (x - law.mean) @ law.direction
+    products = along[:, None] * (law.project(x) - law.mean)
+    assert (standard_errors_off(products, np.zeros(4)) < 5).all()
+
+
+def test_projected_gaussian_is_independent_of_the_direction():
+    law = projected(gaussian("condition number"))
+    x = draw(law.inputs, 20000)
+    along = (x - law.mean) @ law.direction
+    rest = law.project(x)
+    for column in rest.T:
+        # n = 20000: the correlation of independent squares has standard deviation 0.007
+        squares = torch.stack([(column - column.mean()) ** 2, along**2])
+        assert abs(float(torch.corrcoef(squares)[0, 1])) < 0.03
+        far = along.abs() > along.abs().median()
+        assert stats.ks_2samp(column[far].numpy(), column[~far].numpy()).pvalue > 1e-4
+        above = along > 0
+        assert stats.ks_2samp(column[above].numpy(), column[~above].numpy()).pvalue > 1e-4
+
+
+def test_projection_of_a_standard_normal_is_the_orthogonal_one():
+    law = projected(Gaussian(4))
+    x = draw(law.inputs, 50)
+    w = law.direction
+    expected = torch.stack([row - w * float(row @ w) / float(w @ w) for row in x])
+    torch.testing.assert_close(law.project(x), expected, rtol=0, atol=1e-12)
+
+
+def test_projection_formula_on_shifted_non_spherical_inputs():
+    law = projected(gaussian("condition number"))
+    x = draw(law.inputs, 50)
+    w, sigma, mean = law.direction.numpy(), law.inputs.covariance.numpy(), law.inputs.mean.numpy()
+    expected = [row - sigma @ w * (w @ (row - mean)) / (w @ sigma @ w) for row in x.numpy()]
+    np.testing.assert_allclose(law.project(x).numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_projection_does_not_depend_on_the_length_of_the_direction():
+    law = gaussian("condition number")
+    x = draw(law, 20)
+    longer = ProjectedLaw(law, 7 * projected(law).direction)
+    torch.testing.assert_close(longer.project(x), projected(law).project(x), rtol=0, atol=1e-12)
+
+
+# What a user gets wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_dim": 0}, "input_dim must be at least 1, got 0."),
+        ({"rotation": "random"}, "rotation must be 'haar' or 'identity', got 'random'."),
+        ({"condition_number": 0.5}, "condition_number must be at least 1, got 0.5."),
+        ({"power_law_exponent": -1.0}, "power_law_exponent must be at least 0, got -1.0."),
+        ({"eigenvalues": [1.0, 2.0]}, "eigenvalues must be input_dim = 3 numbers, got 2."),
+        (
+            {"eigenvalues": [1.0, 0.0, 2.0]},
+            "eigenvalues must all be positive (the covariance must be positive), got 0.0.",
+        ),
+        (
+            {"condition_number": 2.0, "eigenvalues": [1.0, 1.0, 1.0]},
+            "at most one spectrum may be given, got condition_number and eigenvalues.",
+        ),
+        ({"mean": [1.0, 2.0]}, "mean must be one number or input_dim = 3 numbers, got 2."),
+    ],
+)
+def test_gaussian_refuses(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Gaussian(**{"input_dim": 3, **arguments})
+
+
+@pytest.mark.parametrize("weights", [[0.5], [1.5, -0.5], [0.5, 0.4], [1.0, 0.0], [math.nan, 1.0]])
+def test_mixture_refuses_weights_that_are_no_law(weights):
+    message = f"weights must be 2 positive numbers that sum to 1, got {weights}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GaussianMixture([Gaussian(2), Gaussian(2)], weights=weights)
+
+
+def test_mixture_refuses_no_component_and_mixed_dimensions():
+    with pytest.raises(ValueError, match=r"components must hold at least one Gaussian, got none\."):
+        GaussianMixture([])
+    with pytest.raises(ValueError, match=r"components must share one input_dim, got \[2, 3\]\."):
+        GaussianMixture([Gaussian(2), Gaussian(3)])

@@ -1,0 +1,171 @@
+"""Measures, by hand and against slow versions."""
+
+import numpy as np
+import pytest
+import torch
+from reference import level_components as slow_components
+from reference import level_residuals as slow_residuals
+from reference import orthogonal_levels as slow_orthogonal
+
+from bfc_lightning.inputs import Gaussian
+from bfc_lightning.measures import (
+    classification_error,
+    level_components,
+    level_residuals,
+    level_shares,
+    normalized_mse,
+    orthogonal_levels,
+    truncation_errors,
+)
+from bfc_lightning.seeds import generator
+from bfc_lightning.targets import HierarchicalTarget
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def target():
+    return HierarchicalTarget(Gaussian(8), [4, 3, 2], seed=1)
+
+
+@pytest.fixture(scope="module")
+def levels(target):
+    """Level outputs on 2^14 points."""
+    return target.level_outputs(target.inputs.sample(2**14, generator(0, "measures test")))
+
+
+# Scores
+
+
+def test_normalized_mse_worked_by_hand():
+    assert float(normalized_mse(numbers(1, 2, 3), numbers(1, 0, 0), 2.0)) == pytest.approx(13 / 6)
+
+
+def test_normalized_mse_is_zero_for_the_target_and_one_for_the_best_constant(target, levels):
+    signal = levels.sum(dim=1)
+    assert float(normalized_mse(signal, signal, target.variance)) == 0
+    constant = target.mean.expand(len(signal))
+    # n = 2^14, heavy tails: the standard error of the variance is about 3 %
+    assert float(normalized_mse(constant, signal, target.variance)) == pytest.approx(1, abs=0.15)
+
+
+def test_classification_error_counts_zero_as_positive():
+    prediction = numbers(1, -1, 0, 0, -2)
+    signal = numbers(2, 3, 0, -1, -1e-9)
+    assert float(classification_error(prediction, signal)) == pytest.approx(2 / 5)
+
+
+# Levels
+
+
+def test_orthogonal_levels_worked_by_hand():
+    # centred: (-1, 0, 1) and (2, -1, -1); their product is -3, so h_2 = (2, -1, -1) + 3/2 h_1
+    drawn = numbers([0, 3], [1, 0], [2, 0])
+    expected = numbers([-1, 0.5], [0, -1], [1, 0.5])
+    torch.testing.assert_close(orthogonal_levels(drawn), expected, rtol=1e-14, atol=1e-14)
+
+
+def test_level_components_worked_by_hand():
+    # G = (3, 1, 2), centred (1, -1, 0); <G, h_1> = -1 of 2, <G, h_2> = 1.5 of 1.5
+    drawn = numbers([0, 3], [1, 0], [2, 0])
+    expected = numbers([0.5, 0.5], [0, -1], [-0.5, 0.5])
+    torch.testing.assert_close(level_components(drawn), expected, rtol=1e-14, atol=1e-14)
+    # energies 1/2 and 3/2 of 2
+    torch.testing.assert_close(level_shares(drawn), numbers(0.25, 0.75), rtol=1e-14, atol=0)
+
+
+def test_levels_are_made_orthogonal_as_by_least_squares(levels):
+    fast = orthogonal_levels(levels).numpy()
+    np.testing.assert_allclose(fast, slow_orthogonal(levels.numpy()), rtol=1e-9, atol=1e-9)
+    gram = fast.T @ fast / len(fast)
+    assert abs(gram - np.diag(np.diag(gram))).max() < 1e-13
+    assert abs(fast.mean(axis=0)).max() < 1e-13
+
+
+def test_components_are_the_slow_ones_and_sum_to_the_centred_target(levels):
+    fast = level_components(levels)
+    np.testing.assert_allclose(fast, slow_components(levels.numpy()), rtol=1e-9, atol=1e-9)
+    signal = levels.sum(dim=1)
+    centred = signal - signal.mean()
+    torch.testing.assert_close(fast.sum(dim=1), centred, rtol=1e-12, atol=1e-12)
+
+
+def test_residuals_are_the_slow_ones(levels):
+    noise = torch.randn(len(levels), generator=generator(1, "noise"), dtype=torch.float64)
+    prediction = levels @ numbers(0.9, 0.3, -0.5) + noise
+    fast = level_residuals(prediction, levels).numpy()
+    np.testing.assert_allclose(fast, slow_residuals(prediction.numpy(), levels.numpy()), rtol=1e-9)
+
+
+@pytest.mark.parametrize("constant", [0.0, -3.0, 17.5])
+def test_constant_misses_every_level(levels, constant):
+    residuals = level_residuals(torch.full_like(levels[:, 0], constant), levels)
+    torch.testing.assert_close(residuals, torch.ones_like(residuals), rtol=1e-10, atol=0)
+
+
+def test_perfect_learner_misses_no_level(levels):
+    residuals = level_residuals(levels.sum(dim=1), levels)
+    assert residuals.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_learner_of_some_components_misses_exactly_the_others(levels):
+    components = level_components(levels)
+    prediction = components[:, 0] + 0.5 * components[:, 2]
+    residuals = level_residuals(prediction, levels)
+    torch.testing.assert_close(residuals, numbers(0, 1, 0.25), rtol=1e-10, atol=1e-15)
+
+
+def test_shares_sum_to_one_and_fall_with_the_scales(levels):
+    shares = level_shares(levels)
+    assert float(shares.sum()) == pytest.approx(1, rel=1e-14)
+    assert (torch.diff(shares) < 0).all()
+
+
+def test_last_share_is_the_error_of_the_best_learner_without_the_last_level(levels):
+    signal = levels.sum(dim=1)
+    variance = float(signal.var(correction=0))
+    known = torch.cat([torch.ones_like(levels[:, :1]), levels[:, :-1]], dim=1)
+    best = known @ torch.linalg.lstsq(known, signal[:, None]).solution[:, 0]
+    expected = float(normalized_mse(best, signal, variance))
+    assert float(level_shares(levels)[-1]) == pytest.approx(expected, rel=1e-9)
+    torch.testing.assert_close(
+        level_residuals(best, levels), numbers(0, 0, 1), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_level_that_lower_ones_explain_has_no_component():
+    first = torch.randn(100, generator=generator(0, "first"), dtype=torch.float64)
+    drawn = torch.stack([first, 2 * first + 1, first**2], dim=1)
+    components = level_components(drawn)
+    assert not components[:, 1].any()
+    assert float(components[:, 2].norm()) > 1
+    residuals = level_residuals(torch.zeros_like(first), drawn)
+    torch.testing.assert_close(residuals, numbers(1, 0, 1), rtol=1e-10, atol=0)
+
+
+def test_measures_do_not_depend_on_the_order_of_the_samples(levels):
+    order = torch.randperm(len(levels), generator=generator(0, "order"))
+    prediction = levels[:, 0] + 0.1 * levels[:, 1]
+    before, after = (
+        level_residuals(prediction, levels),
+        level_residuals(prediction[order], levels[order]),
+    )
+    torch.testing.assert_close(after, before, rtol=1e-10, atol=0)
+
+
+# Truncation
+
+
+def test_truncation_errors_worked_by_hand():
+    # level 0: (1, -1, 2, -2), level 1: (-3, 0, 0, 3), both of mean 0: scores (-2, -1, 2, 1),
+    # so level 0 alone is wrong on the first and on the last sample
+    drawn = numbers([1, -3], [-1, 0], [2, 0], [-2, 3])
+    assert truncation_errors(drawn).tolist() == [0.5, 0.0]
+
+
+def test_truncation_centres_every_level():
+    drawn = numbers([1, -3], [-1, 0], [2, 0], [-2, 3])
+    shifted = drawn + numbers(10, -10)
+    assert truncation_errors(shifted).tolist() == [0.5, 0.0]

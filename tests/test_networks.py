@@ -1,0 +1,279 @@
+"""The learner: formula, start, gradients, and many learners as one."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from reference import learner
+from scipy import stats
+from torch import nn
+from torch.func import functional_call, stack_module_state
+
+from bfc_lightning.activations import TruncatedQuadratic
+from bfc_lightning.inputs import Gaussian
+from bfc_lightning.networks import DenseLayer, DenseNet, expand_scales
+from bfc_lightning.seeds import generator
+from bfc_lightning.targets import HierarchicalTarget
+
+
+def inputs(num_samples, dim, seed=0):
+    return torch.randn(num_samples, dim, generator=generator(seed, "x"), dtype=torch.float64)
+
+
+def perturbed(network, seed=0):
+    """The network in float64, every parameter moved off its start."""
+    network = network.double()
+    random = generator(seed, "perturb")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+    return network
+
+
+def blocks_of(network):
+    return {
+        (level, source): layer.block(source).detach().numpy()
+        for level, layer in enumerate(network.layers, start=1)
+        for source in range(level)
+    }
+
+
+def by_hand(network, x, scales, activation=np.square):
+    return learner(
+        x.numpy(),
+        blocks=blocks_of(network),
+        biases=[layer.bias.tolist() for layer in network.layers],
+        readouts=[layer.readout.tolist() for layer in network.layers],
+        scales=scales,
+        constant=float(network.constant),
+        linear=None if network.linear is None else network.linear.detach().numpy(),
+        activation=activation,
+    )
+
+
+# The formula
+
+
+@pytest.mark.parametrize("linear_readout", [True, False])
+@pytest.mark.parametrize("widths", [[4], [5, 3], [4, 6, 2]])
+def test_network_is_the_slow_formula(widths, linear_readout):
+    scales = [1.0, 0.5, 0.2]
+    network = DenseNet(3, widths, level_scales=scales, linear_readout=linear_readout)
+    network = perturbed(network)
+    x = inputs(6, 3)
+    expected = by_hand(network, x, scales[: len(widths)])
+    np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("activation", "scalar"),
+    [
+        (nn.ReLU(), lambda z: max(z, 0.0)),
+        (nn.Tanh(), math.tanh),
+        (TruncatedQuadratic(0.5), lambda z: z * z if abs(z) <= 0.5 else 0.5 * (2 * abs(z) - 0.5)),
+    ],
+)
+def test_network_uses_the_activation_it_is_given(activation, scalar):
+    network = perturbed(DenseNet(3, [4, 3], activation=activation))
+    x = inputs(6, 3)
+    expected = by_hand(network, x, [1.0, 1.0], scalar)
+    np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_network_worked_by_hand():
+    # F_1 = (2 * 1 - 1)^2 = 1 and (1 + 2)^2 = 9; f = 0.5 + 2 (1 * 1 - 3 * 9) / sqrt(2)
+    network = DenseNet(1, [2], level_scales=[2.0]).double()
+    with torch.no_grad():
+        network.layers[0].weight.copy_(torch.tensor([[2.0], [1.0]]))
+        network.layers[0].bias.copy_(torch.tensor([-1.0, 2.0]))
+        network.layers[0].readout.copy_(torch.tensor([1.0, -3.0]))
+        network.constant.fill_(0.5)
+    value = float(network(torch.ones(1, 1, dtype=torch.float64)))
+    assert value == pytest.approx(0.5 - 52 / math.sqrt(2), rel=1e-14)
+
+
+@pytest.mark.parametrize("sources", [None, [[0], [1], [0, 2]]])
+@pytest.mark.parametrize("signs", ["random", "positive"])
+def test_learner_with_the_target_s_weights_is_the_target(sources, signs):
+    target = HierarchicalTarget(
+        Gaussian(6),
+        [4, 3, 2],
+        level_scales=0.3,
+        sources=sources,
+        signs=signs,
+        normalize=False,
+        seed=4,
+    )
+    network = DenseNet(6, target.widths, level_scales=target.level_scales).double()
+    with torch.no_grad():
+        for level, layer in enumerate(network.layers, start=1):
+            for source in range(level):
+                layer.block(source).copy_(target.weight(level, source))
+            signs_of_level = target.get_buffer(f"signs_{level}")
+            layer.readout.copy_(signs_of_level * math.sqrt(layer.width))
+    x = inputs(50, 6)
+    torch.testing.assert_close(network(x), target(x), rtol=1e-12, atol=1e-12)
+    for learned, wanted in zip(network.features(x), target.features(x), strict=True):
+        torch.testing.assert_close(learned, wanted, rtol=1e-12, atol=1e-12)
+    for learned, wanted in zip(network.preactivations(x), target.preactivations(x), strict=True):
+        torch.testing.assert_close(learned, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_depth_and_shapes_follow_the_widths(depth):
+    network = DenseNet(3, [5, 4, 2][:depth])
+    assert network.depth == depth
+    assert [layer.width for layer in network.layers] == [5, 4, 2][:depth]
+    assert [layer.fan_ins for layer in network.layers] == [(3,), (3, 5), (3, 5, 4)][:depth]
+    x = torch.ones(7, 3)
+    assert [feature.shape for feature in network.features(x)] == [(7, 5), (7, 4), (7, 2)][:depth]
+
+
+def test_block_is_a_view_into_the_weight():
+    layer = DenseLayer([2, 3], 4, nn.ReLU())
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.block(1).fill_(1.0)
+    expected = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]]).expand(4, 5)
+    assert torch.equal(layer.weight, expected)
+
+
+def test_last_scale_repeats_beyond_the_target_s_depth():
+    assert expand_scales([1.0, 0.5], 4) == [1.0, 0.5, 0.5, 0.5]
+    assert expand_scales([1.0, 0.5, 0.1], 2) == [1.0, 0.5]
+    network = DenseNet(2, [4, 9, 16], level_scales=[1.0, 0.5])
+    assert network.scales == pytest.approx([1 / 2, 0.5 / 3, 0.5 / 4], rel=1e-14)
+
+
+# The start
+
+
+def test_weights_start_as_gaussians_of_the_stated_size():
+    network = DenseNet(16, [200, 100, 400], seed=5)
+    stds = {
+        (1, 0): 1 / 4,
+        (2, 0): 1 / 4,
+        (2, 1): 0.3 / math.sqrt(200),
+        (3, 0): 1 / 4,
+        (3, 1): 0.3 / math.sqrt(200),
+        (3, 2): 0.3 / 10,
+    }
+    blocks = blocks_of(network)
+    assert blocks.keys() == stds.keys()
+    for key, std in stds.items():
+        # n from 1600 to 80000; six tests, so p above 1e-4
+        assert stats.kstest(blocks[key].flatten() / std, "norm").pvalue > 1e-4, key
+
+
+def test_layers_start_independently():
+    network = DenseNet(16, [100, 100])
+    one, other = (layer.block(0).detach().flatten() for layer in network.layers)
+    # n = 1600: the correlation of independent numbers has standard deviation 0.025
+    assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.1
+
+
+def test_biases_constant_and_linear_readout_start_at_zero():
+    network = DenseNet(3, [4, 2], linear_readout=True)
+    assert not any(layer.bias.any() for layer in network.layers)
+    assert float(network.constant) == 0
+    assert network.linear.tolist() == [0.0, 0.0, 0.0]
+    assert DenseNet(3, [4, 2]).linear is None
+
+
+@pytest.mark.parametrize(
+    ("width", "signs"), [(4, [1, 1, -1, -1]), (5, [1, 1, 1, -1, -1]), (1, [1]), (2, [1, -1])]
+)
+def test_readout_starts_half_positive_and_an_odd_neuron_positive(width, signs):
+    assert DenseNet(3, [width]).layers[0].readout.tolist() == signs
+    assert DenseNet(3, [width], positive_readout=True).layers[0].readout.tolist() == [1] * width
+
+
+def test_start_follows_its_seed():
+    one, again, other = (DenseNet(3, [4, 2], seed=seed) for seed in (1, 1, 2))
+    for layer, same, different in zip(one.layers, again.layers, other.layers, strict=True):
+        assert torch.equal(layer.weight, same.weight)
+        assert not (layer.weight == different.weight).any()
+
+
+def test_lower_layers_start_alike_whatever_stands_above_them():
+    shallow, deep = DenseNet(3, [4], seed=1), DenseNet(3, [4, 5], seed=1)
+    assert torch.equal(shallow.layers[0].weight, deep.layers[0].weight)
+
+
+def test_start_does_not_touch_the_global_generator_of_its_numbers():
+    torch.manual_seed(0)
+    one = DenseNet(3, [4])
+    torch.manual_seed(1)
+    assert torch.equal(one.layers[0].weight, DenseNet(3, [4]).layers[0].weight)
+
+
+@pytest.mark.parametrize("train_readout", [True, False])
+def test_readout_is_trained_only_where_asked_for(train_readout):
+    network = DenseNet(3, [4, 2], train_readout=train_readout)
+    network(torch.ones(2, 3)).sum().backward()
+    for layer in network.layers:
+        assert (layer.readout.grad is not None) is train_readout
+        assert layer.weight.grad is not None
+
+
+def test_every_layer_has_an_activation_of_its_own():
+    given = nn.PReLU(init=0.1)
+    network = DenseNet(3, [4, 2], activation=given)
+    with torch.no_grad():
+        network.layers[0].activation.weight.fill_(0.7)
+    assert float(network.layers[1].activation.weight) == pytest.approx(0.1)
+    assert float(given.weight) == pytest.approx(0.1)
+
+
+# Gradients, and many networks as one
+
+
+@pytest.mark.parametrize("linear_readout", [True, False])
+def test_gradients_are_those_of_finite_differences(linear_readout):
+    network = perturbed(DenseNet(2, [3, 2], linear_readout=linear_readout))
+    x = inputs(3, 2)
+    names = [name for name, _ in network.named_parameters()]
+    values = tuple(parameter.detach().requires_grad_() for parameter in network.parameters())
+
+    def output(*parameters):
+        return functional_call(network, dict(zip(names, parameters, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(output, values, eps=1e-6, atol=1e-7, rtol=1e-6)
+
+
+def test_gradient_reaches_every_parameter():
+    network = perturbed(DenseNet(3, [4, 3, 2], linear_readout=True))
+    network(inputs(20, 3)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad != 0).all(), name
+
+
+def test_stacked_networks_answer_like_separate_ones():
+    networks = [perturbed(DenseNet(3, [4, 2], linear_readout=True), seed) for seed in range(3)]
+    parameters, buffers = stack_module_state(networks)
+    x = torch.stack([inputs(5, 3, seed) for seed in range(3)])
+
+    def answer(weights, state, samples):
+        return functional_call(networks[0], (weights, state), (samples,))
+
+    together = torch.vmap(answer)(parameters, buffers, x)
+    apart = torch.stack([network(row) for network, row in zip(networks, x, strict=True)])
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
+
+
+# What a user gets wrong
+
+
+@pytest.mark.parametrize(
+    ("input_dim", "widths", "message"),
+    [
+        (0, [2], "input_dim must be at least 1, got 0."),
+        (2, [], "width must be at least 1 in each of at least one layer, got []."),
+        (2, [3, 0], "width must be at least 1 in each of at least one layer, got [3, 0]."),
+    ],
+)
+def test_sizes_refused(input_dim, widths, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DenseNet(input_dim, widths)

@@ -1,0 +1,174 @@
+"""Nothing is lost: runs that were killed or stopped go on, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.interventions import SimulatedKillError
+from tests.runs import TINY, checkpoint, fit, intervene, same_weights, summary
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    assert fit(root, *intervene("Witness", path=root / "seen")) == 0
+    return root / "tiny"
+
+
+@pytest.mark.parametrize("step", [5, 20, 21, 33, 59])
+def test_killed_run_ends_with_the_weights_of_an_undisturbed_one(undisturbed, tmp_path, step):
+    with pytest.raises(SimulatedKillError):
+        fit(tmp_path, *intervene("RaiseAt", step=step))
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert same_weights(undisturbed, tmp_path / "tiny")
+    resumed = (tmp_path / "tiny" / "metrics.csv").read_text()
+    assert resumed == (undisturbed / "metrics.csv").read_text()
+    assert summary(tmp_path / "tiny")["samples_seen"] == 60 * 32
+
+
+@pytest.mark.parametrize("step", [7, 20, 60])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_stops_and_can_be_gone_on_from(undisturbed, tmp_path, step, signum, status):
+    stopped = fit(tmp_path, *intervene("SignalAt", step=step, signum=int(signum)))
+    is_last = step == 60
+    assert stopped == (0 if is_last else status)
+    assert summary(tmp_path / "tiny")["status"] == ("finished" if is_last else "interrupted")
+    assert checkpoint(tmp_path / "tiny")["global_step"] == step
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert same_weights(undisturbed, tmp_path / "tiny")
+
+
+def test_signals_are_given_back_after_a_run(undisturbed):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_no_sample_is_seen_twice_or_skipped(undisturbed, tmp_path):
+    seen = tmp_path / "seen"
+    fit(tmp_path, *intervene("SignalAt", step=33), *intervene("Witness", path=seen))
+    assert fit(tmp_path, "--resume", "auto", *intervene("Witness", path=seen)) == 0
+    assert seen.read_text() == (undisturbed.parent / "seen").read_text()
+
+
+def test_finite_training_set_resumes_in_the_middle_of_a_pass(tmp_path):
+    finite = ["--data.num_train_samples", "100"]
+    assert fit(tmp_path, *finite, "--run.name", "whole") == 0
+    with pytest.raises(SimulatedKillError):
+        fit(tmp_path, *finite, *intervene("RaiseAt", step=33))
+    assert fit(tmp_path, *finite, "--resume", "auto") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "tiny")
+
+
+def test_kill_9_at_a_random_moment_loses_nothing(tmp_path):
+    words = [sys.executable, "-c", "from bfc_lightning.cli import main; raise SystemExit(main())"]
+    long = ["--trainer.max_steps", "3000", "--trainer.val_check_interval", "50"]
+    words += ["fit", "-c", TINY, "--run.root", str(tmp_path), "--run.name", "killed", *long]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint(tmp_path / "killed")["global_step"] < 3000
+    words = ["--run.name", "killed", "--resume", "auto", *long]
+    assert fit(tmp_path, *words) == 0
+    assert fit(tmp_path, "--run.name", "whole", *long) == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_resume_by_path_goes_on_in_the_same_folder(undisturbed, tmp_path):
+    fit(tmp_path, *intervene("SignalAt", step=33))
+    path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    assert fit(tmp_path, "--resume", str(path)) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny"]
+    assert same_weights(undisturbed, tmp_path / "tiny")
+
+
+def test_resume_auto_without_a_checkpoint_starts_afresh_and_says_so(tmp_path, capsys):
+    assert fit(tmp_path, "--resume", "auto", "--trainer.max_steps", "2") == 0
+    assert "starting afresh" in capsys.readouterr().err
+
+
+def test_longer_run_is_allowed_only_where_the_schedule_does_not_stretch(tmp_path, capsys):
+    constant = ["--model.lr_scheduler", "null"]
+    assert fit(tmp_path, *constant, "--run.name", "whole", "--trainer.max_steps", "80") == 0
+    assert fit(tmp_path, *constant) == 0
+    assert fit(tmp_path, *constant, "--resume", "auto", "--trainer.max_steps", "80") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "tiny")
+    assert fit(tmp_path, "--run.name", "one", "--trainer.max_steps", "5") == 0
+    words = ["--run.name", "one", "--resume", "auto", "--trainer.max_steps", "9"]
+    assert fit(tmp_path, *words) == 2
+    assert "trainer.max_steps 9 instead of 5" in capsys.readouterr().err
+
+
+def test_resume_with_other_settings_lists_them_and_changes_nothing(undisturbed, capsys):
+    before = (undisturbed / "metrics.csv").read_text()
+    words = ["--resume", "auto", "--model.width", "9", "--target.init_args.widths", "[2, 2]"]
+    assert fit(undisturbed.parent, *words) == 2
+    message = capsys.readouterr().err
+    assert "model.width 9 instead of 8" in message
+    assert "target.init_args.widths [2, 2] instead of [3, 2]" in message
+    assert message.count("\n") == 1
+    assert (undisturbed / "metrics.csv").read_text() == before
+
+
+def test_resume_elsewhere_is_one_warning(undisturbed, tmp_path, capsys):
+    fit(tmp_path, *intervene("SignalAt", step=33))
+    threads = torch.get_num_threads()
+    capsys.readouterr()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert fit(tmp_path, "--resume", "auto") == 0
+    finally:
+        torch.set_num_threads(threads)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert f"threads {threads + 1} instead of {threads}" in warnings[0]
+
+
+def test_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path, capsys
+):
+    assert fit(tmp_path, *intervene("PoisonAt", step=33)) == 3
+    assert "not finite" in capsys.readouterr().err
+    content = summary(tmp_path / "tiny")
+    assert content["status"] == "diverged"
+    kept = checkpoint(tmp_path / "tiny")
+    assert kept["global_step"] == 20
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_validation_that_is_not_finite_does_not_overwrite_a_good_checkpoint(tmp_path):
+    rare = ["--trainer.log_every_n_steps", "1000"]
+    assert fit(tmp_path, *rare, *intervene("PoisonAt", step=33)) == 3
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 20
+
+
+@pytest.mark.ddp
+def test_two_processes_see_the_global_batches_of_one(tmp_path):
+    words = [str(Path(sys.executable).with_name("bfc")), "fit", "-c", TINY]
+    words += ["--run.root", str(tmp_path), "--trainer.precision", "64-true"]
+    words += ["--trainer.strategy", "ddp"]
+    for devices in ("1", "2"):
+        done = subprocess.run(
+            [*words, "--run.name", devices, "--trainer.devices", devices],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    one, two = (checkpoint(tmp_path / name)["state_dict"] for name in ("1", "2"))
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], rtol=1e-10, atol=1e-12), name
+    scores = [summary(tmp_path / name)["metrics"]["val/nmse"] for name in ("1", "2")]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)

@@ -1,0 +1,284 @@
+"""The hierarchical target: formula, normalisation, moments, seeds."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from reference import standard_errors_off, target_layers, target_levels
+
+from bfc_lightning.inputs import Gaussian, GaussianMixture
+from bfc_lightning.seeds import generator
+from bfc_lightning.targets import HierarchicalTarget
+
+DENSE = [[0], [0, 1], [0, 1, 2]]
+CHAIN = [[0], [1], [2]]
+SKIPS = [[0], [0, 1], [0, 2]]
+
+
+@pytest.fixture(scope="module")
+def normalised():
+    """Three levels of ratio 0.5 on N(0, 1) in eight dimensions."""
+    return HierarchicalTarget(Gaussian(8), [4, 3, 2], seed=1)
+
+
+@pytest.fixture(scope="module")
+def on_mixture():
+    parts = [Gaussian(6, mean=0.7, condition_number=5.0, seed=1), Gaussian(6, mean=-0.4)]
+    law = GaussianMixture(parts, weights=[0.3, 0.7])
+    return HierarchicalTarget(law, [3, 2], sources=[[0], [1]], seed=2)
+
+
+@pytest.fixture(scope="module")
+def raw():
+    return HierarchicalTarget(Gaussian(6), [3, 2], level_scales=0.3, normalize=False, seed=3)
+
+
+def draw(law, num_samples, seed=0):
+    return law.sample(num_samples, generator(seed, "target test"))
+
+
+def by_hand(target, x):
+    """The reference's S, G and level outputs, from the target's own numbers."""
+    levels = range(1, target.depth + 1)
+    weights = {
+        (level, source): target.weight(level, source).numpy()
+        for level in levels
+        for source in target.sources[level - 1]
+    }
+    moments = {}
+    if target.normalize:
+        moments["means"] = [target.get_buffer(f"mean_{level}").numpy() for level in levels]
+        moments["stds"] = [target.get_buffer(f"std_{level}").numpy() for level in levels]
+    preactivations, features = target_layers(
+        x.numpy(), weights=weights, sources=target.sources, **moments
+    )
+    columns = target_levels(
+        features,
+        signs=[target.get_buffer(f"signs_{level}").tolist() for level in levels],
+        scales=target.level_scales,
+        normalize=target.normalize,
+    )
+    return preactivations, features, columns
+
+
+# The formula
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("sources", [DENSE, CHAIN, SKIPS])
+def test_target_is_the_slow_formula(sources, normalize):
+    law = Gaussian(6, mean=0.2, condition_number=4.0, seed=5)
+    target = HierarchicalTarget(
+        law,
+        [4, 3, 2],
+        level_scales=[1.0, 0.4, 0.3],
+        sources=sources,
+        singular_values=(0.5, 1.5),
+        normalize=normalize,
+        seed=7,
+    )
+    x = draw(law, 9)
+    preactivations, features, columns = by_hand(target, x)
+    for fast, slow in zip(target.preactivations(x), preactivations, strict=True):
+        np.testing.assert_allclose(fast.numpy(), slow, rtol=1e-12, atol=1e-12)
+    for fast, slow in zip(target.features(x), features, strict=True):
+        np.testing.assert_allclose(fast.numpy(), slow, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(target.level_outputs(x).numpy(), columns, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(target(x).numpy(), columns.sum(axis=1), rtol=1e-12, atol=1e-12)
+
+
+def test_raw_target_worked_by_hand():
+    # S_1 = 2 x_1 + x_2 = 5, G_1 = 25; S_2 = x_1 - x_2 + G_1 / 5 = 6, G_2 = 36; G = -25 + 0.5 * 36
+    target = HierarchicalTarget(
+        Gaussian(2),
+        [1, 1],
+        level_scales=0.5,
+        signs=[[-1], [1]],
+        normalize=False,
+        weights=[[[[2.0, 1.0]]], [[[1.0, -1.0]], [[0.2]]]],
+    )
+    x = torch.tensor([[2.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(target.level_outputs(x), x.new_tensor([[-25.0, 18.0]]))
+    torch.testing.assert_close(target(x), x.new_tensor([-7.0]))
+
+
+def test_raw_target_of_two_levels_is_a_polynomial_of_degree_four(raw):
+    # on a line through 0, fifth differences of a quartic vanish and fourth ones do not
+    direction = draw(raw.inputs, 1)
+    values = raw(torch.arange(-3.0, 4.0, dtype=torch.float64)[:, None] * direction)
+    assert float(torch.diff(values, n=5).abs().max()) < 1e-9
+    assert float(torch.diff(values, n=4).abs().max()) > 1e-2
+
+
+def test_chain_sees_only_what_its_first_layer_sees():
+    x = draw(Gaussian(6), 20)
+    answers = {}
+    for name, sources in (("chain", [[0], [1]]), ("dense", [[0], [0, 1]])):
+        target = HierarchicalTarget(Gaussian(6), [3, 2], sources=sources, seed=3)
+        first = target.weight(1, 0)
+        unseen = x - x @ first.T @ torch.linalg.inv(first @ first.T) @ first
+        answers[name] = (target(x) - target(x + 3 * unseen)).abs()
+    assert float(answers["chain"].max()) < 1e-11
+    assert float(answers["dense"].min()) > 1e-4
+
+
+def test_weight_of_a_layer_that_is_not_read_is_zero():
+    target = HierarchicalTarget(Gaussian(6), [4, 3, 2], sources=[[0], [1], [0, 2]], seed=1)
+    assert target.weight(2, 0).shape == (3, 6)
+    assert not target.weight(2, 0).any()
+    assert target.weight(3, 1).shape == (2, 4)
+    assert not target.weight(3, 1).any()
+    for level, source in ((1, 0), (2, 1), (3, 0), (3, 2)):
+        values = torch.linalg.svdvals(target.weight(level, source))
+        torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-12)
+
+
+def test_singular_values_of_every_weight_lie_in_the_range(normalised):
+    target = HierarchicalTarget(Gaussian(8), [4, 3, 2], singular_values=(0.5, 2.0), seed=1)
+    spread = []
+    for level, read in enumerate(DENSE, start=1):
+        for source in read:
+            values = torch.linalg.svdvals(target.weight(level, source))
+            assert float(values.min()) >= 0.5 - 1e-12
+            assert float(values.max()) <= 2.0 + 1e-12
+            spread.append(values)
+    assert float(torch.cat(spread).std()) > 0.2
+
+
+# Normalisation and moments
+
+
+@pytest.mark.parametrize("name", ["normalised", "on_mixture"])
+def test_normalised_features_have_mean_zero_and_variance_one_on_fresh_samples(name, request):
+    target = request.getfixturevalue(name)
+    x = draw(target.inputs, 2**15)
+    for level, feature in enumerate(target.features(x), start=1):
+        # the stored moments rest on 2^17 samples: they add half a standard error at n = 2^15
+        assert (standard_errors_off(feature, 0.0) < 5).all(), level
+        assert (standard_errors_off(feature**2, 1.0) < 5).all(), level
+        assert float((feature.std(dim=0) - 1).abs().max()) < 0.15
+
+
+def test_normalised_level_has_a_standard_deviation_of_about_its_scale(normalised):
+    stds = normalised.level_outputs(draw(normalised.inputs, 2**15)).std(dim=0)
+    ratios = stds / torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)
+    # level 1's features are independent here: exactly 1 but for sampling
+    assert abs(float(ratios[0]) - 1) < 0.03
+    assert float(ratios.min()) > 0.4
+    assert float(ratios.max()) < 1.6
+
+
+@pytest.mark.parametrize("name", ["normalised", "on_mixture", "raw"])
+def test_stored_moments_are_those_of_fresh_samples(name, request):
+    target = request.getfixturevalue(name)
+    values = target(draw(target.inputs, 2**15))
+    squares = (values - target.mean) ** 2
+    assert float(standard_errors_off(values, target.mean)) < 5
+    assert float(standard_errors_off(squares, target.variance)) < 5
+
+
+def test_moments_of_a_sum_of_squares_worked_by_hand():
+    # chi-squared with k = 4: mean 4, variance 8; on 2^17 samples standard errors 0.008 and 0.05
+    target = HierarchicalTarget(Gaussian(5), [4], signs="positive", normalize=False)
+    assert float(target.mean) == pytest.approx(4, abs=0.04)
+    assert float(target.variance) == pytest.approx(8, abs=0.25)
+
+
+# Seeds, signs, what a target is made of
+
+
+def everything(target):
+    return {name: tensor.clone() for name, tensor in target.named_buffers()}
+
+
+def test_same_seed_gives_the_same_target_and_another_seed_another():
+    def make(seed):
+        return everything(HierarchicalTarget(Gaussian(5), [4, 4], seed=seed))
+
+    first, again, other = make(4), make(4), make(5)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for name in ("input_weight", "weight_2", "variance", "mean_1", "std_2"):
+        assert not torch.allclose(first[name], other[name], rtol=1e-6), name
+
+
+def test_no_seed_is_seed_zero():
+    first = everything(HierarchicalTarget(Gaussian(4), [2], seed=None))
+    zero = everything(HierarchicalTarget(Gaussian(4), [2], seed=0))
+    assert all(torch.equal(first[name], zero[name]) for name in first)
+
+
+def test_target_does_not_touch_the_global_generator():
+    before = torch.get_rng_state()
+    HierarchicalTarget(Gaussian(4), [2], seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_state_dict_carries_the_whole_function(normalised):
+    other = HierarchicalTarget(Gaussian(8), [4, 3, 2], seed=2)
+    x = draw(normalised.inputs, 10)
+    assert not torch.allclose(other(x), normalised(x), rtol=1e-3)
+    other.load_state_dict(normalised.state_dict())
+    assert torch.equal(other(x), normalised(x))
+    assert torch.equal(other.mean, normalised.mean)
+    assert torch.equal(other.variance, normalised.variance)
+
+
+def test_target_has_nothing_to_train_and_is_kept_in_float64(normalised):
+    assert list(normalised.parameters()) == []
+    assert {tensor.dtype for tensor in normalised.buffers()} == {torch.float64}
+
+
+def test_target_in_float32_agrees_to_rounding():
+    target = HierarchicalTarget(Gaussian(8), [4, 3, 2], seed=1)
+    x = draw(target.inputs, 100)
+    exact = target(x)
+    rounded = target.to(torch.float32)(x.float())
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("signs", "positive"),
+    [("positive", True), ([[1, 1], [1]], True), ([[1, 1], [-1]], False), ([[-1, -1], [-1]], False)],
+)
+def test_positive_signs_are_recognised(signs, positive):
+    target = HierarchicalTarget(Gaussian(3), [2, 1], signs=signs, normalize=False)
+    assert target.has_positive_signs is positive
+
+
+def test_flipping_a_sign_flips_its_feature_only():
+    kept = HierarchicalTarget(Gaussian(4), [2, 2], signs=[[1, 1], [1, 1]], seed=1)
+    flipped = HierarchicalTarget(Gaussian(4), [2, 2], signs=[[1, -1], [1, 1]], seed=1)
+    x = draw(kept.inputs, 10)
+    expected = 2 * kept.features(x)[0][:, 1] / math.sqrt(2)
+    torch.testing.assert_close(kept(x) - flipped(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_presets_reach_the_target():
+    target = HierarchicalTarget(Gaussian(16), "theory", level_scales="theory", depth=3)
+    # 16^(1/2) = 4, then max(2, 2), max(2, 1.41); alpha = 1, 1/4, 1/4 * 1/2
+    assert target.widths == [4, 2, 2]
+    assert target.level_scales == (1.0, 0.25, 0.125)
+    assert target.depth == 3
+    assert target.input_dim == 16
+    assert target.level_outputs(draw(target.inputs, 5)).shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"widths": [5]}, "widths must not grow from input_dim = 4 upwards, got [5]."),
+        ({"widths": "theory"}, "depth must be given with widths: theory, got none."),
+        ({"depth": 3}, "depth must be the number of widths, 2, got 3."),
+        ({"level_scales": [1.0]}, "level_scales must hold one number for each of the 2 levels"),
+        ({"sources": [[0], [0]]}, "sources of layer 2 must hold 1, got [0]."),
+        ({"singular_values": (2.0, 1.0)}, "singular_values must be [s_min, s_max]"),
+        ({"signs": [[1, 1]]}, "signs must be lists of +1 and -1 of lengths [2, 2], got [[1, 1]]."),
+        ({"weights": []}, "weights must hold one matrix for each source of each layer"),
+    ],
+)
+def test_target_refuses(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        HierarchicalTarget(Gaussian(4), **{"widths": [2, 2], **arguments})

@@ -1,0 +1,234 @@
+"""From a user's words to the numbers of a hierarchical target."""
+
+import re
+
+import pytest
+import torch
+from scipy import stats
+
+from bfc_lightning.targets.specification import (
+    draw_weights,
+    read_weights,
+    resolve_scales,
+    resolve_signs,
+    resolve_sources,
+    resolve_widths,
+    theory_scales,
+    theory_widths,
+)
+
+DENSE = [[0], [0, 1], [0, 1, 2]]
+
+
+def refuses(message):
+    return pytest.raises(ValueError, match=re.escape(message))
+
+
+# Widths
+
+
+@pytest.mark.parametrize(
+    ("input_dim", "widths"),
+    [
+        (64, [8, 3, 2]),  # 8, 2.83, 1.68
+        (256, [16, 4, 2]),  # 16, 4, 2
+        (1000, [32, 6, 2]),  # 31.6, 5.62, 2.37
+        (4, [2, 2, 2]),  # 2, 1.41, 1.19
+    ],
+)
+def test_theory_widths_worked_by_hand(input_dim, widths):
+    assert theory_widths(input_dim, 3) == widths
+    assert resolve_widths("theory", input_dim=input_dim, depth=3) == widths
+    assert resolve_widths("theory", input_dim=input_dim, depth=1) == widths[:1]
+
+
+def test_listed_widths_are_taken_as_they_are():
+    assert resolve_widths([5, 5, 1], input_dim=5, depth=None) == [5, 5, 1]
+    assert resolve_widths([5, 2], input_dim=9, depth=2) == [5, 2]
+
+
+@pytest.mark.parametrize(
+    ("widths", "depth", "message"),
+    [
+        ("theory", None, "depth must be given with widths: theory, got none."),
+        ("theory", 0, "depth must be at least 1, got 0."),
+        ("wide", 2, "widths must be 'theory' or a list of numbers, got 'wide'."),
+        ([], None, "widths must name at least one layer, got []."),
+        ([3, 0], None, "widths must all be at least 1, got [3, 0]."),
+        ([9], None, "widths must not grow from input_dim = 8 upwards, got [9]."),
+        ([3, 4], None, "widths must not grow from input_dim = 8 upwards, got [3, 4]."),
+        ([4, 2], 3, "depth must be the number of widths, 2, got 3."),
+    ],
+)
+def test_widths_refused(widths, depth, message):
+    with refuses(message):
+        resolve_widths(widths, input_dim=8, depth=depth)
+
+
+def test_theory_widths_are_refused_in_one_dimension():
+    with refuses("widths must not grow from input_dim = 1 upwards, got [2]."):
+        resolve_widths("theory", input_dim=1, depth=1)
+
+
+# Scales
+
+
+def test_theory_scales_worked_by_hand():
+    # d = 256: divided by 256^(1/2) = 16, then by 256^(1/4) = 4, then by 256^(1/8) = 2
+    assert theory_scales(256, 4) == [1.0, 1 / 16, 1 / 64, 1 / 128]
+    assert resolve_scales("theory", input_dim=256, depth=4) == [1.0, 1 / 16, 1 / 64, 1 / 128]
+
+
+def test_ratio_gives_its_powers_and_a_list_itself():
+    assert resolve_scales(0.5, input_dim=8, depth=3) == [1.0, 0.5, 0.25]
+    assert resolve_scales(1, input_dim=8, depth=2) == [1.0, 1.0]
+    assert resolve_scales([2, 0.1], input_dim=8, depth=2) == [2.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ("practice", "level_scales must be 'theory', a ratio or a list, got 'practice'."),
+        (
+            [1.0, 0.5, 0.1],
+            "level_scales must hold one number for each of the 2 levels, got 3: [1.0, 0.5, 0.1].",
+        ),
+        ([1.0, 0.0], "level_scales must all be positive, got [1.0, 0.0]."),
+        (-0.5, "level_scales must all be positive, got -0.5."),
+        (0.0, "level_scales must all be positive, got 0.0."),
+    ],
+)
+def test_scales_refused(scales, message):
+    with refuses(message):
+        resolve_scales(scales, input_dim=8, depth=2)
+
+
+# Sources
+
+
+def test_every_layer_reads_all_lower_ones_by_default():
+    assert resolve_sources(None, depth=3) == DENSE
+
+
+def test_listed_sources_are_sorted():
+    assert resolve_sources([[0], [1], [2, 0]], depth=3) == [[0], [1], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([[0]], "sources must hold one list for each of the 2 layers, got 1."),
+        ([[0], [0]], "sources of layer 2 must hold 1, got [0]."),
+        ([[0], []], "sources of layer 2 must hold 1, got []."),
+        ([[0], [1, 2]], "sources of layer 2 must be different layers below it, got [1, 2]."),
+        ([[0], [1, 1]], "sources of layer 2 must be different layers below it, got [1, 1]."),
+        ([[-1, 0], [1]], "sources of layer 1 must be different layers below it, got [-1, 0]."),
+    ],
+)
+def test_sources_refused(sources, message):
+    with refuses(message):
+        resolve_sources(sources, depth=2)
+
+
+# Signs
+
+
+def test_positive_and_listed_signs():
+    assert [row.tolist() for row in resolve_signs("positive", widths=[3, 1], seed=0)] == [
+        [1.0, 1.0, 1.0],
+        [1.0],
+    ]
+    listed = resolve_signs([[1, -1], [-1]], widths=[2, 1], seed=0)
+    assert [row.tolist() for row in listed] == [[1.0, -1.0], [-1.0]]
+    assert all(row.dtype == torch.float64 for row in listed)
+
+
+def test_random_signs_are_fair_coins_of_their_seed():
+    first, second = resolve_signs("random", widths=[2000, 2000], seed=5)
+    for row in (first, second):
+        assert set(row.tolist()) == {-1.0, 1.0}
+        assert stats.binomtest(int((row > 0).sum()), 2000).pvalue > 1e-3
+    assert stats.binomtest(int((first == second).sum()), 2000).pvalue > 1e-3
+    assert torch.equal(first, resolve_signs("random", widths=[2000], seed=5)[0])
+    assert not torch.equal(first, resolve_signs("random", widths=[2000], seed=6)[0])
+
+
+@pytest.mark.parametrize(
+    ("signs", "message"),
+    [
+        ("negative", "signs must be 'random', 'positive' or lists, got 'negative'."),
+        ([[1, 1]], "signs must be lists of +1 and -1 of lengths [2, 1], got [[1, 1]]."),
+        ([[1], [1]], "signs must be lists of +1 and -1 of lengths [2, 1], got [[1], [1]]."),
+        ([[1, 0], [1]], "signs must be lists of +1 and -1 of lengths [2, 1], got [[1, 0], [1]]."),
+    ],
+)
+def test_signs_refused(signs, message):
+    with refuses(message):
+        resolve_signs(signs, widths=[2, 1], seed=0)
+
+
+# Weights
+
+
+def test_weights_are_drawn_for_every_source_and_nothing_else():
+    weights = draw_weights([6, 4, 3, 2], [[0], [1], [0, 2]], singular_values=(1.0, 1.0), seed=0)
+    assert {key: tuple(matrix.shape) for key, matrix in weights.items()} == {
+        (1, 0): (4, 6),
+        (2, 1): (3, 4),
+        (3, 0): (2, 6),
+        (3, 2): (2, 3),
+    }
+
+
+def test_unit_singular_values_give_orthonormal_rows():
+    for matrix in draw_weights([6, 6, 4, 2], DENSE, singular_values=(1.0, 1.0), seed=1).values():
+        eye = torch.eye(len(matrix), dtype=torch.float64)
+        torch.testing.assert_close(matrix @ matrix.T, eye, rtol=0, atol=1e-12)
+
+
+def test_singular_values_are_uniform_in_their_range():
+    weights = draw_weights([300, 200], [[0]], singular_values=(0.5, 2.0), seed=1)
+    values = torch.linalg.svdvals(weights[1, 0])
+    assert float(values.min()) >= 0.5 - 1e-12
+    assert float(values.max()) <= 2.0 + 1e-12
+    # n = 200, p above 1e-3
+    assert stats.kstest(values.numpy(), stats.uniform(0.5, 1.5).cdf).pvalue > 1e-3
+
+
+def test_frames_are_drawn_anew_for_every_matrix_and_seed():
+    drawn = [
+        draw_weights([4, 4, 4], [[0], [0, 1]], singular_values=(1.0, 1.0), seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    assert all(torch.equal(drawn[0][key], drawn[1][key]) for key in drawn[0])
+    matrices = [*drawn[0].values(), *drawn[2].values()]
+    for position, matrix in enumerate(matrices):
+        for other in matrices[:position]:
+            assert float((matrix - other).norm()) > 0.5
+
+
+@pytest.mark.parametrize("pair", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
+def test_singular_values_refused(pair):
+    message = f"singular_values must be [s_min, s_max] with 0 < s_min <= s_max, got {list(pair)}."
+    with refuses(message):
+        draw_weights([2, 2], [[0]], singular_values=pair, seed=0)
+
+
+def test_read_weights_belong_to_the_sources_in_their_order():
+    weights = [[[[1.0, 2.0]]], [[[3.0, 4.0]], [[5.0]]]]
+    read = read_weights(weights, [2, 1, 1], [[0], [0, 1]])
+    assert {key: matrix.tolist() for key, matrix in read.items()} == {
+        (1, 0): [[1.0, 2.0]],
+        (2, 0): [[3.0, 4.0]],
+        (2, 1): [[5.0]],
+    }
+
+
+def test_read_weights_refused():
+    with refuses(
+        "weights must hold one matrix for each source of each layer, [[0], [1]], "
+        "got [1, 2] matrices."
+    ):
+        read_weights([[[[1.0]]], [[[1.0]], [[1.0]]]], [1, 1, 1], [[0], [1]])
+    with refuses("weights of layer 2 on layer 1 must have shape (1, 2), got (2, 1)."):
+        read_weights([[[[1.0], [0.0]]], [[[1.0], [1.0]]]], [1, 2, 1], [[0], [1]])

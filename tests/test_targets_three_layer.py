@@ -1,0 +1,193 @@
+"""The three-layer line: links, single index, quadratic feature, depth separation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference import standard_errors_off
+from scipy import stats
+
+from bfc_lightning.inputs import Gaussian, haar_orthogonal
+from bfc_lightning.seeds import generator
+from bfc_lightning.targets import DepthSeparation, QuadraticFeature, SingleIndex, base
+from bfc_lightning.targets.three_layer import link
+
+
+def draw(target, num_samples, seed=0):
+    return target.inputs.sample(num_samples, generator(seed, "three-layer test"))
+
+
+# Links
+
+
+def test_hermite_links_are_orthonormal_under_a_gaussian():
+    # Gauss-Hermite quadrature with ten nodes is exact up to degree 19.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(10)
+    weights = torch.from_numpy(weights / weights.sum())
+    z = torch.from_numpy(nodes)
+    basis = torch.stack([torch.ones_like(z), z, link("hermite_2", z), link("hermite_3", z)])
+    gram = (basis * weights) @ basis.T
+    torch.testing.assert_close(gram, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_links_worked_by_hand():
+    z = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)
+    expected = {
+        "relu": [0.0, 0.0, 3.0],
+        "hermite_2": [3 / math.sqrt(2), -1 / math.sqrt(2), 8 / math.sqrt(2)],
+        "hermite_3": [-2 / math.sqrt(6), 0.0, 18 / math.sqrt(6)],
+        "tanh": [math.tanh(-2), 0.0, math.tanh(3)],
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(link(name, z), z.new_tensor(values), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("make", [SingleIndex, QuadraticFeature])
+def test_unknown_link_is_refused(make):
+    message = r"link must be relu, hermite_2, hermite_3 or tanh, got 'hermite_4'\."
+    with pytest.raises(ValueError, match=message):
+        make(Gaussian(2), link="hermite_4")
+
+
+# Single index
+
+
+@pytest.fixture(scope="module")
+def single():
+    return SingleIndex(Gaussian(6), seed=1)
+
+
+def test_single_index_is_its_formula(single):
+    x = draw(single, 20)
+    expected = [(float(row @ single.direction) ** 2 - 1) / math.sqrt(2) for row in x]
+    torch.testing.assert_close(single(x), x.new_tensor(expected), rtol=1e-12, atol=1e-12)
+    assert float(single.direction.norm()) == pytest.approx(1, abs=1e-14)
+
+
+def test_hermite_single_index_is_centred_with_variance_one(single):
+    # kurtosis 15: on 2^17 samples the standard errors are 0.003 and 0.01
+    assert float(single.mean) == pytest.approx(0, abs=0.015)
+    assert float(single.variance) == pytest.approx(1, abs=0.05)
+
+
+def test_directions_are_uniform_on_the_sphere(monkeypatch):
+    monkeypatch.setattr(base, "MOMENT_SAMPLES", base._CHUNK)  # the moments do not matter here
+    drawn = torch.stack([SingleIndex(Gaussian(3), seed=seed).direction for seed in range(300)])
+    for coordinate in drawn.T:
+        # uniform on [-1, 1] (Archimedes); n = 300
+        assert stats.kstest(coordinate.numpy(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+
+
+# Quadratic feature
+
+
+@pytest.fixture(scope="module")
+def quadratic():
+    return QuadraticFeature(Gaussian(6), seed=1)
+
+
+def test_quadratic_feature_is_its_formula(quadratic):
+    x = draw(quadratic, 20)
+    a = quadratic.form
+    forms = [sum(float(r[i] * a[i, j] * r[j]) for i in range(6) for j in range(6)) for r in x]
+    expected = [max(form, 0.0) for form in forms]
+    torch.testing.assert_close(quadratic(x), x.new_tensor(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_form_is_symmetric_without_trace_and_of_norm_one_half(quadratic):
+    form = quadratic.form
+    assert torch.equal(form, form.T)
+    assert abs(float(form.trace())) < 1e-14
+    assert float(form.square().sum()) == pytest.approx(0.5, abs=1e-14)
+
+
+def test_quadratic_form_is_centred_with_variance_one(quadratic):
+    x = draw(quadratic, 2**15)
+    forms = ((x @ quadratic.form) * x).sum(dim=1)
+    assert float(standard_errors_off(forms, 0.0)) < 5
+    assert float(standard_errors_off(forms**2, 1.0)) < 5
+
+
+def test_form_entries_have_the_law_of_a_symmetric_gaussian(monkeypatch):
+    # off the diagonal: alike in law; on it: twice the variance, less the trace's share
+    monkeypatch.setattr(base, "MOMENT_SAMPLES", base._CHUNK)
+    forms = torch.stack([QuadraticFeature(Gaussian(4), seed=seed).form for seed in range(300)])
+    assert stats.ks_2samp(forms[:, 0, 1].numpy(), forms[:, 2, 3].numpy()).pvalue > 1e-3
+    assert (standard_errors_off(forms.reshape(300, -1).numpy(), 0.0) < 5).all()
+    # E |diagonal|^2 : E |rest|^2 = 2 (d - 1) : d (d - 1) = 1 : 2 at d = 4
+    share = forms.diagonal(dim1=1, dim2=2).square().sum(dim=1)
+    assert float(standard_errors_off(share, 0.5 / 3)) < 5
+
+
+def test_quadratic_feature_in_one_dimension_is_refused():
+    with pytest.raises(ValueError, match=r"input_dim must be at least 2, got 1\."):
+        QuadraticFeature(Gaussian(1))
+
+
+# Depth separation
+
+
+@pytest.fixture(scope="module")
+def separation():
+    return DepthSeparation(Gaussian(6), seed=1)
+
+
+def test_depth_separation_is_its_formula(separation):
+    u = separation.block * math.sqrt(6 / 2)
+    torch.testing.assert_close(u @ u.T, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-13)
+    a = torch.zeros(6, 6, dtype=torch.float64)
+    a[:3, 3:] = u / math.sqrt(12)
+    a[3:, :3] = u.T / math.sqrt(12)
+    x = draw(separation, 20)
+    expected = [max(float(row @ a @ row), 0.0) - float(separation.offset) for row in x]
+    torch.testing.assert_close(separation(x), x.new_tensor(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_depth_separation_is_centred(separation):
+    assert float(separation.mean) == 0
+    assert float(separation.offset) > 0.2
+    values = separation(draw(separation, 2**15))
+    # the offset rests on 2^17 samples of its own: half a standard error more
+    assert float(standard_errors_off(values, 0.0)) < 5
+    assert float(standard_errors_off(values**2, separation.variance)) < 5
+
+
+def test_form_of_the_depth_separation_has_variance_one(separation):
+    x = draw(separation, 2**15)
+    forms = ((x[:, :3] @ separation.block) * x[:, 3:]).sum(dim=1)
+    assert float(standard_errors_off(forms, 0.0)) < 5
+    assert float(standard_errors_off(forms**2, 1.0)) < 5
+
+
+def test_block_is_drawn_from_the_haar_measure_of_its_seed(separation):
+    expected = haar_orthogonal(3, generator(1, "block")) * math.sqrt(1 / 3)
+    torch.testing.assert_close(separation.block, expected, rtol=1e-14, atol=1e-15)
+
+
+def test_odd_dimension_is_refused():
+    with pytest.raises(ValueError, match=r"input_dim must be even, got 5\."):
+        DepthSeparation(Gaussian(5))
+
+
+# What they share
+
+
+@pytest.mark.parametrize("name", ["single", "quadratic", "separation"])
+def test_target_without_layers_is_one_level_of_a_depth_of_two(name, request):
+    target = request.getfixturevalue(name)
+    x = draw(target, 10)
+    assert torch.equal(target.level_outputs(x), target(x)[:, None])
+    assert target.level_scales == (1.0,)
+    assert target.depth == 2
+    assert target.has_positive_signs is False
+
+
+@pytest.mark.parametrize("make", [SingleIndex, QuadraticFeature, DepthSeparation])
+def test_same_seed_gives_the_same_target_and_another_seed_another(make):
+    first, again, other = make(Gaussian(4), seed=2), make(Gaussian(4), seed=2), make(Gaussian(4))
+    x = draw(first, 10)
+    assert torch.equal(first(x), again(x))
+    assert torch.equal(first.variance, again.variance)
+    assert not torch.allclose(first(x), other(x), rtol=1e-3)
+    assert torch.equal(other(x), make(Gaussian(4), seed=0)(x))
