@@ -19,6 +19,9 @@ from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
 
+# A short memory for squared gradients: they fall by orders of magnitude within a run.
+default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.95))
+
 T = TypeVar("T", int, float)
 LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
 
@@ -61,9 +64,7 @@ class HierarchicalLearner(LightningModule):
         regularization: float | list[float] = 0.0,
         temperature: float = 0.25,
         final_temperature: float | None = None,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
-            parameters, lr=7e-3, betas=(0.9, 0.95)
-        ),
+        optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = OneCycle,
         seed: int | None = None,
     ) -> None:

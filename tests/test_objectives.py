@@ -73,7 +73,9 @@ def test_penalty_is_the_sum_over_all_weights(coefficients):
         for source in range(level)
     }
     expected = penalty(blocks, coefficients)
-    assert float(weight_penalty(network, coefficients)) == pytest.approx(expected, rel=1e-12)
+    assert float(weight_penalty(network, coefficients).detach()) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_penalty_pulls_on_weights_only():

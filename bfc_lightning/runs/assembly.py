@@ -4,6 +4,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.inputs import InputLaw
 from bfc_lightning.labels import Labels
+from bfc_lightning.module import default_optimizer
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target
 
@@ -20,7 +21,9 @@ def add_problem_arguments(parser: ArgumentParser) -> None:
     parser.add_subclass_arguments(InputLaw, "inputs", help="The law of x.", required=True)
     parser.add_subclass_arguments(Labels, "labels", help="Regression or classification.")
     parser.add_subclass_arguments(Target, "target", help="What is to be learned.", required=True)
-    parser.set_defaults({"labels": {"class_path": "bfc_lightning.labels.Regression"}})
+    adam = {"class_path": "torch.optim.Adam", "init_args": default_optimizer.keywords}
+    regression = {"class_path": "bfc_lightning.labels.Regression"}
+    parser.set_defaults({"labels": regression, "model.optimizer": adam})
     parser.link_arguments("inputs", "labels.init_args.inputs", apply_on="instantiate")
     parser.link_arguments(
         "labels", "target.init_args.inputs", compute_fn=_target_law, apply_on="instantiate"

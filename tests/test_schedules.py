@@ -1,0 +1,204 @@
+"""Learning-rate schedules."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
+
+from bfc_lightning.schedules import OneCycle, make_schedule, open_length
+
+
+def optimizer(lr=0.5, kind=torch.optim.SGD, **given):
+    return kind([torch.nn.Parameter(torch.ones(1))], lr=lr, **given)
+
+
+def rates(schedule, num_steps):
+    """The rate that each of the first `num_steps` optimiser steps uses."""
+    used = []
+    for _ in range(num_steps):
+        used.append(schedule.optimizer.param_groups[0]["lr"])
+        schedule.optimizer.step()
+        schedule.step()
+    return used
+
+
+def instantiate(scheduler_class, sgd, **given):
+    """What jsonargparse puts between a user's `class_path` and the class."""
+    return scheduler_class(sgd, **given)
+
+
+# One cycle
+
+
+def test_one_cycle_worked_by_hand():
+    # 21 steps, p = step/20: start, half-way up (p = 0.15), peak (0.3), half-way down (0.65), end
+    used = rates(OneCycle(optimizer(), total_steps=21), 21)
+    assert used[0] == pytest.approx(0.5 * 0.04, rel=1e-12)
+    assert used[3] == pytest.approx(0.5 * (1 + 0.04) / 2, rel=1e-12)
+    assert used[6] == pytest.approx(0.5, rel=1e-12)
+    assert used[13] == pytest.approx(0.5 * (1 + 4e-6) / 2, rel=1e-12)
+    assert used[20] == pytest.approx(0.5 * 4e-6, rel=1e-9)
+
+
+def test_one_cycle_rises_to_its_peak_then_falls():
+    used = rates(OneCycle(optimizer(), total_steps=21), 21)
+    assert all(before < after for before, after in zip(used[:6], used[1:7], strict=True))
+    assert all(before > after for before, after in zip(used[6:-1], used[7:], strict=True))
+
+
+def test_one_cycle_takes_its_factors():
+    schedule = OneCycle(
+        optimizer(lr=2.0), total_steps=5, warmup_fraction=0.5, start_factor=0.5, final_factor=0.1
+    )
+    # p = 0, 1/4, 1/2, 3/4, 1
+    assert rates(schedule, 5) == pytest.approx([1.0, 1.5, 2.0, 1.1, 0.2], rel=1e-12)
+
+
+def test_one_cycle_without_warmup_starts_at_its_peak():
+    schedule = OneCycle(optimizer(), total_steps=3, warmup_fraction=0.0, final_factor=0.2)
+    assert rates(schedule, 3) == pytest.approx([0.5, 0.3, 0.1], rel=1e-12)
+
+
+def test_one_cycle_stays_at_its_end_beyond_it():
+    schedule = OneCycle(optimizer(), total_steps=4, final_factor=0.01)
+    assert rates(schedule, 7)[3:] == pytest.approx([0.005] * 4, rel=1e-12)
+
+
+def test_one_cycle_of_one_step_has_a_finite_rate():
+    assert rates(OneCycle(optimizer(), total_steps=1), 1) == pytest.approx([0.02], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "kept"),
+    [
+        (torch.optim.SGD, {}, ("momentum", 0)),
+        (torch.optim.SGD, {"momentum": 0.8}, ("momentum", 0.8)),
+        (torch.optim.Adam, {}, ("betas", (0.9, 0.999))),
+    ],
+)
+def test_one_cycle_leaves_the_momentum_alone(kind, given, kept):
+    stepped = optimizer(kind=kind, **given)
+    used = rates(OneCycle(stepped, total_steps=11), 11)
+    assert max(used) == pytest.approx(0.5, rel=1e-12)
+    name, value = kept
+    assert stepped.param_groups[0][name] == value
+
+
+def test_one_cycle_scales_every_group_by_its_own_peak():
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.1, 1.0)]
+    schedule = OneCycle(torch.optim.SGD(groups), total_steps=5)
+    assert [group["lr"] for group in schedule.optimizer.param_groups] == pytest.approx([
+        0.004,
+        0.04,
+    ])
+
+
+def test_one_cycle_resumes_where_it_stopped():
+    whole = rates(OneCycle(optimizer(), total_steps=9), 9)
+    first = OneCycle(optimizer(), total_steps=9)
+    rates(first, 4)
+    second = OneCycle(optimizer(), total_steps=9)
+    second.load_state_dict(first.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert rates(second, 5) == pytest.approx(whole[4:], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"total_steps": None}, "total_steps must be at least 1, got None."),
+        ({"total_steps": 0}, "total_steps must be at least 1, got 0."),
+        ({"warmup_fraction": 1.0}, "warmup_fraction must lie in [0, 1), got 1.0."),
+        ({"warmup_fraction": -0.1}, "warmup_fraction must lie in [0, 1), got -0.1."),
+        (
+            {"start_factor": 0.0},
+            "start_factor and final_factor must be positive, got 0.0 and 4e-06.",
+        ),
+        (
+            {"final_factor": -1.0},
+            "start_factor and final_factor must be positive, got 0.04 and -1.0.",
+        ),
+    ],
+)
+def test_one_cycle_refuses(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OneCycle(optimizer(), **{"total_steps": 10, **arguments})
+
+
+# Factories
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        (OneCycle, "total_steps"),
+        (OneCycleLR, "total_steps"),
+        (CosineAnnealingLR, "T_max"),
+        (LinearLR, "total_iters"),
+        (StepLR, None),
+        (partial(OneCycle, warmup_fraction=0.1), "total_steps"),
+        (partial(OneCycle, total_steps=7), None),
+        (partial(OneCycle, total_steps=None), "total_steps"),
+        (partial(CosineAnnealingLR, T_max=7), None),
+        (partial(instantiate, OneCycle, warmup_fraction=0.1), "total_steps"),
+        (partial(instantiate, CosineAnnealingLR, T_max=7), None),
+        (lambda sgd: StepLR(sgd, 3), None),
+    ],
+)
+def test_open_length_is_the_argument_that_nobody_has_set(factory, name):
+    assert open_length(factory) == name
+
+
+def test_one_cycle_gets_the_length_of_the_run():
+    for factory in (
+        partial(OneCycle, start_factor=0.1),
+        partial(instantiate, OneCycle, start_factor=0.1),
+    ):
+        used = rates(make_schedule(factory, optimizer(), total_steps=11), 11)
+        assert used[0] == pytest.approx(0.05, rel=1e-12)
+        assert used[3] == pytest.approx(0.5, rel=1e-12)
+        assert used[-1] == pytest.approx(0.5 * 4e-6, rel=1e-9)
+
+
+def test_length_that_is_given_is_kept():
+    schedule = make_schedule(partial(OneCycle, total_steps=5), optimizer(), total_steps=100)
+    assert schedule.total_steps == 5
+
+
+def test_torch_s_one_cycle_gets_the_length_of_the_run():
+    factory = partial(OneCycleLR, max_lr=2.0)
+    used = rates(make_schedule(factory, optimizer(momentum=0.9), total_steps=10), 9)
+    # peak at step 0.3 * 10 - 1
+    assert used[2] == pytest.approx(2.0, rel=1e-12)
+    assert used[0] == pytest.approx(2.0 / 25, rel=1e-12)
+
+
+def test_torch_s_cosine_gets_the_length_of_the_run():
+    used = rates(make_schedule(CosineAnnealingLR, optimizer(), total_steps=10), 11)
+    # half-way down after half of the run, 0 at its end
+    assert used[0] == 0.5
+    assert used[5] == pytest.approx(0.25, rel=1e-12)
+    assert used[10] == pytest.approx(0, abs=1e-12)
+
+
+def test_schedule_with_a_length_of_its_own_is_left_alone():
+    factory = partial(StepLR, step_size=2, gamma=0.1)
+    used = rates(make_schedule(factory, optimizer(), total_steps=1000), 5)
+    assert used == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "factory", [ReduceLROnPlateau, partial(instantiate, ReduceLROnPlateau, patience=3)]
+)
+def test_schedule_that_follows_a_metric_is_refused(factory):
+    message = "lr_scheduler must follow the steps, got ReduceLROnPlateau."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_schedule(factory, optimizer(), total_steps=10)

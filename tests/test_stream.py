@@ -1,0 +1,260 @@
+"""The sample stream: the same batch for whoever asks, and no sample twice."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from bfc_lightning.inputs import Gaussian
+from bfc_lightning.labels import Classification, Regression
+from bfc_lightning.stream import FiniteStream, SampleStream, check_batch_size
+from bfc_lightning.targets import Target
+
+
+class Linear(Target):
+    """G(x) = x_1 + 2 x_2; its moments are known, so that it costs nothing."""
+
+    def __init__(self, inputs):
+        super().__init__(inputs)
+        self.variance.fill_(5.0)
+
+    def forward(self, x):
+        return x[:, 0] + 2 * x[:, 1]
+
+
+def stream(seed=0, num_shards=4, noise_std=0.5):
+    law = Gaussian(3)
+    return SampleStream(
+        Linear(law), Regression(law, noise_std=noise_std), seed=seed, num_shards=num_shards
+    )
+
+
+def same(one, other):
+    return all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+def joined(batches):
+    return [torch.cat(column) for column in zip(*batches, strict=True)]
+
+
+def correlation(one, other):
+    return abs(np.corrcoef(one.flatten().numpy(), other.flatten().numpy())[0, 1])
+
+
+def num_different_rows(*inputs):
+    return len(torch.unique(torch.cat(inputs), dim=0))
+
+
+# Fresh samples
+
+
+def test_batch_holds_inputs_signal_and_noisy_labels():
+    x, labels, signal = stream().batch("train", 3, 4000)
+    assert x.shape == (4000, 3)
+    torch.testing.assert_close(signal, x[:, 0] + 2 * x[:, 1])
+    noise = (labels - signal) / (0.5 * 5**0.5)
+    # n = 4000: standard errors 0.016 and 0.011
+    assert abs(float(noise.mean())) < 0.08
+    assert float(noise.std()) == pytest.approx(1, abs=0.06)
+
+
+def test_classification_batch_holds_classes():
+    labels = Classification(Gaussian(3))
+    _, classes, signal = SampleStream(Linear(labels.target_law), labels).batch("train", 0, 64)
+    assert torch.equal(classes, (signal >= 0).double())
+    assert set(classes.tolist()) == {0.0, 1.0}
+
+
+def test_labels_are_noise_free_regression_by_default():
+    target = Linear(Gaussian(3))
+    x, labels, signal = SampleStream(target).batch("val", 0, 8)
+    assert torch.equal(labels, target(x))
+    assert torch.equal(signal, target(x))
+
+
+def test_batch_is_a_pure_function_of_what_is_asked_for():
+    requests = [("train", 0), ("train", 7), ("val", 0), ("test", 7), ("train", 123456)]
+    one, other = stream(), stream()
+    first = [one.batch(split, index, 16) for split, index in requests]
+    again = [one.batch(split, index, 16) for split, index in reversed(requests)][::-1]
+    elsewhere = [other.batch(split, index, 16) for split, index in requests]
+    for batch, repeated, foreign in zip(first, again, elsewhere, strict=True):
+        assert same(batch, repeated)
+        assert same(batch, foreign)
+
+
+def test_batch_neither_reads_nor_moves_the_global_generator():
+    before = torch.get_rng_state()
+    first = stream().batch("train", 0, 16)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(5)
+    assert same(first, stream().batch("train", 0, 16))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_ranks_together_draw_the_global_batch_and_no_sample_twice(num_ranks):
+    whole = stream().batch("train", 5, 32)
+    ranks = [stream().batch("train", 5, 32, range(r, 4, num_ranks)) for r in range(num_ranks)]
+    shards = [None] * 4
+    for rank, batch in enumerate(ranks):
+        pieces = [column.split(8) for column in batch]
+        for position, shard in enumerate(range(rank, 4, num_ranks)):
+            shards[shard] = [column[position] for column in pieces]
+    assert same(whole, joined(shards))
+    assert num_different_rows(*(batch.inputs for batch in ranks)) == 32
+
+
+def test_shards_come_in_the_order_asked_for():
+    one = stream().batch("train", 0, 16, [2])
+    two = stream().batch("train", 0, 16, [0])
+    assert same(stream().batch("train", 0, 16, [2, 0]), joined([one, two]))
+
+
+def test_shards_batches_splits_and_seeds_are_independent():
+    size = 4 * 2000
+    drawn = {
+        **{f"shard {s}": stream().batch("train", 0, size, [s]).inputs for s in range(4)},
+        **{f"batch {i}": stream().batch("train", i, size, [0]).inputs for i in (1, 2, 256, 2**20)},
+        **{
+            name: stream().batch(name, 0, size, [0]).inputs
+            for name in ("train_set", "val", "test", "predict", "measure")
+        },
+        **{f"seed {n}": stream(seed=n).batch("train", 0, size, [0]).inputs for n in (1, 2, -1)},
+    }
+    for (one, left), (other, right) in itertools.combinations(drawn.items(), 2):
+        # n = 6000 and 120 pairs: the correlation has standard deviation 0.013
+        assert correlation(left, right) < 0.06, (one, other)
+        assert correlation(left.abs(), right.abs()) < 0.06, (one, other)
+    assert num_different_rows(*drawn.values()) == 2000 * len(drawn)
+
+
+def test_inputs_and_noise_of_a_batch_are_independent():
+    x, labels, signal = stream().batch("train", 0, 8000)
+    for column in x.T:
+        # n = 8000: standard deviation 0.011
+        assert correlation(column, labels - signal) < 0.05
+
+
+def test_seed_zero_is_a_seed_like_any_other():
+    assert not same(stream(seed=0).batch("val", 0, 8), stream(seed=1).batch("val", 0, 8))
+    assert same(stream(seed=0).batch("val", 0, 8), stream().batch("val", 0, 8))
+
+
+def test_stream_follows_its_target_s_dtype():
+    law = Gaussian(3).to(torch.float32)
+    batch = SampleStream(Linear(law).to(torch.float32)).batch("train", 0, 8)
+    assert {column.dtype for column in batch} == {torch.float32}
+
+
+def test_stream_ends_where_its_seeds_do():
+    assert stream().batch("train", 2**30 - 1, 4).inputs.shape == (4, 3)
+    with pytest.raises(ValueError, match=r"counter must lie in \[0, 2\^32\), got 4294967296\."):
+        stream().batch("train", 2**30, 4)
+
+
+# A fixed training set
+
+
+def finite(num_samples, num_shards=2, seed=0):
+    return FiniteStream(stream(seed=seed, num_shards=num_shards), num_samples)
+
+
+def visited(fixed, batch):
+    """Which samples of the set a batch holds, checking that labels stay with their inputs."""
+    rows = []
+    for x, label, signal in zip(*batch, strict=True):
+        (row,) = torch.nonzero((fixed.train_set.inputs == x).all(dim=1))[:, 0].tolist()
+        assert label == fixed.train_set.labels[row]
+        assert signal == fixed.train_set.signal[row]
+        rows.append(row)
+    return rows
+
+
+def test_every_pass_visits_each_sample_once_with_batches_running_across_passes():
+    fixed = finite(10)
+    rows = [row for index in range(10) for row in visited(fixed, fixed.batch("train", index, 4))]
+    passes = [rows[start : start + 10] for start in range(0, 40, 10)]
+    for seen in passes:
+        assert sorted(seen) == list(range(10))
+    assert len({tuple(seen) for seen in passes}) == 4
+
+
+def test_batch_larger_than_the_set_holds_whole_passes():
+    fixed = finite(3)
+    rows = visited(fixed, fixed.batch("train", 1, 6))
+    assert sorted(rows[:3]) == [0, 1, 2]
+    assert sorted(rows[3:]) == [0, 1, 2]
+
+
+def test_finite_batch_is_a_pure_function_of_its_index():
+    fixed, other = finite(10), finite(10)
+    indices = [0, 50, 3, 7, 2, 0]
+    first = {index: fixed.batch("train", index, 4) for index in indices}
+    for index in sorted(indices):
+        assert same(first[index], other.batch("train", index, 4))
+    fixed.batch("train", 999, 4)
+    assert same(first[0], fixed.batch("train", 0, 4))
+
+
+def test_shards_of_a_finite_batch_join_to_the_batch():
+    fixed = finite(10, num_shards=4)
+    whole = fixed.batch("train", 2, 8)
+    shards = [finite(10, num_shards=4).batch("train", 2, 8, [shard]) for shard in range(4)]
+    assert same(whole, joined(shards))
+
+
+def test_order_follows_the_seed_and_differs_between_passes():
+    rows = {
+        seed: visited(fixed := finite(20, seed=seed), fixed.batch("train", 0, 40))
+        for seed in (0, 1)
+    }
+    assert rows[0] != rows[1]
+    assert rows[0][:20] != rows[0][20:]
+    assert rows[0] != [*range(20), *range(20)]
+
+
+def test_finite_set_is_the_stream_s_own_split():
+    fixed = finite(5000)  # more than are drawn at once
+    assert num_different_rows(fixed.train_set.inputs) == 5000
+    assert len(fixed.train_set.labels) == len(fixed.train_set.signal) == 5000
+    fresh = joined([stream(num_shards=2).batch("train_set", index, 4096) for index in (0, 1)])
+    assert same(fixed.train_set, [column[:5000] for column in fresh])
+
+
+def test_smaller_set_is_the_beginning_of_a_larger_one():
+    small, large = finite(7), finite(12)
+    assert torch.equal(small.train_set.inputs, large.train_set.inputs[:7])
+    assert torch.equal(small.train_set.labels, large.train_set.labels[:7])
+
+
+@pytest.mark.parametrize("split", ["val", "test", "predict", "measure"])
+def test_other_splits_stay_fresh(split):
+    fixed = finite(10)
+    batch = fixed.batch(split, 3, 8)
+    assert same(batch, stream(num_shards=2).batch(split, 3, 8))
+    assert num_different_rows(fixed.train_set.inputs, batch.inputs) == 18
+
+
+# What a user gets wrong
+
+
+@pytest.mark.parametrize("batch_size", [0, -4, 6])
+def test_batch_that_its_shards_do_not_divide_is_refused(batch_size):
+    message = re.escape(
+        f"batch_size must be a positive multiple of num_shards = 4, got {batch_size}."
+    )
+    with pytest.raises(ValueError, match=message):
+        check_batch_size(batch_size, 4)
+    with pytest.raises(ValueError, match=message):
+        stream().batch("train", 0, batch_size)
+    with pytest.raises(ValueError, match=message):
+        finite(10, num_shards=4).batch("train", 0, batch_size)
+
+
+def test_empty_streams_are_refused():
+    with pytest.raises(ValueError, match=r"num_shards must be at least 1, got 0\."):
+        stream(num_shards=0)
+    with pytest.raises(ValueError, match=r"num_train_samples must be at least 1, got 0\."):
+        finite(0)
