@@ -57,6 +57,6 @@ def test_config_says_what_it_is_and_how_to_run_it(path):
 
 
 def test_first_level_of_every_config_is_known(parse):
-    known = {"inputs", "labels", "target", "model", "data", "trainer"}
+    known = {"inputs", "labels", "target", "model", "data", "run", "trainer"}
     for path in CONFIGS:
         assert set(yaml.safe_load(path.read_text())) <= known, path

@@ -46,6 +46,7 @@ MISTAKES = {
         ["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         r"lr_scheduler must follow the steps, got ReduceLROnPlateau",
     ),
+    "no threads": (["--run.threads", "0"], r"run.threads must be at least 1, got 0"),
     "epochs": (["--trainer.max_epochs", "3"], r"trainer.max_epochs must be left out, got 3"),
     "no steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps must be at least 1, got -1"),
     "device that is not there": (["--trainer.accelerator", "tpu"], r"(?i)tpu"),

@@ -1,5 +1,6 @@
 """Learning-rate schedules."""
 
+import itertools
 import re
 from functools import partial
 
@@ -40,7 +41,7 @@ def instantiate(scheduler_class, sgd, **given):
 
 def test_one_cycle_worked_by_hand():
     # 21 steps, p = step/20: start, half-way up (p = 0.15), peak (0.3), half-way down (0.65), end
-    used = rates(OneCycle(optimizer(), total_steps=21), 21)
+    used = rates(OneCycle(optimizer(), total_steps=21, warmup_fraction=0.3), 21)
     assert used[0] == pytest.approx(0.5 * 0.04, rel=1e-12)
     assert used[3] == pytest.approx(0.5 * (1 + 0.04) / 2, rel=1e-12)
     assert used[6] == pytest.approx(0.5, rel=1e-12)
@@ -49,9 +50,9 @@ def test_one_cycle_worked_by_hand():
 
 
 def test_one_cycle_rises_to_its_peak_then_falls():
-    used = rates(OneCycle(optimizer(), total_steps=21), 21)
-    assert all(before < after for before, after in zip(used[:6], used[1:7], strict=True))
-    assert all(before > after for before, after in zip(used[6:-1], used[7:], strict=True))
+    used = rates(OneCycle(optimizer(), total_steps=21, warmup_fraction=0.3), 21)
+    assert all(before < after for before, after in itertools.pairwise(used[:7]))
+    assert all(before > after for before, after in itertools.pairwise(used[6:]))
 
 
 def test_one_cycle_takes_its_factors():
@@ -86,7 +87,7 @@ def test_one_cycle_of_one_step_has_a_finite_rate():
 )
 def test_one_cycle_leaves_the_momentum_alone(kind, given, kept):
     stepped = optimizer(kind=kind, **given)
-    used = rates(OneCycle(stepped, total_steps=11), 11)
+    used = rates(OneCycle(stepped, total_steps=11, warmup_fraction=0.3), 11)
     assert max(used) == pytest.approx(0.5, rel=1e-12)
     name, value = kept
     assert stepped.param_groups[0][name] == value
@@ -159,8 +160,8 @@ def test_open_length_is_the_argument_that_nobody_has_set(factory, name):
 
 def test_one_cycle_gets_the_length_of_the_run():
     for factory in (
-        partial(OneCycle, start_factor=0.1),
-        partial(instantiate, OneCycle, start_factor=0.1),
+        partial(OneCycle, warmup_fraction=0.3, start_factor=0.1),
+        partial(instantiate, OneCycle, warmup_fraction=0.3, start_factor=0.1),
     ):
         used = rates(make_schedule(factory, optimizer(), total_steps=11), 11)
         assert used[0] == pytest.approx(0.05, rel=1e-12)

@@ -8,6 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -99,6 +100,7 @@ class Application(LightningCLI):
         """Checks what needs no objects, and gives every part its seed."""
         mine = self.config[self.subcommand]
         check_trainer_flags(mine.trainer)
+        _set_threads(mine.run.threads)
         self.resolved = self.config.clone()
         fill_seeds(self.resolved[self.subcommand], mine.seed_everything)
         parser = self._parser(self.subcommand)
@@ -153,6 +155,13 @@ def run_command(args: Sequence[str]) -> int:
     except SystemExit as done:  # --help, --print_config
         return int(done.code or 0)
     return 0
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise RunError(f"run.threads must be at least 1, got {threads}.")
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _complain(text: str, status: int) -> int:

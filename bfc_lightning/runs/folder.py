@@ -17,18 +17,21 @@ class RunError(ValueError):
 
 @dataclass
 class RunOptions:
-    """Where a run lives.
+    """Where a run lives, and what of the machine it takes.
 
     Args:
         name: of the run and its folder; the first config's name, with -2, -3, ... where that is
             taken, if not given.
         root: the folder of all runs.
         overwrite: delete a run of this name first.
+        threads: CPU threads of a process; PyTorch's choice if not given. Small networks are faster
+            with one wherever something else runs on the machine.
     """
 
     name: str | None = None
     root: str = "logs"
     overwrite: bool = False
+    threads: int | None = None
 
 
 def find_folder(options: RunOptions, stem: str) -> Path:

@@ -1,0 +1,64 @@
+"""What docs/extending.md shows works as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bfc_lightning import load_run
+from bfc_lightning.cli import main
+from tests.runs import summary
+
+DOCUMENT = Path("docs/extending.md").resolve()
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """A folder that holds the code and the config of the document, and nothing else."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
+    assert {name for name, _ in blocks} == {"my_targets.py", "my_run.yaml", "my_laws.py"}
+    small = {"trainer": {"max_steps": 300, "accelerator": "cpu"}, "data": {"batch_size": 128}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_target_of_the_document_is_learned_and_read_back(workplace):
+    assert main(["fit", "-c", "my_run.yaml", "-c", "small.yaml"]) == 0
+    folder = workplace / "logs" / "my_run"
+    assert summary(folder)["metrics"]["val/nmse"] < 0.1
+    assert type(load_run(folder).target).__name__ == "Parity"
+
+
+def test_error_of_ones_own_class_is_one_line(workplace, capsys):
+    words = ["fit", "-c", "my_run.yaml", "--target.init_args.order", "99"]
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        "bfc: error: target: order must lie between 1 and input_dim, got 99.\n"
+    )
+    assert not (workplace / "logs").exists()
+
+
+def test_input_law_of_the_document_makes_a_run(workplace):
+    words = ["fit", "-c", "my_run.yaml", "-c", "small.yaml", "--inputs", "my_laws.Cube"]
+    assert main([*words, "--inputs.input_dim", "16", "--target.init_args.order", "2"]) == 0
+    loaded = load_run(workplace / "logs" / "my_run")
+    inputs = loaded.data.make_stream("cpu", loaded.target.mean.dtype).batch("val", 0, 4096).inputs
+    assert float(inputs.abs().max()) <= 1
+    assert float(inputs.var()) == pytest.approx(1 / 3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "activation", ["torch.nn.ReLU", "torch.tanh", "bfc_lightning.TruncatedQuadratic"]
+)
+def test_activation_by_import_path_makes_a_run(workplace, activation):
+    words = ["fit", "-c", "my_run.yaml", "-c", "small.yaml", "--model.activation", activation]
+    assert main([*words, "--trainer.max_steps", "5"]) == 0
+    network = load_run(workplace / "logs" / "my_run").network
+    name = activation.rsplit(".", 1)[1]
+    sigma = network.dense_layers()[0].activation
+    assert getattr(sigma, "__name__", type(sigma).__name__) == name
