@@ -15,7 +15,7 @@ def test_python_example_learns(capsys):
 
 def test_tree_names_every_module_and_nothing_else():
     tree = README.split("## Where things are")[1].split("## Results")[0]
-    named = set(re.findall(r"^\s{6,8}(\w+(?:\.py|/))", tree, re.MULTILINE))
+    named = set(re.findall(r"^ {6,8}(\w+(?:\.py|/))", tree, re.MULTILINE))
     package = Path("bfc_lightning")
     found = {path.name for path in package.glob("*.py")} - {"__init__.py"}
     found |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
@@ -29,5 +29,5 @@ def test_links_lead_somewhere():
 
 
 def test_commands_name_configs_that_exist():
-    for config in re.findall(r"-c (configs/\S+)", README):
+    for config in re.findall(r"-c (configs/[\w/]+\.yaml)", README):
         assert Path(config).is_file(), config

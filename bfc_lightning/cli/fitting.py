@@ -47,6 +47,11 @@ from bfc_lightning.schedules import open_length
 
 # Rank 0 tells the processes that it starts where the run lives.
 _FOLDER_VARIABLE = "BFC_RUN_FOLDER"
+# Settings that change no result; TensorBoard's table of settings has better use for its columns.
+_EVALUATION_KEYS = frozenset(
+    f"data.{name}"
+    for name in ("eval_batch_size", "num_val_samples", "num_test_samples", "num_predict_samples")
+)
 
 
 class Fitting:
@@ -243,7 +248,7 @@ class Fitting:
         flat = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in {**flatten(self.identity), "run.name": self.folder.name}.items()
-            if value is not None
+            if value is not None and key not in _EVALUATION_KEYS
         }
         for logger in trainer.loggers:
             if isinstance(logger, RunBoard):
