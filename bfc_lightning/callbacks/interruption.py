@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -27,15 +28,24 @@ class Interruption(Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self._signum = 0
+        self._is_listening = False
         self._trainer: Trainer | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Receives the signals inside the `with` block, and gives them back after it."""
+        """Receives the signals inside the `with` block, and gives them back after it.
+
+        Python lets only its main thread receive signals; elsewhere the block changes nothing.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._is_listening = True
         before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         try:
             yield
         finally:
+            self._is_listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -47,7 +57,8 @@ class Interruption(Callback):
             pl_module: the learner.
         """
         self._trainer = trainer
-        signal.signal(signal.SIGTERM, self._receive)
+        if self._is_listening:
+            signal.signal(signal.SIGTERM, self._receive)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int

@@ -1,5 +1,6 @@
 """What the command line prints: where a run lives, and what came out."""
 
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +77,16 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
     table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
     Console().print(table)
     print(f"picture:     {folder}/figures/learning_curves.png")
-    print(f"TensorBoard: tensorboard --logdir {folder.parent}", flush=True)
+    board = _command(Path(sys.executable).with_name("tensorboard"))
+    print(f"TensorBoard: {board} --logdir {folder.parent}", flush=True)
+
+
+def _command(program: Path) -> str:
+    """As one would type it: by name where the shell finds it, else from here."""
+    if shutil.which(program.name):
+        return program.name
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)
 
 
 def _number(value: float | None) -> str:

@@ -199,6 +199,7 @@ class Fitting:
     def _add_parts(self, flags: dict[str, Any], model: HierarchicalLearner) -> None:
         """Puts our loggers and callbacks beside the user's."""
         assert self.folder is not None
+        flags["default_root_dir"] = flags["default_root_dir"] or self.folder
         metrics = MetricsFile(self.folder / METRICS, self.resume_step)
         given = flags["logger"]
         loggers: list[Logger] = [metrics]
