@@ -241,7 +241,7 @@ def check_same_tensors(
         if name not in stored or name not in here or stored[name].shape != here[name].shape:
             raise ValueError(f"the checkpoint belongs to another target: {name} does not fit.")
         gap = _relative_gap(stored[name].cpu(), here[name].cpu())
-        if gap > tolerance:
+        if not gap <= tolerance:  # NaN, too
             raise ValueError(
                 f"the checkpoint belongs to another target: {name} differs by {gap:.1e} relative, "
                 f"more than {tolerance:.0e}."

@@ -230,7 +230,8 @@ class GaussianMixture(InputLaw):
         if len(set(dims)) > 1:
             raise ValueError(f"components must share one input_dim, got {dims}.")
         count = len(components)
-        law = torch.as_tensor(weights or [1 / count] * count, dtype=torch.float64)
+        given = [1 / count] * count if weights is None else weights
+        law = torch.as_tensor(given, dtype=torch.float64)
         if law.shape != (count,) or not bool((law > 0).all()) or abs(float(law.sum()) - 1) > 1e-6:
             raise ValueError(
                 f"weights must be {count} positive numbers that sum to 1, got {weights}."

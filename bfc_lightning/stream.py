@@ -1,7 +1,7 @@
 """The sample stream: batch i of a split is a pure function of (seed, split, shard, i)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -10,16 +10,19 @@ from bfc_lightning.seeds import counter_seed, derive_seed, generator
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
 
+# The order is part of every stream: new splits come last, and there is room for eight.
 Split = Literal["train", "train_set", "val", "test", "predict", "measure"]
+_SPLIT_SIZE = 2**29
 
 
 class SampleStream:
     """Fresh samples without end, the same ones for everybody who asks for the same batch.
 
-    A global batch is made of `num_shards` equal shards. Shard s of batch i draws from a generator
-    whose seed is the (i num_shards + s)-th member of a family named by (seed, split), in which no
-    two are alike. So any number of processes that divides `num_shards` sees the same global
-    batches, and a run that stopped goes on at batch i.
+    A global batch is made of `num_shards` equal shards. Shard s of batch i of the p-th split draws
+    from a generator whose seed is member 2^29 p + i num_shards + s of a family named by the seed,
+    in which no two are alike: no batch, shard or split repeats another. So any number of
+    processes that divides `num_shards` sees the same global batches, and a run that stopped goes
+    on at batch i.
 
     Samples are drawn where target and labels are, and in their dtype. Another number of shards,
     device type or dtype gives another stream.
@@ -45,6 +48,7 @@ class SampleStream:
         self.labels = Regression(target.inputs) if labels is None else labels
         self.seed = seed
         self.num_shards = num_shards
+        self._key = derive_seed(seed, "stream")
         self._random = torch.Generator(device=target.mean.device)
 
     def batch(
@@ -54,7 +58,7 @@ class SampleStream:
 
         Args:
             split: `train`, `val`, `test`, `predict`, ...; splits share no sample.
-            index: i, from 0.
+            index: i, from 0; i num_shards must stay below 2^29.
             batch_size: of the global batch; a multiple of `num_shards`, or `check_batch_size`
                 refuses it.
             shards: which shards, in this order; all by default.
@@ -69,8 +73,11 @@ class SampleStream:
         return Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _shard(self, split: Split, index: int, shard: int, size: int) -> Batch:
-        key = derive_seed(self.seed, split)
-        self._random.manual_seed(counter_seed(key, index * self.num_shards + shard))
+        counter = index * self.num_shards + shard
+        if not 0 <= counter < _SPLIT_SIZE:
+            raise ValueError(f"index must lie in [0, 2^29 / num_shards), got {index}.")
+        counter += _SPLIT_SIZE * get_args(Split).index(split)
+        self._random.manual_seed(counter_seed(self._key, counter))
         with torch.no_grad():
             x = self.labels.inputs.sample(size, self._random)
             signal = self.labels.signal(self.target, x)

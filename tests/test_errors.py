@@ -49,7 +49,7 @@ MISTAKES = {
     "no threads": (["--run.threads", "0"], r"run.threads must be at least 1, got 0"),
     "epochs": (["--trainer.max_epochs", "3"], r"trainer.max_epochs must be left out, got 3"),
     "no steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps must be at least 1, got -1"),
-    "device that is not there": (["--trainer.accelerator", "tpu"], r"(?i)tpu"),
+    "device that is not there": (["--trainer.accelerator", "tpu"], r"xla"),
     "name with a slash": (
         ["--run.name", "a/b"],
         r"run.name must be a plain folder",

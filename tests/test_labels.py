@@ -10,7 +10,7 @@ from bfc_lightning.inputs import Gaussian, GaussianMixture, ProjectedLaw
 from bfc_lightning.labels import Classification, Regression
 from bfc_lightning.measures import truncation_errors
 from bfc_lightning.seeds import generator
-from bfc_lightning.targets import HierarchicalTarget
+from bfc_lightning.targets import HierarchicalTarget, RichRepresentation
 
 
 def mixture():
@@ -53,7 +53,7 @@ def isotropic():
 
 @pytest.fixture(scope="module")
 def regression_target():
-    return HierarchicalTarget(Gaussian(6), [3, 2], seed=1)
+    return HierarchicalTarget(Gaussian(6), [3, 2], level_scales=[2.0, 1.0], seed=1)
 
 
 # Classification
@@ -85,17 +85,20 @@ def test_target_is_normalised_under_the_projected_law(case):
     assert float(standard_errors_off(squares, case.target.variance)) < 5
 
 
-def test_score_is_its_formula(case):
+@pytest.mark.parametrize("raw", [False, True])
+def test_score_is_its_formula(case, raw):
+    # a raw target, whose mean is far from 0, beside the normalised one
+    target = RichRepresentation(case.labels.target_law) if raw else case.target
     law = case.labels.inputs
     mean, sigma = law.mean.numpy(), law.covariance.numpy()
     direction = case.labels.direction.numpy()
-    length = np.sqrt(float(case.target.variance) / (direction @ sigma @ direction))
+    length = np.sqrt(float(target.variance) / (direction @ sigma @ direction))
     w = length * direction
     x = case.x[:50].numpy()
     projected = np.stack([row - sigma @ w * (w @ (row - mean)) / (w @ sigma @ w) for row in x])
-    outputs = case.target(torch.from_numpy(projected)).numpy()
-    expected = (x - mean) @ w + outputs - float(case.target.mean)
-    signal = case.labels.signal(case.target, case.x[:50])
+    outputs = target(torch.from_numpy(projected)).numpy()
+    expected = (x - mean) @ w + outputs - float(target.mean)
+    signal = case.labels.signal(target, case.x[:50])
     np.testing.assert_allclose(signal.numpy(), expected, rtol=1e-10, atol=1e-10)
 
 

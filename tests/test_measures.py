@@ -52,9 +52,10 @@ def test_normalized_mse_is_zero_for_the_target_and_one_for_the_best_constant(tar
 
 
 def test_classification_error_counts_zero_as_positive():
-    prediction = numbers(1, -1, 0, 0, -2)
-    signal = numbers(2, 3, 0, -1, -1e-9)
-    assert float(classification_error(prediction, signal)) == pytest.approx(2 / 5)
+    # wrong on the second sample only
+    prediction = numbers(1, -1, 0, -2)
+    signal = numbers(2, 3, 0, -1e-9)
+    assert float(classification_error(prediction, signal)) == 0.25
 
 
 # Levels
@@ -166,6 +167,7 @@ def test_truncation_errors_worked_by_hand():
 
 
 def test_truncation_centres_every_level():
-    drawn = numbers([1, -3], [-1, 0], [2, 0], [-2, 3])
-    shifted = drawn + numbers(10, -10)
-    assert truncation_errors(shifted).tolist() == [0.5, 0.0]
+    # scores (2, 1, -1.5, -1.5): level 0 alone is wrong on the second; uncentred, on two
+    drawn = numbers([3, -1], [-1, 2], [-1, -0.5], [-1, -0.5])
+    assert truncation_errors(drawn).tolist() == [0.25, 0.0]
+    assert truncation_errors(drawn + numbers(10, -10)).tolist() == [0.25, 0.0]

@@ -105,12 +105,12 @@ def test_regression_objective_worked_by_hand():
 
 def test_classification_objective_worked_by_hand():
     objective = ClassificationObjective(Doubled(), temperature=0.25)
-    prediction = numbers(math.log(3) / 2, math.log(3) / 2, -1.0, -1.0)
-    samples = batch(labels=numbers(1, 0, 0, 1), signal=numbers(2, -3, -0.1, 0.0))
+    prediction = numbers(math.log(3) / 2, math.log(3) / 2, -1.0, -1.0, -1.0)
+    samples = batch(labels=numbers(1, 0, 0, 0, 1), signal=numbers(2, -3, -0.1, -0.2, 0.0))
     sure = math.log1p(math.exp(-2))
-    expected = (-math.log(3 / 4) - math.log(1 / 4) + sure + (sure + 2)) / 4
+    expected = (-math.log(3 / 4) - math.log(1 / 4) + 2 * sure + (sure + 2)) / 5
     assert float(objective.loss(prediction, samples)) == pytest.approx(expected, rel=1e-14)
-    assert float(objective.score(prediction, samples)) == 0.5
+    assert float(objective.score(prediction, samples)) == pytest.approx(2 / 5)
     assert objective.score_name == "error"
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Regression
-from bfc_lightning.stream import FiniteStream, SampleStream, check_batch_size
+from bfc_lightning.stream import FiniteStream, SampleStream, Split, check_batch_size
 from bfc_lightning.targets import Target
 
 
@@ -149,9 +150,20 @@ def test_stream_follows_its_target_s_dtype():
 
 
 def test_stream_ends_where_its_seeds_do():
-    assert stream().batch("train", 2**30 - 1, 4).inputs.shape == (4, 3)
-    with pytest.raises(ValueError, match=r"counter must lie in \[0, 2\^32\), got 4294967296\."):
-        stream().batch("train", 2**30, 4)
+    assert stream().batch("predict", 2**27 - 1, 4).inputs.shape == (4, 3)
+    with pytest.raises(ValueError, match=r"index must lie in \[0, 2\^29 / num_shards\), got 134"):
+        stream().batch("predict", 2**27, 4)
+
+
+def test_no_split_shares_a_generator_with_another():
+    seeds = set()
+    for split in get_args(Split):
+        source = stream()
+        for index in (0, 1, 2**27 - 1):
+            for shard in range(4):
+                source.batch(split, index, 4, [shard])
+                seeds.add(source._random.initial_seed())
+    assert len(seeds) == len(get_args(Split)) * 3 * 4
 
 
 # A fixed training set

@@ -10,7 +10,7 @@ from reference import standard_errors_off, target_layers, target_levels
 
 from bfc_lightning.inputs import Gaussian, GaussianMixture
 from bfc_lightning.seeds import generator
-from bfc_lightning.targets import HierarchicalTarget
+from bfc_lightning.targets import HierarchicalTarget, base
 
 DENSE = [[0], [0, 1], [0, 1, 2]]
 CHAIN = [[0], [1], [2]]
@@ -159,6 +159,24 @@ def test_normalised_features_have_mean_zero_and_variance_one_on_fresh_samples(na
         assert (standard_errors_off(feature, 0.0) < 5).all(), level
         assert (standard_errors_off(feature**2, 1.0) < 5).all(), level
         assert float((feature.std(dim=0) - 1).abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("name", ["normalised", "on_mixture"])
+def test_moments_are_fixed_on_the_samples_that_the_seed_names(name, request):
+    target = request.getfixturevalue(name)
+    random = generator({"normalised": 1, "on_mixture": 2}[name], "moments")
+    chunks = [target.inputs.sample(base._CHUNK, random) for _ in range(2**17 // base._CHUNK)]
+    x = torch.cat(chunks)
+    for feature in target.features(x):
+        torch.testing.assert_close(
+            feature.mean(dim=0), torch.zeros_like(feature[0]), rtol=0, atol=1e-10
+        )
+        torch.testing.assert_close(
+            feature.std(dim=0, correction=0), torch.ones_like(feature[0]), rtol=1e-10, atol=0
+        )
+    values = target(x)
+    torch.testing.assert_close(target.mean, values.mean(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(target.variance, values.var(correction=0), rtol=1e-10, atol=0)
 
 
 def test_normalised_level_has_a_standard_deviation_of_about_its_scale(normalised):

@@ -191,6 +191,8 @@ def test_singular_values_are_uniform_in_their_range():
     values = torch.linalg.svdvals(weights[1, 0])
     assert float(values.min()) >= 0.5 - 1e-12
     assert float(values.max()) <= 2.0 + 1e-12
+    assert float(values.min()) < 0.55
+    assert float(values.max()) > 1.95
     # n = 200, p above 1e-3
     assert stats.kstest(values.numpy(), stats.uniform(0.5, 1.5).cdf).pvalue > 1e-3
 

@@ -1,0 +1,85 @@
+"""The data module without a Trainer: sizes, state, and whose checkpoint it takes."""
+
+import pytest
+import torch
+
+from bfc_lightning import Gaussian, HierarchicalData, HierarchicalTarget, Regression
+from bfc_lightning.data import BatchRequests, check_same_tensors
+
+
+def data(seed: int = 0, **arguments) -> HierarchicalData:
+    inputs = Gaussian(6)
+    target = HierarchicalTarget(inputs, [3, 2], seed=seed)
+    return HierarchicalData(target, Regression(inputs), **arguments)
+
+
+def test_state_of_the_same_target_is_taken_with_its_tensors_and_position():
+    one, other = data(), data()
+    one.position = 17
+    state = one.state_dict()
+    state["problem"]["0.input_weight"] = state["problem"]["0.input_weight"] * (1 + 1e-7)
+    other.load_state_dict(state)
+    assert other.position == 17
+    assert torch.equal(other.target.input_weight, state["problem"]["0.input_weight"])
+
+
+def test_state_of_another_target_is_refused():
+    with pytest.raises(ValueError, match=r"another target: 0\.\w+ differs by .* more than 1e-05"):
+        data(0).load_state_dict(data(1).state_dict())
+
+
+def test_tensors_that_are_zero_but_for_rounding_are_the_same():
+    check_same_tensors({"mean": torch.tensor(3e-16)}, {"mean": torch.tensor(-1e-16)})
+
+
+def test_tensor_with_nan_is_not_the_same():
+    with pytest.raises(ValueError, match=r"differs by nan"):
+        check_same_tensors({"a": torch.tensor([1.0, float("nan")])}, {"a": torch.ones(2)})
+
+
+def test_tensor_that_is_missing_or_has_another_shape_is_not_the_same():
+    for stored in ({}, {"a": torch.ones(3)}):
+        with pytest.raises(ValueError, match=r"another target: a does not fit"):
+            check_same_tensors(stored, {"a": torch.ones(2)})
+
+
+def test_evaluation_sets_are_rounded_up_to_whole_batches():
+    requests = data(num_val_samples=1000, eval_batch_size=256).val_dataloader()
+    assert len(requests) == 4
+    assert [request.position for request in requests] == [0, 1, 2, 3]
+
+
+def test_training_requests_leave_the_position_to_the_data_module():
+    first = next(iter(BatchRequests("train")))
+    assert first.position is None
+    assert len(BatchRequests("train")) > 10**9
+
+
+def test_streams_of_two_precisions_have_the_same_problem():
+    module = data()
+    single, double = (module.make_stream("cpu", dtype) for dtype in (torch.float32, torch.float64))
+    assert single.batch("val", 0, 8).inputs.dtype == torch.float32
+    x = double.batch("val", 0, 8).inputs
+    assert torch.allclose(single.target(x.float()).double(), double.target(x), rtol=1e-4)
+    assert module.target.mean.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_shards": 0}, r"num_shards must be at least 1, got 0"),
+        ({"batch_size": 30}, r"batch_size must be a positive multiple of num_shards = 4, got 30"),
+        ({"eval_batch_size": 6}, r"eval_batch_size must be a positive multiple .* got 6"),
+        ({"num_train_samples": 0}, r"num_train_samples must be at least 1, got 0"),
+        ({"num_test_samples": -1}, r"num_test_samples must be at least 1, got -1"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data(**arguments)
+
+
+def test_processes_must_divide_the_shards():
+    data().check_processes(2)
+    with pytest.raises(ValueError, match=r"multiple of the number of processes, 3, got 4"):
+        data().check_processes(3)
