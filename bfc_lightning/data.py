@@ -27,6 +27,9 @@ class BatchRequest(NamedTuple):
 class BatchRequests:
     """A loader that yields requests; the samples themselves are drawn on the device.
 
+    The data module keeps the position of a run; the loader has a state only so that Lightning
+    knows that a run may go on in mid-epoch.
+
     Args:
         split: which split.
         count: how many batches; a training run goes on until `max_steps`.
@@ -92,11 +95,7 @@ class HierarchicalData(LightningDataModule):
         if num_shards < 1:
             raise ValueError(f"num_shards must be at least 1, got {num_shards}.")
         check_batch_size(batch_size, num_shards)
-        if eval_batch_size < 1 or eval_batch_size % num_shards:
-            raise ValueError(
-                f"eval_batch_size must be a positive multiple of num_shards = {num_shards}, "
-                f"got {eval_batch_size}."
-            )
+        check_batch_size(eval_batch_size, num_shards, name="eval_batch_size")
         counts = {"val": num_val_samples, "test": num_test_samples, "predict": num_predict_samples}
         for split, count in {"train": num_train_samples, **counts}.items():
             if count is not None and count < 1:
@@ -152,14 +151,26 @@ class HierarchicalData(LightningDataModule):
         Returns:
             A stream over a copy of target and labels there.
         """
+        stream = self.make_sample_stream(device, dtype)
+        if self.num_train_samples is None:
+            return stream
+        return FiniteStream(stream, self.num_train_samples)
+
+    def make_sample_stream(self, device: torch.device | str, dtype: torch.dtype) -> SampleStream:
+        """The same with fresh samples in every split, also where the training set is fixed.
+
+        Args:
+            device: where samples are drawn.
+            dtype: of the samples.
+
+        Returns:
+            A stream over a copy of target and labels there.
+        """
         problem = copy.deepcopy(self._problem()).to(device=device, dtype=dtype)
         target, labels = problem[0], problem[1]
         assert isinstance(target, Target)
         assert isinstance(labels, Labels)
-        stream = SampleStream(target, labels, seed=self.seed, num_shards=self.num_shards)
-        if self.num_train_samples is None:
-            return stream
-        return FiniteStream(stream, self.num_train_samples)
+        return SampleStream(target, labels, seed=self.seed, num_shards=self.num_shards)
 
     def train_dataloader(self) -> BatchRequests:
         """Requests without end; the Trainer stops at `max_steps`."""

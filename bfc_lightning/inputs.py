@@ -1,5 +1,6 @@
 """Input laws: the distribution of x in R^d, Gaussian or a mixture of Gaussians."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
@@ -68,16 +69,16 @@ def _isotropic(input_dim: int) -> Tensor:
 
 
 def _with_condition_number(input_dim: int, condition_number: float) -> Tensor:
-    if condition_number < 1:
-        raise ValueError(f"condition_number must be at least 1, got {condition_number}.")
+    if not 1 <= condition_number < math.inf:
+        raise ValueError(f"condition_number must lie in [1, inf), got {condition_number}.")
     exponents = torch.linspace(0, -1, input_dim, dtype=torch.float64)
     values = torch.as_tensor(condition_number, dtype=torch.float64) ** exponents
     return values * (input_dim / values.sum())
 
 
 def _power_law(input_dim: int, exponent: float) -> Tensor:
-    if exponent < 0:
-        raise ValueError(f"power_law_exponent must be at least 0, got {exponent}.")
+    if not 0 <= exponent < math.inf:
+        raise ValueError(f"power_law_exponent must lie in [0, inf), got {exponent}.")
     values = torch.arange(1, input_dim + 1, dtype=torch.float64) ** -exponent
     return values * (input_dim / values.sum())
 
@@ -88,7 +89,7 @@ def _explicit(input_dim: int, eigenvalues: Sequence[float]) -> Tensor:
         raise ValueError(
             f"eigenvalues must be input_dim = {input_dim} numbers, got {len(eigenvalues)}."
         )
-    if not bool((values > 0).all()):
+    if not bool(((values > 0) & values.isfinite()).all()):
         raise ValueError(
             "eigenvalues must all be positive (the covariance must be positive), "
             f"got {float(values.min())}."
@@ -125,8 +126,10 @@ def _spectrum(
 
 def _mean_vector(input_dim: int, mean: float | Sequence[float]) -> Tensor:
     if isinstance(mean, int | float):
-        return torch.full((input_dim,), float(mean), dtype=torch.float64)
+        mean = [float(mean)] * input_dim
     vector = torch.as_tensor(mean, dtype=torch.float64)
+    if not bool(vector.isfinite().all()):
+        raise ValueError(f"mean must be finite, got {mean[0] if len(set(mean)) == 1 else mean}.")
     if vector.shape != (input_dim,):
         raise ValueError(
             f"mean must be one number or input_dim = {input_dim} numbers, got {len(mean)}."

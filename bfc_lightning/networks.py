@@ -87,6 +87,20 @@ class DenseLayer(nn.Module):
                 self.readout[(self.width + 1) // 2 :] = -1.0
 
 
+def _check_activation(sigma: Activation) -> None:
+    """Tries the activation on two samples of four neurons.
+
+    Raises:
+        ValueError: if it does not keep the shape.
+    """
+    try:
+        shape = tuple(sigma(torch.zeros(2, 4)).shape)
+    except (TypeError, RuntimeError, AttributeError) as refused:
+        raise ValueError(f"activation must map tensors to tensors, got {refused}.") from refused
+    if shape != (2, 4):
+        raise ValueError(f"activation must keep the shape (2, 4), got {shape}.")
+
+
 class DenseNet(nn.Module):
     """The learner.
 
@@ -109,7 +123,7 @@ class DenseNet(nn.Module):
         seed: of the start.
 
     Raises:
-        ValueError: if a size is below 1 or there is no layer.
+        ValueError: if a size is below 1, there is no layer, or the activation changes the shape.
     """
 
     def __init__(
@@ -138,6 +152,7 @@ class DenseNet(nn.Module):
         )
         sizes = [input_dim, *widths]
         sigma = Quadratic() if activation is None else activation
+        _check_activation(sigma)
         self.layers = nn.ModuleList(
             DenseLayer(sizes[:level], sizes[level], copy.deepcopy(sigma))
             for level in range(1, len(sizes))

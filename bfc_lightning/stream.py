@@ -147,7 +147,7 @@ class FiniteStream:
         return self._orders[number]
 
 
-def check_batch_size(batch_size: int, num_shards: int) -> None:
+def check_batch_size(batch_size: int, num_shards: int, name: str = "batch_size") -> None:
     """Refuses a batch that its shards do not divide.
 
     Source: ours.
@@ -155,12 +155,12 @@ def check_batch_size(batch_size: int, num_shards: int) -> None:
     Args:
         batch_size: of the global batch.
         num_shards: its number of shards.
+        name: of the setting, for the message.
 
     Raises:
         ValueError: if the batch is empty or no multiple of the shards.
     """
     if batch_size < 1 or batch_size % num_shards:
         raise ValueError(
-            f"batch_size must be a positive multiple of num_shards = {num_shards}, "
-            f"got {batch_size}."
+            f"{name} must be a positive multiple of num_shards = {num_shards}, got {batch_size}."
         )

@@ -27,7 +27,7 @@ def parse(monkeypatch):
         monkeypatch.setattr(Application, "before_instantiate_classes", lambda self: None)
         monkeypatch.setattr(Application, "instantiate_classes", lambda self: None)
         monkeypatch.setattr(Application, "_run_subcommand", lambda self, command: None)
-        return Application(["fit", "-c", str(path)]).config.fit
+        return Application(["fit", "-c", str(path)], started=0.0).config.fit
 
     return parse
 

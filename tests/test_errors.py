@@ -46,6 +46,35 @@ MISTAKES = {
         ["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         r"lr_scheduler must follow the steps, got ReduceLROnPlateau",
     ),
+    "logging at no interval": (
+        ["--trainer.log_every_n_steps", "0"],
+        r"trainer.log_every_n_steps must be at least 1, got 0",
+    ),
+    "validation that is left out": (
+        ["--trainer.limit_val_batches", "0"],
+        r"trainer.limit_val_batches must be left out, got 0",
+    ),
+    "target in half precision": (
+        ["--trainer.precision", "bf16-true"],
+        r"trainer.precision must leave the samples exact, got bf16-true",
+    ),
+    "activation that changes the shape": (
+        ["--model.activation", "torch.nn.GLU"],
+        r"activation must keep the shape \(2, 4\), got \(2, 2\)",
+    ),
+    "metric that never comes": (
+        ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/acc"],
+        r"monitor must be val/nmse or val/loss, got 'val/acc'",
+    ),
+    "negative seed": (["--seed_everything", "-1"], r"seed_everything must lie in .* got -1"),
+    "target that is constant": (
+        ["--target.init_args.weights", str([[[[0] * 8] * 3], [[[0] * 8] * 2, [[0] * 3] * 2]])],
+        r"target must have a positive, finite variance",
+    ),
+    "mean that is no number": (
+        ["--inputs.init_args.mean", ".nan"],
+        r"mean must be finite, got nan",
+    ),
     "no threads": (["--run.threads", "0"], r"run.threads must be at least 1, got 0"),
     "epochs": (["--trainer.max_epochs", "3"], r"trainer.max_epochs must be left out, got 3"),
     "no steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps must be at least 1, got -1"),
@@ -80,6 +109,15 @@ def test_taken_name_is_an_error_that_says_what_to_do(tmp_path, capsys):
     assert "run.name must be free" in error
     assert "--run.overwrite true" in error
     assert "--resume auto" in error
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_is_sure_to_start(tmp_path, capsys):
+    assert fit(tmp_path, "--run.name", "mine", "--trainer.max_steps", "2") == 0
+    before = (tmp_path / "mine" / "metrics.csv").read_text()
+    words = ["--run.name", "mine", "--run.overwrite", "true", "--trainer.devices", "3"]
+    assert fit(tmp_path, *words) == 2
+    assert (tmp_path / "mine" / "metrics.csv").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_overwrite_deletes_run_folders_only(tmp_path, capsys):

@@ -123,6 +123,35 @@ def test_max_steps_counts_optimiser_steps_and_stops_exactly(tmp_path):
     assert checkpoint(tmp_path / "tiny")["global_step"] == 7
 
 
+def test_train_loss_is_that_of_a_batch_however_many_make_a_step(tmp_path):
+    losses = []
+    for accumulate in ("1", "4"):
+        words = ["--run.name", accumulate, "--trainer.accumulate_grad_batches", accumulate]
+        assert fit(tmp_path, *words, "--trainer.max_steps", "5") == 0
+        losses.append(summary(tmp_path / accumulate)["metrics"]["train/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.5)
+
+
+def test_another_optimiser_or_schedule_starts_from_its_own_defaults(tmp_path):
+    words = ["--model.optimizer", "SGD", "--model.lr_scheduler", "LinearLR"]
+    assert fit(tmp_path, *words, "--trainer.max_steps", "2") == 0
+    model = yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())["model"]
+    assert model["optimizer"]["init_args"]["lr"] == 1e-3
+    assert model["lr_scheduler"]["init_args"]["start_factor"] == pytest.approx(1 / 3)
+
+
+def test_argument_of_the_default_optimiser_can_be_given_alone(tmp_path):
+    assert fit(tmp_path, "--model.optimizer.lr", "0.01", "--trainer.max_steps", "2") == 0
+    model = yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())["model"]
+    assert model["optimizer"]["init_args"]["lr"] == 0.01
+    assert model["optimizer"]["init_args"]["betas"] == [0.9, 0.95]
+
+
+def test_wall_seconds_are_those_of_this_run(tmp_path):
+    assert fit(tmp_path, "--trainer.max_steps", "2") == 0
+    assert summary(tmp_path / "tiny")["wall_seconds"] < 20
+
+
 def test_last_step_is_always_validated(tmp_path):
     assert fit(tmp_path, "--trainer.max_steps", "25") == 0
     rows = {row["step"]: row for row in read_metrics(tmp_path / "tiny" / "metrics.csv")}
@@ -163,7 +192,8 @@ def test_adam_learns_two_levels(tmp_path):
 
 
 def test_plain_sgd_without_momentum_learns_too(tmp_path):
-    words = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.1"]
+    words = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.5"]
+    words += ["--trainer.gradient_clip_val", "0.3"]
     words += ["--trainer.max_steps", "1500", "--model.width", "16", "--data.batch_size", "64"]
     assert fit(tmp_path, *words) == 0
     assert summary(tmp_path / "tiny")["metrics"]["val/nmse"] < 0.1

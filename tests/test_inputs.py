@@ -290,8 +290,8 @@ def test_projection_does_not_depend_on_the_length_of_the_direction():
     [
         ({"input_dim": 0}, "input_dim must be at least 1, got 0."),
         ({"rotation": "random"}, "rotation must be 'haar' or 'identity', got 'random'."),
-        ({"condition_number": 0.5}, "condition_number must be at least 1, got 0.5."),
-        ({"power_law_exponent": -1.0}, "power_law_exponent must be at least 0, got -1.0."),
+        ({"condition_number": 0.5}, "condition_number must lie in [1, inf), got 0.5."),
+        ({"power_law_exponent": -1.0}, "power_law_exponent must lie in [0, inf), got -1.0."),
         ({"eigenvalues": [1.0, 2.0]}, "eigenvalues must be input_dim = 3 numbers, got 2."),
         (
             {"eigenvalues": [1.0, 0.0, 2.0]},

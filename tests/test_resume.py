@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bfc_lightning.cli import main
 from tests.interventions import SimulatedKillError
 from tests.runs import TINY, checkpoint, fit, intervene, same_weights, summary
 
@@ -149,6 +150,66 @@ def test_validation_that_is_not_finite_does_not_overwrite_a_good_checkpoint(tmp_
     rare = ["--trainer.log_every_n_steps", "1000"]
     assert fit(tmp_path, *rare, *intervene("PoisonAt", step=33)) == 3
     assert checkpoint(tmp_path / "tiny")["global_step"] == 20
+
+
+def test_classifier_of_nan_is_not_saved_though_its_error_is_finite(tmp_path):
+    words = ["--labels", "Classification", "--trainer.log_every_n_steps", "1000"]
+    assert fit(tmp_path, *words, *intervene("PoisonAt", step=33)) == 3
+    assert summary(tmp_path / "tiny")["status"] == "diverged"
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 20
+
+
+def test_second_signal_stops_at_once(tmp_path):
+    twice = [*intervene("SignalAt", step=7), *intervene("SignalAt", step=7)]
+    assert fit(tmp_path, *twice) == 130
+    assert summary(tmp_path / "tiny")["status"] == "interrupted"
+    assert not list((tmp_path / "tiny" / "checkpoints").iterdir())
+
+
+def test_resume_never_writes_into_another_run(undisturbed, tmp_path, capsys):
+    assert fit(tmp_path, "--run.name", "other", "--seed_everything", "5") == 0
+    before = (tmp_path / "other" / "metrics.csv").read_text()
+    fit(tmp_path, *intervene("SignalAt", step=33))
+    stopped = str(tmp_path / "tiny" / "checkpoints" / "last.ckpt")
+    assert fit(tmp_path, "--run.name", "other", "--resume", stopped) == 2
+    assert "run.name must be free" in capsys.readouterr().err
+    assert (tmp_path / "other" / "metrics.csv").read_text() == before
+    assert fit(tmp_path, "--run.name", "new", "--resume", stopped) == 0
+    assert same_weights(undisturbed, tmp_path / "new")
+
+
+def test_resume_with_another_target_of_the_same_settings_is_refused(tmp_path, capsys):
+    fit(tmp_path, *intervene("SignalAt", step=7))
+    path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["HierarchicalData"]["problem"]["0.input_weight"] *= 1.001
+    torch.save(content, path)
+    capsys.readouterr()
+    assert fit(tmp_path, "--resume", "auto") == 2
+    assert "another target: 0.input_weight differs" in capsys.readouterr().err
+
+
+def test_resume_on_another_type_of_device_is_refused(tmp_path, capsys):
+    fit(tmp_path, *intervene("SignalAt", step=7))
+    path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["bfc_lightning"]["environment"]["device"] = "cuda"
+    torch.save(content, path)
+    assert fit(tmp_path, "--resume", "auto") == 2
+    assert "trainer.accelerator must stay that of the run, cuda" in capsys.readouterr().err
+
+
+def test_run_goes_on_from_its_own_config_wherever_one_calls_from(
+    undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(Path.cwd())
+    fit(tmp_path, *intervene("SignalAt", step=33))
+    monkeypatch.chdir(tmp_path)
+    config = str(tmp_path / "tiny" / "config.yaml")
+    words = ["fit", "-c", config, "--resume", "auto", "--trainer.callbacks", "null"]
+    assert main(words) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    assert same_weights(undisturbed, tmp_path / "tiny")
 
 
 @pytest.mark.ddp

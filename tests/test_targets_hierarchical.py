@@ -165,7 +165,9 @@ def test_normalised_features_have_mean_zero_and_variance_one_on_fresh_samples(na
 def test_moments_are_fixed_on_the_samples_that_the_seed_names(name, request):
     target = request.getfixturevalue(name)
     random = generator({"normalised": 1, "on_mixture": 2}[name], "moments")
-    chunks = [target.inputs.sample(base._CHUNK, random) for _ in range(2**17 // base._CHUNK)]
+    chunks = [
+        target.inputs.sample(base.MOMENT_CHUNK, random) for _ in range(2**17 // base.MOMENT_CHUNK)
+    ]
     x = torch.cat(chunks)
     for feature in target.features(x):
         torch.testing.assert_close(

@@ -72,7 +72,7 @@ def test_hermite_single_index_is_centred_with_variance_one(single):
 
 
 def test_directions_are_uniform_on_the_sphere(monkeypatch):
-    monkeypatch.setattr(base, "MOMENT_SAMPLES", base._CHUNK)  # the moments do not matter here
+    monkeypatch.setattr(base, "MOMENT_SAMPLES", base.MOMENT_CHUNK)  # the moments do not matter here
     drawn = torch.stack([SingleIndex(Gaussian(3), seed=seed).direction for seed in range(300)])
     for coordinate in drawn.T:
         # uniform on [-1, 1] (Archimedes); n = 300
@@ -111,7 +111,7 @@ def test_quadratic_form_is_centred_with_variance_one(quadratic):
 
 def test_form_entries_have_the_law_of_a_symmetric_gaussian(monkeypatch):
     # off the diagonal: alike in law; on it: twice the variance, less the trace's share
-    monkeypatch.setattr(base, "MOMENT_SAMPLES", base._CHUNK)
+    monkeypatch.setattr(base, "MOMENT_SAMPLES", base.MOMENT_CHUNK)
     forms = torch.stack([QuadraticFeature(Gaussian(4), seed=seed).form for seed in range(300)])
     assert stats.ks_2samp(forms[:, 0, 1].numpy(), forms[:, 2, 3].numpy()).pvalue > 1e-3
     assert (standard_errors_off(forms.reshape(300, -1).numpy(), 0.0) < 5).all()

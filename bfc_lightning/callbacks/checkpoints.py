@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.stops import Diverged
 
 FORMAT_VERSION = 1
@@ -60,7 +61,12 @@ class Checkpoints(Checkpoint):
         Args:
             trainer: the trainer.
             is_best: whether `best.ckpt` becomes a copy.
+
+        Raises:
+            Diverged: if a weight is not finite; a classifier of NaN has a finite error.
         """
+        if not all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters()):
+            raise Diverged(trainer.global_step, "a weight")
         for logger in trainer.loggers:
             logger.save()
         beside = self.folder / ".saving.ckpt"
@@ -83,7 +89,11 @@ class Checkpoints(Checkpoint):
             pl_module: the learner.
             checkpoint: what is about to be saved.
         """
-        checkpoint[RECORD_KEY] = {"format": FORMAT_VERSION, **self.record}
+        checkpoint[RECORD_KEY] = {
+            "format": FORMAT_VERSION,
+            "environment": environment(trainer),
+            **self.record,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""

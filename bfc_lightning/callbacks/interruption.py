@@ -112,7 +112,7 @@ class Interruption(Callback):
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self._signum:
-            raise KeyboardInterrupt
+            raise Interrupted(signum)
         self._signum = signum
         launcher = self._trainer.strategy.launcher if self._trainer is not None else None
         if launcher is not None and signum == signal.SIGTERM:

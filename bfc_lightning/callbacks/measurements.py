@@ -34,6 +34,8 @@ def log_spaced_steps(max_steps: int, num_points: int = NUM_POINTS) -> set[int]:
 class Measurements(Callback):
     """Logs how much of each level is missing, and what a learner without the last level scores.
 
+    A classifier is only right about the sign of its score, so its levels have no residuals.
+
     Attributes:
         seconds: time spent so far.
     """
@@ -56,7 +58,7 @@ class Measurements(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, HierarchicalData)
         self._steps = log_spaced_steps(trainer.max_steps)
-        stream = data.make_stream("cpu", torch.float64)
+        stream = data.make_sample_stream("cpu", torch.float64)
         inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
         self._levels = data.labels.level_signals(data.target, inputs)
         parameter = next(pl_module.parameters())
@@ -85,6 +87,15 @@ class Measurements(Callback):
         """
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures where the run ends, also where it ends early.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+        """
+        self._measure(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The time spent."""

@@ -22,21 +22,28 @@ class MetricsFile(Logger):
 
     Args:
         path: the file.
-        resume_step: rows of this step and before are kept, later ones dropped; None starts afresh.
     """
 
-    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.latest: dict[str, float] = {}
         self._rows: list[dict[str, float]] = []
         self._columns = ["step"]
         self._num_written = 0
-        if resume_step is not None and path.exists():
-            for row in read_metrics(path):
-                if row["step"] <= resume_step:
-                    self._add(row)
-            self._rewrite()
+
+    def keep_until(self, step: int) -> None:
+        """Goes on with the rows of a run that stopped; drops those after a step.
+
+        Args:
+            step: the last step to keep.
+        """
+        if not self.path.exists():
+            return
+        for row in read_metrics(self.path):
+            if row["step"] <= step:
+                self._add(row)
+        self._rewrite()
 
     @property
     def name(self) -> str:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Mapping
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from bfc_lightning.callbacks.training_log import batch_loss
 
 _BAR_SECONDS = 1.0
 _LINE_SECONDS = 15.0
@@ -93,8 +94,7 @@ class RunProgress(ProgressBar):
         now = time.perf_counter()
         is_last = trainer.global_step == trainer.max_steps
         if self._enabled and (is_last or now - self._shown >= wait):
-            assert isinstance(outputs, Mapping)
-            self._show(trainer, pl_module, float(outputs["loss"]), now)
+            self._show(trainer, pl_module, float(batch_loss(trainer, outputs)), now)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar.

@@ -1,9 +1,7 @@
 """`summary.json`: what a run is, how far it is, and the last value of everything it logged."""
 
-import platform
 import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -12,19 +10,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from bfc_lightning.callbacks.environment import versions
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_json
 
-_RATE_STEPS = 50
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    packages = ("bfc_lightning", "torch", "lightning", "jsonargparse")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+_RATE_STEPS = 20
 
 
 def git_revision() -> str | None:
@@ -64,6 +57,7 @@ class Summary(Callback):
         self.seconds_before = seconds_before
         self._fixed = {"versions": versions(), "git": git_revision()}
         self._mark = 0.0
+        self._steps_since_mark = 0
         self._intervals: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,8 +67,8 @@ class Summary(Callback):
             trainer: the trainer.
             pl_module: the learner.
         """
-        self._mark = time.perf_counter()
         self._write(trainer, "running")
+        self._restart_clock()
 
     def on_train_batch_end(
         self,
@@ -84,7 +78,7 @@ class Summary(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Times the steps, 50 at a time.
+        """Times the steps, 20 at a time.
 
         Args:
             trainer: the trainer.
@@ -93,10 +87,10 @@ class Summary(Callback):
             batch: the batch.
             batch_idx: its number.
         """
-        if (batch_idx + 1) % _RATE_STEPS == 0:
-            now = time.perf_counter()
-            self._intervals.append(now - self._mark)
-            self._mark = now
+        self._steps_since_mark += 1
+        if self._steps_since_mark == _RATE_STEPS:
+            self._intervals.append(time.perf_counter() - self._mark)
+            self._restart_clock()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the file up to date; the time of the validation is no training time.
@@ -107,7 +101,7 @@ class Summary(Callback):
         """
         if trainer.state.fn == TrainerFn.FITTING:
             self._write(trainer, "running")
-            self._mark = time.perf_counter()
+            self._restart_clock()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: finished`.
@@ -133,6 +127,10 @@ class Summary(Callback):
         elif isinstance(exception, Interrupted | KeyboardInterrupt):
             self._write(trainer, "interrupted")
 
+    def _restart_clock(self) -> None:
+        self._mark = time.perf_counter()
+        self._steps_since_mark = 0
+
     def _write(self, trainer: Trainer, status: str) -> None:
         if not trainer.is_global_zero:
             return
@@ -143,7 +141,7 @@ class Summary(Callback):
         content = {
             "status": status,
             "steps": trainer.global_step,
-            "samples_seen": data.position * data.batch_size,
+            "samples_seen": trainer.global_step * trainer.accumulate_grad_batches * data.batch_size,
             "wall_seconds": round(self.seconds_before + time.time() - self.started, 3),
             "samples_per_second": rate and round(rate, 1),
             "measure_seconds": round(self.measurements.seconds, 3),

@@ -25,6 +25,21 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
         logger.log_metrics(dict(metrics), step=trainer.global_step)
 
 
+def batch_loss(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
+    """The loss of a batch; Lightning hands it over divided by the batches of a step.
+
+    Args:
+        trainer: the trainer.
+        outputs: of the training step.
+
+    Returns:
+        A scalar on the device.
+    """
+    assert isinstance(outputs, Mapping)
+    loss: Tensor = outputs["loss"].detach()
+    return loss * trainer.accumulate_grad_batches
+
+
 def log_interval(trainer: Trainer) -> int:
     """`trainer.log_every_n_steps`, which Lightning sets without declaring it.
 
@@ -69,8 +84,7 @@ class TrainingLog(Callback):
         Raises:
             Diverged: if the mean loss of an interval is not finite.
         """
-        assert isinstance(outputs, Mapping)
-        loss = outputs["loss"].detach()
+        loss = batch_loss(trainer, outputs)
         self._total = loss.clone() if self._total is None else self._total + loss
         self._count += 1
         step = trainer.global_step

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 USAGE = """\
@@ -40,6 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 2 a mistake of the user, 3 diverged, 130 or 143 by a signal.
     """
+    started = time.time()
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -54,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"bfc: error: the command must be one of {known}, got {words[0]!r}.", file=sys.stderr)
         return 2
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a user's own classes, by class_path
+        sys.path.append(os.getcwd())  # a user's own classes, by class_path
     from bfc_lightning.cli.application import run_command
 
-    return run_command(words)
+    return run_command(words, started)

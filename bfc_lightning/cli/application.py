@@ -2,13 +2,13 @@
 
 import logging
 import sys
-import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -23,13 +23,12 @@ from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.assembly import add_problem_arguments, fill_seeds
 from bfc_lightning.runs.folder import RunError, RunOptions
 
-_STARTED = time.time()
-
 
 class Application(LightningCLI):
     """Parses a command, builds its objects, and leaves the run to `Fitting` or `Evaluation`."""
 
-    def __init__(self, args: ArgsType) -> None:
+    def __init__(self, args: ArgsType, started: float) -> None:
+        self.started = started
         plain = {"prog": "bfc", "exit_on_error": False}
         super().__init__(
             HierarchicalLearner,
@@ -89,9 +88,33 @@ class Application(LightningCLI):
         parser.add_class_arguments(RunOptions, "run")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses the words given to `main`, whatever the process was started with."""
+        """Parses the words given to `main`, whatever the process was started with.
+
+        Raises:
+            RunError: if the seed is out of range.
+        """
         assert isinstance(args, list)
-        self.config = parser.parse_args(args)
+        self.config = self._parse_without_inheritance(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise RunError(f"seed_everything must lie in [0, 2^32), got {seed}.")
+
+    def _parse_without_inheritance(self, args: list[str]) -> Namespace:
+        """Parses so that another optimiser or schedule starts from its own defaults.
+
+        jsonargparse hands the arguments of the default class on to another one that has arguments
+        of the same name. Where the class differs from the default, the words are parsed again
+        without a default class.
+        """
+        config = self.parser.parse_args(args)
+        parser = self._parser(config.subcommand)
+        for key in ("model.optimizer", "model.lr_scheduler"):
+            chosen = config[config.subcommand].get(f"{key}.class_path")
+            default = parser.get_default(key)
+            if chosen is not None and chosen != _class_path(default):
+                parser.set_defaults({key: None})
+                config = self.parser.parse_args(args)
+        return config
 
     def _parse_ckpt_path(self) -> None:
         """Lets no checkpoint change the settings silently; `Fitting` and `Evaluation` compare."""
@@ -104,14 +127,12 @@ class Application(LightningCLI):
         self.resolved = self.config.clone()
         fill_seeds(self.resolved[self.subcommand], mine.seed_everything)
         parser = self._parser(self.subcommand)
-        made = Fitting if self.subcommand == "fit" else Evaluation
-        self.job = made(
-            parser=parser,
-            config=mine,
-            resolved=self.resolved[self.subcommand],
-            command=str(self.subcommand),
-            started=_STARTED,
-        )
+        self.job: Fitting | Evaluation
+        parts = {"parser": parser, "config": mine, "resolved": self.resolved[self.subcommand]}
+        if self.subcommand == "fit":
+            self.job = Fitting(started=self.started, **parts)
+        else:
+            self.job = Evaluation(command=str(self.subcommand), **parts)
 
     def instantiate_classes(self) -> None:
         """Builds the objects from the resolved settings; a refusal of theirs is the user's.
@@ -134,26 +155,38 @@ class Application(LightningCLI):
         self.job.run(self.trainer, model=self.model, data=self.datamodule)
 
 
-def run_command(args: Sequence[str]) -> int:
+def _class_path(default: object) -> str | None:
+    """The class that a default names, as jsonargparse writes it."""
+    if isinstance(default, type):
+        return f"{default.__module__}.{default.__qualname__}"
+    return default.get("class_path") if isinstance(default, Namespace | dict) else None
+
+
+def run_command(args: Sequence[str], started: float) -> int:
     """Runs `fit`, `validate`, `test` or `predict`.
 
     Args:
         args: the command and its arguments.
+        started: `time.time()` when the command began.
 
     Returns:
         The exit status.
     """
     _quieten()
     try:
-        Application(list(args))
+        Application(list(args), started)
     except (ArgumentError, RunError) as mistake:
         return _complain(one_line(str(mistake)), 2)
     except (Diverged, Interrupted) as stop:
         return _complain(str(stop), stop.exit_status)
+    except (PermissionError, NotADirectoryError) as refused:
+        return _complain(f"{refused.filename} must be writable: {refused.strerror}.", 2)
     except KeyboardInterrupt:
-        return _complain("stopped at once; what came after the last checkpoint is lost.", 130)
-    except SystemExit as done:  # --help, --print_config
-        return int(done.code or 0)
+        return _complain("stopped by SIGINT.", 130)
+    except SystemExit as done:
+        if isinstance(done.__context__, KeyboardInterrupt):  # Lightning's way to end
+            return _complain("stopped by SIGINT.", 130)
+        return int(done.code or 0)  # --help, --print_config
     return 0
 
 

@@ -1,5 +1,6 @@
 """`bfc validate`, `test` and `predict`: a checkpoint of a run, scored or written out."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.callbacks.predictions import PredictionsFile
 from bfc_lightning.cli.console import say, show_scores
-from bfc_lightning.cli.fitting import first_stem
+from bfc_lightning.cli.trainer_flags import as_list
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.module import HierarchicalLearner
@@ -34,29 +35,25 @@ class Evaluation:
         config: the user's settings.
         resolved: the same with every seed filled in.
         command: which of the three.
-        started: when the process began.
 
     Raises:
         RunError: if the checkpoint is missing, unreadable, or belongs to another target or network.
     """
 
     def __init__(
-        self,
-        *,
-        parser: ArgumentParser,
-        config: Namespace,
-        resolved: Namespace,
-        command: str,
-        started: float,
+        self, *, parser: ArgumentParser, config: Namespace, resolved: Namespace, command: str
     ) -> None:
         self.parser = parser
         self.config = config
         self.command = command
-        folder = find_folder(RunOptions(**vars(config.run)), first_stem(config))
+        configs = [str(file) for file in config.config or []]
+        folder = find_folder(RunOptions(**vars(config.run)), configs)
         self.checkpoint = find_checkpoint(config.ckpt_path, folder)
         if config.ckpt_path not in ("best", "last"):
             in_run = self.checkpoint.parent.name == CHECKPOINTS
             folder = self.checkpoint.parent.parent if in_run else self.checkpoint.parent
+        if not os.access(folder, os.W_OK):
+            raise RunError(f"the run folder must be writable, got {folder}.")
         self.folder = folder
         self.content = read_checkpoint(self.checkpoint)
         self.step = self.content["global_step"]
@@ -81,10 +78,8 @@ class Evaluation:
         """
         load_state(self.content, model=model, data=data)
         ours = [PredictionsFile(self._predictions())] if self.command == "predict" else []
-        callbacks = flags["callbacks"] or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         flags.update(
-            callbacks=[*callbacks, *ours],
+            callbacks=[*as_list(flags["callbacks"]), *ours],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,13 +1,20 @@
 """The Trainer's flags: our defaults, and those that mean nothing here."""
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.folder import RunError
 
+T = TypeVar("T")
 Interval = int | float | str | timedelta | dict[str, int]
+
+# The target itself would be computed in half precision, and the score taken against that.
+_LOW_PRECISIONS = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 4000,
@@ -31,21 +38,30 @@ def check_trainer_flags(flags: Namespace) -> None:
     Raises:
         RunError: if such a flag is set, or the length of the run is missing.
     """
-    if flags.max_steps < 1:
-        raise RunError(f"trainer.max_steps must be at least 1, got {flags.max_steps}.")
+    for name in ("max_steps", "accumulate_grad_batches", "log_every_n_steps"):
+        value = flags[name]
+        if value is not None and value < 1:
+            raise RunError(f"trainer.{name} must be at least 1, got {value}.")
+    if str(flags.precision) in _LOW_PRECISIONS:
+        raise RunError(
+            f"trainer.precision must leave the samples exact, got {flags.precision}: take "
+            "bf16-mixed, 32-true or 64-true."
+        )
     meaningless = {
         "max_epochs": (None, -1),
         "min_epochs": (None,),
         "check_val_every_n_epoch": (None, 1),
         "overfit_batches": (0, 0.0),
         "reload_dataloaders_every_n_epochs": (0,),
+        "limit_train_batches": (None, 1.0),
+        "limit_val_batches": (None, 1.0),
     }
     for name, allowed in meaningless.items():
         if flags[name] not in allowed:
             raise RunError(
                 f"trainer.{name} must be left out, got {flags[name]}: the stream has no epochs; "
-                "trainer.max_steps is the length of a run, data.num_train_samples makes the "
-                "training set finite."
+                "trainer.max_steps is the length of a run, data.num_train_samples and "
+                "data.num_val_samples are the sizes of its sets."
             )
     interval = flags.val_check_interval
     if isinstance(interval, int | float) and interval <= 0:
@@ -68,3 +84,53 @@ def validation_interval(
     if isinstance(interval, float):
         return max(1, round(interval * max_steps * accumulate))
     return interval
+
+
+def as_list(value: T | list[T] | None) -> list[T]:
+    """One value, several or none, as a list.
+
+    Args:
+        value: as the Trainer takes callbacks and loggers.
+
+    Returns:
+        A new list.
+    """
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
+    """Refuses Lightning's callbacks that wait for a metric that never comes.
+
+    Args:
+        callbacks: the user's.
+        known: metrics that validation gives.
+
+    Raises:
+        RunError: if one monitors another metric.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, EarlyStopping | ModelCheckpoint):
+            continue
+        if callback.monitor not in (None, *known):
+            raise RunError(
+                f"trainer.callbacks: monitor must be {' or '.join(known)}, "
+                f"got {callback.monitor!r}."
+            )
+
+
+def check_optimizer(model: HierarchicalLearner, max_steps: int) -> None:
+    """Lets optimiser and schedule refuse their arguments.
+
+    Args:
+        model: the learner.
+        max_steps: length of the run.
+
+    Raises:
+        RunError: if one of them does.
+    """
+    try:
+        model.build_optimizer(max_steps)
+    except (ValueError, TypeError) as refused:
+        raise RunError(f"model.optimizer and model.lr_scheduler: {refused}") from refused

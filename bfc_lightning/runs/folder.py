@@ -1,6 +1,8 @@
 """The run folder: its name, its files, and what may be done to one that exists."""
 
+import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +36,13 @@ class RunOptions:
     threads: int | None = None
 
 
-def find_folder(options: RunOptions, stem: str) -> Path:
-    """The folder of an existing or coming run, by its name or else its config's.
+def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
+    """The folder of an existing or coming run: by its name, its own config, or its config's name.
 
     Args:
         options: the user's.
-        stem: the first config's name.
+        configs: the config files, as given; where the first one is the `config.yaml` of a run
+            folder, it is that folder, wherever one calls from.
 
     Returns:
         The path; nothing is made.
@@ -47,45 +50,80 @@ def find_folder(options: RunOptions, stem: str) -> Path:
     Raises:
         RunError: if the name is no plain folder name.
     """
-    name = options.name if options.name is not None else stem
+    first = Path(configs[0]) if configs else Path("run.yaml")
+    if first.name == CONFIG and (first.parent / CHECKPOINTS).is_dir():
+        own = first.parent.resolve()
+        if options.name in (None, own.name):
+            return first.parent
+    name = options.name if options.name is not None else first.stem
     if name in ("", ".", "..") or Path(name).name != name:
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")
     return Path(options.root) / name
 
 
-def new_folder(options: RunOptions, stem: str) -> Path:
+@dataclass
+class FolderClaim:
+    """A folder that a run has taken, until the run is sure to start.
+
+    Args:
+        path: of the folder.
+        is_new: whether it was made for this run.
+        replaced: where the run that it replaces was put meanwhile.
+    """
+
+    path: Path
+    is_new: bool = False
+    replaced: Path | None = None
+
+    def abandon(self) -> None:
+        """Leaves everything as it was before the claim."""
+        if self.is_new:
+            shutil.rmtree(self.path)
+        if self.replaced is not None:
+            self.replaced.rename(self.path)
+
+    def keep(self) -> None:
+        """Makes the claim final: deletes the run that it replaces."""
+        if self.replaced is not None:
+            shutil.rmtree(self.replaced)
+            self.replaced = None
+
+
+def claim_new_folder(folder: Path, options: RunOptions) -> FolderClaim:
     """Makes the folder of a new run, with its folder for checkpoints.
 
     Args:
-        options: the user's.
-        stem: the first config's name.
+        folder: where the run wants to live.
+        options: the user's; without a name, -2, -3, ... is added where the folder is taken.
 
     Returns:
-        The folder, made just now.
+        The claim, on a folder made just now.
 
     Raises:
         RunError: if the name is taken, or the folder can't be written.
     """
-    folder = find_folder(options, stem)
+    claim = FolderClaim(folder, is_new=True)
     try:
-        if options.overwrite and folder.exists():
-            _delete(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if options.name is None:
-            folder = _make_numbered(folder)
-        else:
-            folder.mkdir()
-        (folder / CHECKPOINTS).mkdir()
-    except FileExistsError as taken:
-        raise RunError(
-            f"run.name must be free in {options.root}, got {options.name!r}, which is taken: "
-            "choose another, or give --run.overwrite true, or --resume auto."
-        ) from taken
+        if options.overwrite and folder.exists():
+            claim.replaced = _set_aside(folder)
+        claim.path = _make_numbered(folder) if options.name is None else _make(folder)
+        (claim.path / CHECKPOINTS).mkdir()
     except OSError as refused:
         raise RunError(
-            f"run.root must be a folder that can be written, got {options.root!r}: "
+            f"run.root must be a folder that can be written, got {str(folder.parent)!r}: "
             f"{refused.strerror}."
         ) from refused
+    return claim
+
+
+def _make(folder: Path) -> Path:
+    if folder.exists():
+        raise RunError(
+            f"run.name must be free in {folder.parent}, got {folder.name!r}, which is taken: "
+            "choose another, or give --run.overwrite true, or --resume auto."
+        )
+    folder.mkdir()
     return folder
 
 
@@ -101,12 +139,12 @@ def _make_numbered(folder: Path) -> Path:
             return candidate
 
 
-def _delete(folder: Path) -> None:
+def _set_aside(folder: Path) -> Path:
     if not (folder / CONFIG).is_file():
         raise RunError(
             f"run.overwrite deletes run folders only, got {folder}, which holds no {CONFIG}."
         )
-    shutil.rmtree(folder)
+    return folder.rename(folder.with_name(f".{folder.name}.replaced.{os.getpid()}"))
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:

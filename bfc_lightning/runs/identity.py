@@ -136,14 +136,19 @@ def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> No
 
 
 def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """One clause for each key that differs."""
+    """One clause for each key that differs.
+
+    Seeds that follow from another run seed are not told beside it.
+    """
     absent = object()
     keys: Iterable[str] = dict.fromkeys([*stored, *here])
+    differing = [key for key in keys if stored.get(key, absent) != here.get(key, absent)]
+    if "seed_everything" in differing:
+        differing = [key for key in differing if not key.endswith(".seed")]
     return [
         f"{key} {_word(here.get(key, absent), absent)} instead of "
         f"{_word(stored.get(key, absent), absent)}"
-        for key in keys
-        if stored.get(key, absent) != here.get(key, absent)
+        for key in differing
     ]
 
 

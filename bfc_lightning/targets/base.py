@@ -10,7 +10,7 @@ from bfc_lightning.inputs import InputLaw
 from bfc_lightning.seeds import generator
 
 MOMENT_SAMPLES = 2**17
-_CHUNK = 2**13
+MOMENT_CHUNK = 2**13
 
 
 class Target(nn.Module, ABC):
@@ -71,11 +71,26 @@ class Target(nn.Module, ABC):
             seed: the target's own; the samples come from its name `moments`.
         """
         random = generator(seed, "moments")
-        values = torch.cat([
-            self(self.inputs.sample(_CHUNK, random)) for _ in range(MOMENT_SAMPLES // _CHUNK)
-        ])
+        chunks = range(MOMENT_SAMPLES // MOMENT_CHUNK)
+        drawn = [self(self.inputs.sample(MOMENT_CHUNK, random)) for _ in chunks]
+        self.set_moments(torch.cat(drawn))
+
+    def set_moments(self, values: Float[Tensor, " n"]) -> None:
+        """Sets `mean` and `variance` to those of a sample of G.
+
+        Args:
+            values: G(x) over samples of the law.
+
+        Raises:
+            ValueError: if G is constant or not finite, so that there is nothing to learn.
+        """
+        variance = values.var(correction=0)
+        if not 0 < float(variance) < float("inf"):
+            raise ValueError(
+                f"the target must have a positive, finite variance, got {float(variance)}."
+            )
         self.mean.copy_(values.mean())
-        self.variance.copy_(values.var(correction=0))
+        self.variance.copy_(variance)
 
 
 class LayeredTarget(Target):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bfc_lightning.inputs import InputLaw
 from bfc_lightning.seeds import generator
-from bfc_lightning.targets.base import _CHUNK, MOMENT_SAMPLES, LayeredTarget
+from bfc_lightning.targets.base import MOMENT_CHUNK, MOMENT_SAMPLES, LayeredTarget
 from bfc_lightning.targets.specification import (
     Weights,
     draw_weights,
@@ -86,7 +86,6 @@ class HierarchicalTarget(LayeredTarget):
         )
         self._register_weights(drawn)
         drawn_signs = resolve_signs(signs, widths=self.widths, seed=seed)
-        self._has_positive_signs = all(bool((row == 1).all()) for row in drawn_signs)
         for level, (row, scale) in enumerate(
             zip(drawn_signs, self._level_scales, strict=True), start=1
         ):
@@ -108,7 +107,8 @@ class HierarchicalTarget(LayeredTarget):
     @property
     def has_positive_signs(self) -> bool:
         """Whether every sign w is +1."""
-        return self._has_positive_signs
+        rows = [self._level("signs", level) for level in range(1, self.depth + 1)]
+        return all(bool((row == 1).all()) for row in rows)
 
     def weight(self, level: int, source: int) -> Float[Tensor, "k_level k_source"]:
         """W_{l,j}, zero where layer l does not read layer j; shape (k_l, k_j)."""
@@ -128,11 +128,7 @@ class HierarchicalTarget(LayeredTarget):
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
         """alpha_l w_l^T G_l (over sqrt(k_l) where normalised), one column a level."""
-        columns = [
-            feature @ self._level("readout", level)
-            for level, feature in enumerate(self.features(x), start=1)
-        ]
-        return torch.stack(columns, dim=1)
+        return self._read_out(self.features(x))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """G(x)."""
@@ -179,18 +175,20 @@ class HierarchicalTarget(LayeredTarget):
         """Normalises each layer on the one below it, then estimates the moments of G."""
         random = generator(seed, "moments")
         projections = torch.cat([
-            self.inputs.sample(_CHUNK, random) @ self.input_weight.T
-            for _ in range(MOMENT_SAMPLES // _CHUNK)
+            self.inputs.sample(MOMENT_CHUNK, random) @ self.input_weight.T
+            for _ in range(MOMENT_SAMPLES // MOMENT_CHUNK)
         ])
         if self.normalize:
             for level in range(1, self.depth + 1):
                 squares = self._layers(projections, upto=level)[1][-1]
                 self._level("mean", level).copy_(squares.mean(dim=0))
                 self._level("std", level).copy_(squares.std(dim=0, correction=0))
-        features = self._layers(projections)[1]
-        values = sum(
+        self.set_moments(self._read_out(self._layers(projections)[1]).sum(dim=1))
+
+    def _read_out(self, features: list[Tensor]) -> Tensor:
+        """What each level adds to G, one column a level."""
+        columns = [
             feature @ self._level("readout", level)
             for level, feature in enumerate(features, start=1)
-        )
-        self.mean.copy_(torch.as_tensor(values).mean())
-        self.variance.copy_(torch.as_tensor(values).var(correction=0))
+        ]
+        return torch.stack(columns, dim=1)

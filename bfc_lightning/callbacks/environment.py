@@ -1,0 +1,32 @@
+"""What bit-for-bit repetition depends on beside the settings."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    packages = ("bfc_lightning", "torch", "lightning", "jsonargparse")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """Machine, software, devices and threads of a run.
+
+    Args:
+        trainer: knows the devices.
+
+    Returns:
+        Plain data, for checkpoints.
+    """
+    return {
+        **versions(),
+        "machine": platform.node(),
+        "device": trainer.strategy.root_device.type,
+        "processes": trainer.world_size,
+        "threads": torch.get_num_threads(),
+    }
