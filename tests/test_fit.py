@@ -117,7 +117,7 @@ def test_overwrite_starts_the_named_run_afresh(tmp_path):
 
 def test_max_steps_counts_optimiser_steps_and_stops_exactly(tmp_path):
     words = ["--trainer.max_steps", "7", "--trainer.accumulate_grad_batches", "3"]
-    assert fit(tmp_path, *words) == 0
+    assert fit(tmp_path, *words, "--trainer.val_check_interval", "0.5") == 0
     content = summary(tmp_path / "tiny")
     assert (content["steps"], content["samples_seen"]) == (7, 7 * 3 * 32)
     assert checkpoint(tmp_path / "tiny")["global_step"] == 7

@@ -56,6 +56,14 @@ def test_no_sample_is_seen_twice_or_skipped(undisturbed, tmp_path):
     assert seen.read_text() == (undisturbed.parent / "seen").read_text()
 
 
+def test_signal_between_two_batches_of_a_step_waits_for_the_step(tmp_path):
+    words = ["--trainer.accumulate_grad_batches", "4"]
+    assert fit(tmp_path, *words, "--run.name", "whole") == 0
+    assert fit(tmp_path, *words, *intervene("SignalAt", step=7)) == 130
+    assert fit(tmp_path, *words, "--resume", "auto") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "tiny")
+
+
 def test_finite_training_set_resumes_in_the_middle_of_a_pass(tmp_path):
     finite = ["--data.num_train_samples", "100"]
     assert fit(tmp_path, *finite, "--run.name", "whole") == 0

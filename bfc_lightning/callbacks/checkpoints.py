@@ -39,10 +39,6 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves `last.ckpt`, and `best.ckpt` where the score is the best so far.
 
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-
         Raises:
             Diverged: if the score is not finite.
         """
@@ -82,13 +78,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the record of the run.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            checkpoint: what is about to be saved.
-        """
+        """Adds the record of the run."""
         checkpoint[RECORD_KEY] = {
             "format": FORMAT_VERSION,
             "environment": environment(trainer),

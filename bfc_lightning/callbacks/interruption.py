@@ -50,12 +50,7 @@ class Interruption(Callback):
                 signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes SIGTERM back from Lightning, which would stop without a checkpoint.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Takes SIGTERM back from Lightning, which would stop without a checkpoint."""
         self._trainer = trainer
         if self._is_listening:
             signal.signal(signal.SIGTERM, self._receive)
@@ -64,12 +59,6 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Stops where a validation has just saved the state.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            batch: the batch.
-            batch_idx: its number.
 
         Raises:
             Interrupted: if a signal asks for it.
@@ -85,21 +74,17 @@ class Interruption(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Saves and stops, unless a validation comes next, which saves by itself.
+        """Saves and stops after a whole optimiser step.
 
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            outputs: of the step.
-            batch: the batch.
-            batch_idx: its number.
+        Where a validation comes next, that saves by itself, and the next batch stops.
 
         Raises:
             Interrupted: if a signal asks for it.
         """
         interval = trainer.val_check_batch
         validates_next = trainer.should_stop or bool(interval and (batch_idx + 1) % interval == 0)
-        if not validates_next and self._is_asked(trainer):
+        ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if ends_step and not validates_next and self._is_asked(trainer):
             self.checkpoints.save(trainer)
             raise Interrupted(self._signum or signal.SIGTERM)
 
@@ -130,14 +115,6 @@ class StopAtMaxSteps(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Asks for the stop that Lightning puts a validation before.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            outputs: of the step.
-            batch: the batch.
-            batch_idx: its number.
-        """
+        """Asks for the stop that Lightning puts a validation before."""
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True

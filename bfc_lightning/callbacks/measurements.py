@@ -48,12 +48,7 @@ class Measurements(Callback):
         self._measured_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the sample; measures at step 0.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Draws the sample; measures at step 0."""
         started = time.perf_counter()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, HierarchicalData)
@@ -76,25 +71,12 @@ class Measurements(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Measures where a step is due.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            outputs: of the step.
-            batch: the batch.
-            batch_idx: its number.
-        """
+        """Measures where a step is due."""
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures where the run ends, also where it ends early.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Measures where the run ends, also where it ends early."""
         self._measure(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

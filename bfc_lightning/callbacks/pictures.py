@@ -25,12 +25,7 @@ class Pictures(Callback):
         self.title = title
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `learning_curves.png` and shows it in TensorBoard.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Writes `learning_curves.png` and shows it in TensorBoard."""
         if not trainer.is_global_zero:
             return
         self.metrics.save()

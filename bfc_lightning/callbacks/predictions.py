@@ -30,26 +30,12 @@ class PredictionsFile(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps a batch.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            outputs: of the step.
-            batch: the batch.
-            batch_idx: its number.
-            dataloader_idx: of the only loader.
-        """
+        """Keeps a batch."""
         assert isinstance(outputs, Mapping)
         self._parts.append({name: value.cpu() for name, value in outputs.items()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file, beside its place and renamed.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Writes the file, beside its place and renamed."""
         columns = {
             name: torch.cat([part[name] for part in self._parts]).numpy() for name in self._parts[0]
         }

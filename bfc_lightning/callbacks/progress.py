@@ -47,12 +47,7 @@ class RunProgress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the bar.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Opens the bar."""
         self._shown = time.perf_counter()
         self._steps_shown = trainer.global_step
         if not (self._enabled and self._console.is_terminal):
@@ -81,15 +76,7 @@ class RunProgress(ProgressBar):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Brings the bar up to date, once a second.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            outputs: holds the loss.
-            batch: the batch.
-            batch_idx: its number.
-        """
+        """Brings the bar up to date, once a second."""
         wait = _BAR_SECONDS if self._progress is not None else _LINE_SECONDS
         now = time.perf_counter()
         is_last = trainer.global_step == trainer.max_steps
@@ -97,24 +84,13 @@ class RunProgress(ProgressBar):
             self._show(trainer, pl_module, float(batch_loss(trainer, outputs)), now)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes the bar.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Closes the bar."""
         self._close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Closes the bar.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            exception: why the run ended.
-        """
+        """Closes the bar."""
         self._close()
 
     def _close(self) -> None:

@@ -61,12 +61,7 @@ class Summary(Callback):
         self._intervals: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `status: running`.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Writes `status: running`."""
         self._write(trainer, "running")
         self._restart_clock()
 
@@ -78,50 +73,26 @@ class Summary(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Times the steps, 20 at a time.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            outputs: of the step.
-            batch: the batch.
-            batch_idx: its number.
-        """
+        """Times the steps, 20 at a time."""
         self._steps_since_mark += 1
         if self._steps_since_mark == _RATE_STEPS:
             self._intervals.append(time.perf_counter() - self._mark)
             self._restart_clock()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Brings the file up to date; the time of the validation is no training time.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Brings the file up to date; the time of the validation is no training time."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._write(trainer, "running")
             self._restart_clock()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `status: finished`.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Writes `status: finished`."""
         self._write(trainer, "finished")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Writes how the run ended.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            exception: why it ended.
-        """
+        """Writes how the run ended."""
         if isinstance(exception, Diverged):
             self._write(trainer, "diverged")
         elif isinstance(exception, Interrupted | KeyboardInterrupt):

@@ -74,13 +74,6 @@ class TrainingLog(Callback):
     ) -> None:
         """Adds a loss; at the interval, writes the mean.
 
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            outputs: holds the loss.
-            batch: the batch.
-            batch_idx: its number.
-
         Raises:
             Diverged: if the mean loss of an interval is not finite.
         """
@@ -99,12 +92,7 @@ class TrainingLog(Callback):
         log_metrics(trainer, {"train/loss": mean, "train/learning_rate": float(rate)})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the scores of a validation within training.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-        """
+        """Writes the scores of a validation within training."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             scores = {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" in k}
             log_metrics(trainer, scores)

@@ -66,6 +66,13 @@ def check_trainer_flags(flags: Namespace) -> None:
     interval = flags.val_check_interval
     if isinstance(interval, int | float) and interval <= 0:
         raise RunError(f"trainer.val_check_interval must be positive, got {interval}.")
+    accumulate = flags.accumulate_grad_batches
+    if isinstance(interval, int) and interval % accumulate:
+        raise RunError(
+            "trainer.val_check_interval counts batches and must be a multiple of "
+            f"trainer.accumulate_grad_batches = {accumulate}, got {interval}: a checkpoint belongs "
+            "between two optimiser steps."
+        )
 
 
 def validation_interval(
@@ -82,7 +89,7 @@ def validation_interval(
         Batches, or the time unchanged.
     """
     if isinstance(interval, float):
-        return max(1, round(interval * max_steps * accumulate))
+        return max(1, round(interval * max_steps)) * accumulate
     return interval
 
 
