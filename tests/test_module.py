@@ -1,0 +1,84 @@
+"""The Lightning module without a Trainer: what it builds from a target."""
+
+import pytest
+import torch
+
+from bfc_lightning import Classification, Gaussian, HierarchicalTarget, Regression
+from bfc_lightning.module import HierarchicalLearner, default_optimizer
+
+
+@pytest.fixture(scope="module")
+def target() -> HierarchicalTarget:
+    return HierarchicalTarget(Gaussian(6), [3, 2], level_scales=[1.0, 0.25])
+
+
+def learner(target, **arguments) -> HierarchicalLearner:
+    return HierarchicalLearner(target, Regression(target.inputs), **arguments)
+
+
+def test_network_takes_dimension_depth_and_scales_from_the_target(target):
+    network = learner(target, width=16).network
+    assert (network.input_dim, network.depth) == (6, 2)
+    assert network.scales == (1.0 / 4, 0.25 / 4)
+
+
+def test_depth_may_differ_from_the_target(target):
+    assert learner(target, depth=1).network.depth == 1
+    assert learner(target, depth=3, width=[8, 4, 2]).network.dense_layers()[2].width == 2
+
+
+def test_readout_is_positive_exactly_where_the_signs_are():
+    positive = HierarchicalTarget(Gaussian(6), [3, 2], signs="positive")
+    mixed = HierarchicalTarget(Gaussian(6), [3, 2], signs=[[1, -1, 1], [1, 1]])
+    assert bool((learner(positive).network.dense_layers()[0].readout == 1).all())
+    assert float(learner(mixed).network.dense_layers()[0].readout.detach().sum()) == 0
+
+
+def test_fixed_readout_is_not_given_to_the_optimiser(target):
+    model = learner(target, train_readout=False, width=8)
+    optimizer = model.build_optimizer(10)["optimizer"]
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    layers = model.network.dense_layers()
+    assert all(id(layer.weight) in trained for layer in layers)
+    assert not any(id(layer.readout) in trained for layer in layers)
+
+
+def test_default_optimiser_has_a_short_memory(target):
+    group = learner(target).build_optimizer(10)["optimizer"].param_groups[0]
+    assert group["betas"] == default_optimizer.keywords["betas"] == (0.9, 0.95)
+
+
+def test_target_is_no_part_of_the_module(target):
+    """Else every process would be sent it at every step, and checkpoints would hold it twice."""
+    model = learner(target, width=8)
+    assert all(name.startswith("network.") for name in model.state_dict())
+    assert not any(module is target for module in model.modules())
+
+
+def test_score_is_named_after_the_labels(target):
+    assert learner(target).score_key == "val/nmse"
+    labels = Classification(Gaussian(6))
+    other = HierarchicalTarget(labels.target_law, [3, 2])
+    assert HierarchicalLearner(other, labels).score_key == "val/error"
+
+
+def test_same_seed_same_start_and_another_seed_another(target):
+    starts = [learner(target, seed=seed).network.dense_layers()[0].weight for seed in (0, 0, 1)]
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": [8]}, r"width must be one number or one for each of 2 layers, got \[8\]"),
+        ({"width": 0}, r"width must be at least 1"),
+        ({"depth": 0}, r"depth must be at least 1, got 0"),
+        ({"regularization": -1.0}, r"regularization must be at least 0, got -1.0"),
+        ({"activation": torch.sum}, r"activation must keep the shape \(2, 4\), got \(\)"),
+        ({"activation": len}, r"activation must map tensors to tensors"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(target, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        learner(target, **arguments)
