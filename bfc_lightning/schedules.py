@@ -16,7 +16,7 @@ class OneCycle(LambdaLR):
     """Up and down once: the rate warms up along a cosine, then anneals along one to almost 0.
 
         rate(p) = lr h(start, 1, p/w)                for p <= w
-                  lr h(1, final, (p - w)/(1 - w))    beyond
+                  lr h(1, final, q) decay^(-q)       beyond, q = (p - w)/(1 - w)
         h(a, b, q) = b + (a - b)(1 + cos(pi q))/2
 
     with p = step/(total_steps - 1) the progress of the run and w the warm-up fraction. Unlike
@@ -30,7 +30,8 @@ class OneCycle(LambdaLR):
         total_steps: length of the cycle; left out, the run's `max_steps`.
         warmup_fraction: w, in [0, 1).
         start_factor: rate at the first step over the peak, positive.
-        final_factor: rate at the last step over the peak, positive.
+        final_factor: rate at the last step over the peak, positive, where decay is 1.
+        decay: at least 1; 10 spends more of the run at small rates, which suits noisy gradients.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -43,6 +44,7 @@ class OneCycle(LambdaLR):
         warmup_fraction: float = 0.05,
         start_factor: float = 0.04,
         final_factor: float = 4e-6,
+        decay: float = 1.0,
     ) -> None:
         if total_steps is None or total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}.")
@@ -53,13 +55,16 @@ class OneCycle(LambdaLR):
                 "start_factor and final_factor must be positive, "
                 f"got {start_factor} and {final_factor}."
             )
+        if decay < 1:
+            raise ValueError(f"decay must be at least 1, got {decay}.")
         self.total_steps = total_steps
 
         def multiplier(step: int) -> float:
             progress = min(1.0, step / max(1, total_steps - 1))
             if progress < warmup_fraction:
                 return _cosine(start_factor, 1.0, progress / warmup_fraction)
-            return _cosine(1.0, final_factor, (progress - warmup_fraction) / (1 - warmup_fraction))
+            done = (progress - warmup_fraction) / (1 - warmup_fraction)
+            return _cosine(1.0, final_factor, done) * float(decay**-done)
 
         super().__init__(optimizer, multiplier)
 

@@ -203,3 +203,24 @@ def test_schedule_that_follows_a_metric_is_refused(factory):
     message = "lr_scheduler must follow the steps, got ReduceLROnPlateau."
     with pytest.raises(ValueError, match=re.escape(message)):
         make_schedule(factory, optimizer(), total_steps=10)
+
+
+def test_decay_multiplies_the_annealing_by_a_falling_exponential():
+    def rates(decay):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = OneCycle(optimizer, total_steps=11, warmup_fraction=0.0, decay=decay)
+        found = []
+        for _ in range(11):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return found
+
+    for step, (plain, decayed) in enumerate(zip(rates(1.0), rates(10.0), strict=True)):
+        assert decayed == pytest.approx(plain * 10 ** (-step / 10))
+
+
+def test_decay_below_one_is_refused():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(ValueError, match=r"decay must be at least 1, got 0.5"):
+        OneCycle(optimizer, total_steps=10, decay=0.5)
