@@ -21,9 +21,39 @@ Given value type: <class 'jsonargparse._namespace.Namespace'>
 Given value: Namespace(class_path='bfc_lightning.HierarchicalTarget')"""
 
 
+CAUSE = """Parser key "target":
+  - Does not validate against any of the Union subtypes
+  Errors:
+    - Problem with given class_path 'bfc_lightning.HierarchicalTarget':
+        Option 'width' is not accepted
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {}"""
+NAME = """Parser key "inputs":
+  - Expected a dot import path string: Gausian
+  Given value: Gausian"""
+
+
 @pytest.mark.parametrize(
     ("message", "line"),
     [
+        (
+            CAUSE,
+            "target: class_path bfc_lightning.HierarchicalTarget: Option 'width' is not accepted",
+        ),
+        (
+            NAME,
+            "inputs: must be the name or the import path of a class, got Gausian. "
+            "Known: Gaussian, GaussianMixture.",
+        ),
+        (
+            "the following arguments are required: fit.target",
+            "target must be given, in a config (-c FILE) or as --KEY.",
+        ),
+        (
+            "unrecognized arguments: pyproject.toml",
+            "unrecognized arguments: pyproject.toml (a config is given by -c pyproject.toml)",
+        ),
         ("depth must be at least 1, got 0.", "depth must be at least 1, got 0."),
         ("two\n   lines", "two lines"),
         (UNION, "model.width: expected int or expected list, got many."),

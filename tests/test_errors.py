@@ -138,6 +138,32 @@ def test_unwritable_root_is_an_error(tmp_path, capsys):
     assert "run.root must be a folder that can be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must hold keys and values, got None"),
+        (b"- a\n- b\n", "must hold keys and values"),
+        (b"model: {width: 8\ndata: 3\n", "line 2: expected ',' or '}'"),
+        (b"model: {}\ntarget: {}\nmodel: {}\n", "line 3: the key 'model' stands twice"),
+        (b"\xff\xfe\x00", "must be YAML text"),
+    ],
+)
+def test_config_that_is_no_mapping_is_told_by_file_and_line(tmp_path, capsys, content, message):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    assert main(["fit", "-c", TINY, "-c", str(path), "--run.root", str(tmp_path / "logs")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"bfc: error: config {path}")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "logs").exists()
+
+
+def test_folder_as_config_is_refused(tmp_path, capsys):
+    assert main(["fit", "-c", str(tmp_path)]) == 2
+    assert "config must be a file" in capsys.readouterr().err
+
+
 def test_unknown_command_lists_the_known_ones(capsys):
     assert main(["train"]) == 2
     error = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What docs/extending.md shows works as it stands there."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,33 @@ def test_error_of_ones_own_class_is_one_line(workplace, capsys):
     assert capsys.readouterr().err == (
         "bfc: error: target: order must lie between 1 and input_dim, got 99.\n"
     )
+    assert not (workplace / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("x[:, 0]", "call estimate_moments at the end of its __init__"),
+        ("x\n\n    order = 2", "forward must return one number a sample, shape (n,), got shape"),
+        ("x.summ(1)", "'Tensor' object has no attribute 'summ'"),
+    ],
+)
+def test_mistake_in_a_target_of_ones_own_is_told(workplace, capsys, body, message):
+    estimate = "pass" if "moments" in message else "self.estimate_moments(0)"
+    (workplace / "my_mistakes.py").write_text(
+        "from bfc_lightning import Target\n\n\nclass Wrong(Target):\n"
+        "    def __init__(self, inputs):\n        super().__init__(inputs)\n"
+        f"        {estimate}\n\n    def forward(self, x):\n        return {body}\n"
+    )
+    sys.modules.pop("my_mistakes", None)
+    config = (
+        "inputs: {class_path: Gaussian, init_args: {input_dim: 4}}\ntarget: my_mistakes.Wrong\n"
+    )
+    (workplace / "wrong.yaml").write_text(config)
+    assert main(["fit", "-c", "wrong.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not (workplace / "logs").exists()
 
 

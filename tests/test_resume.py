@@ -92,6 +92,15 @@ def test_kill_9_at_a_random_moment_loses_nothing(tmp_path):
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_stopped_run_says_how_to_go_on_and_a_finished_one_that_it_is(tmp_path, capsys):
+    fit(tmp_path, *intervene("SignalAt", step=33))
+    config = tmp_path / "tiny" / "config.yaml"
+    assert f"step 33; go on: bfc fit -c {config} --resume auto" in capsys.readouterr().err
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert "nothing is left to train" in capsys.readouterr().err
+
+
 def test_resume_by_path_goes_on_in_the_same_folder(undisturbed, tmp_path):
     fit(tmp_path, *intervene("SignalAt", step=33))
     path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
@@ -114,7 +123,9 @@ def test_longer_run_is_allowed_only_where_the_schedule_does_not_stretch(tmp_path
     assert fit(tmp_path, "--run.name", "one", "--trainer.max_steps", "5") == 0
     words = ["--run.name", "one", "--resume", "auto", "--trainer.max_steps", "9"]
     assert fit(tmp_path, *words) == 2
-    assert "trainer.max_steps 9 instead of 5" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "trainer.max_steps 9 instead of 5" in message
+    assert "another length is another run" in message
 
 
 def test_resume_with_other_settings_lists_them_and_changes_nothing(undisturbed, capsys):

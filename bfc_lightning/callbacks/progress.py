@@ -79,8 +79,8 @@ class RunProgress(ProgressBar):
         """Brings the bar up to date, once a second."""
         wait = _BAR_SECONDS if self._progress is not None else _LINE_SECONDS
         now = time.perf_counter()
-        is_last = trainer.global_step == trainer.max_steps
-        if self._enabled and (is_last or now - self._shown >= wait):
+        fills_bar = self._progress is not None and trainer.global_step == trainer.max_steps
+        if self._enabled and (fills_bar or now - self._shown >= wait):
             self._show(trainer, pl_module, float(batch_loss(trainer, outputs)), now)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

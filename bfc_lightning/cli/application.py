@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
 from bfc_lightning.cli.complaints import one_line
+from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.evaluation import Evaluation
 from bfc_lightning.cli.fitting import Fitting
 from bfc_lightning.cli.trainer_flags import TRAINER_DEFAULTS, check_trainer_flags
@@ -91,9 +92,10 @@ class Application(LightningCLI):
         """Parses the words given to `main`, whatever the process was started with.
 
         Raises:
-            RunError: if the seed is out of range.
+            RunError: if the seed is out of range, or a config file is no YAML mapping.
         """
         assert isinstance(args, list)
+        check_config_files(args)
         self.config = self._parse_without_inheritance(args)
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:

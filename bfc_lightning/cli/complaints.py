@@ -1,10 +1,18 @@
 """Mistakes in the input, told in one line: the key, the rule and the value."""
 
 import re
+from pathlib import Path
 
 # The argument groups whose classes jsonargparse names by their base class only.
 _GROUPS = {"targets.base.Target": "target", "inputs.InputLaw": "inputs", "labels.Labels": "labels"}
-_NOISE = ("Expected a <class 'NoneType'>", "not accessible or invalid", "any of the Union")
+_KNOWN = {
+    "target": "HierarchicalTarget, RichRepresentation, BackwardCorrection, SingleIndex, "
+    "QuadraticFeature, DepthSeparation",
+    "inputs": "Gaussian, GaussianMixture",
+    "labels": "Regression, Classification",
+}
+_NOISE = ("<class 'NoneType'>", "not accessible or invalid", "any of the Union")
+_LONGEST = 600
 
 
 def one_line(message: str) -> str:
@@ -17,21 +25,63 @@ def one_line(message: str) -> str:
         `key: what was refused, got value`, without the alternatives that say nothing.
     """
     key = _first(r'Parser key "([^"]+)"', message) or _group(message)
-    reasons = [
-        reason.strip()
-        for reason in re.findall(r"^\s*- (.*)$", message, flags=re.MULTILINE)
-        if not any(noise in reason for noise in _NOISE)
-    ]
+    reasons = [_plain(reason) for reason in _reasons(message)]
     if not reasons:
-        line = message
-    elif len(reasons) == 1 and ", got " in reasons[0]:
-        line = reasons[0]
+        line = re.sub(r'^Parser key "[^"]+":\s*', "", " ".join(message.split()))
+        line = _with_hint(line)
+    elif any(", got " in reason or reason.startswith("class_path") for reason in reasons):
+        line = next(r for r in reasons if ", got " in r or r.startswith("class_path"))
     else:
         given = _first(r"Given value: (.*)", message)
-        line = " or ".join(_plain(reason) for reason in dict.fromkeys(reasons))
-        line = f"{line}, got {given}." if given else line
-    line = re.sub(r'^Parser key "[^"]+":\s*', "", " ".join(line.split()))
-    return f"{key}: {line}" if key and not line.startswith(key) else line
+        line = " or ".join(dict.fromkeys(reasons)).rstrip(".")
+        line = f"{line}, got {given}." if given and given not in line else f"{line}."
+    if key in _KNOWN and "must be the name" in line:
+        line = f"{line} Known: {_KNOWN[key]}."
+    line = f"{key}: {line}" if key and not line.startswith(key) else line
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
+def _reasons(message: str) -> list[str]:
+    """What stands behind each dash, with the lines that belong to it."""
+    found: list[list[str]] = []
+    dash_indent = -1
+    for text in message.splitlines():
+        indent = len(text) - len(text.lstrip())
+        if text.lstrip().startswith("- "):
+            found.append([text.strip()[2:]])
+            dash_indent = indent
+        elif found and indent > dash_indent and text.strip():
+            found[-1].append(text.strip())
+        else:
+            dash_indent = 10**6
+    joined = [" ".join(lines) for lines in found]
+    return [reason for reason in joined if not any(noise in reason for noise in _NOISE)]
+
+
+def _plain(reason: str) -> str:
+    """A reason in the words of our own messages."""
+    reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", reason).replace("typing.", "")
+    reason = re.sub(r"^Problem with given class_path '([^']+)':", r"class_path \1:", reason)
+    reason = re.sub(
+        r"^Expected a dot import path string: (.*)",
+        r"must be the name or the import path of a class, got \1.",
+        reason,
+    )
+    return re.sub(r"^Expected an? ", "expected ", reason)
+
+
+def _with_hint(line: str) -> str:
+    """Says what was probably meant."""
+    stray = _first(r"^unrecognized arguments: (\S+)$", line)
+    if stray is not None and Path(stray).is_file():
+        return f"{line} (a config is given by -c {stray})"
+    if "ambiguous option: --model.lr " in line:
+        return f"{line} (the learning rate is --model.optimizer.lr)"
+    required = "the following arguments are required: "
+    if line.startswith(required):
+        keys = re.sub(r"\b(fit|validate|test|predict)\.", "", line.removeprefix(required))
+        return f"{keys} must be given, in a config (-c FILE) or as --KEY."
+    return line
 
 
 def _group(message: str) -> str | None:
@@ -41,9 +91,3 @@ def _group(message: str) -> str | None:
 def _first(pattern: str, text: str) -> str | None:
     found = re.search(pattern, text)
     return found.group(1) if found else None
-
-
-def _plain(reason: str) -> str:
-    """Names of types without Python's decoration."""
-    reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", reason).replace("typing.", "")
-    return re.sub(r"^Expected an? ", "expected ", reason).rstrip(".")

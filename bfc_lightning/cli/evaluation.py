@@ -107,7 +107,7 @@ class Evaluation:
         task = getattr(trainer, self.command)
         if self.command == "predict":
             task(model, datamodule=data, return_predictions=False)
-            say(f"wrote {self._predictions()}")
+            say(f"{self.checkpoint}, step {self.step}: wrote {self._predictions()}")
             return
         task(model, datamodule=data, verbose=False)
         if not trainer.is_global_zero:

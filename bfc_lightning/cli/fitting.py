@@ -21,6 +21,7 @@ from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
+from bfc_lightning.callbacks.stops import Interrupted
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.tensorboard import RunBoard
 from bfc_lightning.callbacks.training_log import TrainingLog
@@ -177,14 +178,23 @@ class Fitting:
             RunError: if it does; no new folder is left then.
             MisconfigurationException: if Lightning refuses something later.
             ValueError: likewise.
+            Interrupted: after saying how to go on.
         """
         try:
             yield
+        except Interrupted:
+            self._say_how_to_go_on(trainer)
+            raise
         except (MisconfigurationException, ValueError) as refused:
             if trainer.global_step != self.resumption.content.get("global_step", 0):
                 raise
             self._abandon()
             raise RunError(str(refused)) from refused
+
+    def _say_how_to_go_on(self, trainer: Trainer) -> None:
+        if self.claim is not None and trainer.is_global_zero:
+            config = self.claim.path / CONFIG
+            say(f"step {trainer.global_step}; go on: bfc fit -c {config} --resume auto")
 
     def _keep(self) -> None:
         """Training starts: a run that this one replaces is gone for good."""
@@ -245,6 +255,8 @@ class Fitting:
             device=f"{trainer.world_size} x {trainer.strategy.root_device.type}",
             resume_step=self.resumption.content.get("global_step"),
         )
+        if self.resumption.content.get("global_step") == trainer.max_steps:
+            say(f"the run has all its {trainer.max_steps} steps: nothing is left to train.")
         changes = self.resumption.changes(environment(trainer))
         if changes:
             say(f"warning: this run goes on with {'; '.join(changes)}: equal only to rounding.")

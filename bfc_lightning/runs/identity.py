@@ -114,7 +114,10 @@ def check_resumable(
     if grows:
         differing = [line for line in differing if not line.startswith(f"{length} ")]
     if differing:
-        raise RunError(f"a resumed run must keep its settings, got {'; '.join(differing)}.")
+        hint = ""
+        if any(line.startswith(f"{length} ") for line in differing):
+            hint = " (the schedule stretches to max_steps: another length is another run)"
+        raise RunError(f"a resumed run must keep its settings, got {_shortened(differing)}{hint}.")
 
 
 def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -130,7 +133,7 @@ def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> No
     differing = differences(network_identity(stored), network_identity(here))
     if differing:
         raise RunError(
-            f"the checkpoint belongs to another target or network: {'; '.join(differing)} "
+            f"the checkpoint belongs to another target or network: {_shortened(differing)} "
             "(the config.yaml in its run folder fits it)."
         )
 
@@ -150,6 +153,11 @@ def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
         f"{_word(stored.get(key, absent), absent)}"
         for key in differing
     ]
+
+
+def _shortened(clauses: list[str], most: int = 5) -> str:
+    more = f"; and {len(clauses) - most} more" if len(clauses) > most else ""
+    return "; ".join(clauses[:most]) + more
 
 
 def _word(value: object, absent: object) -> str:

@@ -32,8 +32,9 @@ class Target(nn.Module, ABC):
     def __init__(self, inputs: InputLaw) -> None:
         super().__init__()
         self.inputs = inputs
-        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("variance", torch.ones((), dtype=torch.float64))
+        unknown = torch.full((), torch.nan, dtype=torch.float64)
+        self.register_buffer("mean", unknown.clone())
+        self.register_buffer("variance", unknown.clone())
 
     @property
     def input_dim(self) -> int:
@@ -75,15 +76,20 @@ class Target(nn.Module, ABC):
         drawn = [self(self.inputs.sample(MOMENT_CHUNK, random)) for _ in chunks]
         self.set_moments(torch.cat(drawn))
 
-    def set_moments(self, values: Float[Tensor, " n"]) -> None:
+    def set_moments(self, values: Float[Tensor, "*shape"]) -> None:
         """Sets `mean` and `variance` to those of a sample of G.
 
         Args:
             values: G(x) over samples of the law.
 
         Raises:
-            ValueError: if G is constant or not finite, so that there is nothing to learn.
+            ValueError: if G is not one number a sample, constant or not finite.
         """
+        if values.ndim != 1:
+            raise ValueError(
+                "the target's forward must return one number a sample, shape (n,), "
+                f"got shape {tuple(values.shape)}."
+            )
         variance = values.var(correction=0)
         if not 0 < float(variance) < float("inf"):
             raise ValueError(
