@@ -30,5 +30,5 @@ check: $(INSTALLED)  ## style, types, order of the imports
 	$(BIN)/lint-imports
 
 docs: $(INSTALLED)  ## draw the README's picture again
-	$(BIN)/bfc fit -c configs/depth3.yaml --run.root .venv/docs --run.name depth3 --run.overwrite true
+	$(BIN)/bfc fit -c configs/depth3.yaml --run.root .venv/docs --run.name depth3 --run.overwrite true --run.threads 1
 	cp .venv/docs/depth3/figures/learning_curves.png docs/learning_curves.png

@@ -58,7 +58,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]], *, score_key: str, titl
         )
     if levels:
         panels[1].set(xscale="log", xlabel="optimiser steps + 1", title="levels learned over time")
-        panels[1].set(ylabel="share of the level still missing")
+        panels[1].set(ylabel="residual of the level (1: all missing)")
     for panel in panels:
         panel.set_yscale("log")
         panel.grid(alpha=0.3)

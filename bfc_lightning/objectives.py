@@ -196,13 +196,9 @@ def objective_for(
         The objective.
 
     Raises:
-        ValueError: if the labels are neither, or the target's moments were never estimated.
+        ValueError: if the labels are neither.
     """
-    if target.variance.isnan():
-        raise ValueError(
-            "the target's variance must be known, got NaN: call estimate_moments at the end of "
-            "its __init__."
-        )
+    target.require_moments()
     if isinstance(labels, Classification):
         return ClassificationObjective(target, temperature, final_temperature)
     if isinstance(labels, Regression):

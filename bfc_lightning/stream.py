@@ -44,6 +44,7 @@ class SampleStream:
     ) -> None:
         if num_shards < 1:
             raise ValueError(f"num_shards must be at least 1, got {num_shards}.")
+        target.require_moments()
         self.target = target
         self.labels = Regression(target.inputs) if labels is None else labels
         self.seed = seed

@@ -20,7 +20,9 @@ def workplace(tmp_path, monkeypatch) -> Path:
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     for name, text in blocks:
         (tmp_path / name).write_text(text)
-    assert {name for name, _ in blocks} == {"my_targets.py", "my_run.yaml", "my_laws.py"}
+    assert {name for name, _ in blocks} == {
+        *("my_targets.py", "my_run.yaml", "my_laws.py", "my_inputs.yaml")
+    }
     small = {"trainer": {"max_steps": 300, "accelerator": "cpu"}, "data": {"batch_size": 128}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     monkeypatch.chdir(tmp_path)
@@ -72,8 +74,7 @@ def test_mistake_in_a_target_of_ones_own_is_told(workplace, capsys, body, messag
 
 
 def test_input_law_of_the_document_makes_a_run(workplace):
-    words = ["fit", "-c", "my_run.yaml", "-c", "small.yaml", "--inputs", "my_laws.Cube"]
-    assert main([*words, "--inputs.input_dim", "16", "--target.init_args.order", "2"]) == 0
+    assert main(["fit", "-c", "my_run.yaml", "-c", "my_inputs.yaml", "-c", "small.yaml"]) == 0
     loaded = load_run(workplace / "logs" / "my_run")
     inputs = loaded.data.make_stream("cpu", loaded.target.mean.dtype).batch("val", 0, 4096).inputs
     assert float(inputs.abs().max()) <= 1

@@ -19,6 +19,7 @@ class Linear(Target):
 
     def __init__(self, inputs):
         super().__init__(inputs)
+        self.mean.fill_(0.0)
         self.variance.fill_(5.0)
 
     def forward(self, x):
@@ -164,6 +165,15 @@ def test_no_split_shares_a_generator_with_another():
                 source.batch(split, index, 4, [shard])
                 seeds.add(source._random.initial_seed())
     assert len(seeds) == len(get_args(Split)) * 3 * 4
+
+
+def test_target_without_moments_is_refused():
+    class Unknown(Target):
+        def forward(self, x):
+            return x[:, 0]
+
+    with pytest.raises(ValueError, match=r"variance must be known, got NaN: call estimate_moments"):
+        SampleStream(Unknown(Gaussian(3)))
 
 
 # A fixed training set

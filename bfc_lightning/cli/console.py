@@ -71,7 +71,7 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
         table.add_row("  of one that lacks the last level", _number(without))
     for key in sorted(key for key in metrics if key.startswith("levels/residual_")):
         level = key.rsplit("_", 1)[1]
-        table.add_row(f"still missing of level {level} ({key})", _number(metrics[key]))
+        table.add_row(f"residual of level {level} ({key})", _number(metrics[key]))
     table.add_row("optimiser steps", f"{summary['steps']:,}")
     table.add_row("samples seen", f"{summary['samples_seen']:,}")
     table.add_row("seconds", f"{summary['wall_seconds']:.1f}")

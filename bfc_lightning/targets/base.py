@@ -76,6 +76,18 @@ class Target(nn.Module, ABC):
         drawn = [self(self.inputs.sample(MOMENT_CHUNK, random)) for _ in chunks]
         self.set_moments(torch.cat(drawn))
 
+    def require_moments(self) -> None:
+        """Refuses a target whose moments nobody has set.
+
+        Raises:
+            ValueError: if mean or variance are unknown.
+        """
+        if (self.mean + self.variance).isnan():
+            raise ValueError(
+                "the target's variance must be known, got NaN: call estimate_moments at the end of "
+                "its __init__."
+            )
+
     def set_moments(self, values: Float[Tensor, "*shape"]) -> None:
         """Sets `mean` and `variance` to those of a sample of G.
 
