@@ -5,7 +5,12 @@ off, for benchmarks.
 """
 
 import inspect
+import os
 from typing import get_args
+
+# The networks of the tests are tiny: a second thread would only wait for the first, and where
+# something else runs on the machine, wait long. Before torch is imported; also for subprocesses.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from beartype import beartype
