@@ -45,8 +45,10 @@ def test_signal_saves_stops_and_can_be_gone_on_from(undisturbed, tmp_path, step,
     assert same_weights(undisturbed, tmp_path / "tiny")
 
 
-def test_signals_are_given_back_after_a_run(undisturbed):
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_signals_are_given_back_after_a_run(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert fit(tmp_path, *intervene("SignalAt", step=7)) == 130
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_no_sample_is_seen_twice_or_skipped(undisturbed, tmp_path):
