@@ -77,7 +77,7 @@ def test_finite_training_set_resumes_in_the_middle_of_a_pass(tmp_path):
 
 def test_kill_9_at_a_random_moment_loses_nothing(tmp_path):
     words = [sys.executable, "-c", "from bfc_lightning.cli import main; raise SystemExit(main())"]
-    long = ["--trainer.max_steps", "3000", "--trainer.val_check_interval", "50"]
+    long = ["--trainer.max_steps", "1200", "--trainer.val_check_interval", "50"]
     words += ["fit", "-c", TINY, "--run.root", str(tmp_path), "--run.name", "killed", *long]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
@@ -87,7 +87,7 @@ def test_kill_9_at_a_random_moment_loses_nothing(tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert checkpoint(tmp_path / "killed")["global_step"] < 3000
+    assert checkpoint(tmp_path / "killed")["global_step"] < 1200
     words = ["--run.name", "killed", "--resume", "auto", *long]
     assert fit(tmp_path, *words) == 0
     assert fit(tmp_path, "--run.name", "whole", *long) == 0
