@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the result
 	$(BIN)/bfc fit -c configs/quickstart.yaml
 
-test: $(INSTALLED)  ## the tests but for the slow ones: about four minutes
+test: $(INSTALLED)  ## the tests but for the slow ones (about four minutes)
 	$(BIN)/python -m pytest
 
 test-all: $(INSTALLED)  ## every test that this machine can run
