@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 
 
 def target_layers(x, *, weights, sources, means=None, stds=None):
@@ -95,6 +96,86 @@ def level_residuals(prediction, levels):
     return np.array([
         (np.mean(error * g) / np.mean(g * g)) ** 2 for g in level_components(levels).T
     ])
+
+
+def probe_residual(features, wanted):
+    """1 - R^2 on the second half, of a ridge regression on the first; averaged over columns."""
+    half = len(features) // 2
+    kept = [j for j in range(features.shape[1]) if np.ptp(features[:half, j]) > 0]
+    means = np.array([np.mean(features[:half, j]) for j in kept])
+    stds = np.array([np.std(features[:half, j]) for j in kept])
+    standard = (features[:, kept] - means) / stds
+    fitted, scored = standard[:half], standard[half:]
+    residuals = []
+    for column in wanted.T:
+        mean = np.mean(column[:half])
+        normal = fitted.T @ fitted + 1e-6 * half * np.eye(len(kept))
+        slope = np.linalg.solve(normal, fitted.T @ (column[:half] - mean))
+        error = column[half:] - (scored @ slope + mean)
+        spread = column[half:] - np.mean(column[half:])
+        residuals.append(np.sum(error**2) / np.sum(spread**2))
+    return np.mean(residuals)
+
+
+def feature_leakage(preactivations, wanted):
+    """1 - sum Var(fit) / sum Var(Z) on the second half, least squares on the first."""
+    half = len(wanted) // 2
+    known = np.column_stack([np.ones(len(wanted)), wanted])
+    explained = total = 0.0
+    for column in preactivations.T:
+        slope, *_ = np.linalg.lstsq(known[:half], column[:half], rcond=1e-10)
+        explained += np.var(known[half:] @ slope)
+        total += np.var(column[half:])
+    return 1 - explained / total
+
+
+def weight_leakage(weight, target_weight):
+    """1 - |V P|^2 / |V|^2 with the projector written out."""
+    projector = np.linalg.pinv(target_weight, rcond=1e-10) @ target_weight
+    return 1 - np.sum((weight @ projector) ** 2) / np.sum(weight**2)
+
+
+def consumed_leakage(first_weight, second_weight, readout, target_weight):
+    """1 - sum |v_i| |P Q_i P|^2 / sum |v_i| |Q_i|^2 with every form Q_i written out."""
+    projector = np.linalg.pinv(target_weight, rcond=1e-10) @ target_weight
+    inside = everything = 0.0
+    for row, sign in zip(second_weight, readout, strict=True):
+        form = sum(q * np.outer(v, v) for q, v in zip(row, first_weight, strict=True))
+        inside += abs(sign) * np.sum((projector @ form @ projector) ** 2)
+        everything += abs(sign) * np.sum(form**2)
+    return 1 - inside / everything
+
+
+def richness(features, preactivations):
+    """(sum s^2)^2 / sum s^4, s the singular values of the coefficients on whitened products."""
+    n, k = preactivations.shape
+    products = [preactivations[:, a] * preactivations[:, b] for a in range(k) for b in range(a, k)]
+    centred = np.stack([product - np.mean(product) for product in products], axis=1)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    whitened = left[:, singular > 1e-10 * singular[0]] * math.sqrt(n)
+    varying = [column for column in features.T if np.ptp(column) > 0]
+    standard = np.stack([(c - np.mean(c)) / np.std(c) for c in varying], axis=1)
+    coefficients, *_ = np.linalg.lstsq(whitened, standard, rcond=None)
+    s = np.linalg.svd(coefficients, compute_uv=False)
+    return np.sum(s**2) ** 2 / np.sum(s**4)
+
+
+def tangent_kernel(outputs, parameters):
+    """J J^T, with the Jacobian of every sample by autograd; an unused parameter has gradient 0."""
+    rows = []
+    for output in outputs:
+        gradients = torch.autograd.grad(
+            output, parameters, retain_graph=True, materialize_grads=True
+        )
+        rows.append(np.concatenate([gradient.numpy().flatten() for gradient in gradients]))
+    jacobian = np.stack(rows)
+    return jacobian @ jacobian.T
+
+
+def kernel_drift(kernel, initial):
+    """1 - cosine, entry by entry."""
+    product = sum(float(a) * float(b) for a, b in zip(kernel.flat, initial.flat, strict=True))
+    return 1 - product / math.sqrt(np.sum(kernel**2) * np.sum(initial**2))
 
 
 def standard_errors_off(samples, expected):

@@ -1,43 +1,10 @@
-"""Measures: what of the target has been learned, as pure functions of samples in float64."""
+"""Levels: how much of each level of the target is in a prediction."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-def normalized_mse(
-    prediction: Float[Tensor, " n"], signal: Float[Tensor, " n"], variance: float | Tensor
-) -> Float[Tensor, ""]:
-    """E (f - G)^2 / Var G, on the noise-free target.
-
-    Source: ours.
-
-    Args:
-        prediction: f(x).
-        signal: G(x).
-        variance: Var G, a scalar.
-
-    Returns:
-        0 for a perfect learner, 1 for the best constant.
-    """
-    return (prediction - signal).square().mean() / variance
-
-
-def classification_error(
-    prediction: Float[Tensor, " n"], signal: Float[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    """P(1[f >= 0] != 1[score >= 0]).
-
-    Source: ours.
-
-    Args:
-        prediction: f(x), whose sign is the predicted class.
-        signal: the score whose sign is the class.
-
-    Returns:
-        A fraction in [0, 1].
-    """
-    return ((prediction >= 0) != (signal >= 0)).to(prediction.dtype).mean()
+from bfc_lightning.measures.degenerate import ratio
 
 
 def orthogonal_levels(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n levels"]:
@@ -59,7 +26,7 @@ def orthogonal_levels(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n lev
     for column in centred.T:
         rest = column
         for lower in done:
-            rest = rest - lower * _ratio(rest @ lower, lower @ lower)
+            rest = rest - lower * ratio(rest @ lower, lower @ lower)
         small = rest.square().sum() <= 1e-20 * column.square().sum()
         done.append(torch.where(small, torch.zeros_like(rest), rest))
     return torch.stack(done, dim=1)
@@ -83,7 +50,7 @@ def level_components(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n leve
     orthogonal = orthogonal_levels(levels)
     total = levels.sum(dim=1)
     total = total - total.mean()
-    return orthogonal * _ratio(total @ orthogonal, orthogonal.square().sum(dim=0))
+    return orthogonal * ratio(total @ orthogonal, orthogonal.square().sum(dim=0))
 
 
 def level_residuals(
@@ -104,7 +71,7 @@ def level_residuals(
     """
     components = level_components(levels)
     error = prediction - levels.sum(dim=1)
-    return _ratio(error @ components, components.square().sum(dim=0)).square()
+    return ratio(error @ components, components.square().sum(dim=0)).square()
 
 
 def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
@@ -145,9 +112,3 @@ def truncation_errors(
     wrong = (partial >= 0) != (score >= 0)[:, None]
     errors = wrong.to(levels.dtype).mean(dim=0)
     return torch.cat([errors[:-1], torch.zeros_like(errors[-1:])])
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where the denominator is 0."""
-    safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
-    return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / safe)

@@ -1,0 +1,37 @@
+"""Measures: what of the target has been learned, as pure functions of samples in float64."""
+
+from bfc_lightning.measures.errors import classification_error, normalized_mse
+from bfc_lightning.measures.features import (
+    consumed_leakage,
+    feature_leakage,
+    probe_residual,
+    probe_residuals,
+    richness,
+    weight_leakage,
+)
+from bfc_lightning.measures.levels import (
+    level_components,
+    level_residuals,
+    level_shares,
+    orthogonal_levels,
+    truncation_errors,
+)
+from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
+
+__all__ = [
+    "classification_error",
+    "consumed_leakage",
+    "empirical_ntk",
+    "feature_leakage",
+    "kernel_drift",
+    "level_components",
+    "level_residuals",
+    "level_shares",
+    "normalized_mse",
+    "orthogonal_levels",
+    "probe_residual",
+    "probe_residuals",
+    "richness",
+    "truncation_errors",
+    "weight_leakage",
+]

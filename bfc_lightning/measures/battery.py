@@ -1,0 +1,295 @@
+"""All measures of one moment of a run: a learner, looked at on a fixed sample."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bfc_lightning.activations import Quadratic
+from bfc_lightning.labels import Classification, Labels
+from bfc_lightning.measures.errors import normalized_mse
+from bfc_lightning.measures.features import (
+    consumed_leakage,
+    feature_leakage,
+    probe_residuals,
+    richness,
+    weight_leakage,
+)
+from bfc_lightning.measures.levels import level_residuals, level_shares, truncation_errors
+from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
+
+NUM_KERNEL_POINTS = 256
+_CHUNK = 2048  # rows whose layers stay in the cache
+
+
+@dataclass
+class MeasureSample:
+    """Fixed points, and everything about them that does not depend on the learner.
+
+    Attributes:
+        inputs: x, float64.
+        arguments: what the target sees of them: x, or P x for classification.
+        levels: the signal taken apart, `Labels.level_signals`; shape (n, 1 + levels).
+        preactivations: S_1..S_L at `arguments`; empty where the target has no layers.
+        features: G_1..G_L likewise.
+        target: G, where the sample is, float64.
+        labels: likewise.
+        kernel: the tangent kernel of the untrained learner on the first 256 points.
+        untrained: the probe residuals of the untrained learner, target levels by learner layers.
+    """
+
+    inputs: Float[Tensor, "n d"]
+    arguments: Float[Tensor, "n d"]
+    levels: Float[Tensor, "n one_plus_levels"]
+    preactivations: list[Float[Tensor, "n _k"]]
+    features: list[Float[Tensor, "n _k"]]
+    target: Target
+    labels: Labels
+    kernel: Float[Tensor, "points points"]
+    untrained: Float[Tensor, "levels layers"]
+
+
+@dataclass
+class Moment:
+    """A learner at one step of a run, on a fixed sample.
+
+    Attributes:
+        network: the learner, float64.
+        sample: the points.
+        prediction: f(x) at `sample.inputs`.
+        preactivations: Z_l of the active layers at `sample.arguments`.
+        features: F_l of the active layers likewise.
+    """
+
+    network: DenseNet
+    sample: MeasureSample
+    prediction: Float[Tensor, " n"]
+    preactivations: list[Float[Tensor, "n _m"]]
+    features: list[Float[Tensor, "n _m"]]
+
+    @property
+    def levels_with_layer(self) -> range:
+        """Levels that both the target and the active learner have a layer for."""
+        return range(1, 1 + min(len(self.features), len(self.sample.features)))
+
+
+class Measure(ABC):
+    """A measure of one's own; docs/extending.md has an example.
+
+    It is taken together with ours, on the same points, and its numbers are logged under the names
+    that it gives them.
+    """
+
+    @abstractmethod
+    def __call__(self, moment: Moment) -> Mapping[str, float]:
+        """Measures the learner; must leave it as it is.
+
+        Args:
+            moment: the learner and the points.
+
+        Returns:
+            Numbers by the names under which they are logged.
+        """
+
+
+def take_sample(
+    inputs: Float[Tensor, "n d"], target: Target, labels: Labels, untrained: DenseNet
+) -> MeasureSample:
+    """Everything about a sample that is computed once a run.
+
+    Source: ours.
+
+    Args:
+        inputs: x, float64.
+        target: G, likewise and on the same device.
+        labels: likewise.
+        untrained: the learner before its first step.
+
+    Returns:
+        The sample.
+    """
+    network = _whole(untrained, inputs)
+    arguments = labels.target_argument(inputs)
+    preactivations: list[Tensor] = []
+    features: list[Tensor] = []
+    if isinstance(target, LayeredTarget):
+        preactivations = target.preactivations(arguments)
+        features = target.features(arguments)
+    return MeasureSample(
+        inputs=inputs,
+        arguments=arguments,
+        levels=labels.level_signals(target, inputs),
+        preactivations=preactivations,
+        features=features,
+        target=target,
+        labels=labels,
+        kernel=empirical_ntk(network, arguments[:NUM_KERNEL_POINTS]),
+        untrained=probe_residuals(network.features(arguments), features)
+        if features
+        else inputs.new_empty(0, 0),
+    )
+
+
+def look(network: DenseNet, sample: MeasureSample) -> Moment:
+    """A learner on a sample; the learner itself is left alone.
+
+    Source: ours.
+
+    Args:
+        network: the learner, in any precision, on any device.
+        sample: the points.
+
+    Returns:
+        What measures are functions of.
+    """
+    exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
+    parts = [exact.activate(rows) for rows in sample.arguments.split(_CHUNK)]
+    preactivations = [torch.cat(layer) for layer in zip(*(z for z, _ in parts), strict=True)]
+    features = [torch.cat(layer) for layer in zip(*(f for _, f in parts), strict=True)]
+    if sample.arguments is sample.inputs:
+        prediction = exact.read_out(sample.inputs, features)
+    else:
+        prediction = exact(sample.inputs)
+    return Moment(exact, sample, prediction, preactivations, features)
+
+
+def reference_levels(sample: MeasureSample) -> dict[str, float]:
+    """What does not change in a run: the marks against which the numbers are read.
+
+    `reference/without_last_level`: the error of a perfect learner of every level but the last.
+    `reference/cut_off_l` (classes): the share of examples that the score cut off after level l gets
+    wrong. `features/residual_l_untrained`: `features/residual_l` of the untrained learner.
+
+    Source: ours.
+
+    Args:
+        sample: the points.
+
+    Returns:
+        Numbers by name.
+    """
+    named = {}
+    if isinstance(sample.labels, Classification):
+        errors = truncation_errors(sample.levels).tolist()
+        named = {f"reference/cut_off_{level}": error for level, error in enumerate(errors)}
+        named["reference/without_last_level"] = errors[-2]
+    else:
+        named["reference/without_last_level"] = float(level_shares(sample.levels[:, 1:])[-1])
+    for level in range(1, 1 + min(sample.untrained.shape)):
+        untrained = float(sample.untrained[level - 1, level - 1])
+        named[f"features/residual_{level}_untrained"] = untrained
+    return named
+
+
+def output_measures(moment: Moment) -> dict[str, float]:
+    """`levels/nmse` and `levels/residual_l`: what of the target is missing in f.
+
+    A classifier is only right about the sign of its score, so its levels have no residuals.
+
+    Source: ours.
+
+    Args:
+        moment: the learner and the points.
+
+    Returns:
+        Numbers by name; none for classes.
+    """
+    sample = moment.sample
+    if isinstance(sample.labels, Classification):
+        return {}
+    signal = sample.levels.sum(dim=1)
+    residuals = level_residuals(moment.prediction, sample.levels[:, 1:])
+    error = normalized_mse(moment.prediction, signal, sample.target.variance)
+    return {
+        "levels/nmse": float(error),
+        **{f"levels/residual_{level}": r for level, r in enumerate(residuals.tolist(), start=1)},
+    }
+
+
+def feature_measures(moment: Moment) -> dict[str, float]:
+    """`features/residual_l`, `probe_i_j`, `leakage_l`, `richness_l`: what the hidden layers hold.
+
+    Source: ours; see each function in `measures.features`.
+
+    Args:
+        moment: the learner and the points.
+
+    Returns:
+        Numbers by name; none where the target has no layers.
+    """
+    sample = moment.sample
+    if not sample.features:
+        return {}
+    named = {}
+    matrix = probe_residuals(moment.features, sample.features).tolist()
+    for level, row in enumerate(matrix, start=1):
+        named.update({f"features/probe_{level}_{layer}": r for layer, r in enumerate(row, start=1)})
+    for level in moment.levels_with_layer:
+        learned, wanted = moment.preactivations[level - 1], sample.preactivations[level - 1]
+        named[f"features/residual_{level}"] = matrix[level - 1][level - 1]
+        named[f"features/leakage_{level}"] = float(feature_leakage(learned, wanted))
+        named[f"features/richness_{level}"] = float(richness(moment.features[level - 1], wanted))
+    return named
+
+
+def weight_measures(moment: Moment) -> dict[str, float]:
+    """`features/leakage_weights_1` and `features/consumed_leakage_1`: what layer 1 looks at.
+
+    The consumed leakage must vanish only where every readout is positive and layer 1 is quadratic;
+    it is measured only there.
+
+    Source: ours; see each function in `measures.features`.
+
+    Args:
+        moment: the learner and the points.
+
+    Returns:
+        Numbers by name; none where the target has no weights.
+    """
+    target, layers = moment.sample.target, moment.network.active_layers()
+    if not isinstance(target, HierarchicalTarget):
+        return {}
+    seen, wanted = layers[0].block(0), target.weight(1, 0)
+    named = {"features/leakage_weights_1": float(weight_leakage(seen, wanted))}
+    is_form = target.has_positive_signs and isinstance(layers[0].activation, Quadratic)
+    if is_form and len(layers) > 1:
+        consumed = consumed_leakage(seen, layers[1].block(1), layers[1].readout, wanted)
+        named["features/consumed_leakage_1"] = float(consumed)
+    return named
+
+
+def kernel_measures(moment: Moment) -> dict[str, float]:
+    """`ntk/drift`: how far the tangent kernel of the whole network has turned from its start.
+
+    Source: ours; see `measures.ntk`.
+
+    Args:
+        moment: the learner and the points.
+
+    Returns:
+        The number by its name.
+    """
+    sample = moment.sample
+    kernel = empirical_ntk(moment.network, sample.arguments[:NUM_KERNEL_POINTS])
+    return {"ntk/drift": float(kernel_drift(kernel, sample.kernel))}
+
+
+MEASURES: tuple[Callable[[Moment], Mapping[str, float]], ...] = (
+    output_measures,
+    feature_measures,
+    weight_measures,
+    kernel_measures,
+)
+
+
+def _whole(network: DenseNet, like: Tensor) -> DenseNet:
+    """A copy with every layer active, in the precision and on the device of a tensor."""
+    whole = copy.deepcopy(network).to(like).requires_grad_(False)
+    whole.active_depth = whole.depth
+    return whole

@@ -1,0 +1,39 @@
+"""Errors: how far a prediction is from the noise-free target."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def normalized_mse(
+    prediction: Float[Tensor, " n"], signal: Float[Tensor, " n"], variance: float | Tensor
+) -> Float[Tensor, ""]:
+    """E (f - G)^2 / Var G, on the noise-free target.
+
+    Source: ours.
+
+    Args:
+        prediction: f(x).
+        signal: G(x).
+        variance: Var G, a scalar.
+
+    Returns:
+        0 for a perfect learner, 1 for the best constant.
+    """
+    return (prediction - signal).square().mean() / variance
+
+
+def classification_error(
+    prediction: Float[Tensor, " n"], signal: Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """P(1[f >= 0] != 1[score >= 0]).
+
+    Source: ours.
+
+    Args:
+        prediction: f(x), whose sign is the predicted class.
+        signal: the score whose sign is the class.
+
+    Returns:
+        A fraction in [0, 1].
+    """
+    return ((prediction >= 0) != (signal >= 0)).to(prediction.dtype).mean()

@@ -1,0 +1,117 @@
+"""The empirical neural tangent kernel, and how far it has moved."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from bfc_lightning.networks import Activation, DenseNet
+
+
+class _Trace(NamedTuple):
+    """Every layer on the same n samples, and the slopes of f in it."""
+
+    preactivations: list[Tensor]
+    features: list[Tensor]
+    preactivation_slopes: list[Tensor]
+    feature_slopes: list[Tensor]
+
+
+def empirical_ntk(network: DenseNet, x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """K(x, x') = sum over all parameters theta of df(x)/dtheta df(x')/dtheta.
+
+    Of all layers and all parameters, frozen or not. No Jacobian is formed; with B_l = [x, F_1, ...,
+    F_{l-1}] side by side, D_l = df/dZ_l and r_l the factor of layer l in f,
+
+        K = 1 + [x x^T] + sum_l ((D_l D_l^T) * (B_l B_l^T + 1) + r_l^2 F_l F_l^T)
+
+    where * is entry by entry, 1 is from the constant c, [x x^T] from the linear readout where there
+    is one, B_l B_l^T from V_l, the 1 beside it from b_l, and F_l F_l^T from the readout v_l. An
+    activation's own parameters add the products of their gradients, sample by sample.
+
+    Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, section 4; layer by layer as for dense
+    networks in Novak, Sohl-Dickstein and Schoenholz, arXiv 2206.08720.
+
+    Args:
+        network: the learner, whose activation acts on each sample alone. Left as it is.
+        x: the samples, in the network's dtype and on its device.
+
+    Returns:
+        K, symmetric and positive semi-definite, without a graph.
+    """
+    trace = _trace(network, x)
+    with torch.no_grad():
+        kernel = x.new_ones(len(x), len(x))
+        if network.linear is not None:
+            kernel = kernel + x @ x.T
+        below = x @ x.T
+        for level, layer in enumerate(network.dense_layers()):
+            slopes, features = trace.preactivation_slopes[level], trace.features[level]
+            seen = features @ features.T
+            kernel = kernel + (slopes @ slopes.T) * (below + 1) + network.scales[level] ** 2 * seen
+            kernel = kernel + _activation_kernel(
+                layer.activation, trace.preactivations[level], trace.feature_slopes[level]
+            )
+            below = below + seen
+        return kernel
+
+
+def kernel_drift(kernel: Float[Tensor, "n n"], initial: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """1 - <K, K_0>_F / (|K|_F |K_0|_F), the cosine distance of two kernels: `ntk/drift`.
+
+    Computed as |K/|K|_F - K_0/|K_0|_F|_F^2 / 2, which loses no digits where they are close.
+
+    Source: Fort et al., arXiv 2010.15110, kernel distance.
+
+    Args:
+        kernel: K, not 0.
+        initial: K_0, not 0.
+
+    Returns:
+        0 for multiples of each other, at most 1 for positive semi-definite kernels.
+    """
+    norm, initial_norm = torch.linalg.norm(kernel), torch.linalg.norm(initial)
+    difference: Tensor = kernel / norm - initial / initial_norm
+    return difference.square().sum() / 2
+
+
+def _trace(network: DenseNet, x: Tensor) -> _Trace:
+    """Runs all layers forward and back. Outside the caller's no_grad or inference mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs = x.detach().clone().requires_grad_()
+        preactivations: list[Tensor] = []
+        features: list[Tensor] = []
+        output = inputs.new_zeros(())
+        for scale, layer in zip(network.scales, network.dense_layers(), strict=True):
+            preactivations.append(layer.preactivation(torch.cat([inputs, *features], dim=1)))
+            # a copy, for activations that work in place
+            features.append(layer.activation(preactivations[-1].clone()))
+            output = output + scale * (features[-1] @ layer.readout).sum()
+        slopes = torch.autograd.grad(output, [*preactivations, *features])
+    depth = len(features)
+    return _Trace(preactivations, features, list(slopes[:depth]), list(slopes[depth:]))
+
+
+def _activation_kernel(
+    activation: Activation, preactivations: Float[Tensor, "n m"], slopes: Float[Tensor, "n m"]
+) -> Float[Tensor, "#n #n"]:
+    """What the parameters of the activation itself add to the kernel; 0 without any.
+
+    Args:
+        activation: sigma of layer l.
+        preactivations: Z_l.
+        slopes: df/dF_l.
+    """
+    if not isinstance(activation, nn.Module) or not list(activation.parameters()):
+        return preactivations.new_zeros(1, 1)
+    parameters = {name: own.detach() for name, own in activation.named_parameters()}
+
+    def output(values: dict[str, Tensor], row: Tensor, slope: Tensor) -> Tensor:
+        feature: Tensor = functional_call(activation, values, (row[None],))
+        return feature[0] @ slope
+
+    jacobians = vmap(grad(output), in_dims=(None, 0, 0))(parameters, preactivations, slopes)
+    jacobian = torch.cat([part.flatten(start_dim=1) for part in jacobians.values()], dim=1)
+    return jacobian @ jacobian.T
