@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
     from bfc_lightning.labels import Classification, Regression
+    from bfc_lightning.measures.battery import Measure, Moment
     from bfc_lightning.module import HierarchicalLearner
     from bfc_lightning.networks import DenseNet
     from bfc_lightning.runs.loading import load_run
     from bfc_lightning.schedules import OneCycle
+    from bfc_lightning.schemes import Joint, Layerwise, Progressive, Scheme
     from bfc_lightning.stream import FiniteStream, SampleStream
     from bfc_lightning.targets import (
         BackwardCorrection,
@@ -37,10 +39,16 @@ _HOMES = {
     "InputLaw": "inputs",
     "Classification": "labels",
     "Regression": "labels",
+    "Measure": "measures.battery",
+    "Moment": "measures.battery",
     "HierarchicalLearner": "module",
     "DenseNet": "networks",
     "load_run": "runs.loading",
     "OneCycle": "schedules",
+    "Joint": "schemes",
+    "Layerwise": "schemes",
+    "Progressive": "schemes",
+    "Scheme": "schemes",
     "FiniteStream": "stream",
     "SampleStream": "stream",
     "BackwardCorrection": "targets",
@@ -65,13 +73,19 @@ __all__ = [
     "HierarchicalLearner",
     "HierarchicalTarget",
     "InputLaw",
+    "Joint",
     "LayeredTarget",
+    "Layerwise",
+    "Measure",
+    "Moment",
     "OneCycle",
+    "Progressive",
     "Quadratic",
     "QuadraticFeature",
     "Regression",
     "RichRepresentation",
     "SampleStream",
+    "Scheme",
     "SingleIndex",
     "Target",
     "TruncatedQuadratic",

@@ -29,6 +29,17 @@ class Labels(nn.Module, ABC):
         """The law under which the target is normalised and measured."""
 
     @abstractmethod
+    def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """What G sees of x; features are measured there.
+
+        Args:
+            x: samples of `inputs`.
+
+        Returns:
+            Samples of `target_law`.
+        """
+
+    @abstractmethod
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n one_plus_levels"]:
@@ -79,6 +90,10 @@ class Regression(Labels):
     def target_law(self) -> InputLaw:
         """The law of x itself."""
         return self.inputs
+
+    def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The whole of x."""
+        return x
 
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
@@ -148,6 +163,10 @@ class Classification(Labels):
         """The law of P x."""
         return self.projected
 
+    def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """P x."""
+        return self.projected.project(x)
+
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n one_plus_levels"]:
@@ -155,7 +174,7 @@ class Classification(Labels):
 
         The constant sits in column 0: only the sum of all levels is centred, not each.
         """
-        levels = target.level_outputs(self.projected.project(x))
+        levels = target.level_outputs(self.target_argument(x))
         length = target.variance.sqrt() / self.spread
         linear = length * ((x - self.inputs.mean) @ self.direction) - target.mean
         return torch.cat([linear[:, None], levels], dim=1)

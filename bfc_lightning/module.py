@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import torch
 from lightning import LightningModule
@@ -16,11 +17,14 @@ from bfc_lightning.labels import Labels
 from bfc_lightning.networks import Activation, DenseNet
 from bfc_lightning.objectives import objective_for, weight_penalty
 from bfc_lightning.schedules import OneCycle, make_schedule
+from bfc_lightning.schemes import Phase
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
 
 # A short memory for squared gradients: they fall by orders of magnitude within a run.
 default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.95))
+
+PHASE_KEY = "phase"
 
 T = TypeVar("T", int, float)
 LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
@@ -43,8 +47,8 @@ class HierarchicalLearner(LightningModule):
         final_temperature: to which the temperature falls geometrically over the run; it stays where
             not given.
         optimizer: any optimiser class of PyTorch's; SGD without momentum works, too.
-        lr_scheduler: any schedule that steps with the optimiser; a length left open is the run's
-            `max_steps`. `null` for a constant rate.
+        lr_scheduler: any schedule that steps with the optimiser; a length left open is that of the
+            run, or of each phase of a training scheme. `null` for a constant rate.
         seed: of the start. The command line derives it from the run's seed; 0 where nobody gives
             one.
 
@@ -88,6 +92,7 @@ class HierarchicalLearner(LightningModule):
             linear_readout=linear_readout,
             seed=0 if seed is None else seed,
         )
+        self.phase: Phase | None = None
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
         self.score = MeanMetric(nan_strategy="disable")  # the others hide a diverged learner
@@ -104,7 +109,8 @@ class HierarchicalLearner(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of a batch, penalty included."""
-        progress = self.trainer.global_step / self.trainer.max_steps
+        step = self.trainer.global_step
+        progress = self.phase.progress(step) if self.phase else step / self.trainer.max_steps
         loss, _ = self._shared_step(batch, progress)
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
@@ -123,14 +129,41 @@ class HierarchicalLearner(LightningModule):
         return {"inputs": batch.inputs, "targets": batch.signal, "predictions": self(batch.inputs)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser over all trainable parameters, and the schedule over the run."""
-        return self.build_optimizer(self.trainer.max_steps)
+        """The optimiser over all trainable parameters, and the schedule over the phase."""
+        return self.build_optimizer(self.phase.length if self.phase else self.trainer.max_steps)
 
-    def build_optimizer(self, max_steps: int) -> OptimizerLRScheduler:
-        """The optimiser and its schedule for a run of `max_steps` optimiser steps.
+    def enter_phase(self, phase: Phase) -> None:
+        """Lets the layers of a phase take part, and gradients reach those that it trains.
 
         Args:
-            max_steps: length of the run.
+            phase: of the training scheme; without one, all layers train all through the run.
+        """
+        self.phase = phase
+        self.network.active_depth = phase.depth
+        self.network.train_layers(phase.trained)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the phase: weights alone do not say which layers are part of f.
+
+        Args:
+            checkpoint: changed in place.
+        """
+        checkpoint[PHASE_KEY] = None if self.phase is None else asdict(self.phase)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes back to the phase in which the checkpoint was saved.
+
+        Args:
+            checkpoint: what `on_save_checkpoint` has seen.
+        """
+        if checkpoint[PHASE_KEY] is not None:
+            self.enter_phase(Phase(**checkpoint[PHASE_KEY]))
+
+    def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
+        """The optimiser and its schedule for a phase of `num_steps` optimiser steps.
+
+        Args:
+            num_steps: length of the phase.
 
         Returns:
             What Lightning's `configure_optimizers` returns.
@@ -139,7 +172,7 @@ class HierarchicalLearner(LightningModule):
         optimizer = self.make_optimizer(trainable)
         if self.make_schedule is None:
             return optimizer
-        schedule = make_schedule(self.make_schedule, optimizer, total_steps=max_steps)
+        schedule = make_schedule(self.make_schedule, optimizer, total_steps=num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -122,6 +122,10 @@ class DenseNet(nn.Module):
         linear_readout: <u, x> is part of f, from u = 0; classification needs it.
         seed: of the start.
 
+    Attributes:
+        active_depth: only layers 1, ..., active_depth are part of f; all of them at first. It is no
+            parameter, and training schemes set it.
+
     Raises:
         ValueError: if a size is below 1, there is no layer, or the activation changes the shape.
     """
@@ -146,6 +150,8 @@ class DenseNet(nn.Module):
                 f"width must be at least 1 in each of at least one layer, got {list(widths)}."
             )
         self.input_dim = input_dim
+        self.active_depth = len(widths)
+        self.train_readout = train_readout
         self.scales = tuple(
             scale / math.sqrt(width)
             for scale, width in zip(expand_scales(level_scales, len(widths)), widths, strict=True)
@@ -163,7 +169,7 @@ class DenseNet(nn.Module):
             layer.initialize(
                 positive_readout=positive_readout, random=generator(seed, "layer", level)
             )
-            layer.readout.requires_grad_(train_readout)
+        self.train_layers(range(1, self.depth + 1))
 
     @property
     def depth(self) -> int:
@@ -174,32 +180,51 @@ class DenseNet(nn.Module):
         """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, DenseLayer)]
 
+    def active_layers(self) -> list[DenseLayer]:
+        """Those that are part of f."""
+        return self.dense_layers()[: self.active_depth]
+
+    def train_layers(self, levels: Collection[int]) -> None:
+        """Lets gradients reach these layers, counted from 1, and no others; c and u always train.
+
+        Args:
+            levels: whose weights, biases and, where trainable, readouts are to be trained.
+        """
+        for level, layer in enumerate(self.dense_layers(), start=1):
+            layer.requires_grad_(level in levels)
+            layer.readout.requires_grad_(level in levels and self.train_readout)
+
     def activate(
         self, x: Float[Tensor, "n d"]
     ) -> tuple[list[Float[Tensor, "n _m"]], list[Float[Tensor, "n _m"]]]:
-        """Z_1..Z_L and F_1..F_L, shapes (n, m_l)."""
+        """Z_l and F_l of the active layers, shapes (n, m_l)."""
         preactivations: list[Tensor] = []
         features: list[Tensor] = []
-        for layer in self.dense_layers():
+        for layer in self.active_layers():
             preactivations.append(layer.preactivation(torch.cat([x, *features], dim=1)))
             features.append(layer.activation(preactivations[-1]))
         return preactivations, features
 
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """Z_1..Z_L, shapes (n, m_l)."""
+        """Z_l of the active layers, shapes (n, m_l)."""
         return self.activate(x)[0]
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """F_1..F_L, shapes (n, m_l)."""
+        """F_l of the active layers, shapes (n, m_l)."""
         return self.activate(x)[1]
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """f(x)."""
+    def read_out(
+        self, x: Float[Tensor, "n d"], features: list[Float[Tensor, "n _m"]]
+    ) -> Float[Tensor, " n"]:
+        """The output f = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l from features."""
         output = self.constant.expand(x.shape[0])
         if self.linear is not None:
             output = output + x @ self.linear
-        for scale, layer, feature in zip(
-            self.scales, self.dense_layers(), self.features(x), strict=True
-        ):
+        scales = self.scales[: len(features)]
+        for scale, layer, feature in zip(scales, self.active_layers(), features, strict=True):
             output = output + scale * (feature @ layer.readout)
         return output
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x)."""
+        return self.read_out(x, self.features(x))

@@ -60,7 +60,7 @@ def classification_loss(
 
 
 def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Tensor, ""]:
-    """sum_l lambda_l sum_j |V_{l,j}|_F^2: weights only, no biases, no readout.
+    """sum_l lambda_l sum_j |V_{l,j}|_F^2 over the active layers: no biases, no readout.
 
     Source: the regulariser of Allen-Zhu and Li, arXiv 2001.04413.
 
@@ -72,7 +72,8 @@ def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Te
         A scalar.
     """
     penalty = network.constant.new_zeros(())
-    for coefficient, layer in zip(coefficients, network.dense_layers(), strict=True):
+    active = network.active_layers()
+    for coefficient, layer in zip(coefficients[: len(active)], active, strict=True):
         penalty = penalty + coefficient * layer.weight.square().sum()
     return penalty
 
@@ -95,7 +96,7 @@ class Objective(ABC):
         Args:
             prediction: f(x).
             batch: the samples.
-            progress: the part of the run that is done, from 0 to 1.
+            progress: the part of the phase that is done, from 0 to 1.
 
         Returns:
             A scalar.

@@ -21,7 +21,8 @@ def workplace(tmp_path, monkeypatch) -> Path:
     for name, text in blocks:
         (tmp_path / name).write_text(text)
     assert {name for name, _ in blocks} == {
-        *("my_targets.py", "my_run.yaml", "my_laws.py", "my_inputs.yaml")
+        *("my_targets.py", "my_run.yaml", "my_laws.py", "my_inputs.yaml"),
+        *("my_measures.py", "my_measures.yaml"),
     }
     small = {"trainer": {"max_steps": 300, "accelerator": "cpu"}, "data": {"batch_size": 128}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
@@ -35,6 +36,15 @@ def test_target_of_the_document_is_learned_and_read_back(workplace):
     folder = workplace / "logs" / "my_run"
     assert summary(folder)["metrics"]["val/nmse"] < 0.1
     assert type(load_run(folder).target).__name__ == "Parity"
+
+
+def test_measure_of_the_document_is_logged_beside_ours(workplace, monkeypatch):
+    words = ["-c", "my_run.yaml", "-c", "my_measures.yaml", "-c", "small.yaml"]
+    words += ["--trainer.max_steps", "20", "--model.width", "8"]
+    assert main(["fit", *words]) == 0
+    metrics = summary(workplace / "logs" / "my_run")["metrics"]
+    assert 0 <= metrics["neurons/dead_1"] < 1
+    assert metrics["neurons/dead_2"] * 8 == round(metrics["neurons/dead_2"] * 8)
 
 
 def test_error_of_ones_own_class_is_one_line(workplace, capsys):

@@ -153,6 +153,9 @@ class Ranking(Labels):
 
     target_law = property(lambda self: self.inputs)
 
+    def target_argument(self, x):
+        return x
+
     def level_signals(self, target, x):
         return target.level_outputs(x)
 

@@ -1,6 +1,5 @@
 """Nothing is lost: runs that were killed or stopped go on, bit for bit."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,15 @@ import torch
 
 from bfc_lightning.cli import main
 from tests.interventions import SimulatedKillError
-from tests.runs import TINY, checkpoint, fit, intervene, same_weights, summary
+from tests.runs import (
+    TINY,
+    checkpoint,
+    fit,
+    fit_with_one_and_two_processes,
+    intervene,
+    same_weights,
+    summary,
+)
 
 
 @pytest.fixture(scope="module")
@@ -235,21 +242,7 @@ def test_run_goes_on_from_its_own_config_wherever_one_calls_from(
 
 @pytest.mark.ddp
 def test_two_processes_see_the_global_batches_of_one(tmp_path):
-    words = [str(Path(sys.executable).with_name("bfc")), "fit", "-c", TINY]
-    words += ["--run.root", str(tmp_path), "--trainer.precision", "64-true"]
-    words += ["--trainer.strategy", "ddp"]
-    for devices in ("1", "2"):
-        done = subprocess.run(
-            [*words, "--run.name", devices, "--trainer.devices", devices],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
-    one, two = (checkpoint(tmp_path / name)["state_dict"] for name in ("1", "2"))
+    one, two = fit_with_one_and_two_processes(tmp_path)
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-10, atol=1e-12), name
     scores = [summary(tmp_path / name)["metrics"]["val/nmse"] for name in ("1", "2")]

@@ -1,66 +1,119 @@
 """Measures on a fixed sample, at steps that are evenly spaced on a logarithmic axis."""
 
+import copy
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
+from bfc_lightning.callbacks.milestones import Milestones
 from bfc_lightning.callbacks.training_log import log_metrics
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.labels import Classification
-from bfc_lightning.measures import level_residuals, level_shares, truncation_errors
+from bfc_lightning.measures.battery import (
+    MEASURES,
+    Measure,
+    MeasureSample,
+    Moment,
+    look,
+    reference_levels,
+    take_sample,
+)
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.schemes import Phase
 
 NUM_SAMPLES = 2**14
 NUM_POINTS = 30
+_POINTS_OF_PHASE = 9
 
 
-def log_spaced_steps(max_steps: int, num_points: int = NUM_POINTS) -> set[int]:
-    """Step 0, the last step, and about `num_points` evenly spaced in log between.
+def measure_steps(phases: Sequence[Phase], num_points: int = NUM_POINTS) -> set[int]:
+    """Both ends of every phase, and steps evenly spaced in log from its start between.
+
+    Where there are several phases, each has half its steps in log and half evenly spaced: a layer
+    that has just joined changes fast, and what it does to the lower ones takes the whole phase.
 
     Args:
-        max_steps: the last step.
-        num_points: how many, before those that round to the same step are joined.
+        phases: of the run.
+        num_points: about how many in all, before those that round to the same step are joined; at
+            least 18 a phase where there are several.
 
     Returns:
-        The steps.
+        Optimiser steps after which to measure.
     """
-    exponents = torch.linspace(0, 1, num_points, dtype=torch.float64)
-    return {0, *(round(float(max_steps**exponent)) for exponent in exponents)}
+    if len(phases) == 1:
+        return {phases[0].start + offset for offset in _log_spaced(phases[0].length, num_points)}
+    points = max(_POINTS_OF_PHASE, num_points // (2 * len(phases)))
+    steps = set()
+    for phase in phases:
+        even = [round(phase.length * number / points) for number in range(points + 1)]
+        steps |= {phase.start + offset for offset in (*even, *_log_spaced(phase.length, points))}
+    return steps
+
+
+def _log_spaced(last: int, num_points: int) -> set[int]:
+    exponents = torch.linspace(0, 1, num_points, dtype=torch.float64).tolist()
+    return {0, *(round(last**exponent) for exponent in exponents)}
 
 
 class Measurements(Callback):
-    """Logs how much of each level is missing, and what a learner without the last level scores.
+    """Takes every measure of the learner at the steps above, and logs them in one call.
 
-    A classifier is only right about the sign of its score, so its levels have no residuals.
+    What costs is a forward pass of 2^14 points in float64; it is not part of a training step.
+
+    Args:
+        phases: of the run.
+        measures: of the user's own, beside ours.
 
     Attributes:
         seconds: time spent so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, phases: Sequence[Phase], measures: Sequence[Measure] = ()) -> None:
         self.seconds = 0.0
-        self._inputs = torch.empty(0)
-        self._levels = torch.empty(0)
-        self._steps: set[int] = set()
+        self._measures: list[Callable[[Moment], Mapping[str, float]]] = [*MEASURES, *measures]
+        self._steps = measure_steps(phases)
+        self._milestones = Milestones(phases)
         self._measured_step = -1
+        self._untrained: DenseNet | None = None
+        self._sample: MeasureSample | None = None
+        self._references: dict[str, float] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keeps the untrained learner, before a checkpoint is loaded into it.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            stage: Lightning's word for what comes.
+        """
+        assert isinstance(pl_module, HierarchicalLearner)
+        self._untrained = copy.deepcopy(pl_module.network)
+
+    @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the sample; measures at step 0."""
+        if not trainer.is_global_zero:
+            return
         started = time.perf_counter()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, HierarchicalData)
-        self._steps = log_spaced_steps(trainer.max_steps)
+        assert self._untrained is not None
+        device = next(pl_module.parameters()).device
+        if device.type == "mps":  # has no float64
+            device = torch.device("cpu")
         stream = data.make_sample_stream("cpu", torch.float64)
         inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
-        self._levels = data.labels.level_signals(data.target, inputs)
-        parameter = next(pl_module.parameters())
-        self._inputs = inputs.to(device=parameter.device, dtype=parameter.dtype)
+        self._sample = take_sample(
+            inputs.to(device), stream.target.to(device), stream.labels.to(device), self._untrained
+        )
+        self._references = reference_levels(self._sample)
         self.seconds += time.perf_counter() - started
         if trainer.global_step == 0:
-            log_metrics(trainer, self._references(data))
+            log_metrics(trainer, self._references)
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
@@ -80,34 +133,35 @@ class Measurements(Callback):
         self._measure(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The time spent."""
-        return {"seconds": self.seconds, "measured_step": self._measured_step}
+        """The time spent, and what later measures are compared with."""
+        return {
+            "seconds": self.seconds,
+            "measured_step": self._measured_step,
+            "milestones": self._milestones.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the time spent.
+        """Restores them.
 
         Args:
             state_dict: from `state_dict`.
         """
         self.seconds = state_dict["seconds"]
         self._measured_step = state_dict["measured_step"]
-
-    def _references(self, data: HierarchicalData) -> dict[str, float]:
-        """What a learner scores that has every level but the last."""
-        if isinstance(data.labels, Classification):
-            return {"reference/without_last_level": float(truncation_errors(self._levels)[-2])}
-        return {"reference/without_last_level": float(level_shares(self._levels[:, 1:])[-1])}
+        self._milestones.load_state_dict(state_dict["milestones"])
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        is_due = trainer.is_global_zero and trainer.global_step != self._measured_step
-        if not is_due or isinstance(data.labels, Classification):
+        step = trainer.global_step
+        if self._sample is None or step == self._measured_step:
             return
         started = time.perf_counter()
-        self._measured_step = trainer.global_step
-        prediction: Tensor = pl_module(self._inputs).to(device="cpu", dtype=torch.float64)
-        residuals = level_residuals(prediction, self._levels[:, 1:])
-        named = {f"levels/residual_{level}": float(r) for level, r in enumerate(residuals, start=1)}
+        self._measured_step = step
+        assert isinstance(pl_module, HierarchicalLearner)
+        moment = look(pl_module.network, self._sample)
+        named: dict[str, float] = {}
+        for measure in self._measures:
+            named.update(measure(moment))
+        named.update(self._milestones.compare(step, {**self._references, **named}))
         log_metrics(trainer, named)
         self.seconds += time.perf_counter() - started

@@ -1,22 +1,39 @@
 """`figures/*.png`: pictures of the run, also in TensorBoard."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 
+from bfc_lightning.activations import Quadratic
 from bfc_lightning.callbacks.metrics_file import MetricsFile, read_metrics
-from bfc_lightning.figures import learning_curves
+from bfc_lightning.figures import (
+    feature_residuals,
+    leakages,
+    learning_curves,
+    probe_heat_maps,
+    quadratic_forms,
+    series,
+)
+from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.targets import HierarchicalTarget
+
+LARGEST_FORM = 128
 
 
 class Pictures(Callback):
-    """Draws the learning curves of the run when it ends.
+    """Draws the figures of the run when it ends.
 
     Args:
-        folder: where the PNG goes; made when needed.
+        folder: where the PNGs go; made when needed.
         metrics: the logger that holds the numbers.
-        title: of the figure.
+        title: of the figures.
     """
 
     def __init__(self, folder: Path, *, metrics: MetricsFile, title: str) -> None:
@@ -25,14 +42,44 @@ class Pictures(Callback):
         self.title = title
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `learning_curves.png` and shows it in TensorBoard."""
+        """Writes the PNGs and shows the figures in TensorBoard."""
         if not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, HierarchicalLearner)
         self.metrics.save()
-        rows = read_metrics(self.metrics.path)
-        figure = learning_curves(rows, score_key=str(pl_module.score_key), title=self.title)
         self.folder.mkdir(exist_ok=True)
-        figure.savefig(self.folder / "learning_curves.png", dpi=150)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("learning_curves", figure, trainer.global_step)
+        for name, figure in self._draw(trainer, pl_module):
+            figure.savefig(self.folder / f"{name}.png", dpi=150)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure(name, figure, trainer.global_step)
+
+    def _draw(self, trainer: Trainer, learner: HierarchicalLearner) -> Iterator[tuple[str, Figure]]:
+        """The figures for which the run has numbers."""
+        rows = read_metrics(self.metrics.path)
+        curves = learning_curves(rows, score_key=learner.score_key, title=self.title)
+        yield "learning_curves", curves
+        if series(rows, "features/residual_1")[0]:
+            yield "feature_residuals", feature_residuals(rows, title=self.title)
+            yield "probes", probe_heat_maps(rows, title=f"{self.title}: levels read from layers")
+        if series(rows, "features/leakage_weights_1")[0] and series(rows, "levels/nmse")[0]:
+            leaks = leakages(rows, title=self.title)
+            if leaks is not None:
+                yield "leakage", leaks
+        target = trainer.datamodule.target  # type: ignore[attr-defined]
+        has_form = isinstance(learner.network.dense_layers()[0].activation, Quadratic)
+        if isinstance(target, HierarchicalTarget) and has_form and target.input_dim <= LARGEST_FORM:
+            yield "quadratic_form", _forms(learner.network, target, self.title)
+
+
+@torch.no_grad()
+def _forms(network: DenseNet, target: HierarchicalTarget, title: str) -> Figure:
+    size = target.widths[0]
+    learned = learner_form(network).to(device="cpu", dtype=torch.float64)
+    learned, wanted = in_target_basis(learned, target_form(target).cpu(), size)
+    return quadratic_forms(
+        learned.numpy(),
+        wanted.numpy(),
+        num_directions=size,
+        title=f"{title}: quadratic form of the first level, in the target's own basis",
+    )

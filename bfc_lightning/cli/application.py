@@ -21,7 +21,7 @@ from bfc_lightning.cli.fitting import Fitting
 from bfc_lightning.cli.trainer_flags import TRAINER_DEFAULTS, check_trainer_flags
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.runs.assembly import add_problem_arguments, fill_seeds
+from bfc_lightning.runs.assembly import add_problem_arguments, add_study_arguments, fill_seeds
 from bfc_lightning.runs.folder import RunError, RunOptions
 
 
@@ -84,8 +84,9 @@ class Application(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the problem and the run folder."""
+        """Adds the problem, the training scheme and the run folder."""
         add_problem_arguments(parser)
+        add_study_arguments(parser)
         parser.add_class_arguments(RunOptions, "run")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -151,6 +152,9 @@ class Application(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        if isinstance(self.job, Fitting):
+            self.job.scheme = self._get(self.config_init, "scheme")
+            self.job.measures = self._get(self.config_init, "measures")
         return self.job.make_trainer(config, model=self.model, data=self.datamodule)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -4,12 +4,18 @@ import re
 from pathlib import Path
 
 # The argument groups whose classes jsonargparse names by their base class only.
-_GROUPS = {"targets.base.Target": "target", "inputs.InputLaw": "inputs", "labels.Labels": "labels"}
+_GROUPS = {
+    "targets.base.Target": "target",
+    "inputs.InputLaw": "inputs",
+    "labels.Labels": "labels",
+    "schemes.Scheme": "scheme",
+}
 _KNOWN = {
     "target": "HierarchicalTarget, RichRepresentation, BackwardCorrection, SingleIndex, "
     "QuadraticFeature, DepthSeparation",
     "inputs": "Gaussian, GaussianMixture",
     "labels": "Regression, Classification",
+    "scheme": "Joint, Progressive, Layerwise",
 }
 _NOISE = ("<class 'NoneType'>", "not accessible or invalid", "any of the Union")
 _LONGEST = 600

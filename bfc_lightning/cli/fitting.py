@@ -25,6 +25,7 @@ from bfc_lightning.callbacks.stops import Interrupted
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.tensorboard import RunBoard
 from bfc_lightning.callbacks.training_log import TrainingLog
+from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.cli.console import say, show_result, show_start
 from bfc_lightning.cli.trainer_flags import (
     as_list,
@@ -34,6 +35,7 @@ from bfc_lightning.cli.trainer_flags import (
 )
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_atomically
+from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
@@ -51,6 +53,7 @@ from bfc_lightning.runs.identity import flatten, run_identity
 from bfc_lightning.runs.loading import read_summary
 from bfc_lightning.runs.resuming import Resumption, find_resumption
 from bfc_lightning.schedules import open_length
+from bfc_lightning.schemes import Joint, Phase, Scheme
 
 # Rank 0 tells the processes that it starts where the run lives.
 _FOLDER_VARIABLE = "BFC_RUN_FOLDER"
@@ -84,6 +87,8 @@ class Fitting:
         if config.resume is not None:
             self.resumption = find_resumption(config.resume, self.wanted, self.options)
         self.claim: FolderClaim | None = None
+        self.scheme: Scheme = Joint()
+        self.measures: list[Measure] = []
 
     def make_trainer(
         self, flags: dict[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
@@ -102,7 +107,8 @@ class Fitting:
             RunError: if the Trainer refuses its flags, or the settings differ from the resumed
                 run's; no new folder is left then.
         """
-        self._check(flags, model, data)
+        phases = self._plan(flags, model)
+        self._check(flags, model, data, phases)
         flags["val_check_interval"] = validation_interval(
             flags["val_check_interval"],
             max_steps=flags["max_steps"],
@@ -111,7 +117,8 @@ class Fitting:
         try:
             if not flags["fast_dev_run"]:
                 self.claim = self._claim_folder()
-                self._add_parts(self.claim.path, flags, model)
+                self._add_parts(self.claim.path, flags, model, phases)
+            flags["callbacks"].insert(0, TrainingScheme(self.scheme, phases))
             trainer = Trainer(**flags)
             data.check_processes(trainer.world_size)
             self.resumption.check_device(trainer.strategy.root_device.type)
@@ -142,15 +149,38 @@ class Fitting:
         if folder is not None and trainer.is_global_zero:
             show_result(folder, read_summary(folder), score_key=model.score_key)
 
+    def _plan(self, flags: dict[str, Any], model: HierarchicalLearner) -> list[Phase]:
+        """The phases of the run; its length is their sum, whatever `max_steps` said.
+
+        Raises:
+            RunError: if the scheme does not fit the learner.
+        """
+        try:
+            phases = self.scheme.phases(model.network.depth, flags["max_steps"])
+        except ValueError as refused:
+            raise RunError(str(refused)) from refused
+        if len(phases) > 1 and is_first_process():
+            lengths = " + ".join(f"{phase.length:,}" for phase in phases)
+            say(f"{type(self.scheme).__name__}: {lengths} = {phases[-1].stop:,} optimiser steps")
+        total = phases[-1].stop
+        flags["max_steps"] = self.config.trainer.max_steps = total
+        self.identity["trainer.max_steps"] = total
+        return phases
+
     def _check(
-        self, flags: dict[str, Any], model: HierarchicalLearner, data: HierarchicalData
+        self,
+        flags: dict[str, Any],
+        model: HierarchicalLearner,
+        data: HierarchicalData,
+        phases: list[Phase],
     ) -> None:
         """Refuses what can be refused before anything is written."""
         schedule = model.make_schedule
         is_open = schedule is not None and open_length(schedule) is not None
         is_open = is_open or self.config.model.final_temperature is not None
+        is_open = is_open or self.scheme.stretches
         self.resumption.check(self.identity, data, has_open_schedule=is_open)
-        check_optimizer(model, flags["max_steps"])
+        check_optimizer(model, self.scheme, phases[0])
         flags["callbacks"] = as_list(flags["callbacks"])
         check_monitors(flags["callbacks"], [model.score_key, "val/loss"])
         if self.config.resume == "auto" and self.resumption.checkpoint is None:
@@ -205,7 +235,13 @@ class Fitting:
         if self.claim is not None:
             self.claim.abandon()
 
-    def _add_parts(self, folder: Path, flags: dict[str, Any], model: HierarchicalLearner) -> None:
+    def _add_parts(
+        self,
+        folder: Path,
+        flags: dict[str, Any],
+        model: HierarchicalLearner,
+        phases: list[Phase],
+    ) -> None:
         """Puts our loggers and callbacks beside the user's."""
         flags["default_root_dir"] = flags["default_root_dir"] or folder
         metrics = MetricsFile(folder / METRICS)
@@ -218,7 +254,7 @@ class Fitting:
         if given not in (None, True, False):
             loggers += as_list(given)
         flags["logger"] = loggers
-        flags["callbacks"] += self._callbacks(folder, metrics, model, flags)
+        flags["callbacks"] += self._callbacks(folder, metrics, model, flags, phases)
 
     def _callbacks(
         self,
@@ -226,9 +262,10 @@ class Fitting:
         metrics: MetricsFile,
         model: HierarchicalLearner,
         flags: dict[str, Any],
+        phases: list[Phase],
     ) -> list[Callback]:
         """Ours, in the order in which they must see the end of a step: measure, log, then stop."""
-        measurements = Measurements()
+        measurements = Measurements(phases, self.measures)
         checkpoints = Checkpoints(
             folder / CHECKPOINTS, monitor=model.score_key, record={"identity": self.identity}
         )

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch.optim import LBFGS
 
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.folder import RunError
+from bfc_lightning.schemes import Phase, Scheme
 
 T = TypeVar("T")
 Interval = int | float | str | timedelta | dict[str, int]
@@ -127,17 +129,24 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
             )
 
 
-def check_optimizer(model: HierarchicalLearner, max_steps: int) -> None:
+def check_optimizer(model: HierarchicalLearner, scheme: Scheme, phase: Phase) -> None:
     """Lets optimiser and schedule refuse their arguments.
 
     Args:
         model: the learner.
-        max_steps: length of the run.
+        scheme: of the training.
+        phase: the first one of it.
 
     Raises:
-        RunError: if one of them does.
+        RunError: if one of them does, or the optimiser can't leave frozen layers alone.
     """
     try:
-        model.build_optimizer(max_steps)
+        built = model.build_optimizer(phase.length)
     except (ValueError, TypeError) as refused:
         raise RunError(f"model.optimizer and model.lr_scheduler: {refused}") from refused
+    optimizer = built["optimizer"] if isinstance(built, dict) else built
+    if scheme.freeze and isinstance(optimizer, LBFGS):
+        raise RunError(
+            "scheme.freeze must be left out with LBFGS, whose memory moves all layers together, "
+            f"got {scheme.freeze}."
+        )

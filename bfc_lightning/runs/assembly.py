@@ -4,7 +4,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.inputs import InputLaw
 from bfc_lightning.labels import Labels
+from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import default_optimizer
+from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target
 
@@ -35,6 +37,24 @@ def add_problem_arguments(parser: ArgumentParser) -> None:
 
 def _target_law(labels: Labels) -> InputLaw:
     return labels.target_law
+
+
+def add_study_arguments(parser: ArgumentParser) -> None:
+    """Adds `scheme`, in which order layers join and train, and `measures` of the user's own.
+
+    Args:
+        parser: of a command.
+    """
+    parser.add_subclass_arguments(
+        Scheme, "scheme", help="Joint (all layers at once), Progressive or Layerwise training."
+    )
+    parser.add_argument(
+        "--measures",
+        type=list[Measure],
+        default=[],
+        help="Measures of your own, beside ours, by class_path (docs/extending.md).",
+    )
+    parser.set_defaults({"scheme": {"class_path": "bfc_lightning.schemes.Joint"}})
 
 
 def fill_seeds(config: Namespace, seed: int) -> None:

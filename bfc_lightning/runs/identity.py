@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from bfc_lightning.callbacks.checkpoints import FORMAT_VERSION, RECORD_KEY
+from bfc_lightning.module import PHASE_KEY
 from bfc_lightning.runs.folder import RunError
 
-_RUN_PARTS = ("inputs", "labels", "target", "model", "data", "seed_everything")
+_RUN_PARTS = ("inputs", "labels", "target", "model", "data", "scheme", "seed_everything")
 _TRAINER_KEYS = (
     "max_steps",
     "gradient_clip_val",
@@ -90,8 +91,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint must have format {FORMAT_VERSION} or below, got {record['format']}: "
             "it comes from a later version."
         )
-    checked: dict[str, Any] = content
-    return checked
+    return _migrate(content)
+
+
+def _migrate(content: dict[str, Any]) -> dict[str, Any]:
+    """Adds to a checkpoint of format 1 that it knew joint training and no milestones."""
+    record = content[RECORD_KEY]
+    if record["format"] == 1:
+        content[PHASE_KEY] = None
+        content["callbacks"].get("Measurements", {})["milestones"] = {}
+        record["identity"]["scheme.class_path"] = "bfc_lightning.schemes.Joint"
+        record["identity"]["scheme.init_args.freeze"] = None
+    return content
 
 
 def check_resumable(

@@ -92,6 +92,7 @@ def load_state(
         data.load_state_dict(content[type(data).__qualname__])
     except ValueError as other:
         raise RunError(str(other)) from other
+    model.on_load_checkpoint(dict(content))
     model.load_state_dict(content["state_dict"])
 
 

@@ -118,6 +118,10 @@ class HierarchicalTarget(LayeredTarget):
             source - 1
         ]
 
+    def square_weights(self, level: int) -> Float[Tensor, " k_level"]:
+        """By how much G grows with the square of each S_l; shape (k_l,)."""
+        return self._level("readout", level) / self._level("std", level)
+
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """S_1..S_L, shapes (n, k_l)."""
         return self._layers(x @ self.input_weight.T)[0]

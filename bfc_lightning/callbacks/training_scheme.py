@@ -1,0 +1,87 @@
+"""Carries out a training scheme: layers join, others are frozen, optimisers start afresh."""
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+
+from bfc_lightning.callbacks.training_log import log_metrics
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.schemes import Phase, Scheme
+
+
+class TrainingScheme(Callback):
+    """Enters each phase of a scheme just before the first optimiser step of it.
+
+    The step before is measured, scored and saved as the phase before left it. What is frozen has
+    `requires_grad=False` and no gradient, so that no optimiser touches it or its state. Logs
+    `scheme/active_layers` where a layer joins and `scheme/frozen_layers` where `freeze` acts.
+
+    Args:
+        scheme: which layers take part and train, and when.
+        phases: the scheme's, for this run.
+    """
+
+    def __init__(self, scheme: Scheme, phases: list[Phase]) -> None:
+        self.scheme = scheme
+        self.phases = phases
+        self._frozen: frozenset[int] = frozenset()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Enters the first phase, before there is an optimiser; a resumed run then finds its own.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            stage: Lightning's word for what comes.
+        """
+        _learner(pl_module).enter_phase(self.phases[0])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes over what the optimiser has been told already."""
+        phase = _learner(pl_module).phase
+        assert phase is not None
+        self._frozen = self.scheme.frozen_at(phase.start)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Enters a phase or freezes layers where the next optimiser step asks for it."""
+        learner, step = _learner(pl_module), trainer.global_step
+        if step == 0 and batch_idx == 0 and len(self.phases) > 1:
+            log_metrics(trainer, {"scheme/active_layers": self.phases[0].depth})
+        due = next((phase for phase in self.phases if phase.start <= step < phase.stop), None)
+        if due is not None and due != learner.phase:
+            self._enter(trainer, learner, due)
+        frozen = self.scheme.frozen_at(step)
+        if frozen != self._frozen:
+            self._freeze(trainer, learner, frozen)
+
+    def _enter(self, trainer: Trainer, learner: HierarchicalLearner, phase: Phase) -> None:
+        learner.enter_phase(phase)
+        learner.zero_grad(set_to_none=True)
+        trainer.strategy.setup_optimizers(trainer)
+        _share_gradients_anew(trainer)
+        self._frozen = self.scheme.frozen_at(phase.start)
+        log_metrics(trainer, {"scheme/active_layers": phase.depth})
+
+    def _freeze(
+        self, trainer: Trainer, learner: HierarchicalLearner, frozen: frozenset[int]
+    ) -> None:
+        assert learner.phase is not None
+        learner.network.train_layers(set(learner.phase.trained) - frozen)
+        learner.zero_grad(set_to_none=True)
+        _share_gradients_anew(trainer)
+        self._frozen = frozen
+        log_metrics(trainer, {"scheme/frozen_layers": len(frozen)})
+
+
+def _learner(module: LightningModule) -> HierarchicalLearner:
+    assert isinstance(module, HierarchicalLearner)
+    return module
+
+
+def _share_gradients_anew(trainer: Trainer) -> None:
+    """Several processes agree once, when the model is wrapped, on the gradients that they share."""
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy.model = trainer.lightning_module
+        trainer.strategy.configure_ddp()

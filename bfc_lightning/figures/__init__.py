@@ -1,0 +1,26 @@
+"""Pictures of a run, made from its logged numbers."""
+
+from bfc_lightning.figures.curves import learning_curves
+from bfc_lightning.figures.features import (
+    draw_feature_residuals,
+    feature_residuals,
+    leakages,
+    side_by_side,
+)
+from bfc_lightning.figures.matrices import probe_heat_maps, quadratic_forms
+from bfc_lightning.figures.style import COLOURS, MARKERS, bands, draw_band, series
+
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "bands",
+    "draw_band",
+    "draw_feature_residuals",
+    "feature_residuals",
+    "leakages",
+    "learning_curves",
+    "probe_heat_maps",
+    "quadratic_forms",
+    "series",
+    "side_by_side",
+]

@@ -1,0 +1,98 @@
+"""Heat maps: which layer holds which level, and what layer 1 computes beside the target's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import LogNorm, SymLogNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bfc_lightning.figures.style import Rows, joined_layers, series
+
+NUM_MOMENTS = 6
+_SMALLEST = 1e-4
+
+
+def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
+    """1 - R² of every target level read from every learner layer, at moments of the run.
+
+    Args:
+        rows: as `metrics.csv` holds them, with `features/probe_i_j`.
+        title: of the figure.
+
+    Returns:
+        One panel a moment; rows are levels, columns layers; grey where the layer has not joined.
+    """
+    pairs = sorted({_pair(key) for row in rows for key in row if key.startswith("features/probe_")})
+    size = (max(level for level, _ in pairs), max(layer for _, layer in pairs))
+    steps = [int(step) for step in series(rows, "features/probe_1_1")[0]]
+    at_step = {row["step"]: row for row in rows}
+    chosen = _moments(steps, [int(step) for step, _ in joined_layers(rows)])
+    width = 1.2 + len(chosen) * (0.5 + 0.55 * size[1])
+    figure = Figure(figsize=(width, 1.5 + 0.6 * size[0]), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
+    for panel, step in zip(panels, chosen, strict=True):
+        matrix = np.full(size, np.nan)
+        for level, layer in pairs:
+            matrix[level - 1, layer - 1] = at_step[step].get(
+                f"features/probe_{level}_{layer}", np.nan
+            )
+        shown = panel.imshow(
+            np.clip(matrix, _SMALLEST, 1), cmap="viridis", norm=LogNorm(_SMALLEST, 1), aspect="auto"
+        )
+        panel.set_facecolor("lightgrey")
+        for (row, column), value in np.ndenumerate(matrix):
+            if np.isfinite(value):
+                dark = value < 0.1
+                words = f"{value:.0e}" if value < 0.01 else f"{value:.2f}"
+                colour = "white" if dark else "black"
+                panel.text(column, row, words, ha="center", va="center", color=colour, fontsize=7)
+        panel.set(title=f"step {step:,}", xlabel="layer")
+        panel.set_xticks(range(size[1]), [str(layer + 1) for layer in range(size[1])])
+    panels[0].set_ylabel("level of the target")
+    panels[0].set_yticks(range(size[0]), [str(level + 1) for level in range(size[0])])
+    figure.colorbar(shown, ax=list(panels), label="1 - R²")
+    return figure
+
+
+def quadratic_forms(
+    learner: NDArray[np.float64], target: NDArray[np.float64], *, num_directions: int, title: str
+) -> Figure:
+    """Layer 1's quadratic form beside that of the target's first level.
+
+    Args:
+        learner: symmetric, (d, d), in a basis whose first directions are the target's own.
+        target: likewise.
+        num_directions: how many of them are the target's own; a line marks them off.
+        title: of the figure.
+
+    Returns:
+        Three panels: target, learner, difference; one colour scale, linear only near 0.
+    """
+    limit = float(np.abs(target).max())
+    norm = SymLogNorm(linthresh=1e-3 * limit, vmin=-limit, vmax=limit)
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, 3)
+    parts = {"target, level 1": target, "learner, layer 1": learner, "difference": learner - target}
+    for panel, (name, form) in zip(panels, parts.items(), strict=True):
+        shown = panel.imshow(form, cmap="PuOr", norm=norm)
+        for mark in (panel.axhline, panel.axvline):
+            mark(num_directions - 0.5, color="grey", linewidth=0.8, linestyle=":")
+        panel.set(title=name, xlabel="direction (the target's own come first)")
+    figure.colorbar(shown, ax=list(panels), label="coefficient of x_i x_j")
+    return figure
+
+
+def _pair(key: str) -> tuple[int, int]:
+    level, layer = key.removeprefix("features/probe_").split("_")
+    return int(level), int(layer)
+
+
+def _moments(steps: Sequence[int], joins: Sequence[int]) -> list[int]:
+    """About six of the steps: the ends, those at which layers joined, others between."""
+    fixed = [0, *(steps.index(step) for step in joins), len(steps) - 1]
+    count = max(2, NUM_MOMENTS - len(joins))
+    between = [round(x) for x in np.linspace(0, len(steps) - 1, min(len(steps), count))]
+    return [steps[position] for position in sorted({*fixed, *between})]

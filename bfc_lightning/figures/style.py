@@ -1,0 +1,122 @@
+"""What all figures share: colours, markers, and lines with bands over seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from matplotlib.axes import Axes
+from matplotlib.transforms import blended_transform_factory
+
+# Okabe and Ito's palette, told apart by colour-blind readers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+Rows = Sequence[Mapping[str, float]]
+
+
+def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    """The finite values of one key over the steps.
+
+    Args:
+        rows: as `metrics.csv` holds them.
+        key: the column.
+
+    Returns:
+        Steps and values.
+    """
+    points = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def bands(
+    runs: Sequence[Rows], key: str
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Median, smallest and largest value of one key over runs, step by step.
+
+    Args:
+        runs: rows of each run.
+        key: the column.
+
+    Returns:
+        Steps, medians, minima, maxima; only steps at which at least half of the runs have a value.
+    """
+    at_step: dict[float, list[float]] = {}
+    for rows in runs:
+        for step, value in zip(*series(rows, key), strict=True):
+            at_step.setdefault(step, []).append(value)
+    steps = sorted(step for step, found in at_step.items() if 2 * len(found) >= len(runs))
+    found = [at_step[step] for step in steps]
+    return steps, [median(v) for v in found], [min(v) for v in found], [max(v) for v in found]
+
+
+def draw_band(
+    panel: Axes, runs: Sequence[Rows], key: str, *, number: int, label: str, offset: int = 0
+) -> None:
+    """One line: the median over runs, with a band from the smallest to the largest.
+
+    Args:
+        panel: to draw on.
+        runs: rows of each run.
+        key: the column.
+        number: of the line, for its colour and marker.
+        label: for the legend.
+        offset: added to the steps; 1 shows step 0 on a logarithmic axis.
+    """
+    steps, middle, low, high = bands(runs, key)
+    steps = [step + offset for step in steps]
+    colour = COLOURS[number % len(COLOURS)]
+    marker = MARKERS[number % len(MARKERS)]
+    panel.plot(steps, middle, color=colour, marker=marker, markersize=4, label=label)
+    if len(runs) > 1:
+        panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def joined_layers(rows: Rows) -> list[tuple[float, int]]:
+    """The steps at which layers joined, with the number of the layer.
+
+    Args:
+        rows: as `metrics.csv` holds them.
+
+    Returns:
+        Pairs; none where all layers trained from the start.
+    """
+    steps, layers = series(rows, "scheme/active_layers")
+    return [(step, int(layer)) for step, layer in zip(steps, layers, strict=True)]
+
+
+def step_axis(panel: Axes, rows: Rows, *, is_linear: bool = False) -> int:
+    """Dresses the axis of steps: logarithmic, or, where layers joined, linear with marks.
+
+    Args:
+        panel: to dress.
+        rows: of a run.
+        is_linear: whether it is linear in any case.
+
+    Returns:
+        What to add to the steps, so that step 0 can be seen.
+    """
+    joins = joined_layers(rows)
+    offset = 0 if joins or is_linear else 1
+    panel.set_xscale("log" if offset else "linear")
+    panel.set_xlabel("optimiser steps + 1" if offset else "optimiser steps")
+    above = blended_transform_factory(panel.transData, panel.transAxes)
+    for step, layer in joins:
+        words = f"layer {layer} joins" if step else f"layer {layer} alone"
+        panel.axvline(step, color="grey", linewidth=0.8, zorder=0)
+        panel.text(step, 1.01, f" {words}", transform=above, fontsize=8, color="dimgrey")
+    return offset
+
+
+def numbered_keys(runs: Sequence[Rows], prefix: str) -> list[str]:
+    """The logged keys `<prefix>1`, `<prefix>2`, ..., in order.
+
+    Args:
+        runs: rows of each run.
+        prefix: e.g. `features/residual_`.
+
+    Returns:
+        Keys whose rest is a number.
+    """
+    keys = {key for rows in runs for row in rows for key in row if key.startswith(prefix)}
+    numbers = [key.removeprefix(prefix) for key in keys]
+    return [f"{prefix}{number}" for number in sorted(int(n) for n in numbers if n.isdigit())]

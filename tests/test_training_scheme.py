@@ -1,0 +1,200 @@
+"""Training schemes in whole runs: what is frozen stays, what joins is fresh, resuming is exact."""
+
+import csv
+
+import pytest
+import torch
+
+from bfc_lightning.runs.loading import load_run
+from tests.interventions import SimulatedKillError
+from tests.runs import (
+    checkpoint,
+    fit,
+    fit_with_one_and_two_processes,
+    intervene,
+    same_weights,
+    summary,
+)
+
+OPTIMIZERS = [
+    "SGD",
+    "Adam",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("AdamW", "RMSprop", "Adagrad")),
+]
+
+
+def scheme_words(name: str, **arguments: object) -> list[str]:
+    words = ["--scheme", name]
+    for key, value in arguments.items():
+        words += [f"--scheme.{key}", str(value)]
+    return words
+
+
+def optimizer_words(name: str) -> list[str]:
+    momentum = ["--model.optimizer.momentum", "0.9"] if name in ("SGD", "RMSprop") else []
+    return ["--model.optimizer", name, "--model.optimizer.lr", "1e-3", *momentum]
+
+
+def layer(weights: dict, level: int) -> dict:
+    return {k: v for k, v in weights.items() if k.startswith(f"network.layers.{level - 1}.")}
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def run_until(root, name: str, steps: int, *words: str) -> dict:
+    """The checkpoint of a run that was killed right after a step's validation."""
+    interval = ["--trainer.val_check_interval", "5"]
+    kill = intervene("RaiseAt", step=steps + 1)
+    with pytest.raises(SimulatedKillError):
+        fit(root, "--run.name", name, *interval, *words, *kill)
+    saved = checkpoint(root / name)
+    assert saved["global_step"] == steps
+    return saved
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "LBFGS"])
+def test_layerwise_leaves_finished_layers_bit_identical(tmp_path, optimizer):
+    words = [*scheme_words("Layerwise", steps=10), *optimizer_words(optimizer)]
+    before = run_until(tmp_path, "half", 10, *words)["state_dict"]
+    assert fit(tmp_path, "--run.name", "whole", *words) == 0
+    after = checkpoint(tmp_path / "whole")["state_dict"]
+    assert equal(layer(before, 1), layer(after, 1))
+    assert not equal(layer(before, 2), layer(after, 2))
+    assert not torch.equal(before["network.constant"], after["network.constant"])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_frozen_layers_and_their_optimizer_state_stay_bit_identical(tmp_path, optimizer):
+    words = [*scheme_words("Joint", freeze='{"1": 10}'), *optimizer_words(optimizer)]
+    words += ["--model.optimizer.weight_decay", "0.1"]
+    before = run_until(tmp_path, "half", 10, *words)
+    assert fit(tmp_path, "--run.name", "whole", *words) == 0
+    after = checkpoint(tmp_path / "whole")
+    assert equal(layer(before["state_dict"], 1), layer(after["state_dict"], 1))
+    assert not equal(layer(before["state_dict"], 2), layer(after["state_dict"], 2))
+    states = [c["optimizer_states"][0]["state"] for c in (before, after)]
+    names = list(before["state_dict"])  # the order of the parameters, constant first
+    for position, name in enumerate(names):
+        frozen = name.startswith("network.layers.0.")
+        pairs = [
+            (value, states[1][position][key])
+            for key, value in states[0][position].items()
+            if isinstance(value, torch.Tensor)
+        ]
+        assert pairs
+        assert all(torch.equal(a, b) for a, b in pairs) == frozen, name
+
+
+def test_freeze_is_refused_with_lbfgs(tmp_path, capsys):
+    words = [*scheme_words("Joint", freeze='{"1": 10}'), *optimizer_words("LBFGS")]
+    assert fit(tmp_path, *words) == 2
+    assert "must be left out with LBFGS" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_progressive_goes_on_training_lower_layers(tmp_path):
+    words = scheme_words("Progressive", steps=10)
+    before = run_until(tmp_path, "half", 10, *words)["state_dict"]
+    assert fit(tmp_path, "--run.name", "whole", *words) == 0
+    after = checkpoint(tmp_path / "whole")["state_dict"]
+    assert not equal(layer(before, 1), layer(after, 1))
+
+
+def test_layer_that_has_not_joined_is_neither_trained_nor_part_of_the_output(tmp_path):
+    words = scheme_words("Progressive", steps=10)
+    run_until(tmp_path, "half", 10, *words)
+    run = load_run(tmp_path / "half", checkpoint="last")
+    assert run.network.active_depth == 1
+    start = load_run(tmp_path / "half", checkpoint="last").network
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    output = run.network(x)
+    with torch.no_grad():
+        run.network.layers[1].weight.fill_(1e3)
+    assert torch.equal(run.network(x), output)
+    start.active_depth = 2
+    assert not torch.equal(start(x), output)
+
+
+@pytest.mark.parametrize("name", ["Progressive", "Layerwise"])
+def test_optimizer_and_schedule_start_afresh_in_every_phase(tmp_path, name):
+    words = [*scheme_words(name, steps=10), "--trainer.log_every_n_steps", "1"]
+    assert fit(tmp_path, "--run.name", "run", *words) == 0
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rates = [float(r["train/learning_rate"]) for r in csv.DictReader(file) if r["train/loss"]]
+    assert len(rates) == 20
+    assert rates[:10] == rates[10:]
+    state = checkpoint(tmp_path / "run")["optimizer_states"][0]["state"]
+    assert {float(entry["step"]) for entry in state.values()} == {10.0}
+    assert summary(tmp_path / "run")["steps"] == 20
+
+
+@pytest.mark.parametrize("name", ["Progressive", "Layerwise"])
+@pytest.mark.parametrize("step", [10, 11])
+def test_resumed_run_ends_where_the_undisturbed_one_does(tmp_path, name, step):
+    words = [*scheme_words(name, steps=10), "--trainer.val_check_interval", "5"]
+    assert fit(tmp_path, "--run.name", "whole", *words) == 0
+    signal = intervene("SignalAt", step=step)
+    assert fit(tmp_path, "--run.name", "cut", *words, *signal) == 130
+    assert checkpoint(tmp_path / "cut")["global_step"] == step
+    assert fit(tmp_path, "--run.name", "cut", *words, "--resume", "auto") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
+    files = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "cut")]
+    assert files[0] == files[1]
+
+
+def test_run_resumed_after_a_freeze_ends_where_the_undisturbed_one_does(tmp_path):
+    words = [*scheme_words("Progressive", steps=10, freeze='{"1": 14}')]
+    assert fit(tmp_path, "--run.name", "whole", *words) == 0
+    for step in (14, 17):
+        signal = intervene("SignalAt", step=step)
+        name = f"cut-{step}"
+        assert fit(tmp_path, "--run.name", name, *words, *signal) == 130
+        assert fit(tmp_path, "--run.name", name, *words, "--resume", "auto") == 0
+        assert same_weights(tmp_path / "whole", tmp_path / name)
+
+
+def test_another_scheme_is_another_run(tmp_path, capsys):
+    words = ["--run.name", "run"]
+    signal = intervene("SignalAt", step=10)
+    assert fit(tmp_path, *words, *scheme_words("Progressive"), *signal) == 130
+    capsys.readouterr()
+    assert fit(tmp_path, *words, *scheme_words("Layerwise"), "--resume", "auto") == 2
+    assert "scheme.class_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--scheme.freeze", '{"3": 10}'], "scheme.freeze must name layers 1 to 2, got 3."),
+        (["--scheme", "Layerwise", "--scheme.steps", "[9]"], "one for each of 2 layers, got [9]."),
+        (["--scheme", "layerwise"], "Known: Joint, Progressive, Layerwise."),
+        (["--scheme", "Progressive", "--scheme.steps", "0"], "steps must be at least 1"),
+    ],
+)
+def test_scheme_that_cannot_be_is_one_line(tmp_path, capsys, words, complaint):
+    assert fit(tmp_path, *words) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert complaint in told[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_config_of_a_phased_run_holds_its_whole_length(tmp_path):
+    assert fit(tmp_path, "--run.name", "run", *scheme_words("Layerwise", steps=10)) == 0
+    run = load_run(tmp_path / "run", checkpoint="last")
+    assert run.config["trainer"]["max_steps"] == 20
+    assert run.network.active_depth == 2
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+@pytest.mark.parametrize("name", ["Progressive", "Layerwise"])
+def test_two_processes_share_the_gradients_of_every_phase(tmp_path, name):
+    words = scheme_words(name, steps=20, freeze='{"2": 30}')
+    one, two = fit_with_one_and_two_processes(tmp_path, *words)
+    for key, value in one.items():
+        assert torch.allclose(value, two[key], rtol=1e-10, atol=1e-12), key
+    before = run_until(tmp_path, "half", 30, *words, "--trainer.precision", "64-true")
+    assert equal(layer(before["state_dict"], 2), layer(one, 2))
