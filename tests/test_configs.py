@@ -6,8 +6,12 @@ import pytest
 import yaml
 
 from bfc_lightning.cli.application import Application
+from bfc_lightning.cli.comparing import parse_comparison
+from bfc_lightning.cli.learner_settings import check_learners
 
-CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+ALL = sorted(Path("configs").rglob("*.yaml"))
+COMPARISONS = [path for path in ALL if "learners" in yaml.safe_load(path.read_text())]
+CONFIGS = [path for path in ALL if path not in COMPARISONS]
 
 
 def leaves(tree: object, prefix: str = "") -> dict[str, object]:
@@ -39,6 +43,7 @@ def test_the_promised_configs_are_there():
         *("non_spherical", "mixture", "rich_representation", "backward_correction"),
         *("finite_sample", "single_index", "quadratic_feature", "depth_separation"),
     }
+    assert Path("configs/compare/schemes.yaml") in COMPARISONS
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -57,6 +62,27 @@ def test_config_says_what_it_is_and_how_to_run_it(path):
 
 
 def test_first_level_of_every_config_is_known(parse):
-    known = {"inputs", "labels", "target", "model", "data", "run", "trainer"}
+    known = {"inputs", "labels", "target", "model", "scheme", "data", "run", "trainer"}
     for path in CONFIGS:
         assert set(yaml.safe_load(path.read_text())) <= known, path
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_comparison_is_parsed_with_all_its_learners(path):
+    comparison, _ = parse_comparison(["-c", str(path)])
+    content = yaml.safe_load(path.read_text())
+    assert comparison.learners == content["learners"]
+    assert len(comparison.seeds) >= 5
+    check_learners(comparison)
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_comparison_says_what_it_is_and_how_to_run_it(path):
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert f"#   bfc compare -c {path}" in text
+
+
+def test_only_comparisons_have_learners_and_a_base():
+    assert {path.parent.name for path in COMPARISONS} <= {"compare", "demos"}
+    assert not any("base" in yaml.safe_load(path.read_text()) for path in CONFIGS)

@@ -15,6 +15,7 @@ commands:
   validate   score a checkpoint on the validation samples: --ckpt_path best|last|PATH
   test       score a checkpoint on 32,768 samples that training never touches
   predict    write inputs, targets and predictions to predictions.npz
+  compare    several learners, seeds and targets: bfc compare -c configs/compare/schemes.yaml
 
 often used with fit:
   -c FILE                 a config; a later one overrides an earlier one
@@ -29,7 +30,7 @@ often used with fit:
 
 exit status: 0 done, 2 a mistake in the input, 3 diverged, 130 and 143 stopped by a signal, 1 else.
 """
-_COMMANDS = ("fit", "validate", "test", "predict")
+_COMMANDS = ("fit", "validate", "test", "predict", "compare")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -57,6 +58,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own classes, by class_path
+    if words[0] == "compare":
+        from bfc_lightning.cli.comparing import compare_command
+
+        return compare_command(words[1:])
     from bfc_lightning.cli.application import run_command
 
     return run_command(words, started)

@@ -1,0 +1,200 @@
+"""`bfc compare`: several learners on the same target, samples and seeds."""
+
+import shlex
+import sys
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from bfc_lightning.cli.complaints import one_line
+from bfc_lightning.cli.config_files import check_config_files
+from bfc_lightning.cli.console import say
+from bfc_lightning.experiments.comparison import (
+    Axis,
+    Comparison,
+    ComparisonOptions,
+    check_comparison,
+)
+from bfc_lightning.runs.folder import RunError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bfc_lightning.experiments.execution import Outcome
+
+DESCRIPTION = """\
+Trains several learners on the same target, samples and seeds: one table, one figure.
+
+A learner is a block of settings that is laid over the base. Every learner is trained with every
+seed, at every point of the grid where there is one, as an ordinary run of `bfc fit`; the runs are
+spread over processes. The same command goes on where it was stopped; learners, seeds and values of
+the grid may be added. Start from configs/compare/schemes.yaml:
+
+    base: [../depth3.yaml]
+    seeds: [0, 1, 2]
+    learners:
+      joint: {}
+      wide: {model: {width: 256}}
+    grid:
+      ratio: {key: target.init_args.level_scales, values: [0.1, 0.3]}
+      depth: {key: target.init_args.widths, values: {2: [8, 3], 3: [8, 3, 2]}}
+    metrics: [val/nmse]
+
+It leaves, in <run.root>/<run.name>/: compare.md (the table), compare.csv (a row for each run),
+compare.png, compare.yaml (all settings), commands.txt (the runs, one by one), runs/, logs/.
+Exit status: 0 every run finished or diverged, 1 a run failed, 2 a mistake in the input, 130 and 143
+stopped by a signal.
+"""
+
+
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the lines of the description as they are."""
+
+
+def compare_command(words: Sequence[str]) -> int:
+    """Runs `bfc compare`.
+
+    Args:
+        words: its arguments.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        comparison, configs = parse_comparison(words)
+        return _compare(comparison, configs, command=f"bfc compare {shlex.join(words)}")
+    except (ArgumentError, RunError) as mistake:
+        say(f"error: {one_line(str(mistake))}")
+        return 2
+    except PermissionError as refused:
+        say(f"error: {refused.filename} must be writable: {refused.strerror}.")
+        return 2
+    except KeyboardInterrupt:
+        say("stopped by SIGINT.")
+        return 130
+    except SystemExit as done:  # --help, --print_config
+        return int(done.code or 0)
+
+
+def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
+    """Reads a comparison from configs and command line.
+
+    Args:
+        words: the arguments of `bfc compare`.
+
+    Returns:
+        The comparison, checked as far as its settings alone allow; and the configs, as given.
+    """
+    parser = ArgumentParser(
+        prog="bfc compare", exit_on_error=False, description=DESCRIPTION, formatter_class=_Help
+    )
+    parser.add_argument(
+        "-c", "--config", action="config", help="A comparison; a later one overrides an earlier."
+    )
+    parser.add_class_arguments(Comparison)
+    words = list(words)
+    check_config_files(words)
+    parsed = parser.parse_args(words)
+    configs = [str(file) for file in parsed.pop("config") or []]
+    parts = vars(parsed)
+    parts["grid"] = {name: Axis(axis["key"], axis["values"]) for name, axis in parsed.grid.items()}
+    parts["run"] = ComparisonOptions(**vars(parsed.run))
+    comparison = Comparison(**parts)
+    check_comparison(comparison)
+    return comparison, configs
+
+
+def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) -> int:
+    """Does it, once the words are understood; only here are torch and lightning imported."""
+    from bfc_lightning.cli.learner_settings import check_learners
+    from bfc_lightning.experiments.execution import run_comparison
+    from bfc_lightning.experiments.folder import check_unchanged, claimed, find_comparison
+
+    folder = find_comparison(comparison, configs)
+    if not comparison.run.overwrite:
+        check_unchanged(comparison, folder)
+    check_learners(comparison)
+    with claimed(comparison, folder):
+        outcome = run_comparison(comparison, folder, run_one=run_one, command=command)
+    _show(comparison, folder, outcome)
+    return _status(outcome, command)
+
+
+def run_one(words: Sequence[str]) -> int:
+    """Runs one command in a worker, as if it had been typed.
+
+    Args:
+        words: after `bfc`.
+
+    Returns:
+        The exit status.
+    """
+    from bfc_lightning.cli import main
+
+    print(f"$ bfc {shlex.join(words)}", flush=True)
+    sys.argv[1:] = words  # Lightning starts further processes with these
+    return main(words)
+
+
+def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
+    """Prints the table, where the files are, and what must not be overlooked."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    from bfc_lightning.experiments.results import metric_names, table
+
+    print(f"{folder}: median [lowest, highest] over the runs that finished")
+    titles, lines = table(comparison, outcome.rows)
+    num_names = 1 + len(comparison.grid)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)  # no lines are broken in a file
+    shown = _rich_table(titles, lines, num_names)
+    if Measurement.get(console, console.options, shown).maximum >= console.width:
+        long = [[*ln[:num_names], *pair] for ln in lines for pair in _pairs(titles, ln, num_names)]
+        shown = _rich_table([*titles[:num_names], "result", "value"], long, num_names + 1)
+    console.print(shown)
+    names = [f"compare.{kind}" for kind in ("md", "csv", "png")]
+    print("files:", *(folder / name for name in names if (folder / name).is_file()), flush=True)
+    known = metric_names(outcome.rows)
+    absent = [metric for metric in comparison.metrics if metric not in known]
+    if known and absent:
+        say(f"warning: no run logged {', '.join(absent)}; known: {', '.join(known)}.")
+
+
+def _rich_table(titles: Sequence[str], lines: Sequence[Sequence[str]], num_names: int) -> "Table":
+    """A table whose first columns are words and whose others are numbers."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table()
+    for number, title in enumerate(titles):
+        shown.add_column(escape(title), justify="left" if number < num_names else "right")
+    for line in lines:
+        shown.add_row(*(escape(cell) for cell in line))
+    return shown
+
+
+def _pairs(titles: Sequence[str], line: Sequence[str], num_names: int) -> list[tuple[str, str]]:
+    """Each result of a line beside its title, for terminals that are too narrow for columns."""
+    return list(zip(titles[num_names:], line[num_names:], strict=True))
+
+
+def _status(outcome: "Outcome", command: str) -> int:
+    """Says what is left to do, if anything; the exit status."""
+    statuses = [row.status for row in outcome.rows]
+    num_left = sum(status in ("interrupted", "missing") for status in statuses)
+    num_failed = statuses.count("failed")
+    if outcome.signum:
+        say(f"stopped with {num_left + num_failed} runs to go; go on: {command}")
+        return 128 + outcome.signum
+    if outcome.num_refused == len(statuses):
+        say("error: every run was refused.")
+        return 2
+    if num_failed or num_left:
+        say(f"{num_failed + num_left} of {len(statuses)} runs failed; again: {command}")
+        return 1
+    return 0

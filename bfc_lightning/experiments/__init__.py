@@ -1,0 +1,1 @@
+"""Experiments: many runs that belong together, spread over processes, and what they say."""

@@ -1,0 +1,188 @@
+"""The folder of a comparison: what it holds, who may write to it, and when it may be gone on with.
+
+compare.yaml        everything the comparison was told, ready to be run again
+base/ learners/ grid/       the configs of the runs
+commands.txt        one command for each run
+runs/ logs/         the runs' folders; what they printed
+compare.csv compare.md compare.png      what came out
+"""
+
+import fcntl
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bfc_lightning.experiments.comparison import (
+    Comparison,
+    as_yaml,
+    files_of,
+    fit_words,
+    planned_runs,
+    settings_files,
+)
+from bfc_lightning.files import write_atomically
+from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.identity import differences, flatten
+
+COMPARISON = "compare.yaml"
+COMMANDS = "commands.txt"
+RUNS = "runs"
+LOGS = "logs"
+_WAY_OUT = "give the comparison another --run.name, or --run.overwrite true."
+
+
+def find_comparison(comparison: Comparison, configs: Sequence[str]) -> Path:
+    """The folder of a comparison, there or not.
+
+    Args:
+        comparison: what is compared.
+        configs: the files it was read from; where the first one is the `compare.yaml` of a
+            comparison's folder, it is that folder.
+
+    Returns:
+        The path; nothing is made.
+
+    Raises:
+        RunError: if the name is no plain folder name, or the folder is something else.
+    """
+    options = comparison.run
+    first = Path(configs[0]) if configs else Path("compare.yaml")
+    if first.name == COMPARISON and options.name in (None, first.absolute().parent.name):
+        return first.parent
+    name = options.name if options.name is not None else first.stem
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+    folder = Path(options.root) / name
+    if folder.exists() and not (folder / COMPARISON).is_file() and not _is_empty(folder):
+        raise RunError(
+            f"run.name must be free in {folder.parent} or name a comparison, got {name!r}, which "
+            f"holds no {COMPARISON}: choose another."
+        )
+    return folder
+
+
+def check_unchanged(comparison: Comparison, folder: Path) -> None:
+    """Refuses to go on with runs that were made from other settings.
+
+    Args:
+        comparison: what is compared.
+        folder: of the comparison.
+
+    Raises:
+        RunError: if the base, a learner or a value of the grid has changed since.
+    """
+    files = settings_files(comparison)
+    existing = [run for run in planned_runs(comparison) if (folder / RUNS / run.name).is_dir()]
+    used = [(name, run) for run in existing for name in files_of(comparison, run.point)]
+    for name, run in used:
+        changes = _changes(folder / name, files[name])
+        if changes:
+            what = f"{_called(name)} has changed since {run.name} was begun"
+            raise RunError(f"{what}: {'; '.join(changes[:3])}; {_WAY_OUT}")
+    if used:
+        bases = {name for name, _ in used if name.startswith("base/")}
+        stray = {f"base/{path.name}" for path in (folder / "base").iterdir()} - bases
+        if stray:
+            raise RunError(
+                f"the base no longer holds {min(stray)}, with which {existing[0].name} was begun; "
+                f"{_WAY_OUT}"
+            )
+
+
+def _called(name: str) -> str:
+    kind, _, file = name.partition("/")
+    stem = file.removesuffix(".yaml")
+    return {"base": f"the base {file}", "learners": f"learner {stem}"}.get(kind, f"grid {stem}")
+
+
+def _changes(path: Path, text: str) -> list[str]:
+    """What differs in meaning between a stored config and the one it would be now."""
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return differences(flatten(yaml.safe_load(before) or {}), flatten(yaml.safe_load(text) or {}))
+
+
+@contextmanager
+def claimed(comparison: Comparison, folder: Path) -> Iterator[None]:
+    """Makes the folder, or takes an existing one, and keeps others out until the block ends.
+
+    Args:
+        comparison: what is compared; with `run.overwrite` an existing folder is emptied.
+        folder: of the comparison.
+
+    Yields:
+        While the block runs, no other process may claim it.
+    """
+    files = settings_files(comparison)  # a base may lie in the folder that is overwritten
+    handle = _lock(folder)
+    try:
+        if comparison.run.overwrite:
+            _empty(folder)
+        _write(comparison, folder, files)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(folder: Path) -> int:
+    """Makes the folder and keeps others out for as long as the handle is open.
+
+    Raises:
+        RunError: if it can't be written, or another process is at work in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as refused:
+        raise RunError(
+            f"run.root must be a folder that can be written, got {str(folder.parent)!r}: "
+            f"{refused.strerror}."
+        ) from refused
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as taken:
+        os.close(handle)
+        raise RunError(f"{folder} is being worked on by another bfc compare.") from taken
+    return handle
+
+
+def _empty(folder: Path) -> None:
+    """Deletes what is in a comparison's folder, its mark last; other folders are left alone."""
+    entries = [path for path in folder.iterdir() if path.name != COMPARISON]
+    if not (folder / COMPARISON).is_file():
+        assert not entries
+        return
+    for path in entries:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (folder / COMPARISON).unlink()
+
+
+def _write(comparison: Comparison, folder: Path, files: Mapping[str, str]) -> None:
+    """The mark first, so that a folder which was begun is always known as a comparison."""
+    bases = [name for name in files if name.startswith("base/")]
+    again = f"bfc compare -c {folder / COMPARISON}"
+    text = as_yaml(_settings(comparison, folder, bases))
+    write_atomically(folder / COMPARISON, f"# Everything of this comparison.\n#   {again}\n{text}")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_atomically(folder / name, content)
+    runs = planned_runs(comparison)
+    lines = [f"bfc {shlex.join(fit_words(comparison, run, folder))}\n" for run in runs]
+    write_atomically(folder / COMMANDS, "".join(lines))
+
+
+def _settings(comparison: Comparison, folder: Path, bases: Sequence[str]) -> dict[str, Any]:
+    settings = asdict(comparison)
+    settings["base"] = list(bases)
+    settings["run"].update(name=folder.absolute().name, overwrite=False)
+    return settings
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

@@ -1,0 +1,233 @@
+"""Pictures of a comparison: learners over time, or over the axes of a grid."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bfc_lightning.experiments.comparison import Comparison, Point, points
+from bfc_lightning.experiments.results import (
+    DIVERGED,
+    FINISHED,
+    Band,
+    Row,
+    final_band,
+    metric_names,
+    of_point,
+)
+from bfc_lightning.figures import COLOURS, MARKERS, bands
+
+Rows = Sequence[Mapping[str, float]]
+_Spot = tuple[float, Band]
+
+_STYLES = ("-", "--", "-.")
+_REFERENCE = "reference/without_last_level"
+_SCORES = ("val/nmse", "val/error")
+# An axis of numbers that spans this factor is logarithmic.
+_WIDE = 8.0
+_WORDS = {
+    "val/nmse": "E(f - G)² / Var G",
+    "val/error": "wrong classes (fraction)",
+    "features/residual": "1 - R² of level {} from layer {}",
+    "features/leakage": "leakage of layer {}",
+    "features/correction": "correction of layer {} (factor)",
+    "features/richness": "richness of layer {}",
+    "levels/residual": "residual of level {} (1: all missing)",
+    "ntk/drift": "drift of the kernel",
+    "train/loss": "training loss",
+}
+
+
+def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
+    """Every learner as a line with a band over its seeds.
+
+    Args:
+        comparison: what is compared.
+        rows: of all its runs.
+        title: of the figure.
+
+    Returns:
+        Without a grid, a panel for each metric over the steps; with one, the final metrics over the
+        first axis, a row of panels for each metric and a column for each combination of the other
+        axes. None where no run has finished, or none logged these metrics.
+    """
+    if not any(row.status == FINISHED for row in rows):
+        return None
+    logged = set(metric_names(rows))
+    comparison = replace(comparison, metrics=[m for m in comparison.metrics if m in logged])
+    if not comparison.metrics:
+        return None
+    figure = _over_grid(comparison, rows) if comparison.grid else _over_steps(comparison, rows)
+    num_seeds = len(comparison.seeds)
+    seeds = f", median and range over {num_seeds} seeds" if num_seeds > 1 else ""
+    figure.suptitle(f"{title}{seeds}")
+    for panel in figure.axes:
+        panel.grid(alpha=0.3)
+    handles = {
+        label: handle
+        for panel in figure.axes
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+    )
+    return figure
+
+
+def _over_steps(comparison: Comparison, rows: Sequence[Row]) -> Figure:
+    metrics = comparison.metrics
+    num_columns = 2 if len(metrics) == 4 else min(3, len(metrics))
+    num_rows = math.ceil(len(metrics) / num_columns)
+    figure = Figure(figsize=(4.6 * num_columns + 0.6, 3.1 * num_rows + 1.0), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    curves = {row.run.name: row.curve() for row in rows if row.status == FINISHED}
+    for panel, metric in zip(panels, metrics, strict=False):
+        for number, point in enumerate(points(comparison)):
+            mine = [curves[row.run.name] for row in of_point(rows, point, FINISHED)]
+            line = _curve(mine, metric)
+            label = _with_losses(point.learner, of_point(rows, point))
+            _draw(panel, line, number=number, label=label, marker=False)
+        known = _references(rows, metric)
+        for number, point in enumerate(points(comparison)):
+            if point.learner in known and known[point.learner] > 0:
+                style = _reference_style(metric, number, is_common=_are_equal(known))
+                panel.axhline(known[point.learner], **style)
+        panel.set(xlabel="optimiser steps", ylabel=_words(metric), title=metric)
+        _scale(panel)
+    for panel in panels[len(metrics) :]:
+        panel.remove()
+    return figure
+
+
+def _curve(runs: Sequence[Rows], metric: str) -> list[_Spot]:
+    """The band over seeds, step by step."""
+    steps, middle, low, high = bands(runs, metric)
+    return [(s, Band(*found)) for s, *found in zip(steps, middle, low, high, strict=True)]
+
+
+def _over_grid(comparison: Comparison, rows: Sequence[Row]) -> Figure:
+    axes = {name: list(axis.labelled()) for name, axis in comparison.grid.items()}
+    (first, labels), *others = axes.items()
+    names = [name for name, _ in others]
+    columns = [
+        tuple(zip(names, chosen, strict=True))
+        for chosen in itertools.product(*(found for _, found in others))
+    ]
+    num_rows = len(comparison.metrics)
+    figure = Figure(
+        figsize=(max(6.0, 3.9 * len(columns) + 0.6), 3.1 * num_rows + 1.0), layout="constrained"
+    )
+    panels = figure.subplots(num_rows, len(columns), squeeze=False, sharey="row")
+    for metric, line in zip(comparison.metrics, panels, strict=True):
+        for rest, panel in zip(columns, line, strict=True):
+            for number, learner in enumerate(comparison.learners):
+                wanted = {label: Point(learner, ((first, label), *rest)) for label in labels}
+                found = [(label, final_band(rows, p, metric)) for label, p in wanted.items()]
+                mine = [row for row in rows if row.run.point.learner == learner]
+                _draw(
+                    panel,
+                    [(_place(label, labels), spot) for label, spot in found if spot is not None],
+                    number=number,
+                    label=_with_losses(learner, mine),
+                    marker=True,
+                )
+            where = ", ".join(f"{name} = {label}" for name, label in rest)
+            panel.set(xlabel=first, title=f"{metric}, {where}" if where else metric)
+            _label_places(panel, labels)
+        line[0].set_ylabel(_words(metric))
+        _scale(*line)
+    return figure
+
+
+def _draw(panel: Axes, spots: Sequence[_Spot], *, number: int, label: str, marker: bool) -> None:
+    """A median line with its band, in the colour and style of its number."""
+    spots = sorted(spots, key=lambda spot: spot[0])
+    x = [place for place, _ in spots]
+    colour = COLOURS[number % len(COLOURS)]
+    panel.plot(
+        x,
+        [found.middle for _, found in spots],
+        color=colour,
+        linestyle=_STYLES[number // len(COLOURS) % len(_STYLES)],
+        marker=MARKERS[number % len(MARKERS)],
+        markevery=1 if marker else max(1, len(x) // 8),
+        markersize=5 if marker else 4,
+        label=label,
+    )
+    low, high = [found.low for _, found in spots], [found.high for _, found in spots]
+    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _references(rows: Sequence[Row], metric: str) -> dict[str, float]:
+    """What an untrained network, or a learner without the last level, has; by learner."""
+    key = _REFERENCE if metric in _SCORES else f"{metric}_untrained"
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.status == FINISHED and key in row.metrics:
+            found.setdefault(row.run.point.learner, []).append(row.metrics[key])
+    return {learner: median(values) for learner, values in found.items()}
+
+
+def _are_equal(references: Mapping[str, float]) -> bool:
+    return max(references.values()) <= 1.02 * min(references.values())
+
+
+def _reference_style(metric: str, number: int, *, is_common: bool) -> dict[str, Any]:
+    """Grey where all learners have the same one, else in the learner's colour."""
+    words = "without last level" if metric in _SCORES else "untrained"
+    colour = "0.35" if is_common else COLOURS[number % len(COLOURS)]
+    label = words if is_common else f"{words}, each learner's" if number == 0 else None
+    pattern = ":" if metric in _SCORES else (0, (4, 3))
+    return {"color": colour, "linestyle": pattern, "linewidth": 1, "label": label, "zorder": 1}
+
+
+def _with_losses(name: str, rows: Sequence[Row]) -> str:
+    """A learner's name, with how many of its runs diverged."""
+    lost = sum(row.status == DIVERGED for row in rows)
+    return f"{name} ({lost} of {len(rows)} diverged)" if lost else name
+
+
+def _numbers(labels: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(label) for label in labels]
+    except ValueError:
+        return None
+
+
+def _place(label: str, labels: Sequence[str]) -> float:
+    """Where a label stands: at its number, or in its turn."""
+    return float(label) if _numbers(labels) is not None else float(labels.index(label))
+
+
+def _label_places(panel: Axes, labels: Sequence[str]) -> None:
+    numbers = _numbers(labels)
+    if numbers is not None and min(numbers) > 0 and max(numbers) >= _WIDE * min(numbers):
+        panel.set_xscale("log")
+    panel.set_xticks([_place(label, labels) for label in labels], list(labels))
+    panel.minorticks_off()
+
+
+def _scale(*panels: Axes) -> None:
+    """A logarithmic axis, unless some value has no logarithm."""
+    lines = [line.get_ydata() for panel in panels for line in panel.lines]
+    values = np.concatenate([np.zeros(0), *(np.asarray(y, dtype=float) for y in lines)])
+    if values.size and values.min() > 0:
+        for panel in panels:
+            panel.set_yscale("log")
+
+
+def _words(metric: str) -> str:
+    """What a metric is, for its axis."""
+    stem, _, level = metric.rpartition("_")
+    words = _WORDS.get(metric) or (_WORDS.get(stem) if level.isdigit() else None) or metric
+    return words.replace("{}", level)

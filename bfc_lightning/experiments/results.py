@@ -1,0 +1,218 @@
+"""What a comparison says: a row for each run, medians over seeds, as CSV and as Markdown."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bfc_lightning.callbacks.metrics_file import read_metrics
+from bfc_lightning.experiments.comparison import Comparison, PlannedRun, Point, points
+from bfc_lightning.runs.folder import METRICS
+from bfc_lightning.runs.loading import read_summary
+
+FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
+INTERRUPTED, MISSING = "interrupted", "missing"
+# Runs in these states are not run again.
+DONE = (FINISHED, DIVERGED)
+_ENDS = (FINISHED, DIVERGED, INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Args:
+        run: which.
+        folder: of the run.
+        status: `finished`, `diverged`, `failed`, `interrupted` (begun, and not at its end) or
+            `missing`.
+        summary: the content of `summary.json`, empty where there is none.
+    """
+
+    run: PlannedRun
+    folder: Path
+    status: str
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last finite value of each metric."""
+        values = self.summary.get("metrics", {})
+        return {key: value for key, value in values.items() if value is not None}
+
+    def curve(self) -> list[dict[str, float]]:
+        """Rows of the run's `metrics.csv`."""
+        path = self.folder / METRICS
+        return read_metrics(path) if path.is_file() else []
+
+
+def read_row(run: PlannedRun, folder: Path, *, has_failed: bool = False) -> Row:
+    """Looks how far a run is.
+
+    Args:
+        run: which.
+        folder: of all runs.
+        has_failed: whether its process was seen to fail.
+
+    Returns:
+        The row.
+    """
+    summary = read_summary(folder / run.name)
+    status = summary.get("status", MISSING)
+    if status != MISSING and status not in _ENDS:
+        status = INTERRUPTED
+    if has_failed and status not in DONE:
+        status = FAILED
+    return Row(run, folder / run.name, status, summary)
+
+
+def metric_names(rows: Iterable[Row]) -> list[str]:
+    """Every metric that some run logged, in the order of their first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row.summary.get("metrics", {})))
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """`compare.csv`: one line for each run, empty cells where there is no number.
+
+    Args:
+        rows: of one comparison, at least one.
+
+    Returns:
+        The text.
+    """
+    axes = [axis for axis, _ in rows[0].run.point.labels]
+    numbers = ["steps", "samples_seen", "wall_seconds"]
+    columns = ["learner", *axes, "seed", "status", *numbers, *metric_names(rows)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        known = {name: row.summary[name] for name in numbers if name in row.summary}
+        where = {"learner": row.run.point.learner, **dict(row.run.point.labels)}
+        writer.writerow({
+            **where,
+            "seed": row.run.seed,
+            "status": row.status,
+            **known,
+            **row.metrics,
+        })
+    return text.getvalue()
+
+
+@dataclass(frozen=True)
+class Band:
+    """Median, lowest and highest of some numbers."""
+
+    middle: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.middle:.1e}"
+        return f"{self.middle:.1e} [{self.low:.1e}, {self.high:.1e}]"
+
+
+def band(values: Sequence[float]) -> Band | None:
+    """The band of the finite ones among some numbers; None if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return Band(median(finite), min(finite), max(finite)) if finite else None
+
+
+def of_point(rows: Iterable[Row], point: Point, status: str | None = None) -> list[Row]:
+    """The rows of a learner at a point of the grid, one for each seed, or those of one status."""
+    mine = [row for row in rows if row.run.point == point]
+    return [row for row in mine if status in (None, row.status)]
+
+
+def final_band(rows: Iterable[Row], point: Point, metric: str) -> Band | None:
+    """The band of a metric's final values over the seeds whose runs finished."""
+    finished = of_point(rows, point, FINISHED)
+    return band([row.metrics[metric] for row in finished if metric in row.metrics])
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """How many runs finished, and what became of the others."""
+    total = {status: sum(row.status == status for row in rows) for status in (FINISHED, DIVERGED)}
+    others = [DIVERGED, FAILED, INTERRUPTED, MISSING]
+    told = [(sum(row.status == status for row in rows), status) for status in others]
+    words = [f"{total[FINISHED]} of {len(rows)}", *(f"{n} {name}" for n, name in told if n)]
+    return ", ".join(words)
+
+
+def table(comparison: Comparison, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The table of a comparison: medians over the finished runs, beside how many there are.
+
+    Args:
+        comparison: what is compared.
+        rows: of all its runs.
+
+    Returns:
+        Column titles, and one row of cells for each learner and point of the grid.
+    """
+    metrics = _with_untrained(comparison.metrics, metric_names(rows))
+    titles = ["learner", *comparison.grid, "runs finished", "steps", *metrics]
+    lines = []
+    for point in points(comparison):
+        mine = of_point(rows, point)
+        steps = band([row.summary["steps"] for row in mine if row.status == FINISHED])
+        cells = [point.learner, *(label for _, label in point.labels), counts(mine), _steps(steps)]
+        bands = [final_band(rows, point, metric) for metric in metrics]
+        lines.append([*cells, *("-" if found is None else str(found) for found in bands)])
+    return titles, lines
+
+
+def _with_untrained(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Beside a measure of features, that of the untrained network: wide layers help any probe."""
+    wanted = [name for metric in metrics for name in (metric, f"{metric}_untrained")]
+    return [name for name in dict.fromkeys(wanted) if name in metrics or name in known]
+
+
+def _steps(found: Band | None) -> str:
+    if found is None:
+        return "-"
+    if found.low == found.high:
+        return f"{found.low:,.0f}"
+    return f"{found.low:,.0f} to {found.high:,.0f}"
+
+
+def as_markdown(
+    comparison: Comparison,
+    rows: Sequence[Row],
+    *,
+    title: str,
+    command: str,
+    settings: str,
+) -> str:
+    """`compare.md`: the table, what the learners differ in, and how it was made.
+
+    Args:
+        comparison: what is compared.
+        rows: of all its runs.
+        title: the heading.
+        command: that made it.
+        settings: the differing ones, as YAML.
+
+    Returns:
+        The text.
+    """
+    titles, lines = table(comparison, rows)
+    # labels and names may hold the sign that parts the cells
+    body = [titles, ["---"] * len(titles), *lines]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in body]
+    seeds = ", ".join(str(seed) for seed in comparison.seeds)
+    parts = [
+        f"# {title}",
+        f"Median [lowest, highest] over the runs that finished, of seeds {seeds}. Runs that "
+        "diverged or failed have no part in the medians; they are counted beside them.",
+        "\n".join(f"| {' | '.join(line)} |" for line in cells),
+        "![curves](compare.png)" if any(row.status == FINISHED for row in rows) else "",
+        "What differs:",
+        f"```yaml\n{settings}```",
+        f"    {command}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
