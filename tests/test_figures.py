@@ -2,7 +2,19 @@
 
 import math
 
-from bfc_lightning.figures import COLOURS, learning_curves, series
+import numpy as np
+
+from bfc_lightning.figures import (
+    COLOURS,
+    bands,
+    feature_residuals,
+    leakages,
+    learning_curves,
+    probe_heat_maps,
+    quadratic_forms,
+    series,
+    side_by_side,
+)
 
 ROWS = [
     {"step": 0, "levels/residual_1": 1.0, "levels/residual_2": 1.0},
@@ -46,3 +58,87 @@ def test_run_without_levels_has_one_panel():
 
 def test_colours_are_all_different():
     assert len(set(COLOURS)) == len(COLOURS) == 7
+
+
+PHASED = [
+    {"step": 0, "scheme/active_layers": 1, "features/residual_1_untrained": 0.9},
+    {"step": 0, "features/residual_1": 0.9, "features/probe_1_1": 0.9, "levels/nmse": 1.0},
+    {"step": 10, "features/residual_1": 0.2, "scheme/active_layers": 2, "levels/nmse": 0.3},
+    {"step": 10, "features/probe_1_1": 0.2, "features/leakage_weights_1": 0.5},
+    {"step": 20, "features/residual_1": 0.01, "features/residual_2": 0.3},
+    {"step": 20, "features/correction_1": 20.0, "features/probe_1_1": 0.01, "levels/nmse": 0.1},
+    {"step": 20, "features/probe_2_2": 0.3, "features/leakage_weights_1": 0.1},
+]
+
+
+def merged(rows):
+    steps = sorted({row["step"] for row in rows})
+    return [{k: v for row in rows if row["step"] == s for k, v in row.items()} for s in steps]
+
+
+def test_bands_are_median_and_range_where_half_of_the_runs_have_a_value():
+    runs = [
+        [{"step": 0, "a": 1.0}, {"step": 5, "a": 2.0}],
+        [{"step": 0, "a": 3.0}, {"step": 7, "a": 9.0}],
+        [{"step": 0, "a": 8.0}, {"step": 5, "a": 4.0}],
+    ]
+    assert bands(runs, "a") == ([0, 5], [3.0, 3.0], [1.0, 2.0], [8.0, 4.0])
+
+
+def test_feature_figure_marks_joins_controls_and_corrections():
+    figure = feature_residuals(merged(PHASED), title="a run")
+    (panel,) = figure.axes
+    assert panel.get_xscale() == "linear"
+    words = [text.get_text().strip() for text in panel.texts]
+    assert {"layer 1 alone", "layer 2 joins", "÷ 20"} <= set(words)
+    first = panel.lines[2]  # after the two marks
+    assert list(first.get_xdata()) == [0, 10, 20]
+    assert list(first.get_ydata()) == [0.9, 0.2, 0.01]
+    assert [0.9, 0.9] in [list(line.get_ydata()) for line in panel.lines]
+    legend = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert legend == ["level 1", "level 2", "untrained"]
+
+
+def test_joint_runs_are_drawn_over_the_logarithm_of_the_steps():
+    rows = [{"step": s, "features/residual_1": 0.5} for s in (0, 1, 10)]
+    (panel,) = feature_residuals(rows, title="a run").axes
+    assert panel.get_xscale() == "log"
+    assert list(panel.lines[0].get_xdata()) == [1, 2, 11]
+
+
+def test_side_by_side_puts_learners_on_one_scale():
+    joint = [{"step": s, "features/residual_1": 0.5} for s in (0, 10)]
+    figure = side_by_side({"a": [merged(PHASED)], "b": [joint]}, title="both")
+    left, right = figure.axes
+    assert left.get_ylim() == right.get_ylim()
+    assert (left.get_title(), right.get_title()) == ("a", "b")
+    assert right.get_xscale() == "linear"
+
+
+def test_heat_maps_show_the_probes_of_moments_and_leave_out_absent_layers():
+    figure = probe_heat_maps(merged(PHASED), title="a run")
+    panels = figure.axes[:-1]
+    assert [panel.get_title() for panel in panels] == ["step 0", "step 10", "step 20"]
+    assert [text.get_text() for text in panels[0].texts] == ["0.90"]
+    assert [text.get_text() for text in panels[2].texts] == ["0.01", "0.30"]
+    assert figure.axes[-1].get_ylabel() == "1 - R²"
+
+
+def test_leakage_is_drawn_where_it_was_measured():
+    figure = leakages(merged(PHASED), title="a run")
+    left, right = figure.axes
+    assert 0.5 in list(right.lines[-1].get_ydata())
+    assert 0.3 in list(left.lines[-1].get_ydata())
+    assert leakages([{"step": 0, "levels/nmse": 1.0}], title="none") is None
+
+
+def test_quadratic_forms_share_one_scale_and_mark_the_targets_directions():
+    target, learner = np.diag([1.0, -0.5, 0.0]), np.diag([0.9, -0.5, 0.1])
+    figure = quadratic_forms(learner, target, num_directions=2, title="forms")
+    panels = figure.axes[:3]
+    assert [panel.get_title() for panel in panels] == [
+        *("target, level 1", "learner, layer 1", "difference")
+    ]
+    assert {panel.images[0].get_clim() for panel in panels} == {(-1.0, 1.0)}
+    assert np.allclose(panels[2].images[0].get_array(), learner - target)
+    assert list(panels[0].lines[0].get_ydata()) == [1.5, 1.5]

@@ -97,3 +97,16 @@ def test_too_few_dimensions_are_refused(make, least):
     message = f"input_dim must be at least {least}, got {least - 1}."
     with pytest.raises(ValueError, match=re.escape(message)):
         make(Gaussian(least - 1))
+
+
+def test_rich_representation_in_a_random_basis_is_the_same_function_of_two_directions():
+    law = Gaussian(6)
+    turned, straight = RichRepresentation(law, basis="random", seed=3), RichRepresentation(law)
+    directions = turned.weight(1, 0)
+    assert torch.allclose(directions @ directions.T, torch.eye(2, dtype=torch.float64))
+    x = law.sample(50, torch.Generator().manual_seed(0))
+    alone = torch.zeros_like(x)
+    alone[:, :2] = x @ directions.T
+    assert torch.allclose(turned(x), straight(alone), atol=1e-12)
+    other = RichRepresentation(law, basis="random", seed=4)
+    assert not torch.allclose(other(x), turned(x))

@@ -44,7 +44,8 @@ the grid may be added. Start from configs/compare/schemes.yaml:
     metrics: [val/nmse]
 
 It leaves, in <run.root>/<run.name>/: compare.md (the table), compare.csv (a row for each run),
-compare.png, compare.yaml (all settings), commands.txt (the runs, one by one), runs/, logs/.
+compare.png (the metrics), features.png (features over time, where there is no grid), compare.yaml
+(all settings), commands.txt (the runs, one by one), runs/, logs/.
 Exit status: 0 every run finished or diverged, 1 a run failed, 2 a mistake in the input, 130 and 143
 stopped by a signal.
 """
@@ -157,7 +158,7 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
         long = [[*ln[:num_names], *pair] for ln in lines for pair in _pairs(titles, ln, num_names)]
         shown = _rich_table([*titles[:num_names], "result", "value"], long, num_names + 1)
     console.print(shown)
-    names = [f"compare.{kind}" for kind in ("md", "csv", "png")]
+    names = ["compare.md", "compare.csv", "compare.png", "features.png"]
     print("files:", *(folder / name for name in names if (folder / name).is_file()), flush=True)
     known = metric_names(outcome.rows)
     absent = [metric for metric in comparison.metrics if metric not in known]

@@ -15,7 +15,7 @@ from bfc_lightning.experiments.comparison import (
     points,
 )
 from bfc_lightning.experiments.folder import COMPARISON, LOGS, RUNS
-from bfc_lightning.experiments.pictures import comparison_figure
+from bfc_lightning.experiments.pictures import comparison_figure, features_figure
 from bfc_lightning.experiments.progress import RunsProgress
 from bfc_lightning.experiments.results import (
     DONE,
@@ -86,9 +86,10 @@ class _Record:
 
     def draw(self) -> None:
         title = self.folder.absolute().name
-        figure = comparison_figure(self.comparison, self.sorted_rows(), title=title)
-        if figure is not None:
-            figure.savefig(self.folder / "compare.png", dpi=150)
+        for name, make in (("compare", comparison_figure), ("features", features_figure)):
+            figure = make(self.comparison, self.sorted_rows(), title=title)
+            if figure is not None:
+                figure.savefig(self.folder / f"{name}.png", dpi=150)
 
 
 def run_comparison(

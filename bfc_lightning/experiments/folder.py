@@ -4,7 +4,7 @@ compare.yaml        everything the comparison was told, ready to be run again
 base/ learners/ grid/       the configs of the runs
 commands.txt        one command for each run
 runs/ logs/         the runs' folders; what they printed
-compare.csv compare.md compare.png      what came out
+compare.csv compare.md *.png     what came out
 """
 
 import fcntl

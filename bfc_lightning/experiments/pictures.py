@@ -21,7 +21,7 @@ from bfc_lightning.experiments.results import (
     metric_names,
     of_point,
 )
-from bfc_lightning.figures import COLOURS, MARKERS, bands
+from bfc_lightning.figures import COLOURS, MARKERS, bands, side_by_side
 
 Rows = Sequence[Mapping[str, float]]
 _Spot = tuple[float, Band]
@@ -64,9 +64,7 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
     if not comparison.metrics:
         return None
     figure = _over_grid(comparison, rows) if comparison.grid else _over_steps(comparison, rows)
-    num_seeds = len(comparison.seeds)
-    seeds = f", median and range over {num_seeds} seeds" if num_seeds > 1 else ""
-    figure.suptitle(f"{title}{seeds}")
+    figure.suptitle(_with_seeds(title, comparison))
     for panel in figure.axes:
         panel.grid(alpha=0.3)
     handles = {
@@ -82,6 +80,32 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
         frameon=False,
     )
     return figure
+
+
+def features_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
+    """How well each learner's layers hold their levels over time, a panel a learner.
+
+    Args:
+        comparison: what is compared.
+        rows: of all its runs.
+        title: of the figure.
+
+    Returns:
+        `figures.side_by_side` over the runs that finished; None with a grid, or where no features
+        were measured.
+    """
+    curves = {
+        point.learner: [row.curve() for row in of_point(rows, point, FINISHED)]
+        for point in points(comparison)
+    }
+    measured = {
+        learner: runs
+        for learner, runs in curves.items()
+        if any("features/residual_1" in row for run in runs for row in run)
+    }
+    if comparison.grid or not measured:
+        return None
+    return side_by_side(measured, title=_with_seeds(title, comparison))
 
 
 def _over_steps(comparison: Comparison, rows: Sequence[Row]) -> Figure:
@@ -189,6 +213,11 @@ def _reference_style(metric: str, number: int, *, is_common: bool) -> dict[str, 
     label = words if is_common else f"{words}, each learner's" if number == 0 else None
     pattern = ":" if metric in _SCORES else (0, (4, 3))
     return {"color": colour, "linestyle": pattern, "linewidth": 1, "label": label, "zorder": 1}
+
+
+def _with_seeds(title: str, comparison: Comparison) -> str:
+    num_seeds = len(comparison.seeds)
+    return f"{title}, median and range over {num_seeds} seeds" if num_seeds > 1 else title
 
 
 def _with_losses(name: str, rows: Sequence[Row]) -> str:

@@ -149,7 +149,8 @@ def look(network: DenseNet, sample: MeasureSample) -> Moment:
         What measures are functions of.
     """
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
-    parts = [exact.activate(rows) for rows in sample.arguments.split(_CHUNK)]
+    chunks = range(0, len(sample.arguments), _CHUNK)
+    parts = [exact.activate(sample.arguments[first : first + _CHUNK]) for first in chunks]
     preactivations = [torch.cat(layer) for layer in zip(*(z for z, _ in parts), strict=True)]
     features = [torch.cat(layer) for layer in zip(*(f for _, f in parts), strict=True)]
     if sample.arguments is sample.inputs:

@@ -1,6 +1,9 @@
 """The two examples of the slides, as hierarchical targets with explicit weights."""
 
-from bfc_lightning.inputs import InputLaw
+from typing import Literal
+
+from bfc_lightning.inputs import InputLaw, haar_orthogonal
+from bfc_lightning.seeds import generator
 from bfc_lightning.targets.hierarchical import HierarchicalTarget
 from bfc_lightning.targets.specification import Weights
 
@@ -25,17 +28,32 @@ class RichRepresentation(HierarchicalTarget):
     The first level is the same for every rotation of (x_1, x_2); the second is not. A layer of two
     neurons that is trained alone can settle on a rotation from which x_1^4 + x_2^4 cannot be built.
 
+    Optimisers that scale every coordinate by itself, like Adam, tend to the diagonals x_1 + x_2 and
+    x_1 - x_2, the worst rotation of all. `basis: random` takes that out: two orthonormal Haar
+    directions stand in for x_1 and x_2.
+
     Source: the slides on hierarchical learning (Li), first example, with a = 0.3 and x ~ N(0, 1)
     in R^1000.
 
     Args:
         inputs: the law of x, of dimension at least 2.
         gap: a, the weight of the second level.
-        seed: of the samples that fix E G and Var G.
+        basis: `coordinates` as in the formula, or `random` directions.
+        seed: of random directions and of the samples that fix E G and Var G.
     """
 
-    def __init__(self, inputs: InputLaw, gap: float = 0.3, seed: int | None = None) -> None:
-        weights: Weights = [[_unit_rows(inputs.input_dim, (0, 1))], [_IDENTITY]]
+    def __init__(
+        self,
+        inputs: InputLaw,
+        gap: float = 0.3,
+        basis: Literal["coordinates", "random"] = "coordinates",
+        seed: int | None = None,
+    ) -> None:
+        rows = _unit_rows(inputs.input_dim, (0, 1))
+        if basis == "random":
+            random = generator(0 if seed is None else seed, "basis")
+            rows = haar_orthogonal(inputs.input_dim, random)[:2].tolist()
+        weights: Weights = [[rows], [_IDENTITY]]
         super().__init__(
             inputs,
             widths=[2, 2],
