@@ -16,7 +16,7 @@ from tests.runs import TINY, checkpoint, fit, same_weights, summary
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("fit")
-    assert fit(root) == 0
+    assert fit(root, "--run.figures", "true") == 0
     return root / "tiny"
 
 

@@ -156,7 +156,7 @@ def test_phased_runs_are_measured_at_both_ends_of_every_phase(scheme):
 
 
 def test_measures_land_in_every_file_at_the_steps_that_are_due(tmp_path):
-    words = ["--scheme", "Progressive", "--scheme.steps", "30"]
+    words = ["--scheme", "Progressive", "--scheme.steps", "30", "--run.figures", "true"]
     assert fit(tmp_path, "--run.name", "run", *words) == 0
     folder = tmp_path / "run"
     with (folder / "metrics.csv").open() as file:

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from numpy.typing import NDArray
 
 from bfc_lightning.activations import Quadratic
 from bfc_lightning.callbacks.metrics_file import MetricsFile, read_metrics
@@ -25,6 +29,7 @@ from bfc_lightning.networks import DenseNet
 from bfc_lightning.targets import HierarchicalTarget
 
 LARGEST_FORM = 128
+_DPI = 150
 
 
 class Pictures(Callback):
@@ -49,10 +54,12 @@ class Pictures(Callback):
         self.metrics.save()
         self.folder.mkdir(exist_ok=True)
         for name, figure in self._draw(trainer, pl_module):
-            figure.savefig(self.folder / f"{name}.png", dpi=150)
+            pixels = _render(figure)
+            imsave(self.folder / f"{name}.png", pixels)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(name, figure, trainer.global_step)
+                    board = logger.experiment
+                    board.add_image(name, pixels, trainer.global_step, dataformats="HWC")
 
     def _draw(self, trainer: Trainer, learner: HierarchicalLearner) -> Iterator[tuple[str, Figure]]:
         """The figures for which the run has numbers."""
@@ -70,6 +77,15 @@ class Pictures(Callback):
         has_form = isinstance(learner.network.dense_layers()[0].activation, Quadratic)
         if isinstance(target, HierarchicalTarget) and has_form and target.input_dim <= LARGEST_FORM:
             yield "quadratic_form", _forms(learner.network, target, self.title)
+
+
+def _render(figure: Figure) -> NDArray[np.uint8]:
+    """The pixels, drawn once for the file and the board; drawing is what takes the time."""
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[:, :, :3]
+    return pixels
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bfc_lightning.runs.folder import FIGURES
+
 
 def say(text: str) -> None:
     """Prints one line beside the results.
@@ -76,7 +78,8 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
     table.add_row("samples seen", f"{summary['samples_seen']:,}")
     table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
     Console().print(table)
-    print(f"picture:     {folder}/figures/learning_curves.png")
+    if (folder / FIGURES).is_dir():
+        print(f"pictures:    {folder / FIGURES}/*.png")
     board = _command(Path(sys.executable).with_name("tensorboard"))
     print(f"TensorBoard: {board} --logdir {folder.parent}", flush=True)
 

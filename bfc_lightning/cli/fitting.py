@@ -277,12 +277,14 @@ class Fitting:
             started=self.started,
             seconds_before=before.get("wall_seconds", 0.0),
         )
-        pictures = Pictures(folder / FIGURES, metrics=metrics, title=folder.name)
         keep = LambdaCallback(on_train_start=lambda trainer, model: self._keep())
         first: list[Callback] = [keep, measurements, TrainingLog(), StopAtMaxSteps()]
         if flags["enable_progress_bar"] is not False:
             first.append(RunProgress())
-        return [*first, Interruption(checkpoints), pictures, summary, checkpoints]
+        last: list[Callback] = [Interruption(checkpoints), summary, checkpoints]
+        if self.options.figures:
+            last.insert(1, Pictures(folder / FIGURES, metrics=metrics, title=folder.name))
+        return [*first, *last]
 
     def _announce(self, folder: Path, trainer: Trainer, model: HierarchicalLearner) -> None:
         show_start(

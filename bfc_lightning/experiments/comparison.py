@@ -200,6 +200,7 @@ def fit_words(comparison: Comparison, run: PlannedRun, folder: Path) -> list[str
         "run.root": folder / "runs",
         "run.name": run.name,
         "run.overwrite": "false",
+        "run.figures": "false",
         "run.threads": comparison.run.threads,
         "resume": "auto",
         "trainer.enable_progress_bar": "false",

@@ -26,6 +26,7 @@ class RunOptions:
             taken, if not given.
         root: the folder of all runs.
         overwrite: delete a run of this name first.
+        figures: draw figures when the run ends, which takes a few seconds.
         threads: CPU threads of a process; PyTorch's choice if not given. Small networks are faster
             with one wherever something else runs on the machine.
     """
@@ -33,6 +34,7 @@ class RunOptions:
     name: str | None = None
     root: str = "logs"
     overwrite: bool = False
+    figures: bool = True
     threads: int | None = None
 
 
