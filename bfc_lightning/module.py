@@ -44,8 +44,8 @@ class HierarchicalLearner(LightningModule):
         linear_readout: whether the learner has a linear term <u, x>; classification needs it.
         regularization: lambda, the weight of sum_j |V_{l,j}|^2, one number or one a layer.
         temperature: of the logit, in units of the target's standard deviation; classification only.
-        final_temperature: to which the temperature falls geometrically over the run; it stays where
-            not given.
+        final_temperature: to which the temperature falls geometrically over the run, or over each
+            phase of a scheme; it stays where not given.
         optimizer: any optimiser class of PyTorch's; SGD without momentum works, too.
         lr_scheduler: any schedule that steps with the optimiser; a length left open is that of the
             run, or of each phase of a training scheme. `null` for a constant rate.
@@ -151,13 +151,14 @@ class HierarchicalLearner(LightningModule):
         checkpoint[PHASE_KEY] = None if self.phase is None else asdict(self.phase)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes back to the phase in which the checkpoint was saved.
+        """Goes back to the phase in which the checkpoint was saved; those of format 1 have none.
 
         Args:
             checkpoint: what `on_save_checkpoint` has seen.
         """
-        if checkpoint[PHASE_KEY] is not None:
-            self.enter_phase(Phase(**checkpoint[PHASE_KEY]))
+        phase = checkpoint.get(PHASE_KEY)
+        if phase is not None:
+            self.enter_phase(Phase(**phase))
 
     def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
         """The optimiser and its schedule for a phase of `num_steps` optimiser steps.

@@ -136,13 +136,13 @@ class RegressionObjective(Objective):
 class ClassificationObjective(Objective):
     """`classification_loss`, scored by `classification_error`.
 
-    The temperature may fall geometrically over the run: warm, the loss shapes the whole score;
+    The temperature may fall geometrically over each phase: warm, the loss shapes the whole score;
     cold, it attends to the examples near the boundary, which decide the error.
 
     Args:
         target: G, for its variance.
         temperature: T_0, of the logit, positive.
-        final_temperature: T_1, at the end of the run; T_0 where not given.
+        final_temperature: T_1, at the end of the phase; T_0 where not given.
 
     Raises:
         ValueError: if a temperature is not positive.

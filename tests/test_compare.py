@@ -161,7 +161,10 @@ def test_metric_that_no_run_logged_is_a_warning_that_lists_the_known(compared, c
             {"learners": {"narrow": {"model": {"width": 5}}, "wide": {}}},
             "learner narrow has changed since narrow-seed0 was begun: model.width 5 instead of 4",
         ),
-        ({"base": [str(Path(TINY).resolve())]}, "the base no longer holds base/short.yaml"),
+        (
+            {"base": [str(Path(TINY).resolve())]},
+            r"base must stay \['tiny.yaml', 'short.yaml'\], with which",
+        ),
         (
             {"base": [str(Path(TINY).resolve()), "longer/short.yaml"]},
             "the base short.yaml has changed since .* trainer.max_steps 40 instead of 20",
@@ -337,16 +340,46 @@ def test_overwrite_empties_comparisons_only(tmp_path, capsys):
     mine.mkdir(parents=True)
     (mine / "thesis.tex").write_text("precious")
     assert main(["compare", "-c", str(path), "--run.overwrite", "true"]) == 2
-    assert "holds no compare.yaml" in capsys.readouterr().err
+    assert "which is none: choose another" in capsys.readouterr().err
     assert (mine / "thesis.tex").exists()
     (mine / "thesis.tex").unlink()
     with claimed(parse(path), mine):
         (mine / "runs" / "wide-seed0").mkdir(parents=True)
+    (mine / "thesis.tex").write_text("precious")
     again = parse(mine / "compare.yaml", "--run.overwrite", "true")
     assert find_comparison(again, [str(mine / "compare.yaml")]) == mine
     with claimed(again, mine):
         assert not (mine / "runs").exists()
         assert (mine / "base" / "short.yaml").is_file()
+        assert (mine / "thesis.tex").exists()
+
+
+def test_file_that_is_only_called_like_the_mark_makes_no_comparison_of_its_folder(tmp_path):
+    write(tmp_path)
+    (tmp_path / "few.yaml").rename(tmp_path / "compare.yaml")
+    comparison = parse(tmp_path / "compare.yaml")
+    own = Path(comparison.run.root) / "compare"
+    assert find_comparison(comparison, [str(tmp_path / "compare.yaml")]) == own
+
+
+def test_runs_that_are_left_out_now_still_bind_the_settings(tmp_path):
+    folder = tmp_path / "logs" / "few"
+    with claimed(parse(write(tmp_path, seeds=[0])), folder):
+        (folder / "runs" / "narrow-seed0").mkdir(parents=True)
+    other = {"narrow": {"model": {"width": 5}}, "wide": {}}
+    changed = parse(write(tmp_path, seeds=[1], learners=other))
+    with pytest.raises(RunError, match="learner narrow has changed since narrow-seed0"):
+        check_unchanged(changed, folder)
+
+
+def test_order_of_the_bases_is_part_of_the_settings(tmp_path):
+    path = write(tmp_path)
+    folder = tmp_path / "logs" / "few"
+    with claimed(parse(path), folder):
+        (folder / "runs" / "wide-seed0").mkdir(parents=True)
+    bases = yaml.safe_load(path.read_text())["base"]
+    with pytest.raises(RunError, match="base must stay"):
+        check_unchanged(parse(write(tmp_path, base=bases[::-1])), folder)
 
 
 def test_two_commands_cannot_work_in_one_folder(tmp_path):

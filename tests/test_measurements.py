@@ -15,10 +15,10 @@ from bfc_lightning import (
     Regression,
     SingleIndex,
 )
-from bfc_lightning.callbacks.measurements import measure_steps
+from bfc_lightning.callbacks.measurements import Measurements, measure_steps
 from bfc_lightning.measures.battery import MEASURES, look, reference_levels, take_sample
 from bfc_lightning.schemes import Joint, Layerwise, Progressive
-from tests.runs import fit, summary
+from tests.runs import fit, intervene, same_weights, summary
 
 
 @pytest.fixture
@@ -179,7 +179,36 @@ def test_measures_land_in_every_file_at_the_steps_that_are_due(tmp_path):
     }
 
 
-def test_measuring_changes_no_weight(tmp_path):
-    assert fit(tmp_path, "--run.name", "one") == 0
-    marks = summary(tmp_path / "one")["metrics"]
-    assert marks["features/residual_1"] < marks["features/residual_1_untrained"]
+def test_measuring_changes_no_weight(tmp_path, monkeypatch):
+    assert fit(tmp_path, "--run.name", "measured") == 0
+    monkeypatch.setattr(Measurements, "_measure", lambda *_: None)
+    assert fit(tmp_path, "--run.name", "left") == 0
+    assert "features/residual_1" not in summary(tmp_path / "left")["metrics"]
+    assert same_weights(tmp_path / "measured", tmp_path / "left")
+
+
+def test_classes_with_positive_signs_are_measured(tmp_path):
+    words = ["--labels", "Classification", "--model.linear_readout", "true"]
+    words += ["--target.signs", "positive", "--run.name", "run"]
+    assert fit(tmp_path, *words) == 0
+    marks = summary(tmp_path / "run")["metrics"]
+    assert 0 < marks["features/consumed_leakage_1"] <= 1
+    assert marks["reference/cut_off_2"] == 0
+
+
+def test_run_that_goes_on_in_another_folder_has_its_marks_and_figures_there(tmp_path):
+    words = ["--scheme", "Progressive", "--scheme.steps", "10"]
+    cut = intervene("SignalAt", step=10)
+    assert fit(tmp_path, "--run.name", "cut", *words, *cut) == 130
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    words += ["--resume", str(last), "--run.name", "other", "--run.figures", "true"]
+    assert fit(tmp_path, *words) == 0
+    told = summary(tmp_path / "other")
+    assert told["status"] == "finished"
+    assert told["metrics"]["features/residual_2_untrained"] > 0
+    assert (tmp_path / "other" / "figures" / "probes.png").is_file()
+
+
+def test_measure_may_not_take_the_name_of_another(tmp_path, capsys):
+    assert fit(tmp_path, "--measures+", "tests.interventions.Usurper") == 2
+    assert "Usurper must give names of its own" in capsys.readouterr().err

@@ -153,6 +153,27 @@ def test_run_resumed_after_a_freeze_ends_where_the_undisturbed_one_does(tmp_path
         assert fit(tmp_path, "--run.name", name, *words, *signal) == 130
         assert fit(tmp_path, "--run.name", name, *words, "--resume", "auto") == 0
         assert same_weights(tmp_path / "whole", tmp_path / name)
+        files = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", name)]
+        assert files[0] == files[1]
+        assert "scheme/frozen_layers" in files[0]
+
+
+def test_checkpoint_from_before_there_were_schemes_goes_on(tmp_path):
+    assert fit(tmp_path, "--run.name", "whole") == 0
+    signal = intervene("SignalAt", step=30)
+    assert fit(tmp_path, "--run.name", "cut", *signal) == 130
+    path = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    record = content["bfc_lightning"]
+    record["format"] = 1
+    record["identity"] = {
+        key: value for key, value in record["identity"].items() if not key.startswith("scheme.")
+    }
+    del content["phase"], content["callbacks"]["Measurements"]["milestones"]
+    del content["callbacks"]["TrainingScheme"]
+    torch.save(content, path)
+    assert fit(tmp_path, "--run.name", "cut", "--resume", "auto") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_another_scheme_is_another_run(tmp_path, capsys):

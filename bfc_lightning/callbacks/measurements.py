@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.milestones import Milestones
 from bfc_lightning.callbacks.training_log import log_metrics
 from bfc_lightning.data import HierarchicalData
@@ -112,8 +113,10 @@ class Measurements(Callback):
         )
         self._references = reference_levels(self._sample)
         self.seconds += time.perf_counter() - started
-        if trainer.global_step == 0:
+        if not self._has_references(trainer):
             log_metrics(trainer, self._references)
+            self._measured_step = -1  # the files of this folder have no measures yet
+        if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
@@ -148,7 +151,12 @@ class Measurements(Callback):
         """
         self.seconds = state_dict["seconds"]
         self._measured_step = state_dict["measured_step"]
-        self._milestones.load_state_dict(state_dict["milestones"])
+        self._milestones.load_state_dict(state_dict.get("milestones", {}))  # format 1 has none
+
+    def _has_references(self, trainer: Trainer) -> bool:
+        """Whether the run's own file knows the marks: a resumed run may have a new folder."""
+        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        return any(self._references.keys() <= file.latest.keys() for file in files)
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,7 +169,11 @@ class Measurements(Callback):
         moment = look(pl_module.network, self._sample)
         named: dict[str, float] = {}
         for measure in self._measures:
-            named.update(measure(moment))
+            taken = measure(moment)
+            if not named.keys().isdisjoint(taken):
+                name = type(measure).__name__
+                raise ValueError(f"{name} must give names of its own, got {sorted(taken)}.")
+            named.update(taken)
         named.update(self._milestones.compare(step, {**self._references, **named}))
         log_metrics(trainer, named)
         self.seconds += time.perf_counter() - started

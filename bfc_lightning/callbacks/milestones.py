@@ -1,5 +1,6 @@
 """Numbers that compare a moment of a run with an earlier one, and what must be kept for them."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -72,7 +73,7 @@ class Milestones:
         for key, value in named.items():
             if re.fullmatch(r"(features|levels)/residual_\d+", key):
                 mark = key.replace("residual", "halved_step")
-                whole = 1.0 if key.startswith("levels") else named[f"{key}_untrained"]
+                whole = 1.0 if key.startswith("levels") else named.get(f"{key}_untrained", 0.0)
                 if value <= whole / 2:
                     self._kept.setdefault(mark, step)
                 if mark in self._kept:
@@ -83,7 +84,7 @@ class Milestones:
         key = "features/consumed_leakage_1"
         if key not in named:
             return {}
-        if named["levels/nmse"] <= LOW_ERROR:
+        if named.get("levels/nmse", math.inf) <= LOW_ERROR:
             self._kept.setdefault(key, named[key])
         return {f"{key}_fall": _ratio(self._kept[key], named[key])} if key in self._kept else {}
 

@@ -83,8 +83,8 @@ def _render(figure: Figure) -> NDArray[np.uint8]:
     """The pixels, drawn once for the file and the board; drawing is what takes the time."""
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[:, :, :3]
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
     return pixels
 
 

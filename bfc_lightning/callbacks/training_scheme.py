@@ -1,5 +1,7 @@
 """Carries out a training scheme: layers join, others are frozen, optimisers start afresh."""
 
+from typing import Any
+
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
@@ -12,9 +14,9 @@ from bfc_lightning.schemes import Phase, Scheme
 class TrainingScheme(Callback):
     """Enters each phase of a scheme just before the first optimiser step of it.
 
-    The step before is measured, scored and saved as the phase before left it. What is frozen has
-    `requires_grad=False` and no gradient, so that no optimiser touches it or its state. Logs
-    `scheme/active_layers` where a layer joins and `scheme/frozen_layers` where `freeze` acts.
+    What is measured, scored or saved after the step before is still the phase before. What is
+    frozen has `requires_grad=False` and no gradient, so that no optimiser touches it or its state.
+    Logs `scheme/active_layers` where a layer joins and `scheme/frozen_layers` where `freeze` acts.
 
     Args:
         scheme: which layers take part and train, and when.
@@ -25,6 +27,7 @@ class TrainingScheme(Callback):
         self.scheme = scheme
         self.phases = phases
         self._frozen: frozenset[int] = frozenset()
+        self._logged_frozen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first phase, before there is an optimiser; a resumed run then finds its own.
@@ -55,9 +58,27 @@ class TrainingScheme(Callback):
         frozen = self.scheme.frozen_at(step)
         if frozen != self._frozen:
             self._freeze(trainer, learner, frozen)
+        if len(frozen) != self._logged_frozen:
+            self._logged_frozen = len(frozen)
+            log_metrics(trainer, {"scheme/frozen_layers": len(frozen)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many frozen layers the log knows of."""
+        return {"logged_frozen": self._logged_frozen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it.
+
+        Args:
+            state_dict: from `state_dict`.
+        """
+        self._logged_frozen = state_dict["logged_frozen"]
 
     def _enter(self, trainer: Trainer, learner: HierarchicalLearner, phase: Phase) -> None:
+        is_longer = learner.phase is not None and learner.phase.start == phase.start
         learner.enter_phase(phase)
+        if is_longer:  # a resumed run with more steps: optimiser and schedule go on
+            return
         learner.zero_grad(set_to_none=True)
         trainer.strategy.setup_optimizers(trainer)
         _share_gradients_anew(trainer)
@@ -72,7 +93,6 @@ class TrainingScheme(Callback):
         learner.zero_grad(set_to_none=True)
         _share_gradients_anew(trainer)
         self._frozen = frozen
-        log_metrics(trainer, {"scheme/frozen_layers": len(frozen)})
 
 
 def _learner(module: LightningModule) -> HierarchicalLearner:

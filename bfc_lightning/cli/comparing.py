@@ -112,11 +112,9 @@ def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) ->
     """Does it, once the words are understood; only here are torch and lightning imported."""
     from bfc_lightning.cli.learner_settings import check_learners
     from bfc_lightning.experiments.execution import run_comparison
-    from bfc_lightning.experiments.folder import check_unchanged, claimed, find_comparison
+    from bfc_lightning.experiments.folder import claimed, find_comparison
 
     folder = find_comparison(comparison, configs)
-    if not comparison.run.overwrite:
-        check_unchanged(comparison, folder)
     check_learners(comparison)
     with claimed(comparison, folder):
         outcome = run_comparison(comparison, folder, run_one=run_one, command=command)

@@ -22,7 +22,6 @@ import yaml
 from bfc_lightning.experiments.comparison import (
     Comparison,
     as_yaml,
-    files_of,
     fit_words,
     planned_runs,
     settings_files,
@@ -35,6 +34,9 @@ COMPARISON = "compare.yaml"
 COMMANDS = "commands.txt"
 RUNS = "runs"
 LOGS = "logs"
+_FOLDERS = ("base", "learners", "grid", RUNS, LOGS)
+_FILES = ("compare.csv", "compare.md", "compare.png", "features.png")
+_HEADER = "# Everything of this comparison."
 _WAY_OUT = "give the comparison another --run.name, or --run.overwrite true."
 
 
@@ -54,22 +56,25 @@ def find_comparison(comparison: Comparison, configs: Sequence[str]) -> Path:
     """
     options = comparison.run
     first = Path(configs[0]) if configs else Path("compare.yaml")
-    if first.name == COMPARISON and options.name in (None, first.absolute().parent.name):
+    is_own = first.name == COMPARISON and _is_comparison(first.absolute().parent)
+    if is_own and options.name in (None, first.absolute().parent.name):
         return first.parent
     name = options.name if options.name is not None else first.stem
     if name in ("", ".", "..") or Path(name).name != name:
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")
     folder = Path(options.root) / name
-    if folder.exists() and not (folder / COMPARISON).is_file() and not _is_empty(folder):
+    if folder.exists() and not _is_comparison(folder) and not _is_empty(folder):
         raise RunError(
             f"run.name must be free in {folder.parent} or name a comparison, got {name!r}, which "
-            f"holds no {COMPARISON}: choose another."
+            "is none: choose another."
         )
     return folder
 
 
 def check_unchanged(comparison: Comparison, folder: Path) -> None:
     """Refuses to go on with runs that were made from other settings.
+
+    Every run in the folder counts, also those of learners, seeds or values that are left out now.
 
     Args:
         comparison: what is compared.
@@ -78,22 +83,32 @@ def check_unchanged(comparison: Comparison, folder: Path) -> None:
     Raises:
         RunError: if the base, a learner or a value of the grid has changed since.
     """
+    runs = sorted(path.name for path in (folder / RUNS).glob("*-seed*"))
+    if not runs:
+        return
     files = settings_files(comparison)
-    existing = [run for run in planned_runs(comparison) if (folder / RUNS / run.name).is_dir()]
-    used = [(name, run) for run in existing for name in files_of(comparison, run.point)]
-    for name, run in used:
-        changes = _changes(folder / name, files[name])
-        if changes:
-            what = f"{_called(name)} has changed since {run.name} was begun"
-            raise RunError(f"{what}: {'; '.join(changes[:3])}; {_WAY_OUT}")
-    if used:
-        bases = {name for name, _ in used if name.startswith("base/")}
-        stray = {f"base/{path.name}" for path in (folder / "base").iterdir()} - bases
-        if stray:
-            raise RunError(
-                f"the base no longer holds {min(stray)}, with which {existing[0].name} was begun; "
-                f"{_WAY_OUT}"
-            )
+    for name, text in files.items():
+        made = [run for run in runs if _is_part(name, run)]
+        if made and (folder / name).is_file():
+            changes = _changes(folder / name, text)
+            if changes:
+                what = f"{_called(name)} has changed since {made[0]} was begun"
+                raise RunError(f"{what}: {'; '.join(changes[:3])}; {_WAY_OUT}")
+    before = yaml.safe_load((folder / COMPARISON).read_text(encoding="utf-8"))["base"]
+    now = [name for name in files if name.startswith("base/")]
+    if before != now:
+        raise RunError(
+            f"base must stay {[Path(name).name for name in before]}, with which {runs[0]} was "
+            f"begun, got {[Path(name).name for name in now]}; {_WAY_OUT}"
+        )
+
+
+def _is_part(file: str, run: str) -> bool:
+    """Whether a run was made from one of the settings files; in doubt, yes."""
+    kind, _, name = file.removesuffix(".yaml").partition("/")
+    if kind == "learners":
+        return run.startswith(f"{name}-")
+    return kind == "base" or f"-{name}-" in run
 
 
 def _called(name: str) -> str:
@@ -124,6 +139,7 @@ def claimed(comparison: Comparison, folder: Path) -> Iterator[None]:
     try:
         if comparison.run.overwrite:
             _empty(folder)
+        check_unchanged(comparison, folder)
         _write(comparison, folder, files)
         yield
     finally:
@@ -153,28 +169,39 @@ def _lock(folder: Path) -> int:
 
 
 def _empty(folder: Path) -> None:
-    """Deletes what is in a comparison's folder, its mark last; other folders are left alone."""
-    entries = [path for path in folder.iterdir() if path.name != COMPARISON]
-    if not (folder / COMPARISON).is_file():
-        assert not entries
+    """Deletes what a comparison writes, its mark last, and nothing else."""
+    if not _is_comparison(folder):
+        assert _is_empty(folder)
         return
-    for path in entries:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (folder / COMPARISON).unlink()
+    for name in (*_FOLDERS, *_FILES, COMMANDS, COMPARISON):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_comparison(folder: Path) -> bool:
+    """Whether `bfc compare` made the folder: any file may be called like its mark."""
+    mark = folder / COMPARISON
+    if not (mark.is_file() and (folder / COMMANDS).is_file() and (folder / "learners").is_dir()):
+        return False
+    with mark.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().rstrip() == _HEADER
 
 
 def _write(comparison: Comparison, folder: Path, files: Mapping[str, str]) -> None:
-    """The mark first, so that a folder which was begun is always known as a comparison."""
+    """The mark last: what bears it is whole."""
     bases = [name for name in files if name.startswith("base/")]
     again = f"bfc compare -c {folder / COMPARISON}"
     text = as_yaml(_settings(comparison, folder, bases))
-    write_atomically(folder / COMPARISON, f"# Everything of this comparison.\n#   {again}\n{text}")
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         write_atomically(folder / name, content)
     runs = planned_runs(comparison)
     lines = [f"bfc {shlex.join(fit_words(comparison, run, folder))}\n" for run in runs]
     write_atomically(folder / COMMANDS, "".join(lines))
+    write_atomically(folder / COMPARISON, f"{_HEADER}\n#   {again}\n{text}")
 
 
 def _settings(comparison: Comparison, folder: Path, bases: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -196,7 +196,7 @@ class WorkerPool:
         worker.pipe.close()
         worker.process.join(_PATIENCE_SECONDS)
         if worker.process.is_alive():
-            worker.process.kill()
+            _kill(worker)
             worker.process.join()
         self._workers.remove(worker)
 
@@ -207,7 +207,7 @@ class WorkerPool:
     def _pass_signals_on(self) -> None:
         for worker in self._busy():
             if self._num_signals >= 2:
-                worker.process.kill()
+                _kill(worker)
             elif self._num_signals and not worker.num_signals:
                 worker.process.terminate()
                 worker.num_signals = 1
@@ -218,6 +218,13 @@ class WorkerPool:
                 worker.process.terminate()
         for worker in list(self._workers):
             self._remove(worker)
+
+
+def _kill(worker: _Worker) -> None:
+    """Kills a worker and the processes that its run has started: they are a group of their own."""
+    with suppress(ProcessLookupError):
+        os.killpg(worker.process.pid or 0, signal.SIGKILL)
+    worker.process.kill()
 
 
 def _work(pipe: "connection.Connection[int, Task]", function: Function, directory: str) -> None:
@@ -246,7 +253,7 @@ def _end_with_parent() -> None:
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_PATIENCE_SECONDS)
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _perform(function: Function, task: Task) -> int:

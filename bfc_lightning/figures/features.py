@@ -52,8 +52,8 @@ def side_by_side(learners: Mapping[str, Sequence[Rows]], *, title: str) -> Figur
     """
     figure = Figure(figsize=(1.2 + 4.6 * len(learners), 4.6), layout="constrained")
     figure.suptitle(title)
-    panels = figure.subplots(1, len(learners), sharey=True, squeeze=False)[0]
     has_joins = any(joined_layers(runs[0]) for runs in learners.values())
+    panels = figure.subplots(1, len(learners), sharex=True, sharey=True, squeeze=False)[0]
     for number, (panel, (name, runs)) in enumerate(zip(panels, learners.items(), strict=True)):
         draw_feature_residuals(panel, runs, is_linear=has_joins)
         panel.set_title(name, fontweight="bold", pad=16)
@@ -143,4 +143,4 @@ def _mark_correction(panel: Axes, runs: Sequence[Rows], key: str, number: int) -
         rotation=90,
         va="center",
     )
-    panel.set_xlim(right=steps[-1] * (1.12 + 0.1 * number))
+    panel.set_xlim(right=max(panel.get_xlim()[1], steps[-1] * (1.12 + 0.1 * number)))

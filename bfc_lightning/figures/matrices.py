@@ -92,7 +92,7 @@ def _pair(key: str) -> tuple[int, int]:
 
 def _moments(steps: Sequence[int], joins: Sequence[int]) -> list[int]:
     """About six of the steps: the ends, those at which layers joined, others between."""
-    fixed = [0, *(steps.index(step) for step in joins), len(steps) - 1]
+    fixed = [0, *(steps.index(step) for step in joins if step in steps), len(steps) - 1]
     count = max(2, NUM_MOMENTS - len(joins))
     between = [round(x) for x in np.linspace(0, len(steps) - 1, min(len(steps), count))]
     return [steps[position] for position in sorted({*fixed, *between})]

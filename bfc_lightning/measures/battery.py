@@ -242,8 +242,9 @@ def feature_measures(moment: Moment) -> dict[str, float]:
 def weight_measures(moment: Moment) -> dict[str, float]:
     """`features/leakage_weights_1` and `features/consumed_leakage_1`: what layer 1 looks at.
 
-    The consumed leakage must vanish only where every readout is positive and layer 1 is quadratic;
-    it is measured only there.
+    The consumed leakage must vanish only where every sign of the target is positive and layer 1 is
+    quadratic; it is measured only there. A readout that is trained may leave the positive numbers;
+    it counts by its absolute value.
 
     Source: ours; see each function in `measures.features`.
 

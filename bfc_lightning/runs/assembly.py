@@ -54,7 +54,7 @@ def add_study_arguments(parser: ArgumentParser) -> None:
         default=[],
         help="Measures of your own, beside ours, by class_path (docs/extending.md).",
     )
-    parser.set_defaults({"scheme": {"class_path": "bfc_lightning.schemes.Joint"}})
+    parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
 
 
 def fill_seeds(config: Namespace, seed: int) -> None:

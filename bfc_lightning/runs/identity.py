@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from bfc_lightning.callbacks.checkpoints import FORMAT_VERSION, RECORD_KEY
-from bfc_lightning.module import PHASE_KEY
 from bfc_lightning.runs.folder import RunError
 
 _RUN_PARTS = ("inputs", "labels", "target", "model", "data", "scheme", "seed_everything")
@@ -95,13 +94,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _migrate(content: dict[str, Any]) -> dict[str, Any]:
-    """Adds to a checkpoint of format 1 that it knew joint training and no milestones."""
+    """Adds to an older checkpoint's identity what later versions have made a setting."""
     record = content[RECORD_KEY]
-    if record["format"] == 1:
-        content[PHASE_KEY] = None
-        content["callbacks"].get("Measurements", {})["milestones"] = {}
-        record["identity"]["scheme.class_path"] = "bfc_lightning.schemes.Joint"
+    if record["format"] == 1:  # knew joint training only
+        record["identity"]["scheme.class_path"] = "bfc_lightning.Joint"
         record["identity"]["scheme.init_args.freeze"] = None
+    if record["identity"]["target.class_path"].endswith("RichRepresentation"):
+        record["identity"].setdefault("target.init_args.basis", "coordinates")
     return content
 
 
