@@ -78,7 +78,7 @@ def compared(tmp_path_factory) -> Path:
 def test_folder_holds_what_the_help_names(compared):
     names = {path.name for path in compared.iterdir()}
     files = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "png")}
-    assert names == {*files, "commands.txt", "base", "learners", "runs", "logs"}
+    assert names == {*files, "features.png", "commands.txt", "base", "learners", "runs", "logs"}
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
     log = (compared / "logs" / "wide-seed1.txt").read_text()
     assert log.startswith("$ bfc fit -c ")
@@ -443,7 +443,7 @@ def test_status_of_a_run_comes_from_its_summary_unless_it_was_seen_to_fail(tmp_p
 
 def test_curves_show_medians_of_finished_runs_over_steps(tmp_path):
     comparison = parse(write(tmp_path, seeds=[0, 1, 2]))
-    values = {0: 0.5, 1: 0.1, 2: 0.2}
+    values = {0: 0.5, 1: 0.05, 2: 0.2}
     rows = made_up(
         comparison,
         tmp_path / "runs",
@@ -455,9 +455,9 @@ def test_curves_show_medians_of_finished_runs_over_steps(tmp_path):
     assert list(lines["narrow"].get_xdata()) == [0, 10]
     assert list(lines["narrow"].get_ydata()) == pytest.approx([
         1,
-        statistics.median([0.5, 0.1, 0.2]),
+        statistics.median([0.5, 0.05, 0.2]),
     ])
-    assert list(lines["wide (1 of 3 diverged)"].get_ydata()) == pytest.approx([1, 0.15])
+    assert list(lines["wide (1 of 3 diverged)"].get_ydata()) == pytest.approx([1, 0.125])
     assert figure.axes[0].get_yscale() == "log"
 
 

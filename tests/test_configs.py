@@ -72,7 +72,7 @@ def test_comparison_is_parsed_with_all_its_learners(path):
     comparison, _ = parse_comparison(["-c", str(path)])
     content = yaml.safe_load(path.read_text())
     assert comparison.learners == content["learners"]
-    assert len(comparison.seeds) >= 5
+    assert len(comparison.seeds) >= (3 if comparison.grid else 5)
     check_learners(comparison)
 
 

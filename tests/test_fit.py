@@ -8,8 +8,9 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bfc_lightning.callbacks.measurements import log_spaced_steps
+from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.callbacks.metrics_file import read_metrics
+from bfc_lightning.schemes import Joint
 from tests.runs import TINY, checkpoint, fit, same_weights, summary
 
 
@@ -50,7 +51,7 @@ def test_metrics_hold_a_row_for_every_interval_validation_and_measure(run):
     assert {step for step, row in rows.items() if "train/loss" in row} == set(range(5, 61, 5))
     assert {step for step, row in rows.items() if "val/nmse" in row} == {20, 40, 60}
     measured = {step for step, row in rows.items() if "levels/residual_2" in row}
-    assert measured == log_spaced_steps(60)
+    assert measured == measure_steps(Joint().phases(2, 60))
 
 
 def test_metrics_file_is_plain_csv(run):
@@ -65,7 +66,9 @@ def test_tensorboard_shows_the_scalars_of_the_metrics_file(run):
     rows = read_metrics(run / "metrics.csv")
     written = {row["step"]: row["val/nmse"] for row in rows if "val/nmse" in row}
     assert nmse == pytest.approx(written, rel=1e-6)
-    assert events.Tags()["images"] == ["learning_curves"]
+    assert events.Tags()["images"] == [
+        *("learning_curves", "feature_residuals", "probes", "leakage", "quadratic_form")
+    ]
 
 
 def test_tensorboard_hparams_tab_names_real_metrics(run):
@@ -221,5 +224,6 @@ def test_config_file_of_the_tests_is_the_documented_shape():
         "target",
         "model",
         "data",
+        "run",
         "trainer",
     }

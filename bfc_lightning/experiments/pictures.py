@@ -29,7 +29,7 @@ _Spot = tuple[float, Band]
 _STYLES = ("-", "--", "-.")
 _REFERENCE = "reference/without_last_level"
 _SCORES = ("val/nmse", "val/error")
-# An axis of numbers that spans this factor is logarithmic.
+# An axis whose numbers span this factor is logarithmic.
 _WIDE = 8.0
 _WORDS = {
     "val/nmse": "E(f - G)² / Var G",
@@ -247,10 +247,10 @@ def _label_places(panel: Axes, labels: Sequence[str]) -> None:
 
 
 def _scale(*panels: Axes) -> None:
-    """A logarithmic axis, unless some value has no logarithm."""
+    """A logarithmic axis where values differ by much, and all have a logarithm."""
     lines = [line.get_ydata() for panel in panels for line in panel.lines]
     values = np.concatenate([np.zeros(0), *(np.asarray(y, dtype=float) for y in lines)])
-    if values.size and values.min() > 0:
+    if values.size and values.min() > 0 and values.max() >= _WIDE * values.min():
         for panel in panels:
             panel.set_yscale("log")
 
