@@ -472,8 +472,8 @@ def test_grid_figure_has_a_panel_for_each_metric_and_combination(tmp_path):
     )
     figure = comparison_figure(comparison, rows, title="few")
     assert [panel.get_title() for panel in figure.axes] == [
-        "val/nmse, depth = one",
-        "val/nmse, depth = two",
+        "val/nmse\ndepth = one",
+        "val/nmse\ndepth = two",
     ]
     for panel in figure.axes:
         assert panel.get_xscale() == "log"

@@ -166,7 +166,7 @@ def _over_grid(comparison: Comparison, rows: Sequence[Row]) -> Figure:
                     marker=True,
                 )
             where = ", ".join(f"{name} = {label}" for name, label in rest)
-            panel.set(xlabel=first, title=f"{metric}, {where}" if where else metric)
+            panel.set(xlabel=first, title=f"{metric}\n{where}" if where else metric)
             _label_places(panel, labels)
         line[0].set_ylabel(_words(metric))
         _scale(*line)
