@@ -1,0 +1,43 @@
+"""Comparisons of tiny learners, for tests."""
+
+import csv
+from pathlib import Path
+
+import yaml
+
+from bfc_lightning.cli.comparing import parse_comparison
+from tests.runs import TINY
+
+POISON = {"callbacks": [{"class_path": "tests.interventions.PoisonAt", "init_args": {"step": 9}}]}
+KILL = {
+    "callbacks": [
+        {"class_path": "tests.interventions.SignalAt", "init_args": {"step": 9, "signum": 9}}
+    ]
+}
+
+
+def write(folder: Path, name: str = "few", **content: object) -> Path:
+    """A comparison of tiny learners, in a file of its own."""
+    short = folder / "short.yaml"
+    if not short.exists():
+        short.write_text("trainer: {max_steps: 20, val_check_interval: 10}\n")
+    settings = {
+        "base": [str(Path(TINY).resolve()), "short.yaml"],
+        "seeds": [0, 1],
+        "learners": {"narrow": {"model": {"width": 4}}, "wide": {}},
+        "run": {"root": str(folder / "logs")},
+        "workers": 1,
+        **content,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def parse(path: Path, *words: str):
+    return parse_comparison(["-c", str(path), *words])[0]
+
+
+def cells(folder: Path) -> list[dict[str, str]]:
+    with (folder / "compare.csv").open() as file:
+        return list(csv.DictReader(file))
