@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bfc_lightning.activations import Quadratic, TruncatedQuadratic
+    from bfc_lightning.baselines import Baseline, KernelRidge
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
     from bfc_lightning.labels import Classification, Regression
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Quadratic": "activations",
     "TruncatedQuadratic": "activations",
+    "Baseline": "baselines",
+    "KernelRidge": "baselines",
     "HierarchicalData": "data",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
@@ -63,6 +66,7 @@ _HOMES = {
 
 __all__ = [
     "BackwardCorrection",
+    "Baseline",
     "Classification",
     "DenseNet",
     "DepthSeparation",
@@ -74,6 +78,7 @@ __all__ = [
     "HierarchicalTarget",
     "InputLaw",
     "Joint",
+    "KernelRidge",
     "LayeredTarget",
     "Layerwise",
     "Measure",

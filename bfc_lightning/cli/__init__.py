@@ -15,6 +15,7 @@ commands:
   validate   score a checkpoint on the validation samples: --ckpt_path best|last|PATH
   test       score a checkpoint on 32,768 samples that training never touches
   predict    write inputs, targets and predictions to predictions.npz
+  baseline   kernels and other rivals on the same problem: --baseline KernelRidge
   compare    several learners, seeds and targets: bfc compare -c configs/compare/schemes.yaml
 
 often used with fit:
@@ -30,7 +31,7 @@ often used with fit:
 
 exit status: 0 done, 2 a mistake in the input, 3 diverged, 130 and 143 stopped by a signal, 1 else.
 """
-_COMMANDS = ("fit", "validate", "test", "predict", "compare")
+_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -62,6 +63,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from bfc_lightning.cli.comparing import compare_command
 
         return compare_command(words[1:])
+    if words[0] == "baseline":
+        from bfc_lightning.cli.baseline import baseline_command
+
+        return baseline_command(words[1:])
     from bfc_lightning.cli.application import run_command
 
     return run_command(words, started)

@@ -45,11 +45,21 @@ def show_scores(checkpoint: Path, step: int, scores: Mapping[str, float]) -> Non
         step: its optimiser steps.
         scores: by key.
     """
-    print(f"{checkpoint}, step {step}")
+    show_metrics(f"{checkpoint}, step {step}", scores)
+
+
+def show_metrics(title: str, metrics: Mapping[str, float]) -> None:
+    """Prints a table of numbers.
+
+    Args:
+        title: the line above it.
+        metrics: by key.
+    """
+    print(title)
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for key, value in sorted(scores.items()):
+    for key, value in sorted(metrics.items()):
         table.add_row(key, f"{value:.4g}")
     Console().print(table)
 

@@ -1,0 +1,99 @@
+"""From a problem of `bfc fit` to a baseline's samples, and to its numbers."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.scores import error_of, measures_of
+from bfc_lightning.data import HierarchicalData
+from bfc_lightning.labels import Regression
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.runs.folder import RunError
+from bfc_lightning.stream import FiniteStream, Split
+from bfc_lightning.types import Batch
+
+_NUM_MEASURED = 2**14
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a problem as `bfc fit` draws them, in float32, written as float64.
+
+    Attributes:
+        train: the fixed set.
+        val: of the validation split: the holdout.
+        test: of the test split.
+    """
+
+    train: Batch
+    val: Batch
+    test: Batch
+
+
+def draw_samples(data: HierarchicalData) -> Samples:
+    """Draws what a run of `bfc fit` would see.
+
+    Args:
+        data: the problem, with a fixed training set.
+
+    Returns:
+        The samples.
+
+    Raises:
+        RunError: if there is no fixed set of them, or the labels are classes.
+    """
+    if data.num_train_samples is None:
+        raise RunError("data.num_train_samples must be given: a baseline fits a fixed set.")
+    if not isinstance(data.labels, Regression):
+        name = type(data.labels).__name__
+        raise RunError(f"labels must be Regression for a baseline, got {name}.")
+    stream = data.make_stream("cpu", torch.float32)
+    assert isinstance(stream, FiniteStream)
+
+    def split(name: Split, requests: int) -> Batch:
+        size = data.eval_batch_size
+        parts = [stream.batch(name, index, size) for index in range(requests)]
+        return _as_float64(Batch(*(torch.cat(column) for column in zip(*parts, strict=True))))
+
+    return Samples(
+        train=_as_float64(stream.train_set),
+        val=split("val", len(data.val_dataloader())),
+        test=split("test", len(data.test_dataloader())),
+    )
+
+
+@torch.no_grad()
+def fit_and_score(
+    baseline: Baseline, data: HierarchicalData, network: DenseNet, seed: int
+) -> tuple[dict[str, float], float]:
+    """Fits a baseline to a problem's training set, and measures it on fresh samples.
+
+    Args:
+        baseline: left fitted.
+        data: the problem.
+        network: the learner at its start, which the baseline is set against.
+        seed: of the baseline's own random choices.
+
+    Returns:
+        Numbers by name: `train/nmse`, `val/nmse`, `test/nmse`, `levels/*`, `features/*`, and what
+        it chose as `baseline/*`; and the seconds that the fit took.
+    """
+    samples = draw_samples(data)
+    task = Task(samples.train, samples.val, network.double(), seed)
+    started = time.perf_counter()
+    baseline.fit(task)
+    seconds = time.perf_counter() - started
+    exact = data.make_sample_stream("cpu", torch.float64)
+    splits = {"train": samples.train, "val": samples.val, "test": samples.test}
+    variance = exact.target.variance
+    named = {f"{name}/nmse": error_of(baseline, s, variance) for name, s in splits.items()}
+    points = exact.batch("measure", 0, _NUM_MEASURED - _NUM_MEASURED % data.num_shards).inputs
+    named.update(measures_of(baseline, exact.target, points))
+    named.update({f"baseline/{name}": value for name, value in baseline.chosen().items()})
+    return named, seconds
+
+
+def _as_float64(samples: Batch) -> Batch:
+    return Batch(*(column.double() for column in samples))

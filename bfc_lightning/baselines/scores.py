@@ -1,0 +1,56 @@
+"""How good a baseline is, by the measures that networks are held to."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bfc_lightning.baselines.base import Baseline, in_chunks
+from bfc_lightning.measures.errors import normalized_mse
+from bfc_lightning.measures.features import probe_residuals
+from bfc_lightning.measures.levels import level_residuals
+from bfc_lightning.targets import LayeredTarget, Target
+from bfc_lightning.types import Batch
+
+
+def error_of(baseline: Baseline, samples: Batch, variance: Float[Tensor, ""]) -> float:
+    """E(f - G)^2 / Var G over some samples, on the noise-free signal.
+
+    Source: ours.
+
+    Args:
+        baseline: fitted.
+        samples: any.
+        variance: Var G.
+
+    Returns:
+        The error; NaN where a prediction is no number.
+    """
+    predictions = in_chunks(baseline.predict, samples.inputs)
+    return float(normalized_mse(predictions, samples.signal, variance))
+
+
+def measures_of(
+    baseline: Baseline, target: Target, inputs: Float[Tensor, "n d"]
+) -> dict[str, float]:
+    """`levels/residual_l`, and `features/residual_l`, `probe_i_j` where it has features.
+
+    Source: ours; see `measures.levels` and `measures.features`.
+
+    Args:
+        baseline: fitted.
+        target: G, float64.
+        inputs: points to measure on.
+
+    Returns:
+        Numbers by name.
+    """
+    predictions = in_chunks(baseline.predict, inputs)
+    residuals = level_residuals(predictions, target.level_outputs(inputs)).tolist()
+    named = {f"levels/residual_{level}": r for level, r in enumerate(residuals, start=1)}
+    features = baseline.features(inputs)
+    if not features or not isinstance(target, LayeredTarget):
+        return named
+    for level, row in enumerate(probe_residuals(features, target.features(inputs)).tolist(), 1):
+        named.update({f"features/probe_{level}_{layer}": r for layer, r in enumerate(row, 1)})
+        if level <= len(row):
+            named[f"features/residual_{level}"] = row[level - 1]
+    return named

@@ -1,0 +1,145 @@
+"""`bfc baseline`: a learner that needs no Trainer, on the problem of a `bfc fit` config."""
+
+import time
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+
+from bfc_lightning.baselines import Baseline
+from bfc_lightning.baselines.fitting import fit_and_score
+from bfc_lightning.callbacks.environment import versions
+from bfc_lightning.callbacks.summary import git_revision
+from bfc_lightning.cli.application import Application
+from bfc_lightning.cli.complaints import one_line
+from bfc_lightning.cli.console import say, show_metrics
+from bfc_lightning.files import write_atomically, write_json
+from bfc_lightning.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    SUMMARY,
+    RunError,
+    RunOptions,
+    claim_new_folder,
+    find_folder,
+)
+from bfc_lightning.seeds import derive_seed
+
+OUT_OF_MEMORY = 4
+"""Exit status of a run that asked for more memory than it was given."""
+
+
+class BaselineApplication(Application):
+    """Parses the settings of `bfc fit` and a baseline beside them, and builds what it needs."""
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__(["fit", *words], time.time())
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: object
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_subclass_arguments(
+                Baseline, "baseline", help="What is fitted, by class_path.", required=True
+            )
+        return parser
+
+    def before_instantiate_classes(self) -> None:
+        """Settles the folder, once the seeds are filled in."""
+        super().before_instantiate_classes()
+        mine = self.config[self.subcommand]
+        self.options = RunOptions(**vars(mine.run))
+        self.folder = find_folder(self.options, [str(file) for file in mine.config or []])
+
+    def instantiate_classes(self) -> None:
+        """Builds data, network and baseline, but no Trainer.
+
+        Raises:
+            RunError: if one of them refuses its arguments.
+        """
+        try:
+            self.config_init = self.parser.instantiate(self.resolved)
+        except (ValueError, TypeError, ImportError) as refused:
+            raise RunError(str(refused)) from refused
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.baseline = self._get(self.config_init, "baseline")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Fits, scores, and writes the run folder."""
+        claim = claim_new_folder(self.folder, self.options)
+        (claim.path / CHECKPOINTS).rmdir()
+        say(f"run {claim.path}  {type(self.baseline).__name__}")
+        seed = derive_seed(self.config[subcommand].seed_everything, "baseline")
+        try:
+            metrics, seconds = fit_and_score(
+                self.baseline, self.datamodule, self.model.network, seed
+            )
+        except BaseException:
+            claim.abandon()
+            raise
+        claim.keep()
+        self._write(claim.path, metrics, seconds)
+
+    def _write(self, folder: Path, metrics: dict[str, float], fit_seconds: float) -> None:
+        settings = self.config[self.subcommand].clone()
+        for key in ("config", "resume"):
+            settings.pop(key, None)
+        settings.run.name, settings.run.overwrite = folder.name, False
+        text = self._parser("fit").dump(settings, skip_unset=False)
+        command = f"bfc baseline -c {folder / CONFIG} --run.name ANOTHER"
+        write_atomically(
+            folder / CONFIG, f"# Every setting of the run {folder.name}. Again: {command}\n{text}"
+        )
+        content = {
+            "status": "finished",
+            "baseline": type(self.baseline).__name__,
+            "samples_seen": self.datamodule.num_train_samples,
+            "wall_seconds": round(time.time() - self.started, 3),
+            "fit_seconds": round(fit_seconds, 3),
+            "versions": versions(),
+            "git": git_revision(),
+            "threads": torch.get_num_threads(),
+            "metrics": metrics,
+        }
+        write_json(folder / SUMMARY, content)
+        show_metrics(str(folder), metrics)
+
+
+def baseline_command(words: Sequence[str]) -> int:
+    """Runs `bfc baseline`.
+
+    Args:
+        words: its arguments.
+
+    Returns:
+        The exit status; 4 where it needs more memory than there is.
+    """
+    try:
+        BaselineApplication(list(words))
+    except (ArgumentError, RunError) as mistake:
+        say(f"error: {one_line(str(mistake))}")
+        return 2
+    except PermissionError as refused:
+        say(f"error: {refused.filename} must be writable: {refused.strerror}.")
+        return 2
+    except KeyboardInterrupt:
+        say("stopped by SIGINT.")
+        return 130
+    except Exception as failed:
+        if not is_lack_of_memory(failed):
+            raise
+        say(f"out of memory: {one_line(str(failed))}")
+        return OUT_OF_MEMORY
+    except SystemExit as done:  # --help, --print_config
+        return int(done.code or 0)
+    return 0
+
+
+def is_lack_of_memory(failed: Exception) -> bool:
+    """Whether an exception says that memory ran out, on the CPU or on a GPU."""
+    words = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(failed, MemoryError) or any(word in str(failed) for word in words)
