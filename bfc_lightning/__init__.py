@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bfc_lightning.activations import Quadratic, TruncatedQuadratic
-    from bfc_lightning.baselines import Baseline, KernelRidge
+    from bfc_lightning.baselines import (
+        Baseline,
+        KernelRidge,
+        RecursiveFeatureMachine,
+        SequentialKernels,
+        SpectralMethod,
+    )
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
     from bfc_lightning.labels import Classification, Regression
@@ -36,6 +42,9 @@ _HOMES = {
     "TruncatedQuadratic": "activations",
     "Baseline": "baselines",
     "KernelRidge": "baselines",
+    "RecursiveFeatureMachine": "baselines",
+    "SequentialKernels": "baselines",
+    "SpectralMethod": "baselines",
     "HierarchicalData": "data",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
@@ -87,11 +96,14 @@ __all__ = [
     "Progressive",
     "Quadratic",
     "QuadraticFeature",
+    "RecursiveFeatureMachine",
     "Regression",
     "RichRepresentation",
     "SampleStream",
     "Scheme",
+    "SequentialKernels",
     "SingleIndex",
+    "SpectralMethod",
     "Target",
     "TruncatedQuadratic",
     "load_run",
