@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
     from bfc_lightning.labels import Classification, Regression
+    from bfc_lightning.linearized import LinearizedDenseNet
     from bfc_lightning.measures.battery import Measure, Moment
     from bfc_lightning.module import HierarchicalLearner
     from bfc_lightning.networks import DenseNet
@@ -51,6 +52,7 @@ _HOMES = {
     "InputLaw": "inputs",
     "Classification": "labels",
     "Regression": "labels",
+    "LinearizedDenseNet": "linearized",
     "Measure": "measures.battery",
     "Moment": "measures.battery",
     "HierarchicalLearner": "module",
@@ -90,6 +92,7 @@ __all__ = [
     "KernelRidge",
     "LayeredTarget",
     "Layerwise",
+    "LinearizedDenseNet",
     "Measure",
     "Moment",
     "OneCycle",
