@@ -176,3 +176,13 @@ def test_checkpoint_of_a_linearised_learner_does_not_fit_another(tmp_path, capsy
     words = ["-c", "tests/configs/tiny.yaml", "--run.root", str(tmp_path)]
     assert main(["test", *words, "--ckpt_path", path]) == 2
     assert "model.linearized False instead of True" in capsys.readouterr().err
+
+
+def test_checkpoint_from_before_there_were_linearised_learners_is_gone_on_from(tmp_path):
+    assert fit(tmp_path, *intervene("SignalAt", step=33)) == 130
+    path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert content["bfc_lightning"]["identity"].pop("model.linearized") is False
+    torch.save(content, path)
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 60

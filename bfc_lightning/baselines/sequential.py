@@ -72,7 +72,7 @@ class SequentialKernels(Baseline):
         ValueError: if a number is out of range.
     """
 
-    def __init__(self, ridge: float | list[float] = 1e-3, depth: int | None = None) -> None:
+    def __init__(self, ridge: float | list[float] = 1e-4, depth: int | None = None) -> None:
         ridges = ridge if isinstance(ridge, list) else [ridge]
         if not ridges or min(ridges) <= 0:
             raise ValueError(f"ridge must be positive, got {ridge}.")
