@@ -87,7 +87,9 @@ def test_missing_package_is_one_clear_line(monkeypatch):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(RunError, match=r"needs xrfm: pip install 'bfc_lightning\[rfm\]'"):
+    with pytest.raises(
+        RunError, match=r"xrfm must be installed .*: pip install 'bfc_lightning\[rfm\]'"
+    ):
         RecursiveFeatureMachine()
 
 

@@ -108,5 +108,6 @@ def _xrfm() -> ModuleType:
         return importlib.import_module("xrfm.rfm_src")
     except ModuleNotFoundError as missing:
         raise RunError(
-            "RecursiveFeatureMachine needs xrfm: pip install 'bfc_lightning[rfm]'."
+            "xrfm must be installed for RecursiveFeatureMachine, got no such package: "
+            "pip install 'bfc_lightning[rfm]'."
         ) from missing
