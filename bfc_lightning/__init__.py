@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bfc_lightning.activations import Quadratic, TruncatedQuadratic
-    from bfc_lightning.baselines import Baseline, KernelRidge
+    from bfc_lightning.baselines import (
+        Baseline,
+        KernelRidge,
+        RecursiveFeatureMachine,
+        SequentialKernels,
+        SpectralMethod,
+    )
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
     from bfc_lightning.labels import Classification, Regression
+    from bfc_lightning.linearized import LinearizedDenseNet
     from bfc_lightning.measures.battery import Measure, Moment
     from bfc_lightning.module import HierarchicalLearner
     from bfc_lightning.networks import DenseNet
@@ -36,12 +43,16 @@ _HOMES = {
     "TruncatedQuadratic": "activations",
     "Baseline": "baselines",
     "KernelRidge": "baselines",
+    "RecursiveFeatureMachine": "baselines",
+    "SequentialKernels": "baselines",
+    "SpectralMethod": "baselines",
     "HierarchicalData": "data",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
     "InputLaw": "inputs",
     "Classification": "labels",
     "Regression": "labels",
+    "LinearizedDenseNet": "linearized",
     "Measure": "measures.battery",
     "Moment": "measures.battery",
     "HierarchicalLearner": "module",
@@ -81,17 +92,21 @@ __all__ = [
     "KernelRidge",
     "LayeredTarget",
     "Layerwise",
+    "LinearizedDenseNet",
     "Measure",
     "Moment",
     "OneCycle",
     "Progressive",
     "Quadratic",
     "QuadraticFeature",
+    "RecursiveFeatureMachine",
     "Regression",
     "RichRepresentation",
     "SampleStream",
     "Scheme",
+    "SequentialKernels",
     "SingleIndex",
+    "SpectralMethod",
     "Target",
     "TruncatedQuadratic",
     "load_run",

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from bfc_lightning.labels import Labels
+from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.networks import Activation, DenseNet
 from bfc_lightning.objectives import objective_for, weight_penalty
 from bfc_lightning.schedules import OneCycle, make_schedule
@@ -42,6 +43,8 @@ class HierarchicalLearner(LightningModule):
             where not given.
         train_readout: whether the readout v of every layer is trained, or stays at its signs.
         linear_readout: whether the learner has a linear term <u, x>; classification needs it.
+        linearized: whether the learner is replaced by its first-order expansion at the start, which
+            has a fixed tangent kernel and whose features do not move.
         regularization: lambda, the weight of sum_j |V_{l,j}|^2, one number or one a layer.
         temperature: of the logit, in units of the target's standard deviation; classification only.
         final_temperature: to which the temperature falls geometrically over the run, or over each
@@ -65,6 +68,7 @@ class HierarchicalLearner(LightningModule):
         activation: Activation | None = None,
         train_readout: bool = True,
         linear_readout: bool = False,
+        linearized: bool = False,
         regularization: float | list[float] = 0.0,
         temperature: float = 0.25,
         final_temperature: float | None = None,
@@ -82,7 +86,11 @@ class HierarchicalLearner(LightningModule):
         self.regularization = _per_layer("regularization", regularization, depth)
         if min(self.regularization) < 0:
             raise ValueError(f"regularization must be at least 0, got {regularization}.")
-        self.network = DenseNet(
+        if linearized and any(self.regularization):
+            raise ValueError(
+                f"regularization must be 0 for a linearized learner, got {regularization}."
+            )
+        self.network = (LinearizedDenseNet if linearized else DenseNet)(
             target.input_dim,
             _per_layer("width", width, depth),
             level_scales=target.level_scales,

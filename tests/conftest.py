@@ -16,7 +16,16 @@ import torch
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
-_MODULES = ("activations", "inputs", "labels", "measures", "networks", "objectives", "targets")
+_MODULES = (
+    "activations",
+    "inputs",
+    "labels",
+    "linearized",
+    "measures",
+    "networks",
+    "objectives",
+    "targets",
+)
 
 
 def check_shapes(function):

@@ -23,6 +23,7 @@ from bfc_lightning.figures import (
     quadratic_forms,
     series,
 )
+from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
@@ -74,9 +75,11 @@ class Pictures(Callback):
             if leaks is not None:
                 yield "leakage", leaks
         target = trainer.datamodule.target  # type: ignore[attr-defined]
-        has_form = isinstance(learner.network.dense_layers()[0].activation, Quadratic)
+        network = learner.network
+        has_form = isinstance(network.dense_layers()[0].activation, Quadratic)
+        has_form = has_form and not isinstance(network, LinearizedDenseNet)
         if isinstance(target, HierarchicalTarget) and has_form and target.input_dim <= LARGEST_FORM:
-            yield "quadratic_form", _forms(learner.network, target, self.title)
+            yield "quadratic_form", _forms(network, target, self.title)
 
 
 def _render(figure: Figure) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ _TRAINER_KEYS = (
     "precision",
 )
 _NETWORK_PARTS = ("inputs", "labels", "target")
-_NETWORK_KEYS = ("width", "depth", "activation", "linear_readout")
+_NETWORK_KEYS = ("width", "depth", "activation", "linear_readout", "linearized")
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
@@ -99,6 +99,7 @@ def _migrate(content: dict[str, Any]) -> dict[str, Any]:
     if record["format"] == 1:  # knew joint training only
         record["identity"]["scheme.class_path"] = "bfc_lightning.Joint"
         record["identity"]["scheme.init_args.freeze"] = None
+    record["identity"].setdefault("model.linearized", False)
     if record["identity"]["target.class_path"].endswith("RichRepresentation"):
         record["identity"].setdefault("target.init_args.basis", "coordinates")
     return content

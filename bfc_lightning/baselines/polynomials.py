@@ -1,0 +1,141 @@
+"""Polynomials in a few variables: their monomials, and ridge regression on them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad
+
+_CHUNK = 2048
+
+
+def num_monomials(num_variables: int, degree: int) -> int:
+    """(k + degree)! / (k! degree!), the constant included.
+
+    Source: ours.
+
+    Args:
+        num_variables: k.
+        degree: the highest.
+
+    Returns:
+        How many columns `monomials` has.
+    """
+    return math.comb(num_variables + degree, degree)
+
+
+def monomials(z: Float[Tensor, "n k"], degree: int) -> Float[Tensor, "n count"]:
+    """1, z_1, ..., z_k, z_1 z_1, z_1 z_2, ..., up to a degree: each product once.
+
+    Those of a degree are those of the degree below, times every variable from their last one on.
+
+    Source: ours.
+
+    Args:
+        z: one sample a row.
+        degree: the highest.
+
+    Returns:
+        A column for each monomial, the constant first.
+    """
+    k = z.shape[1]
+    blocks = [z.new_ones(len(z), 1)]
+    last = torch.zeros(1, dtype=torch.long)
+    for _ in range(degree):
+        pairs = [(parent, v) for parent, first in enumerate(last.tolist()) for v in range(first, k)]
+        parents, last = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+        blocks.append(blocks[-1][:, parents] * z[:, last])
+    return torch.cat(blocks, dim=1)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """p(z) = sum over monomials of a coefficient times the monomial.
+
+    Args:
+        degree: the highest.
+        coefficients: in the order of `monomials`.
+    """
+
+    degree: int
+    coefficients: Float[Tensor, " count"]
+
+    def __call__(self, z: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        """p(z), a block of rows at a time."""
+        return torch.cat([self._value(rows) for rows in torch.split(z, _CHUNK)])
+
+    def gradient(self, z: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """The gradient of p at every row; all rows at once."""
+        slopes: Tensor = grad(lambda rows: self._value(rows).sum())(z)
+        return slopes
+
+    def _value(self, z: Tensor) -> Tensor:
+        return monomials(z, self.degree) @ self.coefficients
+
+
+def fit_polynomial(
+    z: Float[Tensor, "n k"], y: Float[Tensor, " n"], *, degree: int, ridge: float
+) -> Polynomial:
+    """Ridge regression on all monomials, standardised; the constant is not penalised.
+
+        min_c |y - sum_i c_i phi_i(z)|^2 + n ridge sum_{i > 0} Var(phi_i) c_i^2
+
+    Source: ours.
+
+    Args:
+        z: variables.
+        y: values.
+        degree: the highest.
+        ridge: of the formula.
+
+    Returns:
+        The polynomial.
+    """
+    normal = NormalEquations()
+    for rows, values in zip(torch.split(z, _CHUNK), torch.split(y, _CHUNK), strict=True):
+        normal.add(monomials(rows, degree), values)
+    return Polynomial(degree, normal.solve(ridge))
+
+
+class NormalEquations:
+    """Sums over samples from which a ridge regression follows, taken a block of rows at a time.
+
+    The first column is the constant.
+    """
+
+    def __init__(self) -> None:
+        self._products: Tensor | None = None
+
+    def add(self, columns: Float[Tensor, "n p"], y: Float[Tensor, " n"]) -> None:
+        """Counts further samples.
+
+        Args:
+            columns: of the regression.
+            y: values.
+        """
+        both = torch.cat([columns, y[:, None]], dim=1)
+        if self._products is None:
+            self._products = both.new_zeros(both.shape[1], both.shape[1])
+        self._products.addmm_(both.T, both)
+
+    def solve(self, ridge: float) -> Float[Tensor, " p"]:
+        """The coefficients; a column's penalty is n ridge times its variance.
+
+        Args:
+            ridge: at least 0.
+
+        Returns:
+            One for each column.
+        """
+        assert self._products is not None
+        gram, moment = self._products[:-1, :-1], self._products[:-1, -1]
+        n = gram[0, 0]
+        variances = gram.diagonal() / n - (gram[0] / n).square()
+        scales = variances.clamp(min=1e-300).sqrt()
+        scales[0] = 1.0
+        standard = gram / scales / scales[:, None]
+        standard.diagonal()[1:].add_(n * ridge)
+        solution: Tensor = torch.linalg.solve(standard, moment / scales)
+        return solution / scales

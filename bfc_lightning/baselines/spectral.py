@@ -1,0 +1,220 @@
+"""The spectral method: find the few directions that matter, then fit a polynomial in them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.polynomials import (
+    NormalEquations,
+    Polynomial,
+    fit_polynomial,
+    monomials,
+    num_monomials,
+)
+from bfc_lightning.baselines.sequential import KernelStage
+from bfc_lightning.runs.folder import RunError
+
+_MOST_MONOMIALS = 5000
+_CHUNK = 1024
+
+
+class SpectralMethod(Baseline):
+    """The classical rival that knows the structure: eigenvectors, then polynomials, by levels.
+
+    Inputs are centred and whitened with the mean and covariance of the training samples: below, x
+    is what comes out. Level l = 1, ..., L, with r the residual of the levels before (y - E y at
+    first), U the directions so far and z = U^T x,
+
+        M = E[r (x x^T - 1)], off U           the leading k_l eigenvectors (by |eigenvalue|) join U
+        p(z) of degree 2^l                    ridge regression of y on the monomials of z
+        U <- U + D, p <- p + q                `refinements` times, where D and q come from the ridge
+                                              regression y ~ p(z) + q(z) + grad p(z)^T D^T x, with
+                                              D off U
+
+    M is the Hessian of r averaged over Gaussian inputs; its range lies in the directions that r
+    depends on. The smaller r, the less noise in M: weak levels are found once strong ones are off.
+    The refinement is a Gauss-Newton step for y ~ p(U^T x). A degree is halved until it has at most
+    5,000 monomials, and no more than samples; where degree 2^L was, kernel ridge regression with
+    (1 + <z, z'>/k)^(2^L) fits what the last level has left.
+
+    Source: eigenvectors: Mondelli and Montanari, arXiv 1708.05932, and Chen and Meka, arXiv
+    2004.13748, who also alternate polynomial regression with steps in U; level by level: ours.
+
+    Args:
+        widths: k_1, ..., k_L, directions that each level adds. Without them, as many levels as the
+            learner has layers, and for each as many directions as come before the largest ratio of
+            neighbouring |eigenvalues|, among the first quarter.
+        ridge: of the polynomials, per sample, their monomials standardised.
+        kernel_ridge: of the last kernel, per sample.
+        refinements: steps of each level that turn U.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        widths: list[int] | None = None,
+        ridge: float = 1e-3,
+        kernel_ridge: float = 3e-3,
+        refinements: int = 3,
+    ) -> None:
+        if widths is not None and (not widths or min(widths) < 1):
+            raise ValueError(
+                f"widths must be at least 1 in each of at least one level, got {widths}."
+            )
+        for name, value in (("ridge", ridge), ("kernel_ridge", kernel_ridge)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        if refinements < 0:
+            raise ValueError(f"refinements must be at least 0, got {refinements}.")
+        self.widths = widths
+        self.ridge = ridge
+        self.kernel_ridge = kernel_ridge
+        self.refinements = refinements
+
+    def fit(self, task: Task) -> None:
+        """Finds the directions and fits the polynomials.
+
+        Raises:
+            RunError: if there are more directions than dimensions, or too few samples.
+        """
+        x, y = task.train.inputs, task.train.labels
+        depth = task.learner.depth
+        widths = [None] * depth if self.widths is None else [*self.widths]
+        if sum(width or 0 for width in widths) > x.shape[1]:
+            raise RunError(f"widths must add up to at most {x.shape[1]}, got {widths}.")
+        self._mean, self._whitening = whitening(x)
+        white = (x - self._mean) @ self._whitening
+        self._directions = white.new_zeros(x.shape[1], 0)
+        self._added: list[int] = []
+        residual = y - y.mean()
+        for level, width in enumerate(widths, start=1):
+            self._add_directions(white, residual, width)
+            self._fit_level(white, y, level)
+            residual = y - self._polynomial(white @ self._directions)
+        self._rest: KernelStage | None = None
+        if self._polynomial.degree < 2 ** len(widths):
+            z = white @ self._directions
+            self._rest = KernelStage(z, residual, squarings=len(widths), ridge=self.kernel_ridge)
+
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """p(z), and the kernel's part where there is one."""
+        z = self._variables(x)
+        prediction = self._polynomial(z)
+        return prediction if self._rest is None else prediction + self._rest(z)
+
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
+        """For every level whose degree was not halved: all monomials of that degree and below."""
+        z = self._variables(x)
+        degrees = [2**level for level in range(1, len(self._added) + 1)]
+        kept = [degree for degree in degrees if degree <= self._polynomial.degree]
+        return [monomials(z, degree)[:, 1:] for degree in kept]
+
+    def chosen(self) -> dict[str, float]:
+        """How many directions each level added."""
+        return {f"directions_{level}": k for level, k in enumerate(self._added, start=1)}
+
+    @property
+    def subspace(self) -> Float[Tensor, "d k"]:
+        """An orthonormal basis of the directions of the raw inputs that matter."""
+        basis: Tensor = torch.linalg.qr(self._whitening @ self._directions)[0]
+        return basis
+
+    def _variables(self, x: Tensor) -> Tensor:
+        return (x - self._mean) @ self._whitening @ self._directions
+
+    def _add_directions(self, white: Tensor, residual: Tensor, width: int | None) -> None:
+        off = _complement(self._directions)
+        values, vectors = torch.linalg.eigh(second_moment(white @ off, residual))
+        order = values.abs().argsort(descending=True)
+        count = gap(values.abs()[order]) if width is None else width
+        self._added.append(count)
+        self._directions = torch.cat([self._directions, off @ vectors[:, order[:count]]], dim=1)
+
+    def _fit_level(self, white: Tensor, y: Tensor, level: int) -> None:
+        k = self._directions.shape[1]
+        degree = 2**level
+        while degree > 1 and num_monomials(k, degree) > min(_MOST_MONOMIALS, len(y)):
+            degree //= 2
+        z = white @ self._directions
+        self._polynomial = fit_polynomial(z, y, degree=degree, ridge=self.ridge)
+        for _ in range(self.refinements if k < white.shape[1] else 0):
+            self._refine(white, y)
+        if self.refinements:
+            z = white @ self._directions
+            self._polynomial = fit_polynomial(z, y, degree=degree, ridge=self.ridge)
+
+    def _refine(self, white: Tensor, y: Tensor) -> None:
+        """One Gauss-Newton step in U and p together."""
+        off, degree = _complement(self._directions), self._polynomial.degree
+        normal = NormalEquations()
+        for rows, values in zip(torch.split(white, _CHUNK), torch.split(y, _CHUNK), strict=True):
+            z = rows @ self._directions
+            slopes = torch.einsum("na,nb->nab", self._polynomial.gradient(z), rows @ off)
+            normal.add(
+                torch.cat([monomials(z, degree), slopes.flatten(start_dim=1)], dim=1), values
+            )
+        solution = normal.solve(self.ridge)
+        count = num_monomials(z.shape[1], degree)
+        self._polynomial = Polynomial(degree, solution[:count])
+        turned = self._directions + off @ solution[count:].reshape(z.shape[1], -1).T
+        left, _, right = torch.linalg.svd(turned, full_matrices=False)
+        self._directions = left @ right  # the nearest orthonormal frame: p keeps its meaning
+
+
+def whitening(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """The mean m and C^(-1/2) of the samples, so that (x - m) C^(-1/2) has covariance 1.
+
+    Source: ours.
+
+    Args:
+        x: samples, more than d.
+
+    Returns:
+        m and C^(-1/2).
+
+    Raises:
+        RunError: if there are too few samples.
+    """
+    if len(x) <= x.shape[1]:
+        raise RunError(f"data.num_train_samples must be above {x.shape[1]}, got {len(x)}.")
+    values, vectors = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], x.shape[1]))
+    return x.mean(dim=0), (vectors / values.sqrt()) @ vectors.T
+
+
+def second_moment(x: Float[Tensor, "n d"], r: Float[Tensor, " n"]) -> Float[Tensor, "d d"]:
+    """E[r (x x^T - 1)] over the samples.
+
+    Source: for Gaussian x it is the mean Hessian of r, by Stein's lemma.
+
+    Args:
+        x: whitened inputs.
+        r: values.
+
+    Returns:
+        The matrix, symmetric.
+    """
+    return (x.T * r) @ x / len(x) - r.mean() * torch.eye(x.shape[1], dtype=x.dtype)
+
+
+def gap(values: Float[Tensor, " d"]) -> int:
+    """How many values come before the largest ratio of neighbours, among the first quarter.
+
+    Source: ours.
+
+    Args:
+        values: positive, falling.
+
+    Returns:
+        At least 1, where there are values.
+    """
+    first = values[: max(2, len(values) // 4 + 1)]
+    return len(first) if len(first) < 2 else int((first[:-1] / first[1:]).argmax()) + 1
+
+
+def _complement(directions: Float[Tensor, "d k"]) -> Float[Tensor, "d rest"]:
+    """An orthonormal basis of what is orthogonal to orthonormal directions."""
+    complete: Tensor = torch.linalg.qr(directions, mode="complete")[0]
+    return complete[:, directions.shape[1] :]

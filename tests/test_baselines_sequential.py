@@ -1,0 +1,74 @@
+"""Sequential kernels against the same thing written out."""
+
+import numpy as np
+import pytest
+import torch
+
+from bfc_lightning import SequentialKernels
+from bfc_lightning.baselines.sequential import KernelStage
+from bfc_lightning.runs.folder import RunError
+from tests.baseline_tasks import error, make_task, sequential_kernels
+
+
+def cubic(x: torch.Tensor) -> torch.Tensor:
+    return x[:, 0] * x[:, 1] + 0.3 * x[:, 0] ** 3 + 2
+
+
+@pytest.mark.parametrize("ridge", [1e-3, [1e-1, 1e-3, 1e-4]])
+def test_equals_the_stages_written_out(ridge):
+    task = make_task(cubic, num_samples=40, input_dim=5, depth=3)
+    fitted = SequentialKernels(ridge)
+    fitted.fit(task)
+    ridges = ridge if isinstance(ridge, list) else [ridge] * 3
+    new = task.holdout.inputs[:20]
+    x, y = task.train.inputs.numpy(), task.train.labels.numpy()
+    expected = sequential_kernels(x, y, new.numpy(), ridges)
+    np.testing.assert_allclose(fitted.predict(new), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_depth_is_the_learners_or_the_users():
+    task = make_task(cubic, num_samples=200, input_dim=5, depth=2)
+    errors = []
+    for depth in (1, 2, None):
+        fitted = SequentialKernels(1e-8, depth=depth)
+        fitted.fit(task)
+        errors.append(error(fitted, task))
+    assert errors[1] == errors[2] < 1e-3 < 0.1 < errors[0]
+
+
+def test_gram_matrix_is_factorised_where_it_lies(monkeypatch):
+    """A copy of 20,000 x 20,000 numbers would not fit beside it."""
+    seen = []
+
+    def watch(gram, **settings):
+        factor = original(gram, **settings)
+        seen.append(np.shares_memory(gram, factor[0]))
+        return factor
+
+    original = __import__("scipy.linalg", fromlist=["cho_factor"]).cho_factor
+    monkeypatch.setattr("bfc_lightning.baselines.sequential.cho_factor", watch)
+    x = make_task(cubic, num_samples=30, input_dim=4).train.inputs
+    KernelStage(x, x[:, 0], squarings=1, ridge=1e-3)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ridge": 0.0}, r"ridge must be positive, got 0.0"),
+        ({"ridge": [1.0, -1.0]}, r"ridge must be positive, got \[1.0, -1.0\]"),
+        ({"ridge": []}, r"ridge must be positive, got \[\]"),
+        ({"depth": 0}, r"depth must be at least 1, got 0"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SequentialKernels(**arguments)
+
+
+def test_one_ridge_a_stage_and_none_too_small():
+    task = make_task(cubic, num_samples=100, input_dim=2, depth=3)
+    with pytest.raises(RunError, match=r"one for each of 3 stages, got \[0.1, 0.1\]"):
+        SequentialKernels([0.1, 0.1]).fit(task)
+    with pytest.raises(RunError, match="ridge must be larger, got 1e-30: "):
+        SequentialKernels(1e-30).fit(task)

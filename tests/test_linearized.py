@@ -1,0 +1,188 @@
+"""The linearised learner against Jacobians, kernel regression, and whole runs."""
+
+import pytest
+import torch
+from torch.func import functional_call, jacrev
+
+from bfc_lightning import DenseNet, Gaussian, HierarchicalTarget, LinearizedDenseNet, Regression
+from bfc_lightning.cli import main
+from bfc_lightning.measures.ntk import empirical_ntk
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.runs.loading import load_run
+from tests.interventions import SimulatedKillError
+from tests.reference import tangent_kernel
+from tests.runs import checkpoint, fit, intervene, same_weights, summary
+
+LINEARIZED = ["--model.linearized", "true"]
+
+
+def pair(**settings) -> tuple[DenseNet, LinearizedDenseNet]:
+    """The same start, as it is and linearised."""
+    arguments = {"level_scales": (1.0, 0.5), "linear_readout": True, "seed": 3, **settings}
+    one, other = (kind(5, [6, 4], **arguments).double() for kind in (DenseNet, LinearizedDenseNet))
+    return one, other
+
+
+def samples(size: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(size, 5, generator=random, dtype=torch.float64)
+
+
+def move(network: LinearizedDenseNet) -> dict[str, torch.Tensor]:
+    """Random moves, by the names of the parameters that they belong to."""
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in network.moves.values():
+            value.copy_(torch.randn(value.shape, generator=random, dtype=torch.float64))
+    return {name.replace("/", "."): value.detach() for name, value in network.moves.items()}
+
+
+@pytest.mark.parametrize("activation", [None, torch.nn.Tanh(), torch.nn.PReLU(init=0.3)])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_equals_the_jacobian_formula(activation, depth):
+    original, linearized = pair(activation=activation)
+    original.active_depth = linearized.active_depth = depth
+    x, moves = samples(7), move(linearized)
+    start = {name: value.detach() for name, value in original.named_parameters()}
+    jacobian = jacrev(lambda parameters: functional_call(original, parameters, (x,)))(start)
+    assert jacobian.keys() == moves.keys()
+    expected = original(x) + sum(
+        jacobian[name].reshape(7, -1) @ moves[name].flatten() for name in moves
+    )
+    torch.testing.assert_close(linearized(x), expected, rtol=1e-12, atol=1e-12)
+    features = linearized.features(x)
+    torch.testing.assert_close(linearized.read_out(x, features), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_starts_as_the_network_itself():
+    original, linearized = pair()
+    assert torch.equal(linearized(samples(7)), original(samples(7)))
+
+
+def test_gradient_is_that_of_the_network_at_its_start_wherever_it_has_moved():
+    original, linearized = pair()
+    move(linearized)
+    x = samples(7)
+    original(x).sum().backward()
+    linearized(x).sum().backward()
+    for name, value in original.named_parameters():
+        moved = linearized.moves[name.replace(".", "/")]
+        torch.testing.assert_close(moved.grad, value.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_kernel_and_features_do_not_move():
+    original, linearized = pair()
+    x = samples(6)
+    kernel, features = empirical_ntk(original, x), original.features(x)
+    move(linearized)
+    slopes = tangent_kernel(linearized(x), list(linearized.moves.values()))
+    torch.testing.assert_close(torch.from_numpy(slopes), kernel, rtol=1e-12, atol=1e-12)
+    assert torch.equal(empirical_ntk(linearized, x), kernel)
+    for one, other in zip(linearized.features(x), features, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("trains", "levels"), [(True, {1, 2}), (True, {2}), (False, {1})])
+def test_the_same_parameters_train_as_of_the_network_and_nothing_else(trains, levels):
+    original, linearized = pair(train_readout=trains)
+    original.train_layers(levels)
+    linearized.train_layers(levels)
+    wanted = {name for name, value in original.named_parameters() if value.requires_grad}
+    trained = {name for name, value in linearized.named_parameters() if value.requires_grad}
+    assert trained == {f"moves.{name.replace('.', '/')}" for name in wanted}
+
+
+def test_gradient_descent_ends_at_kernel_regression_with_the_tangent_kernel():
+    """f_0 + K(x, X) K(X, X)^(-1) (y - f_0(X)), to 1e-6 after 1,000 steps of full-batch descent."""
+    original, linearized = pair()
+    random = torch.Generator().manual_seed(5)
+    x, new = samples(12).split([6, 6])
+    y = torch.randn(6, generator=random, dtype=torch.float64)
+    kernel = empirical_ntk(original, torch.cat([x, new]))
+    rate = 1 / float(torch.linalg.eigvalsh(kernel[:6, :6])[-1])
+    optimizer = torch.optim.SGD(linearized.moves.parameters(), lr=rate)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        ((linearized(x) - y).square().sum() / 2).backward()
+        optimizer.step()
+    with torch.no_grad():
+        weights = torch.linalg.solve(kernel[:6, :6], y - original(x))
+        expected = original(new) + kernel[6:, :6] @ weights
+        torch.testing.assert_close(linearized(x), y, rtol=0, atol=1e-6)
+        torch.testing.assert_close(linearized(new), expected, rtol=0, atol=1e-6)
+
+
+def test_penalty_is_refused():
+    target = HierarchicalTarget(Gaussian(6), [3, 2])
+    with pytest.raises(ValueError, match=r"regularization must be 0 for a linearized .* got 0.1"):
+        HierarchicalLearner(target, Regression(Gaussian(6)), linearized=True, regularization=0.1)
+
+
+def test_run_learns_keeps_its_features_and_is_read_back(tmp_path):
+    words = [*LINEARIZED, "--trainer.max_steps", "300", "--trainer.val_check_interval", "300"]
+    assert fit(tmp_path, *words) == 0
+    metrics = summary(tmp_path / "tiny")["metrics"]
+    assert metrics["val/nmse"] < 0.2
+    assert metrics["ntk/drift"] == 0
+    for level in (1, 2):
+        start = metrics[f"features/residual_{level}_untrained"]
+        assert metrics[f"features/residual_{level}"] == pytest.approx(start, rel=1e-9)
+    state = checkpoint(tmp_path / "tiny")["state_dict"]
+    run = load_run(tmp_path / "tiny", checkpoint="last")
+    assert isinstance(run.network, LinearizedDenseNet)
+    for name, value in run.network.state_dict().items():
+        assert torch.equal(value, state[f"network.{name}"])
+    x = run.target.inputs.sample(2**14, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        error = (run.network(x.float()) - run.target(x)).square().mean() / run.target.variance
+    assert float(error) == pytest.approx(metrics["levels/nmse"], rel=0.3)
+
+
+@pytest.mark.parametrize("scheme", ["Joint", pytest.param("Progressive", marks=pytest.mark.slow)])
+def test_killed_run_goes_on_bit_for_bit_in_every_scheme(tmp_path, scheme):
+    words = [*LINEARIZED, "--scheme", scheme]
+    assert fit(tmp_path, *words, "--run.name", "whole") == 0
+    with pytest.raises(SimulatedKillError):
+        fit(tmp_path, *words, *intervene("RaiseAt", step=43))
+    assert fit(tmp_path, *words, "--resume", "auto") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "tiny")
+
+
+def test_layerwise_freezes_the_moves_of_the_first_layer(tmp_path):
+    words = [*LINEARIZED, "--scheme", "Layerwise", "--trainer.limit_val_batches", "1"]
+    assert fit(tmp_path, *words, *intervene("SignalAt", step=30)) == 130
+    before = checkpoint(tmp_path / "tiny")["state_dict"]
+    assert fit(tmp_path, *words, "--resume", "auto") == 0
+    after = checkpoint(tmp_path / "tiny")["state_dict"]
+    first, second = "network.moves.layers/0/weight", "network.moves.layers/1/weight"
+    assert before[first].any()
+    assert torch.equal(before[first], after[first])
+    assert not before[second].any()
+    assert after[second].any()
+
+
+def test_classes_are_learned_and_figures_drawn_but_for_the_form_of_the_start(tmp_path):
+    words = [*LINEARIZED, "--labels", "Classification", "--model.linear_readout", "true"]
+    assert fit(tmp_path, *words, "--run.figures", "true") == 0
+    assert summary(tmp_path / "tiny")["metrics"]["val/error"] < 0.3
+    figures = {path.stem for path in (tmp_path / "tiny" / "figures").iterdir()}
+    assert "learning_curves" in figures
+    assert "quadratic_form" not in figures
+
+
+def test_checkpoint_of_a_linearised_learner_does_not_fit_another(tmp_path, capsys):
+    assert fit(tmp_path, *LINEARIZED) == 0
+    path = str(tmp_path / "tiny" / "checkpoints" / "last.ckpt")
+    words = ["-c", "tests/configs/tiny.yaml", "--run.root", str(tmp_path)]
+    assert main(["test", *words, "--ckpt_path", path]) == 2
+    assert "model.linearized False instead of True" in capsys.readouterr().err
+
+
+def test_checkpoint_from_before_there_were_linearised_learners_is_gone_on_from(tmp_path):
+    assert fit(tmp_path, *intervene("SignalAt", step=33)) == 130
+    path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert content["bfc_lightning"]["identity"].pop("model.linearized") is False
+    torch.save(content, path)
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 60
