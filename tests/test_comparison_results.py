@@ -51,7 +51,7 @@ def test_status_of_a_run_comes_from_its_summary_unless_it_was_seen_to_fail(tmp_p
     comparison = parse(write(tmp_path))
     run = planned_runs(comparison)[0]
     assert read_row(run, tmp_path).status == "missing"
-    assert read_row(run, tmp_path, has_failed=True).status == "failed"
+    assert read_row(run, tmp_path, end="failed").status == "failed"
     (tmp_path / run.name).mkdir()
     for stored, status, failed in (
         ("running", "interrupted", "failed"),
@@ -61,7 +61,7 @@ def test_status_of_a_run_comes_from_its_summary_unless_it_was_seen_to_fail(tmp_p
     ):
         (tmp_path / run.name / "summary.json").write_text(f'{{"status": "{stored}"}}')
         assert read_row(run, tmp_path).status == status
-        assert read_row(run, tmp_path, has_failed=True).status == failed
+        assert read_row(run, tmp_path, end="failed").status == failed
     row = Row(run, tmp_path, "missing")
     assert counts([row, Row(run, tmp_path, "finished")]) == "1 of 2, 1 missing"
 

@@ -42,9 +42,7 @@ class BaselineApplication(Application):
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            parser.add_subclass_arguments(
-                Baseline, "baseline", help="What is fitted, by class_path.", required=True
-            )
+            add_baseline(parser)
         return parser
 
     def before_instantiate_classes(self) -> None:
@@ -107,6 +105,17 @@ class BaselineApplication(Application):
         }
         write_json(folder / SUMMARY, content)
         show_metrics(str(folder), metrics)
+
+
+def add_baseline(parser: LightningArgumentParser) -> None:
+    """Adds the key that `bfc baseline` has and `bfc fit` has not.
+
+    Args:
+        parser: of a command.
+    """
+    parser.add_subclass_arguments(
+        Baseline, "baseline", help="What is fitted, by class_path.", required=True
+    )
 
 
 def baseline_command(words: Sequence[str]) -> int:

@@ -1,9 +1,13 @@
 """`bfc compare`: several learners on the same target, samples and seeds."""
 
+import resource
 import shlex
 import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +16,13 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
+from bfc_lightning.experiments.checks import check_comparison
 from bfc_lightning.experiments.comparison import (
     Axis,
     Comparison,
     ComparisonOptions,
-    check_comparison,
+    Limits,
+    Tuning,
 )
 from bfc_lightning.runs.folder import RunError
 
@@ -31,23 +37,28 @@ Trains several learners on the same target, samples and seeds: one table, one fi
 A learner is a block of settings that is laid over the base. Every learner is trained with every
 seed, at every point of the grid where there is one, as an ordinary run of `bfc fit`; the runs are
 spread over processes. The same command goes on where it was stopped; learners, seeds and values of
-the grid may be added. Start from configs/compare/schemes.yaml:
+the grid may be added. A learner with `baseline` is run by `bfc baseline`. One with `tune` is first
+tried on other seeds, with every combination of the values; the best one makes its runs. Start from
+configs/compare/schemes.yaml:
 
     base: [../depth3.yaml]
     seeds: [0, 1, 2]
     learners:
       joint: {}
-      wide: {model: {width: 256}}
+      wide: {model: {width: 256}, tune: {model.optimizer.init_args.lr: [3.e-3, 7.e-3]}}
+      kernel: {baseline: {class_path: KernelRidge}, tune: {baseline.init_args.ridge: [1e-6, 1e-4]}}
+    tuning: {seeds: [100]}
+    limits: {seconds: 600}
     grid:
       ratio: {key: target.init_args.level_scales, values: [0.1, 0.3]}
       depth: {key: target.init_args.widths, values: {2: [8, 3], 3: [8, 3, 2]}}
     metrics: [val/nmse]
 
 It leaves, in <run.root>/<run.name>/: compare.md (the table), compare.csv (a row for each run),
-compare.png (the metrics), features.png (features over time, where there is no grid), compare.yaml
-(all settings), commands.txt (the runs, one by one), runs/, logs/.
-Exit status: 0 every run finished or diverged, 1 a run failed, 2 a mistake in the input, 130 and 143
-stopped by a signal.
+compare.png (the metrics), features.png (features over time, where there is no grid), trials.csv
+(what was tried), compare.yaml (all settings), commands.txt (the runs, one by one), runs/, logs/.
+Exit status: 0 every run finished, diverged or came to a limit, 1 a run failed, 2 a mistake in the
+input, 130 and 143 stopped by a signal.
 """
 
 
@@ -103,6 +114,8 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
     parts = vars(parsed)
     parts["grid"] = {name: Axis(axis["key"], axis["values"]) for name, axis in parsed.grid.items()}
     parts["run"] = ComparisonOptions(**vars(parsed.run))
+    parts["tuning"] = Tuning(**vars(parsed.tuning))
+    parts["limits"] = Limits(**vars(parsed.limits))
     comparison = Comparison(**parts)
     check_comparison(comparison)
     return comparison, configs
@@ -117,25 +130,46 @@ def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) ->
     folder = find_comparison(comparison, configs)
     check_learners(comparison)
     with claimed(comparison, folder):
-        outcome = run_comparison(comparison, folder, run_one=run_one, command=command)
+        run = partial(run_one, gigabytes=comparison.limits.gigabytes)
+        outcome = run_comparison(comparison, folder, run_one=run, command=command)
     _show(comparison, folder, outcome)
     return _status(outcome, command)
 
 
-def run_one(words: Sequence[str]) -> int:
+def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
     """Runs one command in a worker, as if it had been typed.
 
     Args:
         words: after `bfc`.
+        gigabytes: of memory that it may take; any if not given.
 
     Returns:
         The exit status.
     """
+    import_module("lightning.pytorch")  # what is mapped before the limit does not count
+
     from bfc_lightning.cli import main
 
     print(f"$ bfc {shlex.join(words)}", flush=True)
     sys.argv[1:] = words  # Lightning starts further processes with these
-    return main(words)
+    with _memory_limit(gigabytes):
+        return main(words)
+
+
+@contextmanager
+def _memory_limit(gigabytes: float | None) -> Iterator[None]:
+    """Lets this process map so much more than now, where the system can tell how much that is."""
+    mapped = Path("/proc/self/statm")
+    if gigabytes is None or not mapped.is_file():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(mapped.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + int(gigabytes * 2**30), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
@@ -144,9 +178,11 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
     from rich.measure import Measurement
 
     from bfc_lightning.experiments.results import metric_names, table
+    from bfc_lightning.experiments.tuning import edge_warnings
 
     print(f"{folder}: median [lowest, highest] over the runs that finished")
-    titles, lines = table(comparison, outcome.rows)
+    chosen = {point: choice.trial for point, choice in outcome.choices.items()}
+    titles, lines = table(comparison, outcome.rows, chosen)
     num_names = 1 + len(comparison.grid)
     console = Console()
     if not console.is_terminal:
@@ -156,12 +192,14 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
         long = [[*ln[:num_names], *pair] for ln in lines for pair in _pairs(titles, ln, num_names)]
         shown = _rich_table([*titles[:num_names], "result", "value"], long, num_names + 1)
     console.print(shown)
-    names = ["compare.md", "compare.csv", "compare.png", "features.png"]
+    names = ["compare.md", "compare.csv", "trials.csv", "compare.png", "features.png"]
     print("files:", *(folder / name for name in names if (folder / name).is_file()), flush=True)
     known = metric_names(outcome.rows)
     absent = [metric for metric in comparison.metrics if metric not in known]
     if known and absent:
         say(f"warning: no run logged {', '.join(absent)}; known: {', '.join(known)}.")
+    for line in edge_warnings(outcome.choices, comparison):
+        say(f"warning: {line}")
 
 
 def _rich_table(titles: Sequence[str], lines: Sequence[Sequence[str]], num_names: int) -> "Table":
@@ -188,7 +226,8 @@ def _status(outcome: "Outcome", command: str) -> int:
     num_left = sum(status in ("interrupted", "missing") for status in statuses)
     num_failed = statuses.count("failed")
     if outcome.signum:
-        say(f"stopped with {num_left + num_failed} runs to go; go on: {command}")
+        num_left += num_failed + outcome.num_trials_left
+        say(f"stopped with {num_left} runs to go; go on: {command}")
         return 128 + outcome.signum
     if outcome.num_refused == len(statuses):
         say("error: every run was refused.")

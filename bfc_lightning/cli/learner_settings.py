@@ -3,20 +3,31 @@
 import os
 import tempfile
 from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from bfc_lightning.cli.application import Application
+from bfc_lightning.cli.baseline import add_baseline
 from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.trainer_flags import check_trainer_flags
-from bfc_lightning.experiments.comparison import (
-    Comparison,
-    Point,
+from bfc_lightning.experiments.commands import (
     files_of,
-    points,
+    is_baseline,
+    learner_settings,
     settings_files,
+)
+from bfc_lightning.experiments.comparison import (
+    BASELINE,
+    TUNE,
+    TUNE_WITH,
+    Comparison,
+    PlannedRun,
+    points,
+    trials,
 )
 from bfc_lightning.runs.folder import RunError
 
@@ -25,10 +36,23 @@ _NOT_FOR_LEARNERS = ("config", "run", "resume", "seed_everything")
 
 
 class FitParser(Application):
-    """The parser of `bfc fit`, without a run. It serves for one `check` only."""
+    """The parser of `bfc fit` or `bfc baseline`, without a run. It serves for one `check` only.
 
-    def __init__(self) -> None:
+    Args:
+        has_baseline: whether it is that of `bfc baseline`.
+    """
+
+    def __init__(self, *, has_baseline: bool = False) -> None:
+        self.has_baseline = has_baseline
         super().__init__([], 0.0)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: object
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit" and self.has_baseline:
+            add_baseline(parser)
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses nothing yet."""
@@ -71,15 +95,28 @@ def check_learners(comparison: Comparison) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, text in settings_files(comparison).items():
-            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        for point in points(comparison):
-            configs = [str(folder / name) for name in files_of(comparison, point)]
+        for run in _kinds_of_runs(comparison):
+            # what is chosen is one of the trials
+            names = [name for name in files_of(comparison, run) if (folder / name).is_file()]
+            words = [word for name in names for word in ("-c", str(folder / name))]
+            has_baseline = is_baseline(comparison, run.point.learner)
             try:
-                FitParser().check([word for config in configs for word in ("-c", config)])
+                FitParser(has_baseline=has_baseline).check(words)
             except (ArgumentError, RunError) as mistake:
                 text = one_line(str(mistake)).replace(f"{folder}{os.sep}", "")
-                raise RunError(f"learner {_in_words(point)}: {text}") from mistake
+                raise RunError(f"learner {_in_words(run)}: {text}") from mistake
+
+
+def _kinds_of_runs(comparison: Comparison) -> Iterator[PlannedRun]:
+    """A run at every point, and each trial of a learner once."""
+    seen = set()
+    for point in points(comparison):
+        yield PlannedRun(point, seed=0)
+        if point.learner not in seen:
+            yield from (PlannedRun(point, 0, trial) for trial in trials(comparison, point.learner))
+        seen.add(point.learner)
 
 
 def _check_first_level(comparison: Comparison) -> None:
@@ -89,7 +126,17 @@ def _check_first_level(comparison: Comparison) -> None:
         RunError: if there is one; it lists the known ones.
     """
     known = [key for key in FitParser().groups() if key not in _NOT_FOR_LEARNERS]
-    given = [(f"learners.{name}", set(block)) for name, block in comparison.learners.items()]
+    given = [
+        (f"learners.{name}", set(learner_settings(comparison, name)) - {BASELINE})
+        for name in comparison.learners
+    ]
+    for name, block in comparison.learners.items():
+        tuned = {str(key).partition(".")[0] for key in block.get(TUNE, {})}
+        given.append((f"learners.{name}.tune", _without_baseline(tuned, block)))
+        given.append((
+            f"learners.{name}.tune_with",
+            _without_baseline(set(block.get(TUNE_WITH, {})), block),
+        ))
     given += [
         (f"grid.{name}.key", {axis.key.split(".")[0]}) for name, axis in comparison.grid.items()
     ]
@@ -99,5 +146,10 @@ def _check_first_level(comparison: Comparison) -> None:
             raise RunError(f"{name} must begin with one of {', '.join(known)}, got {strange[0]}.")
 
 
-def _in_words(point: Point) -> str:
-    return ", ".join([point.learner, *(f"{axis} = {label}" for axis, label in point.labels)])
+def _without_baseline(groups: set[str], block: Mapping[str, Any]) -> set[str]:
+    return groups - {BASELINE} if BASELINE in block else groups
+
+
+def _in_words(run: PlannedRun) -> str:
+    where = [f"{axis} = {label}" for axis, label in run.point.labels]
+    return ", ".join([run.point.learner, *where, *([run.trial.name] if run.trial else [])])

@@ -2,21 +2,19 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse.typing import Path_fr
-
-from bfc_lightning.runs.folder import RunError
 
 # Settings that a user hands on to the learners are annotated as bare `dict` and `list`: with
 # `dict[str, Any]`, jsonargparse would build the classes that a class_path in them names.
 
 # Columns of compare.csv, which no axis may be named after.
-COLUMNS = ("learner", "seed", "status", "steps", "samples_seen", "wall_seconds")
+COLUMNS = ("learner", "seed", "status", "steps", "samples_seen", "wall_seconds", "trials")
+# Keys of a learner's block that are the comparison's, and no settings of a run.
+TUNE, TUNE_WITH = "tune", "tune_with"
+BASELINE = "baseline"
 
 
 @dataclass
@@ -57,17 +55,56 @@ class ComparisonOptions:
 
 
 @dataclass
+class Tuning:
+    """How learners that have `tune` are tuned, before any of the comparison's seeds is run.
+
+    Args:
+        seeds: of the trials; none of them may be a seed of the comparison. The trial with the best
+            median over them wins, and is laid over the learner; a run that diverged or failed is
+            worse than any other.
+        trials: how many every learner must have, so that the comparison is fair; not checked if
+            not given.
+        metric: what is to be small.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [100])
+    trials: int | None = None
+    metric: str = "val/nmse"
+
+
+@dataclass
+class Limits:
+    """What a run may take.
+
+    One that takes more is stopped, is a row that says so, and the others go on. It is not run again
+    unless the limit has grown.
+
+    Args:
+        seconds: of wall time for each run.
+        gigabytes: of memory for each run, on top of what its process holds before; enforced where
+            the system limits a process's address space, which Linux does and macOS does not.
+    """
+
+    seconds: float | None = None
+    gigabytes: float | None = None
+
+
+@dataclass
 class Comparison:
     """What is compared.
 
     Args:
         base: configs of `bfc fit` that all learners share, relative to the file that names them.
         learners: name: settings in which this learner differs, laid over the base like a further
-            -c; {} for the base itself.
+            -c; {} for the base itself. With `baseline: {class_path: ...}` among them it is run by
+            `bfc baseline`. `tune: {dotted.key: [values]}` makes a trial of every combination, with
+            the settings of `tune_with` laid over while it is tuned, e.g. fewer samples.
         seeds: each learner is trained with each of them; a seed means the same target and samples
             for all learners.
         grid: axis: {key: ..., values: ...}; every combination is run for every learner and seed.
         metrics: the metrics that the table and the figure show; the first is the headline.
+        tuning: how the learners that have `tune` are tuned, at each point of the grid.
+        limits: what a run may take.
         run: the folder of the comparison.
         workers: runs at a time; cores / threads if not given.
     """
@@ -77,6 +114,8 @@ class Comparison:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     grid: dict[str, Axis] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=lambda: ["val/nmse"])
+    tuning: Tuning = field(default_factory=Tuning)
+    limits: Limits = field(default_factory=Limits)
     run: ComparisonOptions = field(default_factory=ComparisonOptions)
     workers: int | None = None
 
@@ -100,21 +139,40 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One choice of the settings that a learner is tuned in.
+
+    Args:
+        chosen: (dotted key, value) for every key.
+    """
+
+    chosen: tuple[tuple[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        """Keys by their last word, with their values, as in the names of runs."""
+        return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.chosen)
+
+
+@dataclass(frozen=True)
 class PlannedRun:
-    """One `bfc fit` of a comparison.
+    """One `bfc fit` or `bfc baseline` of a comparison.
 
     Args:
         point: learner and point of the grid.
         seed: of the run.
+        trial: what is tried, where the run is for tuning.
     """
 
     point: Point
     seed: int
+    trial: Trial | None = None
 
     @property
     def name(self) -> str:
         """Of the run folder."""
-        return f"{self.point.name}-seed{self.seed}"
+        tried = "" if self.trial is None else f"-tune({self.trial.name})"
+        return f"{self.point.name}{tried}-seed{self.seed}"
 
 
 def points(comparison: Comparison) -> list[Point]:
@@ -146,6 +204,34 @@ def planned_runs(comparison: Comparison) -> list[PlannedRun]:
     return [PlannedRun(p, seed) for seed in comparison.seeds for p in points(comparison)]
 
 
+def trials(comparison: Comparison, learner: str) -> list[Trial]:
+    """What is tried for a learner: every combination of the values in its `tune`.
+
+    Args:
+        comparison: what is compared.
+        learner: its name.
+
+    Returns:
+        The last key varies fastest; none without `tune`.
+    """
+    tune: dict[str, list[Any]] = comparison.learners[learner].get(TUNE, {})
+    if not tune:
+        return []
+    return [
+        Trial(tuple(zip(tune, values, strict=True))) for values in itertools.product(*tune.values())
+    ]
+
+
+def planned_trials(comparison: Comparison) -> list[PlannedRun]:
+    """Every run of the tuning, learner by learner."""
+    return [
+        PlannedRun(point, seed, trial)
+        for point in points(comparison)
+        for trial in trials(comparison, point.learner)
+        for seed in comparison.tuning.seeds
+    ]
+
+
 def num_workers(comparison: Comparison) -> int:
     """Runs at a time: the user's, or as many as the cores that this process may use allow."""
     if comparison.workers is not None:
@@ -154,139 +240,3 @@ def num_workers(comparison: Comparison) -> int:
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     return max(1, cores // comparison.run.threads)
-
-
-def settings_files(comparison: Comparison) -> dict[str, str]:
-    """The configs that the runs are made from, as a comparison's folder keeps them.
-
-    Args:
-        comparison: what is compared.
-
-    Returns:
-        Text by path in the folder: `base/*`, `learners/NAME.yaml`, `grid/AXIS=LABEL.yaml`.
-    """
-    files = {
-        name: Path(path.absolute).read_text(encoding="utf-8")
-        for name, path in zip(_base_names(comparison), comparison.base, strict=True)
-    }
-    for learner, block in comparison.learners.items():
-        files[f"learners/{learner}.yaml"] = as_yaml(block)
-    for name, axis in comparison.grid.items():
-        for label, value in axis.labelled().items():
-            files[f"grid/{name}={label}.yaml"] = as_yaml(_nested(axis.key, value))
-    return files
-
-
-def files_of(comparison: Comparison, point: Point) -> list[str]:
-    """Which of `settings_files` a point's runs are made from, later ones laid over earlier ones."""
-    grid = [f"grid/{axis}={label}.yaml" for axis, label in point.labels]
-    return [*_base_names(comparison), f"learners/{point.learner}.yaml", *grid]
-
-
-def fit_words(comparison: Comparison, run: PlannedRun, folder: Path) -> list[str]:
-    """The words after `bfc` that make a run.
-
-    Args:
-        comparison: what is compared.
-        run: one of its runs.
-        folder: of the comparison.
-
-    Returns:
-        `fit` and its arguments.
-    """
-    configs = [("-c", str(folder / name)) for name in files_of(comparison, run.point)]
-    options = {
-        "seed_everything": run.seed,
-        "run.root": folder / "runs",
-        "run.name": run.name,
-        "run.overwrite": "false",
-        "run.figures": "false",
-        "run.threads": comparison.run.threads,
-        "resume": "auto",
-        "trainer.enable_progress_bar": "false",
-    }
-    given = [(f"--{key}", str(value)) for key, value in options.items()]
-    return ["fit", *itertools.chain.from_iterable([*configs, *given])]
-
-
-def check_comparison(comparison: Comparison) -> None:
-    """Refuses what can't be run, without looking into the learners' settings.
-
-    Args:
-        comparison: what is compared.
-
-    Raises:
-        RunError: if something is missing, stands twice, or makes no folder name.
-    """
-    for name in ("base", "learners", "seeds", "metrics"):
-        if not getattr(comparison, name):
-            raise RunError(f"{name} must not be empty.")
-    for name in ("seeds", "metrics"):
-        _check_different(name, getattr(comparison, name))
-    for seed in comparison.seeds:
-        if not 0 <= seed < 2**32:
-            raise RunError(f"seeds must lie in [0, 2^32), got {seed}.")
-    for name, count in (("run.threads", comparison.run.threads), ("workers", comparison.workers)):
-        if count is not None and count < 1:
-            raise RunError(f"{name} must be at least 1, got {count}.")
-    for learner in comparison.learners:
-        _check_word("the name of a learner", learner)
-    for name, axis in comparison.grid.items():
-        _check_axis(name, axis)
-
-
-def _check_axis(name: str, axis: Axis) -> None:
-    _check_word("the name of an axis", name)
-    if name in COLUMNS:
-        raise RunError(f"an axis must not be named like a column of compare.csv, got {name!r}.")
-    if not axis.key or not all(axis.key.split(".")):
-        raise RunError(f"grid.{name}.key must be a dotted key of bfc fit, got {axis.key!r}.")
-    if not axis.values:
-        raise RunError(f"grid.{name}.values must not be empty.")
-    if isinstance(axis.values, list):
-        nested = [value for value in axis.values if isinstance(value, list | dict)]
-        if nested:
-            raise RunError(
-                f"grid.{name}.values must be numbers or words, or label: value for what is more, "
-                f"got {nested[0]!r}."
-            )
-    _check_different(f"grid.{name}.values", [str(value) for value in axis.values])
-    for label in axis.labelled():
-        _check_word(f"a label of the axis {name}", label)
-
-
-def _check_different(name: str, values: Iterable[object]) -> None:
-    seen: set[object] = set()
-    for value in values:
-        if value in seen:
-            raise RunError(f"{name} must all be different, got {value} twice.")
-        seen.add(value)
-
-
-def _check_word(what: str, word: str) -> None:
-    plain = word == word.strip() and not word.startswith(".") and word.isprintable()
-    if not word or not plain or any(sign in word for sign in "/\\="):
-        raise RunError(f"{what} must be a plain folder name without '=', got {word!r}.")
-
-
-def as_yaml(content: Mapping[str, Any]) -> str:
-    """A mapping as YAML text, in its order; short lists in one line."""
-    text: str = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=100)
-    return text
-
-
-def _base_names(comparison: Comparison) -> list[str]:
-    """The bases' names in the folder; a number tells apart those of the same name."""
-    names: list[str] = []
-    for path in comparison.base:
-        name, number = f"base/{Path(path.absolute).name}", 1
-        while name in names:
-            number += 1
-            name = f"base/{number}-{Path(path.absolute).name}"
-        names.append(name)
-    return names
-
-
-def _nested(key: str, value: object) -> dict[str, Any]:
-    first, _, rest = key.partition(".")
-    return {first: _nested(rest, value) if rest else value}

@@ -1,20 +1,22 @@
 """Running what a comparison asks for, and writing down what came out after every run."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bfc_lightning.experiments.commands import as_yaml, command_words
 from bfc_lightning.experiments.comparison import (
     Comparison,
     PlannedRun,
-    as_yaml,
-    fit_words,
+    Point,
     num_workers,
     planned_runs,
+    planned_trials,
     points,
 )
 from bfc_lightning.experiments.folder import COMPARISON, LOGS, RUNS
+from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME, remember_stop, stop_of
 from bfc_lightning.experiments.pictures import comparison_figure, features_figure
 from bfc_lightning.experiments.progress import RunsProgress
 from bfc_lightning.experiments.results import (
@@ -26,9 +28,12 @@ from bfc_lightning.experiments.results import (
     of_point,
     read_row,
 )
+from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import write_atomically
 
+LACKED_MEMORY = 4
+"""Exit status of a run that asked for more memory than there was."""
 _REFUSED = 2
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _TAIL_LINES = 6
@@ -42,11 +47,15 @@ class Outcome:
         rows: one for each run, learner by learner.
         num_refused: runs that found a mistake in their settings.
         signum: the signal that stopped it, 0 if none.
+        choices: what tuning chose, at each point where it was done.
+        num_trials_left: runs of the tuning that did not come to an end.
     """
 
     rows: list[Row]
     num_refused: int
     signum: int
+    choices: dict[Point, Choice] = field(default_factory=dict)
+    num_trials_left: int = 0
 
 
 @dataclass
@@ -57,10 +66,14 @@ class _Record:
     folder: Path
     command: str
     rows: dict[str, Row] = field(default_factory=dict)
+    trials: dict[str, Row] = field(default_factory=dict)
+    choices: dict[Point, Choice] = field(default_factory=dict)
 
-    def look(self, run: PlannedRun, *, has_failed: bool = False) -> Row:
-        row = read_row(run, self.folder / RUNS, has_failed=has_failed)
-        self.rows[run.name] = row
+    def look(self, run: PlannedRun, end: str | None = None) -> Row:
+        if end is None:
+            end = stop_of(run, self.folder, self.comparison.limits)
+        row = read_row(run, self.folder / RUNS, end=end)
+        (self.rows if run.trial is None else self.trials)[run.name] = row
         return row
 
     def sorted_rows(self) -> list[Row]:
@@ -80,9 +93,13 @@ class _Record:
             title=self.folder.absolute().name,
             command=f"{self.command}\n    bfc compare -c {self.folder / COMPARISON}",
             settings=as_yaml(differing),
+            chosen={point: choice.trial for point, choice in self.choices.items()},
         )
         write_atomically(self.folder / "compare.csv", as_csv(rows))
         write_atomically(self.folder / "compare.md", text)
+        if self.trials:
+            tried = trials_csv(comparison, list(self.trials.values()), self.choices)
+            write_atomically(self.folder / "trials.csv", tried)
 
     def draw(self) -> None:
         title = self.folder.absolute().name
@@ -95,7 +112,7 @@ class _Record:
 def run_comparison(
     comparison: Comparison, folder: Path, *, run_one: Function, command: str
 ) -> Outcome:
-    """Runs what is missing of a comparison.
+    """Runs what is missing of a comparison: the trials of the tuning first, then its own runs.
 
     Args:
         comparison: what is compared.
@@ -107,46 +124,94 @@ def run_comparison(
         What became of it; table and figure are in the folder.
     """
     record = _Record(comparison, folder, command)
-    runs = {run.name: run for run in planned_runs(comparison)}
-    waiting = [run for run in runs.values() if record.look(run).status not in DONE]
-    tasks = [
-        Task(run.name, tuple(fit_words(comparison, run, folder)), folder / LOGS / f"{run.name}.txt")
-        for run in waiting
-    ]
+    tuning, runs = planned_trials(comparison), planned_runs(comparison)
+    todo = [run for run in (*tuning, *runs) if record.look(run).status not in DONE]
     record.write()
-    workers = min(num_workers(comparison), max(1, len(tasks)))
-    num_done = len(runs) - len(tasks)
-    refused = 0
-    shown: set[str] = set()
+    total = len(tuning) + len(runs)
+    workers = min(num_workers(comparison), max(1, len(todo)))
     with (
-        RunsProgress(len(runs), num_done=num_done, num_workers=workers) as progress,
-        WorkerPool(run_one, workers) as pool,
+        RunsProgress(total, num_done=total - len(todo), num_workers=workers) as progress,
+        WorkerPool(run_one, workers, seconds=comparison.limits.seconds) as pool,
     ):
-        if num_done:
-            progress.say(f"{num_done} of {len(runs)} runs are done already.")
-        for event in pool.run(tasks):
-            if isinstance(event, Started):
-                progress.begin(event.task.name)
-                continue
-            row = _look_at(event, record, runs[event.task.name], is_stopping=bool(pool.signum))
-            refused += row.status == FAILED and event.status == _REFUSED
-            progress.end(event.task.name, _outcome(row, comparison.metrics[0]), event.seconds)
-            if row.status == FAILED:
-                _explain(event, progress, shown)
-            record.write()
+        if total > len(todo):
+            progress.say(f"{total - len(todo)} of {total} runs are done already.")
+        work = _Work(record, progress, pool)
+        work.run(tuning)
+        if not pool.signum:
+            work.choose(runs)
+            work.run(runs)
         record.draw()
-    return Outcome(record.sorted_rows(), refused, pool.signum)
+    left = sum(row.status not in (*DONE, FAILED) for row in record.trials.values())
+    return Outcome(record.sorted_rows(), work.num_refused, pool.signum, record.choices, left)
 
 
-def _look_at(event: Ended, record: _Record, run: PlannedRun, *, is_stopping: bool) -> Row:
-    """What a run left behind; one that left no result and was not stopped has failed."""
-    was_stopped = is_stopping or (event.status in _STOPPED and not event.has_died)
-    return record.look(run, has_failed=not was_stopped)
+@dataclass
+class _Work:
+    """Runs under way, and what is said of them."""
+
+    record: _Record
+    progress: RunsProgress
+    pool: WorkerPool
+    num_refused: int = 0
+    shown: set[str] = field(default_factory=set)
+
+    def run(self, runs: Iterable[PlannedRun]) -> None:
+        """Runs those that have no result yet."""
+        comparison, folder = self.record.comparison, self.record.folder
+        todo = {run.name: run for run in runs if self.record.look(run).status not in DONE}
+        tasks = [
+            Task(
+                name,
+                tuple(command_words(comparison, run, folder)),
+                folder / LOGS / f"{name}.txt",
+            )
+            for name, run in todo.items()
+        ]
+        for event in self.pool.run(tasks):
+            if isinstance(event, Started):
+                self.progress.begin(event.task.name)
+            else:
+                self._end(event, todo[event.task.name])
+
+    def choose(self, runs: Sequence[PlannedRun]) -> None:
+        """Settles what the trials have shown."""
+        record = self.record
+        record.choices = choose(record.comparison, list(record.trials.values()))
+        for choice in record.choices.values():
+            gone = keep_choice(choice, runs, record.folder)
+            if gone:
+                name = choice.point.name
+                self.progress.say(
+                    f"{name} is now tuned otherwise: its {len(gone)} runs are redone."
+                )
+            self.progress.undo(sum(record.rows[run.name].status in DONE for run in gone))
+        record.write()
+
+    def _end(self, event: Ended, run: PlannedRun) -> None:
+        """What a run left behind; one that left no result and was not stopped has failed."""
+        is_stopped = event.status in _STOPPED and not event.has_died
+        end: str | None = FAILED
+        if event.is_overdue:
+            end = OUT_OF_TIME
+        elif event.status == LACKED_MEMORY and not event.has_died:
+            end = OUT_OF_MEMORY
+        elif self.pool.signum or is_stopped:
+            end = None
+        row = self.record.look(run, end)
+        if row.status in (OUT_OF_TIME, OUT_OF_MEMORY):
+            remember_stop(run, self.record.folder, row.status, self.record.comparison.limits)
+        self.num_refused += row.status == FAILED and event.status == _REFUSED
+        headline = self.record.comparison.metrics[0]
+        self.progress.end(event.task.name, _outcome(row, headline), event.seconds)
+        if row.status == FAILED:
+            _explain(event, self.progress, self.shown)
+        self.record.write()
 
 
 def _outcome(row: Row, headline: str) -> str:
     value = row.metrics.get(headline)
-    return row.status if value is None else f"{row.status} {headline} {value:.1e}"
+    words = row.status.replace("_", " ")
+    return words if value is None else f"{words} {headline} {value:.1e}"
 
 
 def _explain(event: Ended, progress: RunsProgress, shown: set[str]) -> None:

@@ -2,9 +2,11 @@
 
 compare.yaml        everything the comparison was told, ready to be run again
 base/ learners/ grid/       the configs of the runs
+trials/ chosen/     what is tried where learners are tuned, and what won
 commands.txt        one command for each run
 runs/ logs/         the runs' folders; what they printed
-compare.csv compare.md *.png     what came out
+stopped/            which runs were stopped at a limit
+compare.csv compare.md trials.csv *.png     what came out
 """
 
 import fcntl
@@ -19,13 +21,9 @@ from typing import Any
 
 import yaml
 
-from bfc_lightning.experiments.comparison import (
-    Comparison,
-    as_yaml,
-    fit_words,
-    planned_runs,
-    settings_files,
-)
+from bfc_lightning.experiments.commands import as_yaml, command_words, settings_files
+from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials
+from bfc_lightning.experiments.limits import STOPPED
 from bfc_lightning.files import write_atomically
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.identity import differences, flatten
@@ -34,8 +32,8 @@ COMPARISON = "compare.yaml"
 COMMANDS = "commands.txt"
 RUNS = "runs"
 LOGS = "logs"
-_FOLDERS = ("base", "learners", "grid", RUNS, LOGS)
-_FILES = ("compare.csv", "compare.md", "compare.png", "features.png")
+_FOLDERS = ("base", "learners", "grid", "trials", "chosen", STOPPED, RUNS, LOGS)
+_FILES = ("compare.csv", "compare.md", "trials.csv", "compare.png", "features.png")
 _HEADER = "# Everything of this comparison."
 _WAY_OUT = "give the comparison another --run.name, or --run.overwrite true."
 
@@ -108,13 +106,17 @@ def _is_part(file: str, run: str) -> bool:
     kind, _, name = file.removesuffix(".yaml").partition("/")
     if kind == "learners":
         return run.startswith(f"{name}-")
+    if kind == "trials":
+        learner, _, trial = name.partition("/")
+        return run.startswith(f"{learner}-") and f"-tune({trial})-" in run
     return kind == "base" or f"-{name}-" in run
 
 
 def _called(name: str) -> str:
     kind, _, file = name.partition("/")
     stem = file.removesuffix(".yaml")
-    return {"base": f"the base {file}", "learners": f"learner {stem}"}.get(kind, f"grid {stem}")
+    words = {"base": f"the base {file}", "learners": f"learner {stem}", "trials": f"trial {stem}"}
+    return words.get(kind, f"grid {stem}")
 
 
 def _changes(path: Path, text: str) -> list[str]:
@@ -196,10 +198,10 @@ def _write(comparison: Comparison, folder: Path, files: Mapping[str, str]) -> No
     again = f"bfc compare -c {folder / COMPARISON}"
     text = as_yaml(_settings(comparison, folder, bases))
     for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, content)
-    runs = planned_runs(comparison)
-    lines = [f"bfc {shlex.join(fit_words(comparison, run, folder))}\n" for run in runs]
+    runs = [*planned_trials(comparison), *planned_runs(comparison)]
+    lines = [f"bfc {shlex.join(command_words(comparison, run, folder))}\n" for run in runs]
     write_atomically(folder / COMMANDS, "".join(lines))
     write_atomically(folder / COMPARISON, f"{_HEADER}\n#   {again}\n{text}")
 

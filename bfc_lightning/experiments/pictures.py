@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -33,7 +34,9 @@ _SCORES = ("val/nmse", "val/error")
 _WIDE = 8.0
 _WORDS = {
     "val/nmse": "E(f - G)² / Var G",
+    "test/nmse": "E(f - G)² / Var G",
     "val/error": "wrong classes (fraction)",
+    "test/error": "wrong classes (fraction)",
     "features/residual": "1 - R² of level {} from layer {}",
     "features/leakage": "leakage of layer {}",
     "features/correction": "correction of layer {} (factor)",
@@ -72,6 +75,12 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
         for panel in figure.axes
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
+    if handles:
+        _add_legend(figure, handles)
+    return figure
+
+
+def _add_legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
     figure.legend(
         list(handles.values()),
         list(handles),
@@ -79,7 +88,6 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
         ncols=min(4, len(handles)),
         frameon=False,
     )
-    return figure
 
 
 def features_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
@@ -109,28 +117,73 @@ def features_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) 
 
 
 def _over_steps(comparison: Comparison, rows: Sequence[Row]) -> Figure:
+    """A panel for each metric: over time, or the final values where none has a history."""
     metrics = comparison.metrics
     num_columns = 2 if len(metrics) == 4 else min(3, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
-    figure = Figure(figsize=(4.6 * num_columns + 0.6, 3.1 * num_rows + 1.0), layout="constrained")
+    tall = max(3.1, 0.28 * len(comparison.learners) + 0.8)
+    figure = Figure(figsize=(4.6 * num_columns + 0.6, tall * num_rows + 1.0), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     curves = {row.run.name: row.curve() for row in rows if row.status == FINISHED}
     for panel, metric in zip(panels, metrics, strict=False):
-        for number, point in enumerate(points(comparison)):
-            mine = [curves[row.run.name] for row in of_point(rows, point, FINISHED)]
-            line = _curve(mine, metric)
-            label = _with_losses(point.learner, of_point(rows, point))
-            _draw(panel, line, number=number, label=label, marker=False)
-        known = _references(rows, metric)
-        for number, point in enumerate(points(comparison)):
-            if point.learner in known and known[point.learner] > 0:
-                style = _reference_style(metric, number, is_common=_are_equal(known))
-                panel.axhline(known[point.learner], **style)
-        panel.set(xlabel="optimiser steps", ylabel=_words(metric), title=metric)
-        _scale(panel)
+        lines = {
+            point: _curve([curves[row.run.name] for row in of_point(rows, point, FINISHED)], metric)
+            for point in points(comparison)
+        }
+        if any(lines.values()):
+            _draw_history(panel, comparison, rows, metric, lines)
+        else:
+            _draw_final(panel, comparison, rows, metric)
     for panel in panels[len(metrics) :]:
         panel.remove()
     return figure
+
+
+def _draw_history(
+    panel: Axes,
+    comparison: Comparison,
+    rows: Sequence[Row],
+    metric: str,
+    lines: Mapping[Point, Sequence[_Spot]],
+) -> None:
+    """A line for each learner; one without a history is level over the steps of the others."""
+    steps = [step for line in lines.values() for step, _ in line]
+    known = _references(rows, metric)
+    for number, point in enumerate(points(comparison)):
+        line, final = lines[point], final_band(rows, point, metric)
+        if not line and final is not None:
+            line = [(min(steps), final), (max(steps), final)]
+        label = _with_losses(point.learner, of_point(rows, point))
+        _draw(panel, line, number=number, label=label, marker=False)
+        if known.get(point.learner, 0.0) > 0:
+            style = _reference_style(metric, number, is_common=_are_equal(known))
+            panel.axhline(known[point.learner], **style)
+    panel.set(xlabel="optimiser steps", ylabel=_words(metric), title=metric)
+    _scale(panel)
+
+
+def _draw_final(panel: Axes, comparison: Comparison, rows: Sequence[Row], metric: str) -> None:
+    """A dot for each learner's median, with its range; the best one on top."""
+    found = {point: final_band(rows, point, metric) for point in points(comparison)}
+    places = {point: place for point, place in found.items() if place is not None}
+    order = sorted(places, key=lambda point: places[point].middle, reverse=True)
+    numbers = {point: number for number, point in enumerate(points(comparison))}
+    for height, point in enumerate(order):
+        spot, number = places[point], numbers[point]
+        panel.errorbar(
+            [spot.middle],
+            [height],
+            xerr=[[spot.middle - spot.low], [spot.high - spot.middle]],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            capsize=3,
+        )
+    names = [_with_losses(point.learner, of_point(rows, point)) for point in order]
+    panel.set_yticks(range(len(order)), names)
+    panel.set(xlabel=_words(metric), title=metric, ylim=(-0.6, len(order) - 0.4))
+    spots = [end for spot in places.values() for end in (spot.low, spot.high)]
+    if min(spots) > 0 and max(spots) >= _WIDE * min(spots):
+        panel.set_xscale("log")
 
 
 def _curve(runs: Sequence[Rows], metric: str) -> list[_Spot]:

@@ -73,6 +73,15 @@ class RunsProgress:
         self.say(f"{self.num_done}/{self.total} {name} {outcome} ({times})")
         self._show()
 
+    def undo(self, count: int) -> None:
+        """Runs that were done are to be run again.
+
+        Args:
+            count: how many.
+        """
+        self.num_done -= count
+        self._show()
+
     def say(self, line: str) -> None:
         """Prints a line, above the bar where there is one.
 

@@ -10,14 +10,22 @@ from statistics import median
 from typing import Any
 
 from bfc_lightning.callbacks.metrics_file import read_metrics
-from bfc_lightning.experiments.comparison import Comparison, PlannedRun, Point, points
+from bfc_lightning.experiments.comparison import (
+    Comparison,
+    PlannedRun,
+    Point,
+    Trial,
+    points,
+    trials,
+)
+from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME
 from bfc_lightning.runs.folder import METRICS
 from bfc_lightning.runs.loading import read_summary
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 INTERRUPTED, MISSING = "interrupted", "missing"
 # Runs in these states are not run again.
-DONE = (FINISHED, DIVERGED)
+DONE = (FINISHED, DIVERGED, OUT_OF_TIME, OUT_OF_MEMORY)
 _ENDS = (FINISHED, DIVERGED, INTERRUPTED)
 
 
@@ -28,8 +36,8 @@ class Row:
     Args:
         run: which.
         folder: of the run.
-        status: `finished`, `diverged`, `failed`, `interrupted` (begun, and not at its end) or
-            `missing`.
+        status: `finished`, `diverged`, `failed`, `out_of_time`, `out_of_memory`, `interrupted`
+            (begun, and not at its end) or `missing`.
         summary: the content of `summary.json`, empty where there is none.
     """
 
@@ -50,13 +58,13 @@ class Row:
         return read_metrics(path) if path.is_file() else []
 
 
-def read_row(run: PlannedRun, folder: Path, *, has_failed: bool = False) -> Row:
+def read_row(run: PlannedRun, folder: Path, *, end: str | None = None) -> Row:
     """Looks how far a run is.
 
     Args:
         run: which.
         folder: of all runs.
-        has_failed: whether its process was seen to fail.
+        end: how its process was seen to end where it left no result: `failed`, or at a limit.
 
     Returns:
         The row.
@@ -65,8 +73,8 @@ def read_row(run: PlannedRun, folder: Path, *, has_failed: bool = False) -> Row:
     status = summary.get("status", MISSING)
     if status != MISSING and status not in _ENDS:
         status = INTERRUPTED
-    if has_failed and status not in DONE:
-        status = FAILED
+    if end is not None and status not in DONE:
+        status = end
     return Row(run, folder / run.name, status, summary)
 
 
@@ -138,31 +146,44 @@ def final_band(rows: Iterable[Row], point: Point, metric: str) -> Band | None:
 def counts(rows: Sequence[Row]) -> str:
     """How many runs finished, and what became of the others."""
     total = {status: sum(row.status == status for row in rows) for status in (FINISHED, DIVERGED)}
-    others = [DIVERGED, FAILED, INTERRUPTED, MISSING]
-    told = [(sum(row.status == status for row in rows), status) for status in others]
+    others = [DIVERGED, FAILED, OUT_OF_TIME, OUT_OF_MEMORY, INTERRUPTED, MISSING]
+    told = [
+        (sum(row.status == status for row in rows), status.replace("_", " ")) for status in others
+    ]
     words = [f"{total[FINISHED]} of {len(rows)}", *(f"{n} {name}" for n, name in told if n)]
     return ", ".join(words)
 
 
-def table(comparison: Comparison, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def table(
+    comparison: Comparison, rows: Sequence[Row], chosen: Mapping[Point, Trial] | None = None
+) -> tuple[list[str], list[list[str]]]:
     """The table of a comparison: medians over the finished runs, beside how many there are.
 
     Args:
         comparison: what is compared.
         rows: of all its runs.
+        chosen: the trials that won, where learners are tuned.
 
     Returns:
         Column titles, and one row of cells for each learner and point of the grid.
     """
     metrics = _with_untrained(comparison.metrics, metric_names(rows))
-    titles = ["learner", *comparison.grid, "runs finished", "steps", *metrics]
+    is_tuned = any(trials(comparison, learner) for learner in comparison.learners)
+    titles = ["learner", *comparison.grid, "runs finished"]
+    titles += [*(["trials", "chosen"] if is_tuned else []), "steps", *metrics]
     lines = []
     for point in points(comparison):
         mine = of_point(rows, point)
-        steps = band([row.summary["steps"] for row in mine if row.status == FINISHED])
-        cells = [point.learner, *(label for _, label in point.labels), counts(mine), _steps(steps)]
+        ended = [row.summary for row in mine if row.status == FINISHED]
+        steps = band([summary["steps"] for summary in ended if "steps" in summary])
+        cells = [point.learner, *(label for _, label in point.labels), counts(mine)]
+        if is_tuned:
+            won = (chosen or {}).get(point)
+            num_trials = len(trials(comparison, point.learner))
+            cells += [str(num_trials or "-"), "-" if won is None else won.name]
         bands = [final_band(rows, point, metric) for metric in metrics]
-        lines.append([*cells, *("-" if found is None else str(found) for found in bands)])
+        results = ["-" if found is None else str(found) for found in bands]
+        lines.append([*cells, _steps(steps), *results])
     return titles, lines
 
 
@@ -187,6 +208,7 @@ def as_markdown(
     title: str,
     command: str,
     settings: str,
+    chosen: Mapping[Point, Trial] | None = None,
 ) -> str:
     """`compare.md`: the table, what the learners differ in, and how it was made.
 
@@ -196,11 +218,12 @@ def as_markdown(
         title: the heading.
         command: that made it.
         settings: the differing ones, as YAML.
+        chosen: the trials that won, where learners are tuned.
 
     Returns:
         The text.
     """
-    titles, lines = table(comparison, rows)
+    titles, lines = table(comparison, rows, chosen)
     # labels and names may hold the sign that parts the cells
     body = [titles, ["---"] * len(titles), *lines]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in body]
@@ -208,7 +231,9 @@ def as_markdown(
     parts = [
         f"# {title}",
         f"Median [lowest, highest] over the runs that finished, of seeds {seeds}. Runs that "
-        "diverged or failed have no part in the medians; they are counted beside them.",
+        "diverged, failed or were stopped at a limit have no part in the medians; they are counted "
+        "beside them.",
+        _about_tuning(comparison),
         "\n".join(f"| {' | '.join(line)} |" for line in cells),
         "![curves](compare.png)" if any(row.status == FINISHED for row in rows) else "",
         "What differs:",
@@ -216,3 +241,13 @@ def as_markdown(
         f"    {command}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _about_tuning(comparison: Comparison) -> str:
+    if not any(trials(comparison, learner) for learner in comparison.learners):
+        return ""
+    seeds = ", ".join(str(seed) for seed in comparison.tuning.seeds)
+    return (
+        f"Chosen among the trials by the smallest median {comparison.tuning.metric} over other "
+        f"seeds, {seeds}: every trial is a line of trials.csv."
+    )

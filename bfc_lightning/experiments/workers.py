@@ -7,6 +7,7 @@ stop. A worker whose parent has died sends itself the same signal.
 
 import fcntl
 import gc
+import math
 import multiprocessing
 import os
 import signal
@@ -63,12 +64,14 @@ class Ended:
         status: what the function returned, or the worker's exit code, -N where signal N ended it.
         has_died: whether the worker died before the function returned.
         seconds: since it was given to the worker.
+        is_overdue: whether it was stopped because it took too long.
     """
 
     task: Task
     status: int
     has_died: bool
     seconds: float
+    is_overdue: bool = False
 
 
 @dataclass
@@ -78,6 +81,7 @@ class _Worker:
     task: Task | None = None
     began: float = 0.0
     num_signals: int = 0
+    is_overdue: bool = False
 
 
 @dataclass
@@ -90,6 +94,8 @@ class WorkerPool:
     Args:
         function: a function of a module, given a task's words; returns an exit status.
         num_workers: tasks at a time.
+        seconds: that a task may take; then it is stopped as by a signal, and killed if that does
+            not help. No limit if not given.
 
     Attributes:
         signum: the first signal that was received, 0 if none.
@@ -97,6 +103,7 @@ class WorkerPool:
 
     function: Function
     num_workers: int
+    seconds: float | None = None
     signum: int = field(default=0, init=False)
     _num_signals: int = field(default=0, init=False)
     _workers: list[_Worker] = field(default_factory=list, init=False)
@@ -131,6 +138,7 @@ class WorkerPool:
             while waiting and not self.signum and len(self._busy()) < self.num_workers:
                 yield self._start(waiting.popleft())
             self._pass_signals_on()
+            self._stop_overdue()
             if not self._busy():
                 return
             for worker in self._ready():
@@ -181,16 +189,16 @@ class WorkerPool:
     def _end(self, worker: _Worker) -> Ended:
         """Takes the result of a worker; one that died is removed."""
         assert worker.task is not None
-        task, seconds = worker.task, time.perf_counter() - worker.began
+        task, seconds, late = worker.task, time.perf_counter() - worker.began, worker.is_overdue
         try:
             if worker.pipe.poll():
                 status = worker.pipe.recv()
-                worker.task, worker.num_signals = None, 0
-                return Ended(task, status, False, seconds)
+                worker.task, worker.num_signals, worker.is_overdue = None, 0, False
+                return Ended(task, status, False, seconds, late)
         except (EOFError, OSError):
             pass
         self._remove(worker)
-        return Ended(task, worker.process.exitcode or 0, True, seconds)
+        return Ended(task, worker.process.exitcode or 0, True, seconds, late)
 
     def _remove(self, worker: _Worker) -> None:
         worker.pipe.close()
@@ -211,6 +219,16 @@ class WorkerPool:
             elif self._num_signals and not worker.num_signals:
                 worker.process.terminate()
                 worker.num_signals = 1
+
+    def _stop_overdue(self) -> None:
+        limit = math.inf if self.seconds is None else self.seconds
+        for worker in self._busy():
+            over = time.perf_counter() - worker.began - limit
+            if over > 0 and not worker.num_signals:
+                worker.process.terminate()
+                worker.num_signals, worker.is_overdue = 1, True
+            elif over > _PATIENCE_SECONDS and worker.is_overdue:
+                _kill(worker)
 
     def _stop(self) -> None:
         for worker in self._workers:

@@ -1,0 +1,79 @@
+"""Limits of a comparison's runs: who takes more is a row that says so, and the others go on."""
+
+import sys
+
+import pytest
+
+from bfc_lightning.cli import main
+from bfc_lightning.cli.comparing import run_one
+from bfc_lightning.experiments.comparison import Limits, PlannedRun, Point
+from bfc_lightning.experiments.limits import remember_stop, stop_of
+from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
+from tests.comparisons import cells, write
+from tests.worker_functions import obey
+
+SLOW = {
+    "baseline": {"class_path": "tests.baselines.Sleeper"},
+    "data": {"num_train_samples": 64},
+}
+GREEDY = {
+    "baseline": {"class_path": "tests.baselines.Greedy", "init_args": {"how": "torch"}},
+    "data": {"num_train_samples": 64},
+}
+
+
+def test_overdue_task_is_stopped_gently_and_the_next_one_runs(tmp_path):
+    orders = [("save", str(tmp_path / "a")), ("return", "0")]
+    tasks = [Task(str(n), words, tmp_path / f"{n}.txt") for n, words in enumerate(orders)]
+    with WorkerPool(obey, 1, seconds=1.5) as pool:
+        ends = [event for event in pool.run(tasks) if isinstance(event, Ended)]
+    assert [(end.status, end.is_overdue) for end in ends] == [(143, True), (0, False)]
+    assert (tmp_path / "a").read_text() == "saved after [15]"
+    assert pool.signum == 0
+
+
+def test_task_that_ignores_the_signal_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("bfc_lightning.experiments.workers._PATIENCE_SECONDS", 0.3)
+    task = Task("a", ("ignore", str(tmp_path / "a")), tmp_path / "log")
+    with WorkerPool(obey, 1, seconds=1.5) as pool:
+        ends = [event for event in pool.run([task]) if isinstance(event, Ended)]
+    assert [(end.status, end.has_died, end.is_overdue) for end in ends] == [(-9, True, True)]
+
+
+def test_stop_is_remembered_until_the_limit_grows(tmp_path):
+    run = PlannedRun(Point("a", ()), 0)
+    assert stop_of(run, tmp_path, Limits(seconds=5)) is None
+    remember_stop(run, tmp_path, "out_of_memory", Limits(seconds=5))
+    assert stop_of(run, tmp_path, Limits(seconds=5)) is None
+    remember_stop(run, tmp_path, "out_of_time", Limits(seconds=5))
+    assert stop_of(run, tmp_path, Limits(seconds=5)) == "out_of_time"
+    assert stop_of(run, tmp_path, Limits(seconds=4, gigabytes=1)) == "out_of_time"
+    assert stop_of(run, tmp_path, Limits(seconds=6)) is None
+    assert stop_of(run, tmp_path, Limits()) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux")
+def test_slow_and_greedy_learners_are_rows_and_the_others_go_on(tmp_path, capsys):
+    learners = {"slow": SLOW, "greedy": GREEDY, "wide": {}}
+    limits = {"seconds": 25, "gigabytes": 2}
+    path = write(tmp_path, learners=learners, seeds=[0], limits=limits, workers=2)
+    words = ["compare", "-c", str(path)]
+    assert main(words) == 0
+    statuses = {row["learner"]: row["status"] for row in cells(tmp_path / "logs" / "few")}
+    assert statuses == {"slow": "out_of_time", "greedy": "out_of_memory", "wide": "finished"}
+    text = (tmp_path / "logs" / "few" / "compare.md").read_text()
+    assert "| greedy | 0 of 1, 1 out of memory | - | - |" in text
+    assert "| slow | 0 of 1, 1 out of time | - | - |" in text
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "3 of 3 runs are done already" in capsys.readouterr().err
+    log = (tmp_path / "logs" / "few" / "logs" / "greedy-seed0.txt").read_text()
+    assert "out of memory: " in log
+    assert "Traceback" not in log
+
+
+def test_memory_limit_ends_with_the_run():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    assert run_one(["--version"], gigabytes=4.0) == 0
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
