@@ -57,6 +57,16 @@ class Application(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: object
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self.add_arguments_of_command(parser, subcommand)
+        return parser
+
+    def add_arguments_of_command(self, parser: LightningArgumentParser, subcommand: str) -> None:
+        """Adds what only one command takes: which checkpoint it starts from.
+
+        Args:
+            parser: of the command.
+            subcommand: its name.
+        """
         if subcommand == "fit":
             parser.add_argument(
                 "--resume",
@@ -72,7 +82,6 @@ class Application(LightningCLI):
                 default="best",
                 help="Which checkpoint: `best` or `last` of the run, or a PATH.",
             )
-        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the seed."""
@@ -129,6 +138,14 @@ class Application(LightningCLI):
         _set_threads(mine.run.threads)
         self.resolved = self.config.clone()
         fill_seeds(self.resolved[self.subcommand], mine.seed_everything)
+        self.prepare(mine)
+
+    def prepare(self, mine: Namespace) -> None:
+        """Settles what there is to do, once the seeds are filled in.
+
+        Args:
+            mine: the settings of this command, as they were given.
+        """
         parser = self._parser(self.subcommand)
         self.job: Fitting | Evaluation
         parts = {"parser": parser, "config": mine, "resolved": self.resolved[self.subcommand]}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import Namespace
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from bfc_lightning.baselines import Baseline
 from bfc_lightning.baselines.fitting import fit_and_score
@@ -37,18 +38,18 @@ class BaselineApplication(Application):
     def __init__(self, words: list[str]) -> None:
         super().__init__(["fit", *words], time.time())
 
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: object
-    ) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+    def add_arguments_of_command(self, parser: LightningArgumentParser, subcommand: str) -> None:
+        """Adds the baseline, in place of a checkpoint: what is fitted in one go is not resumed."""
         if subcommand == "fit":
             add_baseline(parser)
-        return parser
 
-    def before_instantiate_classes(self) -> None:
-        """Settles the folder, once the seeds are filled in."""
-        super().before_instantiate_classes()
-        mine = self.config[self.subcommand]
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the words; help and complaints call the command by its own name."""
+        self._parser("fit").prog = "bfc baseline"
+        super().parse_arguments(parser, args)
+
+    def prepare(self, mine: Namespace) -> None:
+        """Settles the folder."""
         self.options = RunOptions(**vars(mine.run))
         self.folder = find_folder(self.options, [str(file) for file in mine.config or []])
 
@@ -67,25 +68,21 @@ class BaselineApplication(Application):
         self.baseline = self._get(self.config_init, "baseline")
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Fits, scores, and writes the run folder."""
+        """Fits, scores, and only then makes the run folder: a run that is killed leaves none."""
+        claim_new_folder(self.folder, self.options).abandon()  # refuses now what it would then
+        name, config = type(self.baseline).__name__, self.config[subcommand]
+        say(f"{name} on {self.datamodule.num_train_samples} samples, seed {config.seed_everything}")
+        seed = derive_seed(config.seed_everything, "baseline")
+        metrics, seconds = fit_and_score(self.baseline, self.datamodule, self.model.network, seed)
         claim = claim_new_folder(self.folder, self.options)
         (claim.path / CHECKPOINTS).rmdir()
-        say(f"run {claim.path}  {type(self.baseline).__name__}")
-        seed = derive_seed(self.config[subcommand].seed_everything, "baseline")
-        try:
-            metrics, seconds = fit_and_score(
-                self.baseline, self.datamodule, self.model.network, seed
-            )
-        except BaseException:
-            claim.abandon()
-            raise
-        claim.keep()
         self._write(claim.path, metrics, seconds)
+        claim.keep()
+        show_metrics(str(claim.path), metrics)
 
     def _write(self, folder: Path, metrics: dict[str, float], fit_seconds: float) -> None:
         settings = self.config[self.subcommand].clone()
-        for key in ("config", "resume"):
-            settings.pop(key, None)
+        settings.pop("config", None)
         settings.run.name, settings.run.overwrite = folder.name, False
         text = self._parser("fit").dump(settings, skip_unset=False)
         command = f"bfc baseline -c {folder / CONFIG} --run.name ANOTHER"
@@ -104,7 +101,6 @@ class BaselineApplication(Application):
             "metrics": metrics,
         }
         write_json(folder / SUMMARY, content)
-        show_metrics(str(folder), metrics)
 
 
 def add_baseline(parser: LightningArgumentParser) -> None:

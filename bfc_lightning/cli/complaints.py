@@ -9,6 +9,7 @@ _GROUPS = {
     "inputs.InputLaw": "inputs",
     "labels.Labels": "labels",
     "schemes.Scheme": "scheme",
+    "baselines.base.Baseline": "baseline",
 }
 _KNOWN = {
     "target": "HierarchicalTarget, RichRepresentation, BackwardCorrection, SingleIndex, "
@@ -35,14 +36,14 @@ def one_line(message: str) -> str:
     if not reasons:
         line = re.sub(r'^Parser key "[^"]+":\s*', "", " ".join(message.split()))
         line = _with_hint(line)
-    elif any(", got " in reason or reason.startswith("class_path") for reason in reasons):
-        line = next(r for r in reasons if ", got " in r or r.startswith("class_path"))
+    elif any(_is_whole(reason) for reason in reasons):
+        line = next(reason for reason in reasons if _is_whole(reason))
     else:
         given = _first(r"Given value: (.*)", message)
         line = " or ".join(dict.fromkeys(reasons)).rstrip(".")
         line = f"{line}, got {given}." if given and given not in line else f"{line}."
-    if key in _KNOWN and "must be the name" in line:
-        line = f"{line} Known: {_KNOWN[key]}."
+    if key is not None and "must be the name" in line:
+        line = f"{line}{_known(key)}"
     line = f"{key}: {line}" if key and not line.startswith(key) else line
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
 
@@ -73,6 +74,11 @@ def _plain(reason: str) -> str:
         r"must be the name or the import path of a class, got \1.",
         reason,
     )
+    reason = re.sub(
+        r"^Expected an instantiatable class, but \S+ is abstract.*",
+        "must be the name or the import path of a class.",
+        reason,
+    )
     return re.sub(r"^Expected an? ", "expected ", reason)
 
 
@@ -88,6 +94,21 @@ def _with_hint(line: str) -> str:
         keys = re.sub(r"\b(fit|validate|test|predict)\.", "", line.removeprefix(required))
         return f"{keys} must be given, in a config (-c FILE) or as --KEY."
     return line
+
+
+def _is_whole(reason: str) -> bool:
+    """Whether a reason tells all by itself."""
+    return ", got " in reason or reason.startswith("class_path") or reason.endswith("a class.")
+
+
+def _known(key: str) -> str:
+    """The classes that a key may name, where we know them."""
+    if key != "baseline":
+        return f" Known: {_KNOWN[key]}." if key in _KNOWN else ""
+    from bfc_lightning import baselines
+
+    names = [name for name in baselines.__all__ if name not in ("Baseline", "Task")]
+    return f" Known: {', '.join(names)}."
 
 
 def _group(message: str) -> str | None:

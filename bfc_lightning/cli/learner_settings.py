@@ -46,13 +46,12 @@ class FitParser(Application):
         self.has_baseline = has_baseline
         super().__init__([], 0.0)
 
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: object
-    ) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+    def add_arguments_of_command(self, parser: LightningArgumentParser, subcommand: str) -> None:
+        """Adds what a baseline is fitted with, or the checkpoint that `bfc fit` starts from."""
         if subcommand == "fit" and self.has_baseline:
             add_baseline(parser)
-        return parser
+        else:
+            super().add_arguments_of_command(parser, subcommand)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses nothing yet."""
