@@ -14,7 +14,7 @@ from bfc_lightning.seeds import generator
 
 Activation = Callable[..., Any]
 
-_FEATURE_STD = 0.3
+FEATURE_STD = 0.3
 
 
 def expand_scales(level_scales: Sequence[float], depth: int) -> list[float]:
@@ -78,7 +78,7 @@ class DenseLayer(nn.Module):
         """
         with torch.no_grad():
             for source, fan_in in enumerate(self.fan_ins):
-                std = (1.0 if source == 0 else _FEATURE_STD) / math.sqrt(fan_in)
+                std = (1.0 if source == 0 else FEATURE_STD) / math.sqrt(fan_in)
                 drawn = torch.randn(self.width, fan_in, generator=random, dtype=torch.float64)
                 self.block(source).copy_(std * drawn)
             self.bias.zero_()

@@ -19,6 +19,7 @@ from jaxtyping import AbstractArray, install_import_hook
 _MODULES = (
     "activations",
     "inputs",
+    "kernels",
     "labels",
     "linearized",
     "measures",

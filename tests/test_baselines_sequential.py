@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from bfc_lightning import SequentialKernels
-from bfc_lightning.baselines.sequential import KernelStage
 from bfc_lightning.runs.folder import RunError
 from tests.baseline_tasks import error, make_task, sequential_kernels
 
@@ -34,22 +33,6 @@ def test_depth_is_the_learners_or_the_users():
         fitted.fit(task)
         errors.append(error(fitted, task))
     assert errors[1] == errors[2] < 1e-3 < 0.1 < errors[0]
-
-
-def test_gram_matrix_is_factorised_where_it_lies(monkeypatch):
-    """A copy of 20,000 x 20,000 numbers would not fit beside it."""
-    seen = []
-
-    def watch(gram, **settings):
-        factor = original(gram, **settings)
-        seen.append(np.shares_memory(gram, factor[0]))
-        return factor
-
-    original = __import__("scipy.linalg", fromlist=["cho_factor"]).cho_factor
-    monkeypatch.setattr("bfc_lightning.baselines.sequential.cho_factor", watch)
-    x = make_task(cubic, num_samples=30, input_dim=4).train.inputs
-    KernelStage(x, x[:, 0], squarings=1, ridge=1e-3)
-    assert seen == [True]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Tuning inside a comparison: trials on other seeds, the best median wins, all are counted."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.commands import command_words, files_of
+from bfc_lightning.experiments.commands import commands_of, files_of
 from bfc_lightning.experiments.comparison import (
     PlannedRun,
     planned_runs,
@@ -130,8 +131,7 @@ def test_trials_are_all_combinations_with_files_and_names_that_say_so(tmp_path):
     assert {run.seed for run in runs} == {100}
     assert runs[1].name == "a-tune(lr=0.1,width=4)-seed100"
     assert files_of(comparison, runs[1])[-1] == "trials/a/lr=0.1,width=4.yaml"
-    words = command_words(comparison, runs[1], tmp_path)
-    assert words[0] == "fit"
+    assert [words[0] for words in commands_of(comparison, runs[1], tmp_path)] == ["fit"]
     assert files_of(comparison, planned_runs(comparison)[0])[-1] == "chosen/a.yaml"
 
 
@@ -155,7 +155,7 @@ def test_another_choice_deletes_the_runs_of_the_one_before(tmp_path):
 def tuned(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
     path = write(folder, learners=LEARNERS, metrics=["val/nmse", "test/nmse"])
-    assert main(["compare", "-c", str(path)]) == 0
+    assert main(["compare", "-c", str(path), "--test", "true"]) == 0
     return folder / "logs" / "few"
 
 
@@ -181,6 +181,27 @@ def test_runs_are_made_with_what_won(tuned):
     tried = yaml.safe_load((tuned / "runs" / "wide-tune(lr=0.01)-seed100/config.yaml").read_text())
     assert tried["trainer"]["max_steps"] == 10
     assert summary(tuned / "runs" / "wide-seed0")["steps"] == 20
+
+
+def test_trained_learners_are_tested_by_the_command_of_that_name(tuned, tmp_path):
+    lines = (tuned / "commands.txt").read_text().splitlines()
+    run = tuned / "runs" / "wide-seed1"
+    command = next(line for line in lines if "--run.name wide-seed1" in line)
+    assert command.endswith(f" && bfc test -c {run / 'config.yaml'} --ckpt_path best")
+    assert not any("bfc test" in line for line in lines if "tune(" in line or "kernel" in line)
+    before = json.loads((run / "test.json").read_text())["metrics"]
+    assert main(["test", "-c", str(run / "config.yaml"), "--ckpt_path", "best"]) == 0
+    assert json.loads((run / "test.json").read_text())["metrics"] == before
+    row = next(row for row in cells(tuned) if (row["learner"], row["seed"]) == ("wide", "1"))
+    assert float(row["test/nmse"]) == before["test/nmse"]
+
+
+def test_run_without_its_test_is_gone_on_with(tuned, capsys):
+    (tuned / "runs" / "wide-seed1" / "test.json").unlink()
+    path = tuned.parents[1] / "few.yaml"
+    assert main(["compare", "-c", str(path), "--test", "true"]) == 0
+    assert "7 of 8 runs are done already" in capsys.readouterr().err
+    assert (tuned / "runs" / "wide-seed1" / "test.json").is_file()
 
 
 def test_table_counts_the_trials_and_names_the_winner(tuned):
@@ -209,7 +230,7 @@ def test_more_trials_are_added_and_a_new_winner_makes_its_runs_anew(tuned, capsy
     content = yaml.safe_load(path.read_text())
     content["learners"]["kernel"]["tune"][RIDGE] = [1e-3, 1e3, 1e-6]
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    assert main(["compare", "-c", str(path)]) == 0
+    assert main(["compare", "-c", str(path), "--test", "true"]) == 0
     error = capsys.readouterr().err
     assert "8 of 9 runs are done already" in error
     text = (tuned / "compare.md").read_text()

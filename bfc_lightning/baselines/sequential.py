@@ -1,57 +1,33 @@
 """Sequential kernels: one polynomial kernel a level, each on what those before have left."""
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.kernel_fit import Kernel, KernelFit
 from bfc_lightning.runs.folder import RunError
 
 
-class KernelStage:
-    """Kernel ridge regression with a polynomial kernel, solved in the memory of one Gram matrix.
-
-        K(x, x') = (1 + <x, x'> / d)^(2^squarings),    (K + n ridge) c = r
+def polynomial_kernel(squarings: int) -> Kernel:
+    """K(x, x') = (1 + <x, x'> / d)^(2^squarings), by squaring in place.
 
     Source: ours.
 
     Args:
-        x: samples.
-        r: values, centred or not.
         squarings: l, for degree 2^l.
-        ridge: of the equation, per sample.
 
-    Raises:
-        RunError: if the ridge is so small that the equation has no solution in float64.
+    Returns:
+        K.
     """
 
-    def __init__(
-        self, x: Float[Tensor, "n d"], r: Float[Tensor, " n"], *, squarings: int, ridge: float
-    ) -> None:
-        self._x = x.numpy()
-        self._squarings = squarings
-        gram = self._kernel(self._x)
-        gram[np.diag_indices_from(gram)] += len(x) * ridge
-        try:  # transposed: LAPACK works in place on columns
-            factor = cho_factor(gram.T, lower=True, overwrite_a=True, check_finite=False)
-        except LinAlgError as refused:
-            raise RunError(f"ridge must be larger, got {ridge}: {refused}.") from refused
-        self._weights = cho_solve(factor, r.numpy(), check_finite=False)
+    def kernel(x: Tensor, other: Tensor) -> Tensor:
+        values = (x @ other.T).div_(x.shape[1]).add_(1)
+        for _ in range(squarings):
+            values.square_()
+        return values
 
-    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """sum_i c_i K(x, x_i)."""
-        return torch.from_numpy(self._kernel(x.numpy()) @ self._weights)
-
-    def _kernel(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        kernel: NDArray[np.float64] = x @ self._x.T
-        kernel /= self._x.shape[1]
-        kernel += 1
-        for _ in range(self._squarings):
-            np.square(kernel, out=kernel)
-        return kernel
+    return kernel
 
 
 class SequentialKernels(Baseline):
@@ -95,10 +71,10 @@ class SequentialKernels(Baseline):
                 f"ridge must be one number or one for each of {depth} stages, got {self.ridge}."
             )
         self._mean = y.mean()
-        self._stages: list[KernelStage] = []
+        self._stages: list[KernelFit] = []
         residual = y - self._mean
         for stage, ridge in enumerate(ridges, start=1):
-            fitted = KernelStage(x, residual, squarings=stage, ridge=ridge)
+            fitted = KernelFit(polynomial_kernel(stage), x, residual, ridge=ridge)
             residual = residual - fitted(x)
             self._stages.append(fitted)
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.kernel_fit import KernelFit
 from bfc_lightning.baselines.polynomials import (
     NormalEquations,
     Polynomial,
@@ -12,7 +13,7 @@ from bfc_lightning.baselines.polynomials import (
     monomials,
     num_monomials,
 )
-from bfc_lightning.baselines.sequential import KernelStage
+from bfc_lightning.baselines.sequential import polynomial_kernel
 from bfc_lightning.runs.folder import RunError
 
 _MOST_MONOMIALS = 5000
@@ -94,10 +95,12 @@ class SpectralMethod(Baseline):
             self._add_directions(white, residual, width)
             self._fit_level(white, y, level)
             residual = y - self._polynomial(white @ self._directions)
-        self._rest: KernelStage | None = None
+        self._rest: KernelFit | None = None
         if self._polynomial.degree < 2 ** len(widths):
             z = white @ self._directions
-            self._rest = KernelStage(z, residual, squarings=len(widths), ridge=self.kernel_ridge)
+            self._rest = KernelFit(
+                polynomial_kernel(len(widths)), z, residual, ridge=self.kernel_ridge
+            )
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """p(z), and the kernel's part where there is one."""

@@ -137,23 +137,28 @@ def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) ->
 
 
 def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
-    """Runs one command in a worker, as if it had been typed.
+    """Runs commands in a worker, as if they had been typed.
 
     Args:
-        words: after `bfc`.
-        gigabytes: of memory that it may take; any if not given.
+        words: after `bfc`; with `&&` between one command and the next.
+        gigabytes: of memory that each may take; any if not given.
 
     Returns:
-        The exit status.
+        The exit status of the first one that fails, or 0.
     """
     import_module("lightning.pytorch")  # what is mapped before the limit does not count
 
     from bfc_lightning.cli import main
 
-    print(f"$ bfc {shlex.join(words)}", flush=True)
-    sys.argv[1:] = words  # Lightning starts further processes with these
-    with _memory_limit(gigabytes):
-        return main(words)
+    status, rest = 0, list(words)
+    while rest and not status:
+        end = rest.index("&&") if "&&" in rest else len(rest)
+        command, rest = rest[:end], rest[end + 1 :]
+        print(f"$ bfc {shlex.join(command)}", flush=True)
+        sys.argv[1:] = command  # Lightning starts further processes with these
+        with _memory_limit(gigabytes):
+            status = main(command)
+    return status
 
 
 @contextmanager

@@ -79,8 +79,8 @@ def chosen_settings(trial: Trial) -> dict[str, Any]:
     return settings
 
 
-def command_words(comparison: Comparison, run: PlannedRun, folder: Path) -> list[str]:
-    """The words after `bfc` that make a run.
+def commands_of(comparison: Comparison, run: PlannedRun, folder: Path) -> list[list[str]]:
+    """The commands that make a run, one after the other.
 
     Args:
         comparison: what is compared.
@@ -88,7 +88,8 @@ def command_words(comparison: Comparison, run: PlannedRun, folder: Path) -> list
         folder: of the comparison.
 
     Returns:
-        `fit` or `baseline`, and its arguments.
+        The words after `bfc`: `fit` or `baseline`, and its arguments; then `test`, where trained
+        learners are tested. Tuning does without.
     """
     configs = [("-c", str(folder / name)) for name in files_of(comparison, run)]
     options = {
@@ -98,18 +99,22 @@ def command_words(comparison: Comparison, run: PlannedRun, folder: Path) -> list
         "run.figures": "false",
         "run.threads": comparison.run.threads,
     }
-    command, more = (
-        "fit",
-        {
-            "run.overwrite": "false",
-            "resume": "auto",
-            "trainer.enable_progress_bar": "false",
-        },
-    )
+    command = "fit"
+    more = {"run.overwrite": "false", "resume": "auto", "trainer.enable_progress_bar": "false"}
     if is_baseline(comparison, run.point.learner):
         command, more = "baseline", {"run.overwrite": "true"}
     given = [(f"--{key}", str(value)) for key, value in {**options, **more}.items()]
-    return [command, *itertools.chain.from_iterable([*configs, *given])]
+    commands = [[command, *itertools.chain.from_iterable([*configs, *given])]]
+    if is_tested(comparison, run):
+        config = folder / "runs" / run.name / "config.yaml"
+        commands.append(["test", "-c", str(config), "--ckpt_path", "best"])
+    return commands
+
+
+def is_tested(comparison: Comparison, run: PlannedRun) -> bool:
+    """Whether a run is scored on the test samples by a command of its own."""
+    trained = not is_baseline(comparison, run.point.learner)
+    return comparison.test and trained and run.trial is None
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:

@@ -105,6 +105,8 @@ class Comparison:
         metrics: the metrics that the table and the figure show; the first is the headline.
         tuning: how the learners that have `tune` are tuned, at each point of the grid.
         limits: what a run may take.
+        test: score the best checkpoint of every trained learner on the test samples, as `bfc test`
+            does, so that it has test/nmse like the baselines.
         run: the folder of the comparison.
         workers: runs at a time; cores / threads if not given.
     """
@@ -116,6 +118,7 @@ class Comparison:
     metrics: list[str] = field(default_factory=lambda: ["val/nmse"])
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits = field(default_factory=Limits)
+    test: bool = False
     run: ComparisonOptions = field(default_factory=ComparisonOptions)
     workers: int | None = None
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bfc_lightning.experiments.commands import as_yaml, command_words
+from bfc_lightning.experiments.commands import as_yaml, commands_of, is_tested
 from bfc_lightning.experiments.comparison import (
     Comparison,
     PlannedRun,
@@ -34,6 +34,7 @@ from bfc_lightning.files import write_atomically
 
 LACKED_MEMORY = 4
 """Exit status of a run that asked for more memory than there was."""
+AND = "&&"
 _REFUSED = 2
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _TAIL_LINES = 6
@@ -72,7 +73,8 @@ class _Record:
     def look(self, run: PlannedRun, end: str | None = None) -> Row:
         if end is None:
             end = stop_of(run, self.folder, self.comparison.limits)
-        row = read_row(run, self.folder / RUNS, end=end)
+        tested = is_tested(self.comparison, run)
+        row = read_row(run, self.folder / RUNS, end=end, is_tested=tested)
         (self.rows if run.trial is None else self.trials)[run.name] = row
         return row
 
@@ -117,7 +119,8 @@ def run_comparison(
     Args:
         comparison: what is compared.
         folder: of the comparison, claimed.
-        run_one: runs one command of `bfc`, given its words; returns its exit status.
+        run_one: runs commands of `bfc`, given their words as `joined` puts them; returns the exit
+            status of the first one that failed, or 0.
         command: of the comparison, for its report.
 
     Returns:
@@ -145,6 +148,12 @@ def run_comparison(
     return Outcome(record.sorted_rows(), work.num_refused, pool.signum, record.choices, left)
 
 
+def joined(commands: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The words of several commands in one row, with `&&` between them."""
+    words = [word for command in commands for word in (AND, *command)]
+    return tuple(words[1:])
+
+
 @dataclass
 class _Work:
     """Runs under way, and what is said of them."""
@@ -162,7 +171,7 @@ class _Work:
         tasks = [
             Task(
                 name,
-                tuple(command_words(comparison, run, folder)),
+                joined(commands_of(comparison, run, folder)),
                 folder / LOGS / f"{name}.txt",
             )
             for name, run in todo.items()

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from bfc_lightning.experiments.commands import as_yaml, command_words, settings_files
+from bfc_lightning.experiments.commands import as_yaml, commands_of, settings_files
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials
 from bfc_lightning.experiments.limits import STOPPED
 from bfc_lightning.files import write_atomically
@@ -201,7 +201,10 @@ def _write(comparison: Comparison, folder: Path, files: Mapping[str, str]) -> No
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, content)
     runs = [*planned_trials(comparison), *planned_runs(comparison)]
-    lines = [f"bfc {shlex.join(command_words(comparison, run, folder))}\n" for run in runs]
+    commands = [commands_of(comparison, run, folder) for run in runs]
+    lines = [
+        " && ".join(f"bfc {shlex.join(words)}" for words in parts) + "\n" for parts in commands
+    ]
     write_atomically(folder / COMMANDS, "".join(lines))
     write_atomically(folder / COMPARISON, f"{_HEADER}\n#   {again}\n{text}")
 

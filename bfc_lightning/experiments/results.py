@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,13 +59,17 @@ class Row:
         return read_metrics(path) if path.is_file() else []
 
 
-def read_row(run: PlannedRun, folder: Path, *, end: str | None = None) -> Row:
+def read_row(
+    run: PlannedRun, folder: Path, *, end: str | None = None, is_tested: bool = False
+) -> Row:
     """Looks how far a run is.
 
     Args:
         run: which.
         folder: of all runs.
         end: how its process was seen to end where it left no result: `failed`, or at a limit.
+        is_tested: whether it is not at its end before it has a test.json, whose numbers are then
+            among its metrics.
 
     Returns:
         The row.
@@ -73,6 +78,11 @@ def read_row(run: PlannedRun, folder: Path, *, end: str | None = None) -> Row:
     status = summary.get("status", MISSING)
     if status != MISSING and status not in _ENDS:
         status = INTERRUPTED
+    if is_tested and status == FINISHED:
+        path = folder / run.name / "test.json"
+        tested = json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.is_file() else {}
+        summary = {**summary, "metrics": {**summary.get("metrics", {}), **tested}}
+        status = FINISHED if tested else INTERRUPTED
     if end is not None and status not in DONE:
         status = end
     return Row(run, folder / run.name, status, summary)

@@ -19,7 +19,9 @@ class _Trace(NamedTuple):
     feature_slopes: list[Tensor]
 
 
-def empirical_ntk(network: DenseNet, x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+def empirical_ntk(
+    network: DenseNet, x: Float[Tensor, "n d"], other: Float[Tensor, "m d"] | None = None
+) -> Float[Tensor, "n m"]:
     """K(x, x') = sum over all parameters theta of df(x)/dtheta df(x')/dtheta.
 
     Of all layers and all parameters, frozen or not. No Jacobian is formed; with B_l = [x, F_1, ...,
@@ -37,23 +39,24 @@ def empirical_ntk(network: DenseNet, x: Float[Tensor, "n d"]) -> Float[Tensor, "
     Args:
         network: the learner, whose activation acts on each sample alone. Left as it is.
         x: the samples, in the network's dtype and on its device.
+        other: the samples x'; the same as x if not given.
 
     Returns:
-        K, symmetric and positive semi-definite, without a graph.
+        K, without a graph; symmetric and positive semi-definite where x' = x.
     """
-    trace = _trace(network, x)
+    left = _trace(network, x)
+    right, other = (left, x) if other is None else (_trace(network, other), other)
     with torch.no_grad():
-        kernel = x.new_ones(len(x), len(x))
+        kernel = x.new_ones(len(x), len(other))
+        below = x @ other.T
         if network.linear is not None:
-            kernel = kernel + x @ x.T
-        below = x @ x.T
+            kernel = kernel + below
         for level, layer in enumerate(network.dense_layers()):
-            slopes, features = trace.preactivation_slopes[level], trace.features[level]
-            seen = features @ features.T
-            kernel = kernel + (slopes @ slopes.T) * (below + 1) + network.scales[level] ** 2 * seen
-            kernel = kernel + _activation_kernel(
-                layer.activation, trace.preactivations[level], trace.feature_slopes[level]
-            )
+            slopes = left.preactivation_slopes[level] @ right.preactivation_slopes[level].T
+            seen = left.features[level] @ right.features[level].T
+            kernel = kernel + slopes * (below + 1) + network.scales[level] ** 2 * seen
+            own = [_activation_jacobian(layer.activation, side, level) for side in (left, right)]
+            kernel = kernel + own[0] @ own[1].T
             below = below + seen
         return kernel
 
@@ -94,18 +97,19 @@ def _trace(network: DenseNet, x: Tensor) -> _Trace:
     return _Trace(preactivations, features, list(slopes[:depth]), list(slopes[depth:]))
 
 
-def _activation_kernel(
-    activation: Activation, preactivations: Float[Tensor, "n m"], slopes: Float[Tensor, "n m"]
-) -> Float[Tensor, "#n #n"]:
-    """What the parameters of the activation itself add to the kernel; 0 without any.
+def _activation_jacobian(
+    activation: Activation, trace: _Trace, level: int
+) -> Float[Tensor, "n parameters"]:
+    """The gradient of f in the activation's own parameters, sample by sample; often there are none.
 
     Args:
-        activation: sigma of layer l.
-        preactivations: Z_l.
-        slopes: df/dF_l.
+        activation: sigma of the layer.
+        trace: holds Z_l and df/dF_l.
+        level: l - 1.
     """
+    preactivations, slopes = trace.preactivations[level], trace.feature_slopes[level]
     if not isinstance(activation, nn.Module) or not list(activation.parameters()):
-        return preactivations.new_zeros(1, 1)
+        return preactivations.new_zeros(len(preactivations), 0)
     parameters = {name: own.detach() for name, own in activation.named_parameters()}
 
     def output(values: dict[str, Tensor], row: Tensor, slope: Tensor) -> Tensor:
@@ -113,5 +117,4 @@ def _activation_kernel(
         return feature[0] @ slope
 
     jacobians = vmap(grad(output), in_dims=(None, 0, 0))(parameters, preactivations, slopes)
-    jacobian = torch.cat([part.flatten(start_dim=1) for part in jacobians.values()], dim=1)
-    return jacobian @ jacobian.T
+    return torch.cat([part.flatten(start_dim=1) for part in jacobians.values()], dim=1)

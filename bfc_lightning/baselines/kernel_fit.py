@@ -1,0 +1,62 @@
+"""Kernel ridge regression with a kernel of our own, in the memory of one Gram matrix."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from torch import Tensor
+
+from bfc_lightning.runs.folder import RunError
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""From points (n, d) and (m, d) to K (n, m)."""
+
+_BLOCK = 512
+
+
+class KernelFit:
+    """sum_i c_i K(x, x_i) with (K + n ridge) c = r.
+
+    The kernel is evaluated a block of rows at a time, on and above the diagonal only, and the
+    equation is solved where the matrix lies: 20,000 samples take 3.2 GB and little beside.
+
+    Source: ours.
+
+    Args:
+        kernel: K.
+        x: samples, float64.
+        r: values, centred or not.
+        ridge: of the equation, per sample.
+
+    Raises:
+        RunError: if the ridge is so small that the equation has no solution in float64.
+    """
+
+    def __init__(
+        self, kernel: Kernel, x: Float[Tensor, "n d"], r: Float[Tensor, " n"], *, ridge: float
+    ) -> None:
+        self._kernel, self._x = kernel, x
+        gram = _upper_gram(kernel, x)
+        gram[np.diag_indices_from(gram)] += len(x) * ridge
+        try:  # transposed: LAPACK works in place on columns, and the upper part is its lower one
+            factor = cho_factor(gram.T, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError as refused:
+            raise RunError(f"ridge must be larger, got {ridge}: {refused}.") from refused
+        self._weights = torch.from_numpy(cho_solve(factor, r.numpy(), check_finite=False))
+
+    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The sum at new points."""
+        blocks = torch.split(x, _BLOCK)
+        return torch.cat([self._kernel(rows, self._x) @ self._weights for rows in blocks])
+
+
+def _upper_gram(kernel: Kernel, x: Tensor) -> NDArray[np.float64]:
+    """K(x, x); what is below the diagonal's blocks stays undefined."""
+    gram = np.empty((len(x), len(x)))
+    for start in range(0, len(x), _BLOCK):
+        rows = kernel(x[start : start + _BLOCK], x[start:])
+        gram[start : start + _BLOCK, start:] = rows.numpy()
+    return gram

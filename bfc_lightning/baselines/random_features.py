@@ -1,0 +1,77 @@
+"""Random features: a layer that is never trained, and a readout by ridge regression."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.seeds import generator
+
+ActivationName = Literal["relu", "quadratic"]
+_ACTIVATIONS = {"relu": torch.relu, "quadratic": torch.square}
+_CHUNK = 2048
+
+
+class RandomFeatures(Baseline):
+    """f(x) = mean(y) + m^(-1/2) <w, phi(x)>, phi_i(x) = sigma(d^(-1/2) <v_i, x> + b_i).
+
+        v_ij, b_i ~ N(0, 1), not trained
+        w = argmin_w |m^(-1/2) Phi w - (y - mean(y))|^2 + n ridge |w|^2
+
+    which is kernel ridge regression with K(x, x') = <phi(x), phi(x')> / m.
+
+    Source: Rahimi and Recht, "Random features for large-scale kernel machines", 2007.
+
+    Args:
+        width: m.
+        activation: sigma, `relu` or `quadratic`; the second spans polynomials of degree 2 only.
+        ridge: of the formula, per sample.
+
+    Raises:
+        ValueError: if the activation is unknown or a number is out of range.
+    """
+
+    def __init__(
+        self, width: int = 4096, activation: ActivationName = "relu", ridge: float = 1e-6
+    ) -> None:
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be relu or quadratic, got {activation!r}.")
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}.")
+        if not ridge > 0:
+            raise ValueError(f"ridge must be positive, got {ridge}.")
+        self.width = width
+        self.activation = activation
+        self.ridge = ridge
+
+    def fit(self, task: Task) -> None:
+        """Draws the layer, and solves the regression a block of rows at a time."""
+        x, y = task.train.inputs, task.train.labels
+        random = generator(task.seed, "random features")
+        size = (x.shape[1] + 1, self.width)
+        self._layer = torch.randn(size, generator=random, dtype=torch.float64)
+        self._mean = y.mean()
+        gram = torch.zeros(self.width, self.width, dtype=torch.float64)
+        moment = torch.zeros(self.width, dtype=torch.float64)
+        for rows, values in zip(torch.split(x, _CHUNK), torch.split(y, _CHUNK), strict=True):
+            phi = self._phi(rows)
+            gram.addmm_(phi.T, phi)
+            moment.addmv_(phi.T, values - self._mean)
+        gram.diagonal().add_(len(y) * self.ridge)
+        factor = torch.linalg.cholesky(gram)
+        self._weights = torch.cholesky_solve(moment[:, None], factor)[:, 0]
+
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x)."""
+        return self._mean + self._phi(x) @ self._weights
+
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
+        """One layer: m^(-1/2) phi(x)."""
+        return [self._phi(x)]
+
+    def _phi(self, x: Tensor) -> Tensor:
+        before = x @ self._layer[:-1] / math.sqrt(x.shape[1]) + self._layer[-1]
+        return _ACTIVATIONS[self.activation](before) / math.sqrt(self.width)

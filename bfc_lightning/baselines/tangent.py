@@ -1,0 +1,147 @@
+"""Kernel ridge regression with tangent kernels: of infinitely wide networks, and of the learner."""
+
+from abc import abstractmethod
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.kernel_fit import Kernel, KernelFit
+from bfc_lightning.kernels import learner_ntk, quadratic_chain_ntk, readout_scales, relu_chain_ntk
+from bfc_lightning.measures import empirical_ntk
+from bfc_lightning.runs.folder import RunError
+
+
+class TangentKernel(Baseline):
+    """f(x) = mean(y) + sum_i c_i K(x, x_i) with (K + n ridge) c = y - mean(y), K a tangent kernel.
+
+    Gradient flow on the squared loss ends there with ridge 0, for networks that stay where their
+    gradients do not change.
+
+    Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, section 5.
+
+    Args:
+        ridge: of the equation, per sample.
+
+    Raises:
+        ValueError: if the ridge is not positive.
+    """
+
+    def __init__(self, ridge: float = 1e-4) -> None:
+        if not ridge > 0:
+            raise ValueError(f"ridge must be positive, got {ridge}.")
+        self.ridge = ridge
+
+    @abstractmethod
+    def kernel(self, task: Task) -> Kernel:
+        """K for a problem.
+
+        Args:
+            task: whose learner is meant.
+
+        Returns:
+            The kernel, of two sets of points.
+        """
+
+    def fit(self, task: Task) -> None:
+        """Solves the equation."""
+        x, y = task.train.inputs, task.train.labels
+        self._mean = y.mean()
+        self._fit = KernelFit(self.kernel(task), x, y - self._mean, ridge=self.ridge)
+
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x)."""
+        return self._mean + self._fit(x)
+
+
+class LearnerNTK(TangentKernel):
+    """The tangent kernel of the learner, infinitely wide: see `kernels.learner_ntk`.
+
+    Source: ours, along Jacot, Gabriel and Hongler, arXiv 1806.07572.
+    """
+
+    def kernel(self, task: Task) -> Kernel:
+        """Theta_f with the learner's depth and scales.
+
+        Raises:
+            RunError: if the learner's activation or signs are not those of the formula.
+        """
+        try:
+            scales = readout_scales(task.learner)
+        except ValueError as refused:
+            raise RunError(str(refused)) from refused
+        return partial(
+            learner_ntk,
+            scales=scales,
+            train_readout=task.learner.train_readout,
+            linear_readout=task.learner.linear is not None,
+        )
+
+
+class EmpiricalNTK(TangentKernel):
+    """The tangent kernel of the actual learner at its start: see `measures.empirical_ntk`.
+
+    The learner trains V itself, so that layers weigh by their widths, other than in `LearnerNTK`.
+
+    Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, section 4.
+    """
+
+    def kernel(self, task: Task) -> Kernel:
+        """K of the learner as it is."""
+        return partial(empirical_ntk, task.learner)
+
+
+class _ChainNTK(TangentKernel):
+    def __init__(
+        self, ridge: float = 1e-4, depth: int | None = None, bias_std: float = 1.0
+    ) -> None:
+        super().__init__(ridge)
+        if depth is not None and depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}.")
+        if not bias_std >= 0:
+            raise ValueError(f"bias_std must not be negative, got {bias_std}.")
+        self.depth = depth
+        self.bias_std = bias_std
+
+    def depth_for(self, task: Task) -> int:
+        """L; the learner's where it was not given."""
+        return task.learner.depth if self.depth is None else self.depth
+
+
+class QuadraticChainNTK(_ChainNTK):
+    """The tangent kernel of an infinitely wide chain of squares: `kernels.quadratic_chain_ntk`.
+
+    Source: Jacot, Gabriel and Hongler, arXiv 1806.07572.
+
+    Args:
+        ridge: of the equation, per sample.
+        depth: L, the number of hidden layers; the learner's where not given.
+        bias_std: s; with 0 the kernel is homogeneous of degree 2^L.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def kernel(self, task: Task) -> Kernel:
+        """Theta_{L+1}."""
+        return partial(quadratic_chain_ntk, depth=self.depth_for(task), bias_std=self.bias_std)
+
+
+class ReLUChainNTK(_ChainNTK):
+    """The tangent kernel of an infinitely wide chain of ReLU layers: `kernels.relu_chain_ntk`.
+
+    Source: Jacot, Gabriel and Hongler, arXiv 1806.07572.
+
+    Args:
+        ridge: of the equation, per sample.
+        depth: L, the number of hidden layers; the learner's where not given.
+        bias_std: s.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def kernel(self, task: Task) -> Kernel:
+        """Theta_{L+1}."""
+        return partial(relu_chain_ntk, depth=self.depth_for(task), bias_std=self.bias_std)

@@ -1,0 +1,19 @@
+"""Kernels of infinitely wide networks, in closed form, as pure functions of two sets of points."""
+
+from bfc_lightning.kernels.chains import (
+    quadratic_chain_nngp,
+    quadratic_chain_ntk,
+    relu_chain_nngp,
+    relu_chain_ntk,
+)
+from bfc_lightning.kernels.learner import learner_nngp, learner_ntk, readout_scales
+
+__all__ = [
+    "learner_nngp",
+    "learner_ntk",
+    "quadratic_chain_nngp",
+    "quadratic_chain_ntk",
+    "readout_scales",
+    "relu_chain_nngp",
+    "relu_chain_ntk",
+]

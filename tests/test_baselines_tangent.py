@@ -1,0 +1,159 @@
+"""Tangent kernels and random features as baselines, against the equations written out."""
+
+import numpy as np
+import pytest
+import torch
+
+from bfc_lightning import (
+    EmpiricalNTK,
+    LearnerNTK,
+    QuadraticChainNTK,
+    RandomFeatures,
+    ReLUChainNTK,
+)
+from bfc_lightning.baselines.base import Task
+from bfc_lightning.baselines.kernel_fit import KernelFit
+from bfc_lightning.kernels import learner_ntk, quadratic_chain_ntk, relu_chain_ntk
+from bfc_lightning.measures import empirical_ntk
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.runs.folder import RunError
+from tests.baseline_tasks import error, make_task
+
+
+def quadratic(x: torch.Tensor) -> torch.Tensor:
+    return x[:, 0] * x[:, 1] + 0.3 * x[:, 2] + 2
+
+
+def kernel_ridge(kernel, task, ridge: float, new) -> np.ndarray:
+    """(K + n ridge) c = y - mean(y), solved as it stands."""
+    x, y = task.train.inputs, task.train.labels.numpy()
+    gram = kernel(x, x).numpy()
+    weights = np.linalg.solve(gram + len(y) * ridge * np.eye(len(y)), y - y.mean())
+    return y.mean() + kernel(new, x).numpy() @ weights
+
+
+@pytest.mark.parametrize(
+    ("baseline", "kernel"),
+    [
+        (LearnerNTK(1e-3), lambda x, y: learner_ntk(x, y, [1.0, 1.0])),
+        (QuadraticChainNTK(1e-3), lambda x, y: quadratic_chain_ntk(x, y, 2, 1.0)),
+        (QuadraticChainNTK(1e-3, depth=1), lambda x, y: quadratic_chain_ntk(x, y, 1, 1.0)),
+        (ReLUChainNTK(1e-3, bias_std=0.5), lambda x, y: relu_chain_ntk(x, y, 2, 0.5)),
+    ],
+)
+def test_predictions_are_those_of_kernel_ridge_regression(baseline, kernel):
+    task = make_task(quadratic, num_samples=60, input_dim=5, depth=2)
+    baseline.fit(task)
+    new = task.holdout.inputs[:20]
+    expected = kernel_ridge(kernel, task, 1e-3, new)
+    np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-9, atol=1e-10)
+
+
+def jacobian(network: DenseNet, x: torch.Tensor) -> torch.Tensor:
+    """Every gradient, sample by sample."""
+    parameters = list(network.parameters())
+    rows = [torch.autograd.grad(network(point[None]).sum(), parameters) for point in x]
+    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+
+
+def test_empirical_kernel_is_that_of_full_jacobians():
+    task = make_task(quadratic, num_samples=40, input_dim=5, depth=3)
+    new = task.holdout.inputs[:15]
+    network = task.learner
+    sides = [jacobian(network, points) for points in (new, task.train.inputs)]
+    expected = (sides[0] @ sides[1].T).detach()
+    found = empirical_ntk(network, new, task.train.inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    baseline = EmpiricalNTK(1e-3)
+    baseline.fit(task)
+
+    def kernel(x, y):
+        return (jacobian(network, x) @ jacobian(network, y).T).detach()
+
+    expected = kernel_ridge(kernel, task, 1e-3, new)
+    np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_blocks_do_not_change_the_fit(monkeypatch):
+    task = make_task(quadratic, num_samples=50, input_dim=4)
+    whole, parts = LearnerNTK(1e-4), LearnerNTK(1e-4)
+    whole.fit(task)
+    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit._BLOCK", 7)
+    parts.fit(task)
+    x = task.holdout.inputs
+    torch.testing.assert_close(parts.predict(x), whole.predict(x), rtol=1e-9, atol=1e-9)
+
+
+def test_gram_matrix_is_factorised_where_it_lies(monkeypatch):
+    """A copy of 20,000 x 20,000 numbers would not fit beside it."""
+    seen = []
+
+    def watch(gram, **settings):
+        factor = original(gram, **settings)
+        seen.append(np.shares_memory(gram, factor[0]))
+        return factor
+
+    original = __import__("scipy.linalg", fromlist=["cho_factor"]).cho_factor
+    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit.cho_factor", watch)
+    x = make_task(quadratic, num_samples=30, input_dim=4).train.inputs
+    KernelFit(lambda a, b: (1 + a @ b.T) ** 2, x, x[:, 0], ridge=1e-3)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("activation", ["relu", "quadratic"])
+def test_random_features_are_kernel_ridge_regression_with_their_kernel(activation):
+    task = make_task(quadratic, num_samples=60, input_dim=5)
+    baseline = RandomFeatures(width=30, activation=activation, ridge=1e-4)
+    baseline.fit(task)
+    new = task.holdout.inputs[:20]
+
+    def kernel(x, y):
+        return baseline.features(x)[0] @ baseline.features(y)[0].T
+
+    expected = kernel_ridge(kernel, task, 1e-4, new)
+    np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-7, atol=1e-8)
+
+
+def test_random_features_follow_the_seed_and_the_formula():
+    task = make_task(quadratic, num_samples=60, input_dim=5)
+    first, again, other = (RandomFeatures(width=2000, activation="relu") for _ in range(3))
+    first.fit(task)
+    again.fit(task)
+    other.fit(Task(task.train, task.holdout, task.learner, seed=1))
+    x = task.holdout.inputs
+    assert torch.equal(first.predict(x), again.predict(x))
+    assert not torch.isclose(first.features(x)[0], other.features(x)[0]).all()
+    # E relu(z)^2 = Var(z) / 2 with Var(z) = |x|^2 / d + 1
+    norms = first.features(x)[0].square().sum(dim=1)
+    expected = (x.square().sum(dim=1) / 5 + 1) / 2
+    assert float((norms / expected - 1).abs().max()) < 0.2
+
+
+def test_quadratic_random_features_learn_what_is_quadratic():
+    task = make_task(quadratic, num_samples=400, input_dim=5)
+    baseline = RandomFeatures(width=200, activation="quadratic", ridge=1e-10)
+    baseline.fit(task)
+    assert error(baseline, task) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LearnerNTK(0.0), "ridge must be positive, got 0.0"),
+        (lambda: QuadraticChainNTK(depth=0), "depth must be at least 1, got 0"),
+        (lambda: ReLUChainNTK(bias_std=-1.0), "bias_std must not be negative, got -1.0"),
+        (lambda: RandomFeatures(width=0), "width must be at least 1, got 0"),
+        (lambda: RandomFeatures(activation="tanh"), "activation must be relu or quadratic"),
+        (lambda: RandomFeatures(ridge=-1.0), "ridge must be positive, got -1.0"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_learner_that_the_formula_does_not_cover_is_a_mistake_of_the_user():
+    task = make_task(quadratic, num_samples=10, input_dim=3)
+    learner = DenseNet(3, [4], positive_readout=True).double()
+    with pytest.raises(RunError, match="readout must be half"):
+        LearnerNTK().fit(Task(task.train, task.holdout, learner, 0))

@@ -1,0 +1,167 @@
+"""Kernels in closed form: against quadrature, Jacobians of wide networks, and another program."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bfc_lightning.activations import TruncatedQuadratic
+from bfc_lightning.kernels import (
+    learner_nngp,
+    learner_ntk,
+    quadratic_chain_nngp,
+    quadratic_chain_ntk,
+    readout_scales,
+    relu_chain_nngp,
+    relu_chain_ntk,
+)
+from bfc_lightning.networks import FEATURE_STD, DenseNet
+from bfc_lightning.seeds import generator
+
+STORED = json.loads((Path(__file__).parent / "oracles/neural_tangents_chain.json").read_text())
+CHAINS = {
+    ("quadratic", "ntk"): quadratic_chain_ntk,
+    ("quadratic", "nngp"): quadratic_chain_nngp,
+    ("relu", "ntk"): relu_chain_ntk,
+    ("relu", "nngp"): relu_chain_nngp,
+}
+SCALES = [1.0, 0.5, 0.25]
+
+
+def points(count: int, dim: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, dim, generator=generator(seed, "points"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("case", STORED["cases"], ids=lambda c: f"{c['activation']}{c['depth']}")
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+def test_chain_has_the_values_of_an_independent_implementation(case, kind):
+    x, other = (torch.tensor(STORED[name], dtype=torch.float64) for name in ("x", "other"))
+    chain = CHAINS[case["activation"], kind]
+    found = chain(x, other, case["depth"], case["bias_std"])
+    np.testing.assert_allclose(found, case[kind], rtol=1e-10)
+
+
+def expectation(function, covariance: np.ndarray) -> float:
+    """E function(z, z') for centred Gaussians, by Gauss-Hermite quadrature: exact for squares."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(12)
+    weights = weights / weights.sum()
+    root = np.linalg.cholesky(covariance + 1e-300 * np.eye(2))
+    total = 0.0
+    for a, u in zip(nodes, weights, strict=True):
+        for b, v in zip(nodes, weights, strict=True):
+            z, other = root @ np.array([a, b])
+            total += u * v * function(z, other)
+    return total
+
+
+def slow_learner_ntk(x, y, scales, *, train_readout: bool, linear_readout: bool) -> float:
+    """The recursion at one pair of points, every expectation by quadrature."""
+    d = len(x)
+    pair = np.array([[x @ x, x @ y], [x @ y, y @ y]]) / d
+    sigma, features, tangents = [], [], []
+    total = 1.0 + (x @ y if linear_readout else 0.0)
+    for scale in scales:
+        here = pair + FEATURE_STD**2 * sum(features, np.zeros((2, 2)))
+        square = np.array([
+            [3 * here[0, 0] ** 2, expectation(lambda z, w: z**2 * w**2, here)],
+            [0.0, 3 * here[1, 1] ** 2],
+        ])
+        square[1, 0] = square[0, 1]
+        through = sum(
+            FEATURE_STD**2 * expectation(lambda z, w: 4 * z * w, below) * tangent
+            for below, tangent in zip(sigma, tangents, strict=True)
+        )
+        tangent = here[0, 1] + 1 + through
+        total += scale**2 * expectation(lambda z, w: 4 * z * w, here) * tangent
+        total += scale**2 * square[0, 1] if train_readout else 0.0
+        sigma.append(here)
+        features.append(square)
+        tangents.append(tangent)
+    return total
+
+
+@pytest.mark.parametrize("train_readout", [True, False])
+@pytest.mark.parametrize("linear_readout", [True, False])
+def test_learner_ntk_equals_the_recursion_written_out(train_readout, linear_readout):
+    x, other = points(3), points(2, seed=1)
+    options = {"train_readout": train_readout, "linear_readout": linear_readout}
+    found = learner_ntk(x, other, SCALES, **options)
+    expected = [
+        [slow_learner_ntk(a, b, SCALES, **options) for b in other.numpy()] for a in x.numpy()
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def scaled_gradients(network: DenseNet, x: torch.Tensor) -> torch.Tensor:
+    """Gradients of f at each point in U = V / std and everything else that is trained."""
+    rows = []
+    for point in x:
+        network.zero_grad()
+        network(point[None]).sum().backward()
+        parts = [network.constant.grad.reshape(1)]
+        for layer in network.dense_layers():
+            blocks = torch.split(layer.weight.grad, list(layer.fan_ins), dim=1)
+            for source, (block, fan_in) in enumerate(zip(blocks, layer.fan_ins, strict=True)):
+                std = (1.0 if source == 0 else FEATURE_STD) / math.sqrt(fan_in)
+                parts.append((std * block).flatten())
+            parts += [layer.bias.grad, layer.readout.grad]
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
+def test_jacobians_of_wide_learners_come_near_as_one_over_the_root_of_the_width():
+    x = points(5)
+    limit = learner_ntk(x, x, SCALES)
+    widths, errors = [32, 128, 512], []
+    for width in widths:
+        squares = []
+        for seed in range(12 if width < 512 else 6):
+            network = DenseNet(5, [width] * 3, level_scales=SCALES, seed=seed).double()
+            assert readout_scales(network) == pytest.approx(SCALES)
+            rows = scaled_gradients(network, x)
+            difference = rows @ rows.T - limit
+            squares.append(float(difference.square().sum() / limit.square().sum()))
+        errors.append(math.sqrt(sum(squares) / len(squares)))
+    slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
+    assert -0.75 < slope < -0.3, errors
+    assert errors[-1] < 0.15
+
+
+def test_outputs_of_wide_learners_have_the_covariance_of_the_nngp():
+    x = points(3)
+    outputs = []
+    for seed in range(2000):
+        network = DenseNet(5, [64, 64], level_scales=SCALES, seed=seed).double()
+        with torch.no_grad():
+            outputs.append(network(x).numpy())
+    found = np.cov(np.array(outputs).T)
+    expected = learner_nngp(x, x, SCALES[:2]).numpy()
+    assert np.linalg.norm(found - expected) < 0.15 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("bias_std", [0.0, 0.7])
+def test_kernels_of_a_point_with_itself_are_symmetric_and_positive(bias_std):
+    x = points(30)
+    for chain in CHAINS.values():
+        kernel = chain(x, x, 3, bias_std)
+        assert torch.isfinite(kernel).all()
+        torch.testing.assert_close(kernel, kernel.T, rtol=1e-12, atol=0)
+        assert torch.linalg.eigvalsh(kernel)[0] > -1e-10 * kernel.diagonal().max()
+    scaled = relu_chain_ntk(2 * x, x, 3)
+    torch.testing.assert_close(scaled, 2 * relu_chain_ntk(x, x, 3), rtol=1e-6, atol=1e-6)
+
+
+def test_what_the_formulas_do_not_cover_is_refused():
+    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+        quadratic_chain_ntk(points(1), points(1), 0)
+    with pytest.raises(ValueError, match="bias_std must not be negative, got -1"):
+        relu_chain_nngp(points(1), points(1), 1, -1.0)
+    with pytest.raises(
+        ValueError, match=r"readout must be half .* got the sum 4 over 4 in layer 1"
+    ):
+        readout_scales(DenseNet(5, [4, 4], positive_readout=True))
+    with pytest.raises(ValueError, match=r"activation must be Quadratic .* got TruncatedQuadratic"):
+        readout_scales(DenseNet(5, [4], activation=TruncatedQuadratic()))
