@@ -52,6 +52,7 @@ def test_stop_is_remembered_until_the_limit_grows(tmp_path):
     assert stop_of(run, tmp_path, Limits()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux")
 def test_slow_and_greedy_learners_are_rows_and_the_others_go_on(tmp_path, capsys):
     learners = {"slow": SLOW, "greedy": GREEDY, "wide": {}}
