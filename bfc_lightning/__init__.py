@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         ReLUChainNTK,
         SequentialKernels,
         SpectralMethod,
+        SteppedThreeLayer,
+        ThreeLayer,
+        TwoLayer,
     )
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         LayeredTarget,
         QuadraticFeature,
         RichRepresentation,
+        Sight,
         SingleIndex,
         Target,
     )
@@ -48,6 +52,9 @@ _HOMES = {
     "TruncatedQuadratic": "activations",
     "Baseline": "baselines",
     "KernelRidge": "baselines",
+    "TwoLayer": "baselines",
+    "ThreeLayer": "baselines",
+    "SteppedThreeLayer": "baselines",
     "ReLUChainNTK": "baselines",
     "RandomFeatures": "baselines",
     "QuadraticChainNTK": "baselines",
@@ -81,6 +88,7 @@ _HOMES = {
     "LayeredTarget": "targets",
     "QuadraticFeature": "targets",
     "RichRepresentation": "targets",
+    "Sight": "targets",
     "SingleIndex": "targets",
     "Target": "targets",
 }
@@ -120,10 +128,14 @@ __all__ = [
     "SampleStream",
     "Scheme",
     "SequentialKernels",
+    "Sight",
     "SingleIndex",
     "SpectralMethod",
+    "SteppedThreeLayer",
     "Target",
+    "ThreeLayer",
     "TruncatedQuadratic",
+    "TwoLayer",
     "load_run",
 ]
 

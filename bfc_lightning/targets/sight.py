@@ -1,0 +1,57 @@
+"""SIGHT: a function of one feature, which is a sum over a few directions of many."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bfc_lightning.inputs import InputLaw, haar_orthogonal
+from bfc_lightning.seeds import generator
+from bfc_lightning.targets.base import Target
+
+
+class Sight(Target):
+    """A single-index Gaussian hierarchical target.
+
+        G(x) = tanh(3 h(x)),   h(x) = r^(-1/2) sum_{i=1..r} a_i P(<w_i, x>),   r = d^e, rounded
+        P(z) = He_2(z) + He_3(z) = (z^2 - 1) + (z^3 - 3z)
+
+    with w_1, ..., w_r orthonormal, Haar, and signs a_i. The directions can be learned from about
+    d^(1+e) samples, h from r^3 more once they are known, and then tanh from a few.
+
+    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, SIGHT; random signs are ours.
+
+    Args:
+        inputs: the law of x.
+        exponent: e, in (0, 1].
+        seed: of directions and signs; 0 where nobody gives one.
+
+    Raises:
+        ValueError: if the exponent is out of range.
+    """
+
+    directions: Tensor
+    signs: Tensor
+
+    def __init__(self, inputs: InputLaw, exponent: float = 0.5, seed: int | None = None) -> None:
+        super().__init__(inputs)
+        if not 0 < exponent <= 1:
+            raise ValueError(f"exponent must lie in (0, 1], got {exponent}.")
+        seed = 0 if seed is None else seed
+        self.exponent = exponent
+        r = max(1, round(self.input_dim**exponent))
+        rotation = haar_orthogonal(self.input_dim, generator(seed, "directions"))
+        coins = torch.randint(0, 2, (r,), generator=generator(seed, "signs"))
+        self.register_buffer("directions", rotation[:r])
+        self.register_buffer("signs", 2 * coins.double() - 1)
+        self.estimate_moments(seed)
+
+    def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """h(x)."""
+        z = x @ self.directions.T
+        return (z**3 + z**2 - 3 * z - 1) @ self.signs / math.sqrt(len(self.signs))
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """tanh(3 h(x))."""
+        return (3 * self.feature(x)).tanh()
