@@ -191,8 +191,8 @@ class ThreeLayer(_WithHead):
         self.fit_head(second, task)
 
     def _inner(self, x: Tensor) -> Tensor:
-        norms = x.square().mean(dim=1, keepdim=True)
-        return ((x @ self._neurons.T).square() - norms) / math.sqrt(self.width)
+        squares: Tensor = (x @ self._neurons.T).square()
+        return (squares - x.square().mean(dim=1, keepdim=True)) / math.sqrt(self.width)
 
 
 class SteppedThreeLayer(_WithHead):
