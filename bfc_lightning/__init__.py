@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         LayeredTarget,
         QuadraticFeature,
         RichRepresentation,
+        Sight,
         SingleIndex,
         Target,
     )
@@ -81,6 +82,7 @@ _HOMES = {
     "LayeredTarget": "targets",
     "QuadraticFeature": "targets",
     "RichRepresentation": "targets",
+    "Sight": "targets",
     "SingleIndex": "targets",
     "Target": "targets",
 }
@@ -120,6 +122,7 @@ __all__ = [
     "SampleStream",
     "Scheme",
     "SequentialKernels",
+    "Sight",
     "SingleIndex",
     "SpectralMethod",
     "Target",

@@ -2,6 +2,7 @@
 
 from bfc_lightning.targets.base import LayeredTarget, Target
 from bfc_lightning.targets.hierarchical import HierarchicalTarget
+from bfc_lightning.targets.sight import Sight
 from bfc_lightning.targets.slides import BackwardCorrection, RichRepresentation
 from bfc_lightning.targets.three_layer import DepthSeparation, QuadraticFeature, SingleIndex
 
@@ -12,6 +13,7 @@ __all__ = [
     "LayeredTarget",
     "QuadraticFeature",
     "RichRepresentation",
+    "Sight",
     "SingleIndex",
     "Target",
 ]
