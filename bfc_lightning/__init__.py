@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         ReLUChainNTK,
         SequentialKernels,
         SpectralMethod,
+        SteppedThreeLayer,
+        ThreeLayer,
+        TwoLayer,
     )
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
@@ -49,6 +52,9 @@ _HOMES = {
     "TruncatedQuadratic": "activations",
     "Baseline": "baselines",
     "KernelRidge": "baselines",
+    "TwoLayer": "baselines",
+    "ThreeLayer": "baselines",
+    "SteppedThreeLayer": "baselines",
     "ReLUChainNTK": "baselines",
     "RandomFeatures": "baselines",
     "QuadraticChainNTK": "baselines",
@@ -125,8 +131,11 @@ __all__ = [
     "Sight",
     "SingleIndex",
     "SpectralMethod",
+    "SteppedThreeLayer",
     "Target",
+    "ThreeLayer",
     "TruncatedQuadratic",
+    "TwoLayer",
     "load_run",
 ]
 

@@ -13,6 +13,7 @@ from bfc_lightning.baselines.tangent import (
     ReLUChainNTK,
     TangentKernel,
 )
+from bfc_lightning.baselines.three_layer import SteppedThreeLayer, ThreeLayer, TwoLayer
 
 __all__ = [
     "Baseline",
@@ -25,6 +26,9 @@ __all__ = [
     "RecursiveFeatureMachine",
     "SequentialKernels",
     "SpectralMethod",
+    "SteppedThreeLayer",
     "TangentKernel",
     "Task",
+    "ThreeLayer",
+    "TwoLayer",
 ]

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.readout import fit_readout
 from bfc_lightning.seeds import generator
 
 ActivationName = Literal["relu", "quadratic"]
 _ACTIVATIONS = {"relu": torch.relu, "quadratic": torch.square}
-_CHUNK = 2048
 
 
 class RandomFeatures(Baseline):
@@ -48,21 +48,13 @@ class RandomFeatures(Baseline):
         self.ridge = ridge
 
     def fit(self, task: Task) -> None:
-        """Draws the layer, and solves the regression a block of rows at a time."""
+        """Draws the layer, and solves the regression."""
         x, y = task.train.inputs, task.train.labels
         random = generator(task.seed, "random features")
         size = (x.shape[1] + 1, self.width)
         self._layer = torch.randn(size, generator=random, dtype=torch.float64)
         self._mean = y.mean()
-        gram = torch.zeros(self.width, self.width, dtype=torch.float64)
-        moment = torch.zeros(self.width, dtype=torch.float64)
-        for rows, values in zip(torch.split(x, _CHUNK), torch.split(y, _CHUNK), strict=True):
-            phi = self._phi(rows)
-            gram.addmm_(phi.T, phi)
-            moment.addmv_(phi.T, values - self._mean)
-        gram.diagonal().add_(len(y) * self.ridge)
-        factor = torch.linalg.cholesky(gram)
-        self._weights = torch.cholesky_solve(moment[:, None], factor)[:, 0]
+        self._weights = fit_readout(self._phi, x, y - self._mean, ridge=self.ridge)
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""

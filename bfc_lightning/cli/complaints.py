@@ -13,7 +13,7 @@ _GROUPS = {
 }
 _KNOWN = {
     "target": "HierarchicalTarget, RichRepresentation, BackwardCorrection, SingleIndex, "
-    "QuadraticFeature, DepthSeparation",
+    "QuadraticFeature, DepthSeparation, Sight",
     "inputs": "Gaussian, GaussianMixture",
     "labels": "Regression, Classification",
     "scheme": "Joint, Progressive, Layerwise",

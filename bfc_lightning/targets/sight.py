@@ -1,4 +1,4 @@
-"""SIGHT: a function of one combination of many features, each of one direction."""
+"""SIGHT: a function of one feature, which is a sum over a few directions of many."""
 
 import math
 
@@ -8,28 +8,26 @@ from torch import Tensor
 
 from bfc_lightning.inputs import InputLaw, haar_orthogonal
 from bfc_lightning.seeds import generator
-from bfc_lightning.targets.base import LayeredTarget
+from bfc_lightning.targets.base import Target
 
 
-class Sight(LayeredTarget):
+class Sight(Target):
     """A single-index Gaussian hierarchical target.
 
-        h(x) = a . P(W x) / sqrt(r),   G(x) = g(h(x)),   r = round(d^e)
-        g(z) = tanh(3z),   P(z) = He_2(z)/2! + He_3(z)/3!, entry by entry
+        G(x) = tanh(3 h(x)),   h(x) = r^(-1/2) sum_{i=1..r} a_i P(<w_i, x>),   r = d^e, rounded
+        P(z) = He_2(z)/2! + He_3(z)/3! = (z^2 - 1)/2 + (z^3 - 3z)/6
 
-    with orthonormal rows in W (r by d, Haar) and random signs a. He_2 = z^2 - 1 and He_3 = z^3 - 3z
-    are the probabilists' polynomials. Under N(0, 1) the features P(W x) are independent, and h has
-    mean 0 and variance 1/2! + 1/3! = 2/3.
+    with w_1, ..., w_r orthonormal, Haar, and random signs a_i, so that h has mean 0 and variance
+    1/2! + 1/3! = 2/3 under N(0, 1). The directions can be learned from about
+    d^(1+e) samples, h from r^3 more once they are known, and then tanh from a few.
 
-    Its two layers, for measures of features: W x, then P(W x); h, then G.
-
-    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961; the factors 1/k! and the signs
-    are those of the authors' code (IdePHICS/ComputationalDepth).
+    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, SIGHT; the factors 1/k! and the
+    random signs are those of the authors' code (github.com/IdePHICS/ComputationalDepth).
 
     Args:
         inputs: the law of x.
-        exponent: e, so that there are about d^e features; in (0, 1].
-        seed: of W and a; 0 where nobody gives one.
+        exponent: e, in (0, 1].
+        seed: of directions and signs; 0 where nobody gives one.
 
     Raises:
         ValueError: if the exponent is out of range.
@@ -44,29 +42,18 @@ class Sight(LayeredTarget):
             raise ValueError(f"exponent must lie in (0, 1], got {exponent}.")
         seed = 0 if seed is None else seed
         self.exponent = exponent
-        num_features = round(self.input_dim**exponent)
-        rows = haar_orthogonal(self.input_dim, generator(seed, "directions"))[:num_features]
-        self.register_buffer("directions", rows)
-        coins = torch.randint(0, 2, (num_features,), generator=generator(seed, "signs"))
+        r = max(1, round(self.input_dim**exponent))
+        rotation = haar_orthogonal(self.input_dim, generator(seed, "directions"))
+        coins = torch.randint(0, 2, (r,), generator=generator(seed, "signs"))
+        self.register_buffer("directions", rotation[:r])
         self.register_buffer("signs", 2 * coins.double() - 1)
         self.estimate_moments(seed)
 
+    def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """h(x)."""
+        z = x @ self.directions.T
+        return (z**3 / 6 + z**2 / 2 - z / 2 - 0.5) @ self.signs / math.sqrt(len(self.signs))
+
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """g(h(x))."""
-        return (3 * self._combined(self._first(x @ self.directions.T))).tanh()
-
-    def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
-        """W x, and h(x) as one column."""
-        first = x @ self.directions.T
-        return [first, self._combined(self._first(first))[:, None]]
-
-    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
-        """P(W x), and G(x) as one column."""
-        first, second = self.preactivations(x)
-        return [self._first(first), (3 * second).tanh()]
-
-    def _first(self, z: Tensor) -> Tensor:
-        return (z**2 - 1) / 2 + (z**3 - 3 * z) / 6
-
-    def _combined(self, features: Tensor) -> Tensor:
-        return features @ self.signs / math.sqrt(len(self.signs))
+        """tanh(3 h(x))."""
+        return (3 * self.feature(x)).tanh()

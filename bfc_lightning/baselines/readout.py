@@ -1,0 +1,41 @@
+"""A linear readout on features, by ridge regression, a block of rows at a time."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_CHUNK = 2048
+
+
+def fit_readout(
+    features: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, " n"],
+    *,
+    ridge: float,
+) -> Float[Tensor, " m"]:
+    """argmin_w |Phi w - y|^2 + n ridge |w|^2.
+
+    Source: ours.
+
+    Args:
+        features: Phi, from rows (n, d) to (n, m).
+        x: samples.
+        y: values, centred or not.
+        ridge: per sample, positive.
+
+    Returns:
+        w.
+    """
+    blocks = zip(torch.split(x, _CHUNK), torch.split(y, _CHUNK), strict=True)
+    parts = ((features(rows), values) for rows, values in blocks)
+    phi, values = next(parts)
+    gram, moment = phi.T @ phi, phi.T @ values
+    for phi, values in parts:
+        gram.addmm_(phi.T, phi)
+        moment.addmv_(phi.T, values)
+    gram.diagonal().add_(len(y) * ridge)
+    weights: Tensor = torch.cholesky_solve(moment[:, None], torch.linalg.cholesky(gram))
+    return weights[:, 0]

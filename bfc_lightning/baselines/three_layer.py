@@ -1,0 +1,231 @@
+"""Networks that are trained one layer after another, each stage on samples of its own."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.readout import fit_readout
+from bfc_lightning.seeds import generator
+from bfc_lightning.types import Batch
+
+_HEAD_WIDTH = 256
+_HEAD_SPREAD = 2.0
+_HEAD_RIDGE = 1e-6
+
+
+def gradient_steps(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, " n"],
+    neurons: Float[Tensor, "m d"],
+    num_steps: int = 1,
+) -> Float[Tensor, "m d"]:
+    """Neurons after long steps down the correlation loss -mean of y sum_i (<w_i, x>^2 - |w_i|^2).
+
+        w_i <- mean of y (x x^T - 1) w_i, scaled to |w_i| = 1;   num_steps times
+
+    Every neuron is drawn to the directions in which y has curvature; further steps take out what
+    the first one leaves of the noise.
+
+    Source: Damian, Lee and Soltanolkotabi, arXiv 2206.15144, the first step, with a square.
+
+    Args:
+        x: samples of that stage.
+        y: labels, centred.
+        neurons: w at the start.
+        num_steps: how many, at least 1.
+
+    Returns:
+        w after the steps, rows of length 1.
+    """
+    moment = (x.T * y) @ x / len(x) - y.mean() * torch.eye(x.shape[1], dtype=x.dtype)
+    for _ in range(num_steps):
+        moved = neurons @ moment
+        neurons = moved / moved.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    return neurons
+
+
+class _Staged(Baseline):
+    """What the networks share: width, ridge, and samples that are shared out among the stages."""
+
+    num_stages: int
+
+    def __init__(self, width: int = 2048, ridge: float = 1e-4, num_steps: int = 1) -> None:
+        for name, value in (("width", width), ("num_steps", num_steps)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if not ridge > 0:
+            raise ValueError(f"ridge must be positive, got {ridge}.")
+        self.width = width
+        self.ridge = ridge
+        self.num_steps = num_steps
+
+    def begin(self, task: Task) -> list[Batch]:
+        """Keeps the mean label; draws neurons and biases; a part of the samples for each stage."""
+        self._mean = task.train.labels.mean()
+        random = generator(task.seed, "neurons")
+        drawn = torch.randn(self.width, task.train.inputs.shape[1], generator=random).double()
+        self._neurons = drawn / drawn.norm(dim=1, keepdim=True)
+        self._biases = torch.randn(self.width, generator=random).double()
+        columns = [torch.tensor_split(column, self.num_stages) for column in task.train]
+        return [Batch(*parts) for parts in zip(*columns, strict=True)]
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """m^(-1/2) relu(<w_i, x> + b_i)."""
+        neurons: Tensor = (x @ self._neurons.T + self._biases).relu()
+        return neurons / math.sqrt(self.width)
+
+
+class TwoLayer(_Staged):
+    """One hidden layer: gradient steps on its weights, then ridge regression on its neurons.
+
+        1. w: `gradient_steps` on the first half of the samples, from uniform on the sphere
+        2. f(x) = mean(y) + m^(-1/2) sum_i c_i relu(<w_i, x> + b_i), c by ridge on the second half
+
+    with b_i ~ N(0, 1).
+
+    Source: Damian, Lee and Soltanolkotabi, arXiv 2206.15144, algorithm 1.
+
+    Args:
+        width: m.
+        ridge: of the readout, per sample.
+        num_steps: gradient steps on the hidden layer; the paper takes one.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    num_stages = 2
+
+    def fit(self, task: Task) -> None:
+        """Both stages."""
+        first, second = self.begin(task)
+        self._neurons = gradient_steps(
+            first.inputs, first.labels - self._mean, self._neurons, self.num_steps
+        )
+        y = second.labels - self._mean
+        self._weights = fit_readout(self.hidden, second.inputs, y, ridge=self.ridge)
+
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x)."""
+        return self._mean + self.hidden(x) @ self._weights
+
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
+        """One layer: its neurons."""
+        return [self.hidden(x)]
+
+
+class _WithHead(_Staged):
+    """A network whose middle layer is one feature h, read out by a third layer."""
+
+    def _middle(self, x: Tensor) -> Tensor:
+        """h(x), of standard deviation 1 over the samples that it was found on."""
+        return self._inner(x) @ self._weights
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return self.hidden(x)
+
+    def settle(self, weights: Tensor, x: Tensor) -> None:
+        """Takes h, in units of its standard deviation."""
+        self._weights = weights
+        values = torch.cat([self._middle(rows) for rows in torch.split(x, 2048)])
+        self._weights = weights / values.std()
+
+    def fit_head(self, samples: Batch, task: Task) -> None:
+        """The readout: ridge regression on sum_j c_j relu(s_j h(x) + b_j)."""
+        random = generator(task.seed, "head")
+        self._signs = 2.0 * torch.randint(0, 2, (_HEAD_WIDTH,), generator=random).double() - 1
+        self._shifts = _HEAD_SPREAD * torch.randn(_HEAD_WIDTH, generator=random).double()
+        y = samples.labels - self._mean
+        self._head = fit_readout(self._top, samples.inputs, y, ridge=_HEAD_RIDGE)
+
+    def _top(self, x: Tensor) -> Tensor:
+        neurons: Tensor = (self._middle(x)[:, None] * self._signs + self._shifts).relu()
+        return neurons / math.sqrt(_HEAD_WIDTH)
+
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x)."""
+        return self._mean + self._top(x) @ self._head
+
+    def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
+        """Two layers: the inner neurons, and h."""
+        return [self._inner(x), self._middle(x)[:, None]]
+
+
+class ThreeLayer(_WithHead):
+    """Two hidden layers of which the first stays random: one gradient step makes the second.
+
+        phi_i(x) = m^(-1/2) (<v_i, x>^2 - |x|^2 / d),   v_i uniform on the sphere, fixed
+        1. h(x) = <u, phi(x)>,   u = mean of (y - mean(y)) phi(x) over the first half: one step from
+           0; then scaled to unit variance
+        2. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the second half
+
+    with signs s_j and b_j ~ N(0, 4), 256 of them. h is what of y a quadratic kernel sees; the last
+    layer makes a function of it, which no kernel on x can. They draw x from the sphere, where
+    |x|^2 / d is constant; under a Gaussian, its share in y would outweigh all other directions.
+
+    Source: Nichani, Damian and Lee, arXiv 2305.06986, algorithm 1. They leave the inner activation
+    open; a square is ours.
+
+    Args:
+        width: m.
+
+    Raises:
+        ValueError: if the width is below 1.
+    """
+
+    num_stages = 2
+
+    def __init__(self, width: int = 4096) -> None:
+        super().__init__(width)
+
+    def fit(self, task: Task) -> None:
+        """Both stages."""
+        first, second = self.begin(task)
+        y = first.labels - self._mean
+        blocks = zip(torch.split(first.inputs, 2048), torch.split(y, 2048), strict=True)
+        total = torch.stack([self._inner(rows).T @ part for rows, part in blocks]).sum(dim=0)
+        self.settle(total / len(y), first.inputs)
+        self.fit_head(second, task)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        norms = x.square().mean(dim=1, keepdim=True)
+        return ((x @ self._neurons.T).square() - norms) / math.sqrt(self.width)
+
+
+class SteppedThreeLayer(_WithHead):
+    """Two hidden layers, both found: directions first, then one feature of them, then its function.
+
+        1. w: `gradient_steps` on the first third of the samples, from uniform on the sphere
+        2. h(x) = m^(-1/2) sum_i u_i relu(<w_i, x> + b_i), u by ridge on the second third; then
+           scaled to unit variance
+        3. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the last third
+
+    with b ~ N(0, 1) below and N(0, 4) above, and signs s_j.
+
+    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, layer-wise training of three
+    layers; the middle layer by ridge to its end, instead of a step, is ours.
+
+    Args:
+        width: m.
+        ridge: of the middle layer, per sample.
+        num_steps: gradient steps on the first layer; one in the paper.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    num_stages = 3
+
+    def fit(self, task: Task) -> None:
+        """All stages."""
+        first, second, third = self.begin(task)
+        self._neurons = gradient_steps(
+            first.inputs, first.labels - self._mean, self._neurons, self.num_steps
+        )
+        y = second.labels - self._mean
+        weights = fit_readout(self.hidden, second.inputs, y, ridge=self.ridge)
+        self.settle(weights, second.inputs)
+        self.fit_head(third, task)
