@@ -15,12 +15,14 @@ class Sight(Target):
     """A single-index Gaussian hierarchical target.
 
         G(x) = tanh(3 h(x)),   h(x) = r^(-1/2) sum_{i=1..r} a_i P(<w_i, x>),   r = d^e, rounded
-        P(z) = He_2(z) + He_3(z) = (z^2 - 1) + (z^3 - 3z)
+        P(z) = He_2(z)/2! + He_3(z)/3! = (z^2 - 1)/2 + (z^3 - 3z)/6
 
-    with w_1, ..., w_r orthonormal, Haar, and signs a_i. The directions can be learned from about
+    with w_1, ..., w_r orthonormal, Haar, and random signs a_i, so that h has mean 0 and variance
+    1/2! + 1/3! = 2/3 under N(0, 1). The directions can be learned from about
     d^(1+e) samples, h from r^3 more once they are known, and then tanh from a few.
 
-    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, SIGHT; random signs are ours.
+    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, SIGHT; the factors 1/k! and the
+    random signs are those of the authors' code (github.com/IdePHICS/ComputationalDepth).
 
     Args:
         inputs: the law of x.
@@ -50,7 +52,7 @@ class Sight(Target):
     def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """h(x)."""
         z = x @ self.directions.T
-        return (z**3 + z**2 - 3 * z - 1) @ self.signs / math.sqrt(len(self.signs))
+        return (z**3 / 6 + z**2 / 2 - z / 2 - 0.5) @ self.signs / math.sqrt(len(self.signs))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """tanh(3 h(x))."""
