@@ -141,13 +141,13 @@ def test_baseline_of_ones_own_is_measured_with_its_features_and_choices(tmp_path
         (
             ["--baseline", "KernelRidg", *FEW],
             "baseline: must be the name or the import path of a class, got KernelRidg. Known: "
-            "KernelRidge",
+            "EmpiricalNTK, KernelRidge, LearnerNTK",
         ),
         (
             ["--baseline.ridge", "3", *FEW],
-            "baseline: must be the name or the import path of a class. Known: KernelRidge",
+            "baseline: must be the name or the import path of a class. Known: EmpiricalNTK",
         ),
-        (["--baseline", "Gaussian", *FEW], "got Gaussian. Known: KernelRidge"),
+        (["--baseline", "Gaussian", *FEW], "got Gaussian. Known: EmpiricalNTK, KernelRidge"),
         (FEW, "baseline must be given, in a config (-c FILE) or as --KEY."),
         ([*KERNEL, "--baseline.ridge", "-1"], "ridge must be positive, got -1.0."),
         ([*KERNEL, "--baseline.ridg", "1"], "Option 'ridg' is not accepted"),

@@ -1,6 +1,7 @@
 """Mistakes in the input, told in one line: the key, the rule and the value."""
 
 import re
+from inspect import isabstract
 from pathlib import Path
 
 # The argument groups whose classes jsonargparse names by their base class only.
@@ -107,7 +108,8 @@ def _known(key: str) -> str:
         return f" Known: {_KNOWN[key]}." if key in _KNOWN else ""
     from bfc_lightning import baselines
 
-    names = [name for name in baselines.__all__ if name not in ("Baseline", "Task")]
+    kinds = {name: getattr(baselines, name) for name in baselines.__all__ if name != "Task"}
+    names = [name for name, kind in kinds.items() if not isabstract(kind)]
     return f" Known: {', '.join(names)}."
 
 
