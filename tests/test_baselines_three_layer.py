@@ -85,6 +85,16 @@ def test_each_stage_has_samples_of_its_own(kind, parts):
     assert not torch.equal(whole.predict(x), changed.predict(x))
 
 
+def test_stages_take_the_samples_that_their_shares_say():
+    task = make_task(form, num_samples=60, input_dim=4)
+    baseline = SteppedThreeLayer(width=16, shares=[0.7, 0.25, 0.05])
+    parts = baseline.begin(task)
+    assert [len(part.labels) for part in parts] == [42, 15, 3]
+    assert torch.equal(torch.cat([part.inputs for part in parts]), task.train.inputs)
+    assert torch.equal(torch.cat([part.labels for part in parts]), task.train.labels)
+    assert [len(part.labels) for part in SteppedThreeLayer(width=16).begin(task)] == [20, 20, 20]
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_seed_decides_the_start(kind):
     task = make_task(form, num_samples=60, input_dim=4)
@@ -121,6 +131,9 @@ def test_three_layers_get_further_than_two_on_a_function_of_a_quadratic_form():
         (lambda: TwoLayer(num_steps=0), "num_steps must be at least 1, got 0"),
         (lambda: ThreeLayer(width=-1), "width must be at least 1, got -1"),
         (lambda: SteppedThreeLayer(ridge=0.0), "ridge must be positive, got 0.0"),
+        (lambda: TwoLayer(shares=[0.5, 0.6]), r"shares must be 2 positive numbers .* got \[0.5, 0"),
+        (lambda: ThreeLayer(shares=[1.0]), r"shares must be 2 positive numbers .* got \[1.0\]"),
+        (lambda: SteppedThreeLayer(shares=[0.5, 0.5, 0.0]), r"shares must be 3 positive numbers"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(make, message):

@@ -1,5 +1,6 @@
 """Networks that are trained one layer after another, each stage on samples of its own."""
 
+import itertools
 import math
 
 import torch
@@ -52,12 +53,20 @@ class _Staged(Baseline):
 
     num_stages: int
 
-    def __init__(self, width: int = 2048, ridge: float = 1e-4, num_steps: int = 1) -> None:
+    def __init__(
+        self, shares: list[float], width: int = 2048, ridge: float = 1e-4, num_steps: int = 1
+    ) -> None:
+        is_share = len(shares) == self.num_stages and min(shares) > 0
+        if not is_share or abs(sum(shares) - 1) > 1e-9:
+            raise ValueError(
+                f"shares must be {self.num_stages} positive numbers that sum to 1, got {shares}."
+            )
         for name, value in (("width", width), ("num_steps", num_steps)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if not ridge > 0:
             raise ValueError(f"ridge must be positive, got {ridge}.")
+        self.shares = shares
         self.width = width
         self.ridge = ridge
         self.num_steps = num_steps
@@ -69,7 +78,9 @@ class _Staged(Baseline):
         drawn = torch.randn(self.width, task.train.inputs.shape[1], generator=random).double()
         self._neurons = drawn / drawn.norm(dim=1, keepdim=True)
         self._biases = torch.randn(self.width, generator=random).double()
-        columns = [torch.tensor_split(column, self.num_stages) for column in task.train]
+        ends = itertools.accumulate(self.shares[:-1])
+        cuts = [round(end * len(task.train.labels)) for end in ends]
+        columns = [torch.tensor_split(column, cuts) for column in task.train]
         return [Batch(*parts) for parts in zip(*columns, strict=True)]
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -81,8 +92,8 @@ class _Staged(Baseline):
 class TwoLayer(_Staged):
     """One hidden layer: gradient steps on its weights, then ridge regression on its neurons.
 
-        1. w: `gradient_steps` on the first half of the samples, from uniform on the sphere
-        2. f(x) = mean(y) + m^(-1/2) sum_i c_i relu(<w_i, x> + b_i), c by ridge on the second half
+        1. w: `gradient_steps` on the first samples, from uniform on the sphere
+        2. f(x) = mean(y) + m^(-1/2) sum_i c_i relu(<w_i, x> + b_i), c by ridge on the others
 
     with b_i ~ N(0, 1).
 
@@ -92,12 +103,22 @@ class TwoLayer(_Staged):
         width: m.
         ridge: of the readout, per sample.
         num_steps: gradient steps on the hidden layer; the paper takes one.
+        shares: of the samples, for 1 and 2; halves where not given.
 
     Raises:
         ValueError: if a number is out of range.
     """
 
     num_stages = 2
+
+    def __init__(
+        self,
+        width: int = 2048,
+        ridge: float = 1e-4,
+        num_steps: int = 1,
+        shares: list[float] | None = None,
+    ) -> None:
+        super().__init__([0.5, 0.5] if shares is None else shares, width, ridge, num_steps)
 
     def fit(self, task: Task) -> None:
         """Both stages."""
@@ -158,9 +179,9 @@ class ThreeLayer(_WithHead):
     """Two hidden layers of which the first stays random: one gradient step makes the second.
 
         phi_i(x) = m^(-1/2) (<v_i, x>^2 - |x|^2 / d),   v_i uniform on the sphere, fixed
-        1. h(x) = <u, phi(x)>,   u = mean of (y - mean(y)) phi(x) over the first half: one step from
+        1. h(x) = <u, phi(x)>,   u = mean of (y - mean(y)) phi(x) over its samples: one step from
            0; then scaled to unit variance
-        2. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the second half
+        2. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the others
 
     with signs s_j and b_j ~ N(0, 4), 256 of them. h is what of y a quadratic kernel sees; the last
     layer makes a function of it, which no kernel on x can. They draw x from the sphere, where
@@ -171,15 +192,16 @@ class ThreeLayer(_WithHead):
 
     Args:
         width: m.
+        shares: of the samples, for 1 and 2; halves where not given.
 
     Raises:
-        ValueError: if the width is below 1.
+        ValueError: if a number is out of range.
     """
 
     num_stages = 2
 
-    def __init__(self, width: int = 4096) -> None:
-        super().__init__(width)
+    def __init__(self, width: int = 4096, shares: list[float] | None = None) -> None:
+        super().__init__([0.5, 0.5] if shares is None else shares, width)
 
     def fit(self, task: Task) -> None:
         """Both stages."""
@@ -198,10 +220,10 @@ class ThreeLayer(_WithHead):
 class SteppedThreeLayer(_WithHead):
     """Two hidden layers, both found: directions first, then one feature of them, then its function.
 
-        1. w: `gradient_steps` on the first third of the samples, from uniform on the sphere
-        2. h(x) = m^(-1/2) sum_i u_i relu(<w_i, x> + b_i), u by ridge on the second third; then
+        1. w: `gradient_steps` on the first samples, from uniform on the sphere
+        2. h(x) = m^(-1/2) sum_i u_i relu(<w_i, x> + b_i), u by ridge on the next; then
            scaled to unit variance
-        3. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the last third
+        3. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the last
 
     with b ~ N(0, 1) below and N(0, 4) above, and signs s_j.
 
@@ -212,12 +234,23 @@ class SteppedThreeLayer(_WithHead):
         width: m.
         ridge: of the middle layer, per sample.
         num_steps: gradient steps on the first layer; one in the paper.
+        shares: of the samples, for 1, 2 and 3; thirds where not given. The last stage has one
+            variable to look at, and needs few.
 
     Raises:
         ValueError: if a number is out of range.
     """
 
     num_stages = 3
+
+    def __init__(
+        self,
+        width: int = 2048,
+        ridge: float = 1e-4,
+        num_steps: int = 1,
+        shares: list[float] | None = None,
+    ) -> None:
+        super().__init__([1 / 3] * 3 if shares is None else shares, width, ridge, num_steps)
 
     def fit(self, task: Task) -> None:
         """All stages."""
