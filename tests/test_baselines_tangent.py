@@ -74,11 +74,12 @@ def test_empirical_kernel_is_that_of_full_jacobians():
     np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-9, atol=1e-10)
 
 
-def test_blocks_do_not_change_the_fit(monkeypatch):
+def test_tiles_do_not_change_the_fit(monkeypatch):
     task = make_task(quadratic, num_samples=50, input_dim=4)
     whole, parts = LearnerNTK(1e-4), LearnerNTK(1e-4)
     whole.fit(task)
-    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit._BLOCK", 7)
+    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit._ROWS", 7)
+    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit._COLUMNS", 11)
     parts.fit(task)
     x = task.holdout.inputs
     torch.testing.assert_close(parts.predict(x), whole.predict(x), rtol=1e-9, atol=1e-9)

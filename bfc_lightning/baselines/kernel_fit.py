@@ -14,14 +14,15 @@ from bfc_lightning.runs.folder import RunError
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """From points (n, d) and (m, d) to K (n, m)."""
 
-_BLOCK = 512
+_ROWS, _COLUMNS = 128, 1024
+"""Of a tile: 1 MB, so that what a kernel's recursion passes over again and again stays in cache."""
 
 
 class KernelFit:
     """sum_i c_i K(x, x_i) with (K + n ridge) c = r.
 
-    The kernel is evaluated a block of rows at a time, on and above the diagonal only, and the
-    equation is solved where the matrix lies: 20,000 samples take 3.2 GB and little beside.
+    The kernel is evaluated a tile at a time, on and above the diagonal only, and the equation is
+    solved where the matrix lies: 20,000 samples take 3.2 GB and little beside.
 
     Source: ours.
 
@@ -49,14 +50,20 @@ class KernelFit:
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The sum at new points."""
-        blocks = torch.split(x, _BLOCK)
-        return torch.cat([self._kernel(rows, self._x) @ self._weights for rows in blocks])
+        return torch.cat([self._sum_at(rows) for rows in torch.split(x, _ROWS)])
+
+    def _sum_at(self, x: Tensor) -> Tensor:
+        samples, weights = torch.split(self._x, _COLUMNS), torch.split(self._weights, _COLUMNS)
+        parts = [self._kernel(x, z) @ c for z, c in zip(samples, weights, strict=True)]
+        return torch.stack(parts).sum(0)
 
 
 def _upper_gram(kernel: Kernel, x: Tensor) -> NDArray[np.float64]:
-    """K(x, x); what is below the diagonal's blocks stays undefined."""
+    """K(x, x); what is below the diagonal's tiles stays undefined."""
     gram = np.empty((len(x), len(x)))
-    for start in range(0, len(x), _BLOCK):
-        rows = kernel(x[start : start + _BLOCK], x[start:])
-        gram[start : start + _BLOCK, start:] = rows.numpy()
+    for top in range(0, len(x), _ROWS):
+        rows = x[top : top + _ROWS]
+        for left in range(top, len(x), _COLUMNS):
+            tile = kernel(rows, x[left : left + _COLUMNS])
+            gram[top : top + _ROWS, left : left + _COLUMNS] = tile.numpy()
     return gram
