@@ -17,6 +17,7 @@ commands:
   predict    write inputs, targets and predictions to predictions.npz
   baseline   kernels and other rivals on the same problem: --baseline KernelRidge
   compare    several learners, seeds and targets: bfc compare -c configs/compare/schemes.yaml
+  claims     sentences of the theory, run to a verdict: bfc claims --profile quick
 
 often used with fit:
   -c FILE                 a config; a later one overrides an earlier one
@@ -31,7 +32,7 @@ often used with fit:
 
 exit status: 0 done, 2 a mistake in the input, 3 diverged, 130 and 143 stopped by a signal, 1 else.
 """
-_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare")
+_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare", "claims")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -63,6 +64,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from bfc_lightning.cli.comparing import compare_command
 
         return compare_command(words[1:])
+    if words[0] == "claims":
+        from bfc_lightning.cli.claiming import claims_command
+
+        return claims_command(words[1:])
     if words[0] == "baseline":
         from bfc_lightning.cli.baseline import baseline_command
 

@@ -158,7 +158,7 @@ def _draw_history(
         if known.get(point.learner, 0.0) > 0:
             style = _reference_style(metric, number, is_common=_are_equal(known))
             panel.axhline(known[point.learner], **style)
-    panel.set(xlabel="optimiser steps", ylabel=_words(metric), title=metric)
+    panel.set(xlabel="optimiser steps", ylabel=metric_in_words(metric), title=metric)
     _scale(panel)
 
 
@@ -180,7 +180,7 @@ def _draw_final(panel: Axes, comparison: Comparison, rows: Sequence[Row], metric
         )
     names = [_with_losses(point.learner, of_point(rows, point)) for point in order]
     panel.set_yticks(range(len(order)), names)
-    panel.set(xlabel=_words(metric), title=metric, ylim=(-0.6, len(order) - 0.4))
+    panel.set(xlabel=metric_in_words(metric), title=metric, ylim=(-0.6, len(order) - 0.4))
     spots = [end for spot in places.values() for end in (spot.low, spot.high)]
     if min(spots) > 0 and max(spots) >= _WIDE * min(spots):
         panel.set_xscale("log")
@@ -221,7 +221,7 @@ def _over_grid(comparison: Comparison, rows: Sequence[Row]) -> Figure:
             where = ", ".join(f"{name} = {label}" for name, label in rest)
             panel.set(xlabel=first, title=f"{metric}\n{where}" if where else metric)
             _label_places(panel, labels)
-        line[0].set_ylabel(_words(metric))
+        line[0].set_ylabel(metric_in_words(metric))
         _scale(*line)
     return figure
 
@@ -308,8 +308,15 @@ def _scale(*panels: Axes) -> None:
             panel.set_yscale("log")
 
 
-def _words(metric: str) -> str:
-    """What a metric is, for its axis."""
+def metric_in_words(metric: str) -> str:
+    """What a metric is, for its axis.
+
+    Args:
+        metric: a logged key.
+
+    Returns:
+        The words; the key itself where there are none.
+    """
     stem, _, level = metric.rpartition("_")
     words = _WORDS.get(metric) or (_WORDS.get(stem) if level.isdigit() else None) or metric
     return words.replace("{}", level)

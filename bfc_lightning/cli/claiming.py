@@ -1,0 +1,212 @@
+"""`bfc claims`: sentences about hierarchical learning, run to a verdict."""
+
+import shlex
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from bfc_lightning.cli.comparing import parse_comparison, run_one
+from bfc_lightning.cli.complaints import one_line
+from bfc_lightning.cli.console import say
+from bfc_lightning.experiments.claims.claim import (
+    PROFILES,
+    Claim,
+    check_claim,
+    find_claims,
+    read_claim,
+)
+from bfc_lightning.runs.folder import RunError
+
+if TYPE_CHECKING:
+    from bfc_lightning.experiments.claims.running import Evidence
+    from bfc_lightning.experiments.claims.verdicts import Judgement
+    from bfc_lightning.experiments.execution import Outcome
+
+DESCRIPTION = """\
+Runs what claims need, and says of each whether it holds, does not hold, or is undecided.
+
+A claim is a file of configs/claims: a sentence, its source, a comparison for each profile, and what
+must hold of medians over seeds. Claims with the same comparison share its runs. The same command
+goes on where it was stopped.
+
+    bfc claims                         all of them, quick: small targets, five seeds
+    bfc claims layerwise gap           two of them
+    bfc claims --list true             what there is
+    bfc claims --profile full          as large as the results in the documents; takes hours
+
+It leaves, in <run.root>/<run.name>/: claims.html (a page with pictures, opens by itself),
+claims.json, claims.md, runs/ (a folder of `bfc compare` for each comparison).
+Exit status: 0 every run came to an end, whatever the verdicts, 1 a run failed, 2 a mistake in the
+input, 130 and 143 stopped by a signal.
+"""
+
+
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the lines of the description as they are."""
+
+
+def claims_command(words: Sequence[str]) -> int:
+    """Runs `bfc claims`.
+
+    Args:
+        words: its arguments.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        given = _parser().parse_args(list(words))
+        claims = _read(given)
+        if given.list:
+            for claim in claims:
+                print(f"{claim.name}: {claim.sentence}")
+            return 0
+        return _run(claims, given, command=f"bfc claims {shlex.join(words)}".rstrip())
+    except (ArgumentError, RunError) as mistake:
+        say(f"error: {one_line(str(mistake))}")
+        return 2
+    except PermissionError as refused:
+        say(f"error: {refused.filename} must be writable: {refused.strerror}.")
+        return 2
+    except KeyboardInterrupt:
+        say("stopped by SIGINT.")
+        return 130
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="bfc claims", exit_on_error=False, description=DESCRIPTION, formatter_class=_Help
+    )
+    parser.add_argument("names", nargs="*", help="Which claims; all if none is named.")
+    parser.add_argument(
+        "--profile", type=Literal[PROFILES], default="quick", help="How large the runs are."
+    )
+    parser.add_argument("--list", type=bool, default=False, help="Only print names and sentences.")
+    parser.add_argument("--configs", default="configs/claims", help="The folder of the claims.")
+    parser.add_argument(
+        "--seeds", type=list[int] | None, default=None, help="In place of each comparison's own."
+    )
+    parser.add_argument("--workers", type=int | None, default=None, help="Runs at a time.")
+    parser.add_argument(
+        "--run.name", type=str | None, default=None, help="Of the folder; claims-PROFILE if absent."
+    )
+    parser.add_argument("--run.root", default="logs", help="The folder that it is put in.")
+    parser.add_argument(
+        "--run.overwrite", type=bool, default=False, help="Delete the runs of this name first."
+    )
+    return parser
+
+
+def _read(given: Namespace) -> list[Claim]:
+    """The claims that are asked for.
+
+    Raises:
+        RunError: if one is unknown.
+    """
+    known = find_claims(Path(given.configs))
+    for name in given.names:
+        if name not in known:
+            raise RunError(f"a claim must be one of {', '.join(known)}, got {name!r}.")
+    return [read_claim(known[name]) for name in dict.fromkeys(given.names or known)]
+
+
+def _run(claims: Sequence[Claim], given: Namespace, *, command: str) -> int:
+    """Does it, once the words are understood."""
+    name = f"claims-{given.profile}" if given.run.name is None else given.run.name
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+    folder = Path(given.run.root) / name
+    evidence = _evidence(claims, given, folder)
+
+    from bfc_lightning.experiments.claims.running import Record, run_claims
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        raise RunError(
+            f"run.root must be a folder that can be written, got {str(folder.parent)!r}: "
+            f"{refused.strerror}."
+        ) from refused
+    record = Record(folder, given.profile, command, [claim.name for claim in claims])
+    num_failed: list[int] = []
+    run = partial(_run_comparison, total=len(evidence), num_failed=num_failed)
+    signum = run_claims(evidence, record, run=run, say=_show)
+    if signum:
+        say(f"stopped; go on: {command}")
+        return 128 + signum
+    _show_end(record.folder, sum(num_failed))
+    return 1 if any(num_failed) else 0
+
+
+def _evidence(claims: Sequence[Claim], given: Namespace, folder: Path) -> "list[Evidence]":
+    """Each comparison with the claims that are judged by it; all are checked before any is run."""
+    from bfc_lightning.experiments.claims.running import RUNS, Evidence
+
+    by_file: dict[Path, list[Claim]] = {}
+    for claim in claims:
+        by_file.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
+    evidence = []
+    for file, judged in by_file.items():
+        words = ["-c", str(file), "--run.root", str(folder / RUNS), "--run.name", file.stem]
+        words += ["--run.overwrite", str(given.run.overwrite).lower()]
+        words += [] if given.workers is None else ["--workers", str(given.workers)]
+        words += [] if given.seeds is None else ["--seeds", str(given.seeds)]
+        comparison, _ = parse_comparison(words)
+        for claim in judged:
+            check_claim(claim, comparison)
+        evidence.append(Evidence(file.stem, comparison, judged))
+    return evidence
+
+
+def _run_comparison(part: "Evidence", *, total: int, num_failed: list[int]) -> "Outcome":
+    """Runs what is missing of a comparison."""
+    from bfc_lightning.cli.learner_settings import check_learners
+    from bfc_lightning.experiments.execution import run_comparison
+    from bfc_lightning.experiments.folder import claimed, find_comparison
+
+    say(f"comparison {len(num_failed) + 1} of {total}: {part.name}")
+    folder = find_comparison(part.comparison, [])
+    check_learners(part.comparison)
+    with claimed(part.comparison, folder):
+        run = partial(run_one, gigabytes=part.comparison.limits.gigabytes)
+        outcome = run_comparison(
+            part.comparison, folder, run_one=run, command=f"bfc compare -c {folder}/compare.yaml"
+        )
+    num_failed.append(sum(row.status == "failed" for row in outcome.rows))
+    return outcome
+
+
+def _show(judgement: "Judgement") -> None:
+    """Prints a verdict, and the effects behind it."""
+    from bfc_lightning.experiments.claims.results import (
+        as_json,
+        bound_in_words,
+        interval_in_words,
+    )
+
+    claim = judgement.claim
+    print(f"\n{judgement.verdict.upper()}  {claim.name}: {claim.sentence}")
+    for condition in as_json(judgement, runs="")["conditions"]:
+        asked, found = bound_in_words(condition), interval_in_words(condition)
+        print(f"  {condition['verdict']}: {condition['what']}")
+        print(f"    {condition['effect']}: {found}, asked {asked}", flush=True)
+
+
+def _show_end(folder: Path, num_failed: int) -> None:
+    import json
+
+    from bfc_lightning.experiments.claims.results import tally
+    from bfc_lightning.experiments.claims.running import PAGE, RESULT, TEXT
+
+    content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    counts = tally(content["claims"])
+    print(f"\n{', '.join(f'{count} {verdict}' for verdict, count in counts.items())}")
+    print("files:", *(folder / name for name in (PAGE, RESULT, TEXT)), flush=True)
+    if num_failed:
+        say(f"{num_failed} runs failed; what they printed is in {folder}/runs/*/logs.")

@@ -1,0 +1,1 @@
+"""Sentences about hierarchical learning, each with the runs that could show it to be wrong."""
