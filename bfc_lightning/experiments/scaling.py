@@ -118,6 +118,12 @@ def _between(below: tuple[float, float], above: tuple[float, float], error: floa
     return float(a * (b / a) ** share)
 
 
+def asked(comparison: Comparison) -> Scaling:
+    """What is asked of a comparison that has `scaling`."""
+    assert comparison.scaling is not None
+    return comparison.scaling
+
+
 def needed(comparison: Comparison, rows: Sequence[Row]) -> dict[tuple[str, str, int], Needed]:
     """The samples that every learner needs.
 
@@ -298,8 +304,3 @@ def _error(row: Row, metric: str) -> float | None:
     if row.status in _INFINITE_ERROR:
         return math.inf
     return row.metrics.get(metric) if row.status == FINISHED else None
-
-
-def _scaling(comparison: Comparison) -> Scaling:
-    assert comparison.scaling is not None
-    return comparison.scaling

@@ -1,12 +1,11 @@
 """The picture of a scaling: samples needed over the dimension, a line for each learner."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from bfc_lightning.experiments.comparison import Comparison
 from bfc_lightning.experiments.pictures import add_legend
@@ -47,8 +46,9 @@ def scaling_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     panel = figure.subplots()
     for number, learner in enumerate(comparison.learners):
-        label = _label(learner, exponent(comparison, rows, learner))
-        _draw(panel, comparison, medians(comparison, rows, learner), number=number, label=label)
+        found = medians(comparison, rows, learner)
+        label = _label(learner, exponent(comparison, rows, learner), found.values())
+        _draw(panel, comparison, found, number=number, label=label)
     _dress(panel, comparison)
     figure.suptitle(f"{title}: samples needed for {about_error(comparison)}", fontsize=11)
     handles, labels = panel.get_legend_handles_labels()
@@ -104,17 +104,17 @@ def _dress(panel: Axes, comparison: Comparison) -> None:
         color="0.35",
     )
     panel.set_xticks([float(label) for label in labels], labels)
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.yaxis.set_major_formatter(ScalarFormatter())
+    numbers = list(comparison.grid[comparison.scaling.samples].labelled())
+    panel.set_yticks([float(number) for number in numbers], numbers)
+    panel.minorticks_off()
     panel.set(xlabel=comparison.scaling.dimension, ylabel=f"{comparison.scaling.samples} needed")
     panel.grid(alpha=0.3)
 
 
-def _label(learner: str, found: Estimate) -> str:
+def _label(learner: str, found: Estimate, spots: Iterable[Median]) -> str:
+    """A learner's name with its exponent, for the legend."""
     if math.isnan(found.value):
-        return f"{learner}: no exponent"
-    return f"{learner}: {found.value:.2f}" + _interval(found)
-
-
-def _interval(found: Estimate) -> str:
-    return "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
+        is_lost = all(math.isinf(spot.samples) for spot in spots)
+        return f"{learner}: {'not reached' if is_lost else 'no exponent'}"
+    interval = "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{learner}: {found.value:.2f}{interval}"

@@ -83,11 +83,11 @@ def about_scaling(comparison: Comparison) -> str:
     """What the table of `scaling_table` shows, in words."""
     scaling = asked(comparison)
     return (
-        f"Samples needed for {about_error(comparison)}: medians over the seeds; in brackets how many "
-        "reached it, where not all did. > says that it was not reached with the most samples, <= that "
-        f"the fewest were enough. The exponent is that of {scaling.samples} ~ "
-        f"{scaling.dimension}^exponent, with its 95 % interval over draws of the seeds; only numbers "
-        "without > and <= have a part in it. Each seed is a line of scaling.csv."
+        f"Samples needed for {about_error(comparison)}: medians over the seeds; in brackets how "
+        "many reached it, where not all did. > says that it was not reached with the most samples, "
+        f"<= that the fewest were enough. The exponent is that of {scaling.samples} ~ "
+        f"{scaling.dimension}^exponent, with its 95 % interval over draws of the seeds; only "
+        "numbers without > and <= have a part in it. Each seed is a line of scaling.csv."
     )
 
 
@@ -96,4 +96,4 @@ def scaling_sections(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     table = markdown_table(*scaling_table(comparison, rows))
     picture = "![samples needed](scaling.png)"
     is_drawn = any(row.status == FINISHED for row in rows)
-    return [aboutasked(comparison), table, *([picture] if is_drawn else [])]
+    return [about_scaling(comparison), table, *([picture] if is_drawn else [])]
