@@ -22,6 +22,7 @@ from bfc_lightning.experiments.comparison import (
     Comparison,
     ComparisonOptions,
     Limits,
+    Scaling,
     Tuning,
 )
 from bfc_lightning.runs.folder import RunError
@@ -57,6 +58,9 @@ configs/compare/schemes.yaml:
 It leaves, in <run.root>/<run.name>/: compare.md (the table), compare.csv (a row for each run),
 compare.png (the metrics), features.png (features over time, where there is no grid), trials.csv
 (what was tried), compare.yaml (all settings), commands.txt (the runs, one by one), runs/, logs/.
+With `scaling: {dimension: d, samples: n, error: 0.05}`, where d and n are axes of the grid, also
+scaling.csv and scaling.png: the samples that each learner needs for that error, and the power of d
+that they grow with.
 Exit status: 0 every run finished, diverged or came to a limit, 1 a run failed, 2 a mistake in the
 input, 130 and 143 stopped by a signal.
 """
@@ -116,6 +120,8 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
     parts["run"] = ComparisonOptions(**vars(parsed.run))
     parts["tuning"] = Tuning(**vars(parsed.tuning))
     parts["limits"] = Limits(**vars(parsed.limits))
+    if parsed.scaling is not None:
+        parts["scaling"] = Scaling(**vars(parsed.scaling))
     comparison = Comparison(**parts)
     check_comparison(comparison)
     return comparison, configs
@@ -182,7 +188,9 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
+    from bfc_lightning.experiments.folder import FILES
     from bfc_lightning.experiments.results import metric_names, table
+    from bfc_lightning.experiments.scaling_report import about_scaling, scaling_table
     from bfc_lightning.experiments.tuning import edge_warnings
 
     print(f"{folder}: median [lowest, highest] over the runs that finished")
@@ -197,8 +205,10 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
         long = [[*ln[:num_names], *pair] for ln in lines for pair in _pairs(titles, ln, num_names)]
         shown = _rich_table([*titles[:num_names], "result", "value"], long, num_names + 1)
     console.print(shown)
-    names = ["compare.md", "compare.csv", "trials.csv", "compare.png", "features.png"]
-    print("files:", *(folder / name for name in names if (folder / name).is_file()), flush=True)
+    if comparison.scaling is not None:
+        print(about_scaling(comparison))
+        console.print(_rich_table(*scaling_table(comparison, outcome.rows), num_names=1))
+    print("files:", *(folder / name for name in FILES if (folder / name).is_file()), flush=True)
     known = metric_names(outcome.rows)
     absent = [metric for metric in comparison.metrics if metric not in known]
     if known and absent:

@@ -1,5 +1,6 @@
 """What a comparison may be told, as far as its settings alone show."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from bfc_lightning.experiments.comparison import (
     Axis,
     Comparison,
     Limits,
+    Scaling,
     trials,
 )
 from bfc_lightning.runs.folder import RunError
@@ -41,6 +43,7 @@ def check_comparison(comparison: Comparison) -> None:
         _check_axis(name, axis)
     _check_tuning(comparison)
     _check_limits(comparison.limits)
+    _check_scaling(comparison.scaling, comparison.grid)
 
 
 def _check_limits(limits: Limits) -> None:
@@ -48,6 +51,39 @@ def _check_limits(limits: Limits) -> None:
         limit = getattr(limits, name)
         if limit is not None and not limit > 0:
             raise RunError(f"limits.{name} must be positive, got {limit}.")
+
+
+def _check_scaling(scaling: Scaling | None, grid: Mapping[str, Axis]) -> None:
+    if scaling is None:
+        return
+    if not (scaling.error > 0 and math.isfinite(scaling.error)):
+        raise RunError(f"scaling.error must be positive, got {scaling.error}.")
+    asked = (scaling.dimension, scaling.samples)
+    for what, name in zip(("dimension", "samples"), asked, strict=True):
+        if name not in grid:
+            raise RunError(f"scaling.{what} must be an axis of grid, got {name!r}.")
+        labels = list(grid[name].labelled())
+        numbers = {_positive(label) for label in labels}
+        if None in numbers or len(numbers) < 2:
+            raise RunError(
+                f"scaling.{what} must be an axis of at least two positive numbers, got "
+                f"{', '.join(labels)}."
+            )
+    if scaling.dimension == scaling.samples:
+        raise RunError(f"scaling.samples must differ from scaling.dimension, got {asked[0]!r}.")
+    for name, axis in grid.items():
+        if name not in asked and len(axis.values) > 1:
+            raise RunError(
+                f"grid.{name} must have one value where scaling is given, got {len(axis.values)}."
+            )
+
+
+def _positive(label: str) -> float | None:
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return number if 0 < number < math.inf else None
 
 
 def _check_tuning(comparison: Comparison) -> None:

@@ -90,6 +90,24 @@ class Limits:
 
 
 @dataclass
+class Scaling:
+    """Which question about samples the grid answers: how many are needed as the dimension grows?
+
+    Args:
+        dimension: the axis of the grid with the input dimension; its labels are numbers.
+        samples: the axis with the number of training samples, likewise. Any other axis has one
+            value.
+        error: that must be reached.
+        metric: whose value that is; the first of `metrics` if not given.
+    """
+
+    dimension: str
+    samples: str
+    error: float
+    metric: str | None = None
+
+
+@dataclass
 class Comparison:
     """What is compared.
 
@@ -107,6 +125,8 @@ class Comparison:
         limits: what a run may take.
         test: score the best checkpoint of every trained learner on the test samples, as `bfc test`
             does, so that it has test/nmse like the baselines.
+        scaling: report how the samples needed for an error grow with the dimension, where the grid
+            has both.
         run: the folder of the comparison.
         workers: runs at a time; cores / threads if not given.
     """
@@ -119,6 +139,7 @@ class Comparison:
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits = field(default_factory=Limits)
     test: bool = False
+    scaling: Scaling | None = None
     run: ComparisonOptions = field(default_factory=ComparisonOptions)
     workers: int | None = None
 

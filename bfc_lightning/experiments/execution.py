@@ -28,6 +28,8 @@ from bfc_lightning.experiments.results import (
     of_point,
     read_row,
 )
+from bfc_lightning.experiments.scaling_picture import scaling_figure
+from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import write_atomically
@@ -96,16 +98,24 @@ class _Record:
             command=f"{self.command}\n    bfc compare -c {self.folder / COMPARISON}",
             settings=as_yaml(differing),
             chosen={point: choice.trial for point, choice in self.choices.items()},
+            sections=scaling_sections(comparison, rows) if comparison.scaling is not None else [],
         )
         write_atomically(self.folder / "compare.csv", as_csv(rows))
         write_atomically(self.folder / "compare.md", text)
+        if comparison.scaling is not None:
+            write_atomically(self.folder / "scaling.csv", scaling_csv(comparison, rows))
         if self.trials:
             tried = trials_csv(comparison, list(self.trials.values()), self.choices)
             write_atomically(self.folder / "trials.csv", tried)
 
     def draw(self) -> None:
         title = self.folder.absolute().name
-        for name, make in (("compare", comparison_figure), ("features", features_figure)):
+        pictures = {
+            "compare": comparison_figure,
+            "features": features_figure,
+            "scaling": scaling_figure,
+        }
+        for name, make in pictures.items():
             figure = make(self.comparison, self.sorted_rows(), title=title)
             if figure is not None:
                 figure.savefig(self.folder / f"{name}.png", dpi=150)

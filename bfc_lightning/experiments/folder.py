@@ -6,7 +6,7 @@ trials/ chosen/     what is tried where learners are tuned, and what won
 commands.txt        one command for each run
 runs/ logs/         the runs' folders; what they printed
 stopped/            which runs were stopped at a limit
-compare.csv compare.md trials.csv *.png     what came out
+compare.md *.csv *.png      what came out
 """
 
 import fcntl
@@ -33,7 +33,11 @@ COMMANDS = "commands.txt"
 RUNS = "runs"
 LOGS = "logs"
 _FOLDERS = ("base", "learners", "grid", "trials", "chosen", STOPPED, RUNS, LOGS)
-_FILES = ("compare.csv", "compare.md", "trials.csv", "compare.png", "features.png")
+FILES = (
+    *("compare.md", "compare.csv", "trials.csv", "scaling.csv"),
+    *("compare.png", "features.png", "scaling.png"),
+)
+"""What came out, for the user to look at."""
 _HEADER = "# Everything of this comparison."
 _WAY_OUT = "give the comparison another --run.name, or --run.overwrite true."
 
@@ -175,7 +179,7 @@ def _empty(folder: Path) -> None:
     if not _is_comparison(folder):
         assert _is_empty(folder)
         return
-    for name in (*_FOLDERS, *_FILES, COMMANDS, COMPARISON):
+    for name in (*_FOLDERS, *FILES, COMMANDS, COMPARISON):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -76,16 +76,23 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        _add_legend(figure, handles)
+        add_legend(figure, handles)
     return figure
 
 
-def _add_legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
+def add_legend(figure: Figure, handles: Mapping[str, Artist], *, ncols: int = 4) -> None:
+    """One legend for all panels, below them.
+
+    Args:
+        figure: without one.
+        handles: what is explained, by label.
+        ncols: columns at the most.
+    """
     figure.legend(
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(4, len(handles)),
+        ncols=min(ncols, len(handles)),
         frameon=False,
     )
 

@@ -219,6 +219,7 @@ def as_markdown(
     command: str,
     settings: str,
     chosen: Mapping[Point, Trial] | None = None,
+    sections: Sequence[str] = (),
 ) -> str:
     """`compare.md`: the table, what the learners differ in, and how it was made.
 
@@ -229,14 +230,11 @@ def as_markdown(
         command: that made it.
         settings: the differing ones, as YAML.
         chosen: the trials that won, where learners are tuned.
+        sections: what else there is to say, after the table.
 
     Returns:
         The text.
     """
-    titles, lines = table(comparison, rows, chosen)
-    # labels and names may hold the sign that parts the cells
-    body = [titles, ["---"] * len(titles), *lines]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in body]
     seeds = ", ".join(str(seed) for seed in comparison.seeds)
     parts = [
         f"# {title}",
@@ -244,13 +242,29 @@ def as_markdown(
         "diverged, failed or were stopped at a limit have no part in the medians; they are counted "
         "beside them.",
         _about_tuning(comparison),
-        "\n".join(f"| {' | '.join(line)} |" for line in cells),
+        markdown_table(*table(comparison, rows, chosen)),
+        *sections,
         "![curves](compare.png)" if any(row.status == FINISHED for row in rows) else "",
         "What differs:",
         f"```yaml\n{settings}```",
         f"    {command}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown.
+
+    Args:
+        titles: of the columns.
+        lines: the cells of each row.
+
+    Returns:
+        The text. Cells may hold the sign that parts them.
+    """
+    body = [titles, ["---"] * len(titles), *lines]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _about_tuning(comparison: Comparison) -> str:

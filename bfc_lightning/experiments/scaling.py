@@ -1,0 +1,306 @@
+"""How the samples that a learner needs grow with the input dimension: n ~ d^exponent."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bfc_lightning.experiments.comparison import Comparison, Scaling
+from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME
+from bfc_lightning.experiments.results import DIVERGED, FINISHED, Row
+
+Floats = NDArray[np.float64]
+
+NUM_DRAWS = 2000
+_DRAWS_SEED = 0
+_LEVEL = 0.95
+# With a larger share of draws without a slope there is no interval.
+_MOST_UNDEFINED = 0.05
+_INFINITE_ERROR = (DIVERGED, OUT_OF_TIME, OUT_OF_MEMORY)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The samples that a learner needs at one dimension with one seed.
+
+    Attributes:
+        samples: infinite where the error was not reached with the most samples that were tried;
+            None where a run that decides it is missing.
+        is_bound: whether the fewest samples that were tried are enough already, so that the number
+            says "at most".
+    """
+
+    samples: float | None
+    is_bound: bool = False
+
+
+@dataclass(frozen=True)
+class Median:
+    """The samples that a learner needs at one dimension, over the seeds.
+
+    Attributes:
+        samples: their median over the seeds that are known, of which one that did not reach the
+            error counts as infinite; NaN where none is known.
+        low: the smallest finite one, infinite where there is none.
+        high: the largest finite one, minus infinity where there is none.
+        is_bound: whether the median says "at most".
+        num_reached: seeds that reached the error.
+    """
+
+    samples: float
+    low: float
+    high: float
+    is_bound: bool
+    num_reached: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: of all seeds; NaN where it is undefined.
+        low: lower end of the interval; NaN where there is none.
+        high: upper end.
+        reason: why there is no value or no interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    reason: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return f"- ({self.reason})"
+        if math.isnan(self.low):
+            return f"{self.value:.2f} ({self.reason})"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def samples_needed(errors: Mapping[float, float | None], error: float) -> Needed:
+    """The smallest n from which on an error is reached, refined between two values of n.
+
+        log n = log a + (log b - log a) (log e_a - log e) / (log e_a - log e_b)
+
+    with e the error to be reached, b the smallest n such that e_n <= e from there on, and a the one
+    below it. It is b itself where e_a is infinite or e_b is 0.
+
+    Source: ours.
+
+    Args:
+        errors: e_n by n; infinite for a run that diverged or was stopped at a limit, None where
+            there is no run.
+        error: e.
+
+    Returns:
+        The number; what came out below a has no part in it.
+    """
+    above: tuple[float, float] | None = None
+    for number in sorted(errors, reverse=True):
+        reached = errors[number]
+        if reached is None:
+            return Needed(None)
+        if reached > error:
+            return Needed(_between((number, reached), above, error) if above else math.inf)
+        above = (number, reached)
+    assert above is not None
+    return Needed(above[0], is_bound=True)
+
+
+def _between(below: tuple[float, float], above: tuple[float, float], error: float) -> float:
+    (a, error_a), (b, error_b) = below, above
+    if error_b == 0 or math.isinf(error_a):
+        return b
+    share = math.log(error_a / error) / math.log(error_a / error_b)
+    return float(a * (b / a) ** share)
+
+
+def asked(comparison: Comparison) -> Scaling:
+    """What is asked of a comparison that has `scaling`."""
+    assert comparison.scaling is not None
+    return comparison.scaling
+
+
+def needed(comparison: Comparison, rows: Sequence[Row]) -> dict[tuple[str, str, int], Needed]:
+    """The samples that every learner needs.
+
+    Args:
+        comparison: what is compared, with `scaling`.
+        rows: of its runs.
+
+    Returns:
+        By learner, label of the dimension and seed.
+    """
+    scaling = asked(comparison)
+    metric = scaling.metric or comparison.metrics[0]
+    numbers = comparison.grid[scaling.samples].labelled()
+    errors: dict[tuple[str, str, int], dict[float, float | None]] = {
+        (learner, label, seed): dict.fromkeys(map(float, numbers))
+        for learner in comparison.learners
+        for label in dimensions(comparison)
+        for seed in comparison.seeds
+    }
+    for row in rows:
+        labels = dict(row.run.point.labels)
+        key = (row.run.point.learner, labels[scaling.dimension], row.run.seed)
+        errors[key][float(labels[scaling.samples])] = _error(row, metric)
+    return {key: samples_needed(mine, scaling.error) for key, mine in errors.items()}
+
+
+def dimensions(comparison: Comparison) -> list[str]:
+    """The labels of the dimensions, from the smallest on."""
+    return sorted(comparison.grid[asked(comparison).dimension].labelled(), key=float)
+
+
+def extremes(comparison: Comparison) -> tuple[float, float]:
+    """The fewest and the most samples that are tried."""
+    numbers = [float(label) for label in comparison.grid[asked(comparison).samples].labelled()]
+    return min(numbers), max(numbers)
+
+
+def medians(comparison: Comparison, rows: Sequence[Row], learner: str) -> dict[str, Median]:
+    """The samples that a learner needs, over the seeds.
+
+    Args:
+        comparison: what is compared, with `scaling`.
+        rows: of its runs.
+        learner: its name.
+
+    Returns:
+        By label of the dimension. A seed that did not reach the error counts as infinite, one that
+        is not known is left out.
+    """
+    table = _table(comparison, rows, learner)
+    lower, upper = _middles(table)
+    fewest, _ = extremes(comparison)
+    found = {}
+    for number, label in enumerate(dimensions(comparison)):
+        finite = table[number][np.isfinite(table[number])]
+        found[label] = Median(
+            samples=float(lower[number] + upper[number]) / 2,
+            low=float(finite.min(initial=math.inf)),
+            high=float(finite.max(initial=-math.inf)),
+            is_bound=bool(lower[number] <= fewest),
+            num_reached=len(finite),
+        )
+    return found
+
+
+def exponent(comparison: Comparison, rows: Sequence[Row], learner: str) -> Estimate:
+    """How fast the samples grow that a learner needs: n ~ d^exponent.
+
+        exponent = sum (x - mean x) (y - mean y) / sum (x - mean x)^2
+
+    with x = log d and y the logarithm of the median of n over seeds, at the dimensions at which
+    more than half of the seeds reached the error and the median is no bound. The interval holds the
+    middle 95 % of the exponents over 2,000 draws of the seeds with replacement.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.
+
+    Args:
+        comparison: what is compared, with `scaling`.
+        rows: of its runs.
+        learner: its name.
+
+    Returns:
+        The exponent. There is none below two such dimensions, and no interval with a single seed or
+        where more than 5 % of the draws have none.
+    """
+    return _estimate(comparison, _slopes(comparison, rows, learner), [learner])
+
+
+def exponent_difference(
+    comparison: Comparison, rows: Sequence[Row], learner: str, other: str
+) -> Estimate:
+    """The exponent of one learner minus that of another.
+
+    A seed means the same target and samples for all learners, so that each draw of the seeds is
+    used for both. The two are those of `exponent`, each over its own dimensions: where a learner's
+    median is only a bound ("at most"), or the error is not reached, that dimension has no part in
+    this learner's exponent, and keeps its part in the other one's. A bound taken as a number would
+    make an exponent too small where it stands at the smallest dimensions.
+
+    Source: ours.
+
+    Args:
+        comparison: what is compared, with `scaling`.
+        rows: of its runs.
+        learner: the one.
+        other: the other.
+
+    Returns:
+        The difference; NaN where one of the exponents is undefined.
+    """
+    slopes = [_slopes(comparison, rows, name) for name in (learner, other)]
+    return _estimate(comparison, slopes[0] - slopes[1], [learner, other])
+
+
+def _estimate(comparison: Comparison, slopes: Floats, learners: Sequence[str]) -> Estimate:
+    """From the slope of all seeds, which comes first, and those of the draws."""
+    nan = math.nan
+    value, drawn = float(slopes[0]), slopes[1:]
+    if math.isnan(value):
+        return Estimate(nan, nan, nan, "fewer than two usable dimensions")
+    if len(comparison.seeds) < 2:
+        return Estimate(value, nan, nan, "one seed: no interval")
+    undefined = float(np.isnan(drawn).mean())
+    if undefined > _MOST_UNDEFINED:
+        return Estimate(value, nan, nan, f"undefined in {undefined:.0%} of draws: no interval")
+    tail = (1 - _LEVEL) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+def _slopes(comparison: Comparison, rows: Sequence[Row], learner: str) -> Floats:
+    """The exponent of all seeds, then those of the draws; NaN where undefined."""
+    table = _table(comparison, rows, learner)
+    num_seeds = table.shape[1]
+    random = np.random.default_rng(_DRAWS_SEED)  # the same draws for every learner
+    drawn = random.integers(num_seeds, size=(NUM_DRAWS, num_seeds))
+    drawn = np.concatenate([np.arange(num_seeds)[None], drawn])
+    values = table[:, drawn]
+    lower, upper = _middles(values)
+    fewest, _ = extremes(comparison)
+    is_used = (2 * np.isfinite(values).sum(axis=-1) > num_seeds) & (lower > fewest)
+    y = np.log(np.where(is_used, (lower + upper) / 2, 1.0))
+    x = np.log([float(label) for label in dimensions(comparison)])
+    return _least_squares(np.broadcast_to(x[:, None], y.shape), y, is_used)
+
+
+def _least_squares(x: Floats, y: Floats, is_used: NDArray[np.bool_]) -> Floats:
+    """Slopes along the first axis over the values that are used; NaN for fewer than two."""
+    count = np.maximum(is_used.sum(axis=0), 1)
+    x = np.where(is_used, x - np.where(is_used, x, 0).sum(axis=0) / count, 0)
+    squares = np.square(x).sum(axis=0)
+    slope = (x * y).sum(axis=0) / np.where(count > 1, squares, 1)
+    return np.where(count > 1, slope, math.nan)
+
+
+def _middles(values: Floats) -> tuple[Floats, Floats]:
+    """The two middle ones along the last axis, the same one of an odd number; NaN is left out."""
+    ordered = np.sort(values, axis=-1)  # NaN comes last
+    count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
+    lower, upper = (
+        np.take_along_axis(ordered, np.maximum(place, 0), axis=-1)[..., 0]
+        for place in ((count - 1) // 2, count // 2)
+    )
+    return lower, upper
+
+
+def _table(comparison: Comparison, rows: Sequence[Row], learner: str) -> Floats:
+    """The samples that a learner needs, (dimensions, seeds); NaN where not known."""
+    found = needed(comparison, rows)
+    table = [
+        [found[learner, label, seed].samples for seed in comparison.seeds]
+        for label in dimensions(comparison)
+    ]
+    return np.array(table, dtype=np.float64)  # None becomes NaN
+
+
+def _error(row: Row, metric: str) -> float | None:
+    if row.status in _INFINITE_ERROR:
+        return math.inf
+    return row.metrics.get(metric) if row.status == FINISHED else None
