@@ -79,6 +79,7 @@ MISTAKES = {
         ["--trainer.accumulate_grad_batches", "3"],
         r"val_check_interval .* multiple of trainer.accumulate_grad_batches = 3, got 20",
     ),
+    "less than no measures": (["--num_measures", "-1"], r"num_measures.*v>=0"),
     "no threads": (["--run.threads", "0"], r"run.threads must be at least 1, got 0"),
     "epochs": (["--trainer.max_epochs", "3"], r"trainer.max_epochs must be left out, got 3"),
     "no steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps must be at least 1, got -1"),

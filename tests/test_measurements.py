@@ -212,3 +212,17 @@ def test_run_that_goes_on_in_another_folder_has_its_marks_and_figures_there(tmp_
 def test_measure_may_not_take_the_name_of_another(tmp_path, capsys):
     assert fit(tmp_path, "--measures+", "tests.interventions.Usurper") == 2
     assert "Usurper must give names of its own" in capsys.readouterr().err
+
+
+def test_no_measures_leave_the_error_alone(tmp_path):
+    assert fit(tmp_path, "--run.name", "run", "--num_measures", "0") == 0
+    told = summary(tmp_path / "run")
+    assert told["measure_seconds"] == 0
+    assert {key.partition("/")[0] for key in told["metrics"]} == {"train", "val"}
+
+
+def test_measures_are_taken_as_often_as_asked_for(tmp_path):
+    assert fit(tmp_path, "--run.name", "run", "--num_measures", "3") == 0
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        measured = [row for row in csv.DictReader(file) if row["features/residual_1"]]
+    assert len(measured) in (3, 4)

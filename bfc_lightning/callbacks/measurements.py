@@ -68,15 +68,21 @@ class Measurements(Callback):
     Args:
         phases: of the run.
         measures: of the user's own, beside ours.
+        num_points: about how many steps; 0 for none at all.
 
     Attributes:
         seconds: time spent so far.
     """
 
-    def __init__(self, phases: Sequence[Phase], measures: Sequence[Measure] = ()) -> None:
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        measures: Sequence[Measure] = (),
+        num_points: int = NUM_POINTS,
+    ) -> None:
         self.seconds = 0.0
         self._measures: list[Callable[[Moment], Mapping[str, float]]] = [*MEASURES, *measures]
-        self._steps = measure_steps(phases)
+        self._steps = measure_steps(phases, num_points) if num_points else set()
         self._milestones = Milestones(phases)
         self._measured_step = -1
         self._untrained: DenseNet | None = None
@@ -97,7 +103,7 @@ class Measurements(Callback):
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the sample; measures at step 0."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self._steps:
             return
         started = time.perf_counter()
         data = trainer.datamodule  # type: ignore[attr-defined]

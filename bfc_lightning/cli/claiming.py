@@ -117,7 +117,11 @@ def _read(given: Namespace) -> list[Claim]:
 
 
 def _run(claims: Sequence[Claim], given: Namespace, *, command: str) -> int:
-    """Does it, once the words are understood."""
+    """Does it, once the words are understood.
+
+    Raises:
+        RunError: if the folder can't be made.
+    """
     name = f"claims-{given.profile}" if given.run.name is None else given.run.name
     if name in ("", ".", "..") or Path(name).name != name:
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")

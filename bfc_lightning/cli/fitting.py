@@ -89,6 +89,7 @@ class Fitting:
         self.claim: FolderClaim | None = None
         self.scheme: Scheme = Joint()
         self.measures: list[Measure] = []
+        self.num_measures: int = config.num_measures
 
     def make_trainer(
         self, flags: dict[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
@@ -265,7 +266,7 @@ class Fitting:
         phases: list[Phase],
     ) -> list[Callback]:
         """Ours, in the order in which they must see the end of a step: measure, log, then stop."""
-        measurements = Measurements(phases, self.measures)
+        measurements = Measurements(phases, self.measures, self.num_measures)
         checkpoints = Checkpoints(
             folder / CHECKPOINTS, monitor=model.score_key, record={"identity": self.identity}
         )

@@ -1,7 +1,9 @@
 """From YAML to objects: which arguments make a problem, how they are linked, their seeds."""
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt
 
+from bfc_lightning.callbacks.measurements import NUM_POINTS
 from bfc_lightning.inputs import InputLaw
 from bfc_lightning.labels import Labels
 from bfc_lightning.measures.battery import Measure
@@ -40,7 +42,7 @@ def _target_law(labels: Labels) -> InputLaw:
 
 
 def add_study_arguments(parser: ArgumentParser) -> None:
-    """Adds `scheme`, in which order layers join and train, and `measures` of the user's own.
+    """Adds `scheme`, in which order layers join and train, and what is measured, and how often.
 
     Args:
         parser: of a command.
@@ -53,6 +55,13 @@ def add_study_arguments(parser: ArgumentParser) -> None:
         type=list[Measure],
         default=[],
         help="Measures of your own, beside ours, by class_path (docs/extending.md).",
+    )
+    parser.add_argument(
+        "--num_measures",
+        type=NonNegativeInt,
+        default=NUM_POINTS,
+        help="About how many times levels, features and kernel are measured; 0 for never. The time "
+        "that it takes grows with the square of the width: minutes a time beyond 5,000.",
     )
     parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
 

@@ -28,9 +28,7 @@ def as_html(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     )
     environment.globals.update(bound=bound_in_words, interval=interval_in_words)
     counts = tally(content["claims"])
-    return environment.get_template("page.html").render(
-        **content, counts=counts, pictures=pictures
-    )
+    return environment.get_template("page.html").render(**content, counts=counts, pictures=pictures)
 
 
 def encoded(figure: Figure) -> str:

@@ -145,9 +145,9 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 
 def _section(claim: Mapping[str, Any]) -> str:
     lines = [
-        [entry["what"], entry["effect"], bound_in_words(entry), interval_in_words(entry)]
-        + [entry["verdict"]]
+        [entry["what"], entry["effect"], bound_in_words(entry), interval, entry["verdict"]]
         for entry in claim["conditions"]
+        if (interval := interval_in_words(entry))
     ]
     parts = [
         f"## {claim['name']}",

@@ -140,20 +140,36 @@ def _estimate(
     """The effect.
 
     Raises:
-        RunError: if a run gave no number, or the effect is none.
+        RunError: if a run gave no number, or there is no interval.
     """
     effect = condition.effect
     if isinstance(effect, ExponentDifference):
-        return exponent_difference(comparison, rows, effect.of, effect.minus)
+        estimate = exponent_difference(comparison, rows, effect.of, effect.minus)
+        lacking = f"the exponents have no difference: {estimate.reason}."
+    else:
+        estimate = bootstrap(*_statistic(condition, comparison, rows, values))
+        lacking = "the ratio is not finite: a median is 0."
+    if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
+        raise RunError(lacking)
+    return estimate
+
+
+def _statistic(
+    condition: Condition,
+    comparison: Comparison,
+    rows: Sequence[Row],
+    values: Sequence[dict[int, float]],
+) -> tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], NDArray[np.float64]]:
+    """What is taken of the medians, and the values.
+
+    Raises:
+        RunError: if a run gave none.
+    """
     for term, found in zip(condition.terms, values, strict=True):
         if len(found) < len(comparison.seeds):
             raise RunError(_what_is_lacking(term, comparison, rows, found))
     seeds = [[found[seed] for seed in comparison.seeds] for found in values]
-    statistic = _quotient if isinstance(effect, Ratio) else _first
-    estimate = bootstrap(statistic, np.array(seeds))
-    if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
-        raise RunError("the ratio has no finite value: a median is 0.")
-    return estimate
+    return _quotient if isinstance(condition.effect, Ratio) else _first, np.array(seeds)
 
 
 def values_of(term: Term, comparison: Comparison, rows: Sequence[Row]) -> dict[int, float]:
@@ -191,7 +207,8 @@ def _what_is_lacking(
 
 
 def _first(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    return medians[0]
+    first: NDArray[np.float64] = medians[0]
+    return first
 
 
 def _quotient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
