@@ -30,7 +30,8 @@ _BEYOND = 1.3
 def scaling_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
     """Medians of the samples needed, with their range over the seeds.
 
-    A range that reaches above the most samples has seeds that did not reach the error. An open marker says "at most"; an arrow above the most samples says that they were not enough.
+    A range that reaches above the most samples has seeds that did not reach the error. An open
+    marker says "at most"; an arrow above the most samples says that they were not enough.
 
     Args:
         comparison: what is compared.
