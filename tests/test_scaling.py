@@ -237,6 +237,8 @@ def test_bounds_and_what_is_not_reached_have_no_part_in_the_exponent(tmp_path):
     rows = made_up(comparison, error)
     for learner in ("joint", "kernel"):
         assert exponent(comparison, rows, learner).value == pytest.approx(2.0, abs=1e-12)
+    median = medians(comparison, rows, "kernel")["32"]
+    assert (median.samples, median.low, median.high) == (math.inf, pytest.approx(10240), math.inf)
     titles, lines = scaling_table(comparison, rows)
     assert titles == ["learner", "exponent", "d = 8", "d = 16", "d = 32"]
     assert lines[0] == ["joint", "2.00 [2.00, 2.00]", "<= 10", "2,560", "10,240"]
@@ -339,7 +341,7 @@ def test_comparison_leaves_table_and_picture_and_is_gone_on_with(tmp_path, capsy
     }
     ridge = {"kernel": "polynomial", "degree": 4, "ridge": 1e-9}
     kernel = {"baseline": {"class_path": "KernelRidge", "init_args": ridge}}
-    content = settings(seeds=[0], grid=grid, learners={"kernel": kernel}, scaling={"error": 0.5})
+    content = settings(seeds=[0], grid=grid, learners={"kernel": kernel})
     assert main(["compare", "-c", str(write(tmp_path, **content))]) == 0
     folder = tmp_path / "logs" / "few"
     captured = capsys.readouterr().out
@@ -353,4 +355,4 @@ def test_comparison_leaves_table_and_picture_and_is_gone_on_with(tmp_path, capsy
     text = (folder / "compare.md").read_text()
     assert "| learner | exponent | d = 4 | d = 6.0 |" in text
     again = parse(folder / "compare.yaml")
-    assert (again.scaling.dimension, again.scaling.samples, again.scaling.error) == ("d", "n", 0.5)
+    assert (again.scaling.dimension, again.scaling.samples, again.scaling.error) == ("d", "n", 0.1)

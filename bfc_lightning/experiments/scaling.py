@@ -43,8 +43,8 @@ class Median:
     Attributes:
         samples: their median over the seeds that are known, of which one that did not reach the
             error counts as infinite; NaN where none is known.
-        low: the smallest finite one, infinite where there is none.
-        high: the largest finite one, minus infinity where there is none.
+        low: the smallest of them.
+        high: the largest of them.
         is_bound: whether the median says "at most".
         num_reached: seeds that reached the error.
     """
@@ -178,13 +178,13 @@ def medians(comparison: Comparison, rows: Sequence[Row], learner: str) -> dict[s
     fewest, _ = extremes(comparison)
     found = {}
     for number, label in enumerate(dimensions(comparison)):
-        finite = table[number][np.isfinite(table[number])]
+        known = table[number][~np.isnan(table[number])]
         found[label] = Median(
             samples=float(lower[number] + upper[number]) / 2,
-            low=float(finite.min(initial=math.inf)),
-            high=float(finite.max(initial=-math.inf)),
+            low=float(known.min(initial=math.inf)),
+            high=float(known.max(initial=0.0)),
             is_bound=bool(lower[number] <= fewest),
-            num_reached=len(finite),
+            num_reached=int(np.isfinite(known).sum()),
         )
     return found
 

@@ -28,9 +28,10 @@ _BEYOND = 1.3
 
 
 def scaling_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
-    """Medians of the samples needed, with the range over the seeds that reached the error.
+    """Medians of the samples needed, with their range over the seeds.
 
-    An open marker says "at most"; an arrow above the most samples says that they were not enough.
+    A range that reaches above the most samples has seeds that did not reach the error. An open
+    marker says "at most"; an arrow above the most samples says that they were not enough.
 
     Args:
         comparison: what is compared.
@@ -67,6 +68,7 @@ def _draw(
     """One learner, in the colour and with the marker of its number."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6}
+    _, most = extremes(comparison)
     apart = _APART ** (number - (len(comparison.learners) - 1) / 2)
     spots = [(float(name), mine) for name, mine in found.items() if math.isfinite(mine.samples)]
     x = [place for place, _ in spots]
@@ -74,7 +76,7 @@ def _draw(
     panel.fill_between(
         x,
         [mine.low for _, mine in spots],
-        [mine.high for _, mine in spots],
+        [min(mine.high, most * _BEYOND**2) for _, mine in spots],
         color=colour,
         alpha=0.15,
         linewidth=0,
@@ -82,7 +84,6 @@ def _draw(
     for place, mine in spots:
         if mine.is_bound:
             panel.plot([place], [mine.samples], markerfacecolor="white", **style)
-    _, most = extremes(comparison)
     lost = [float(name) * apart for name, mine in found.items() if math.isinf(mine.samples)]
     style = {"color": colour, "marker": r"$\uparrow$", "markersize": 10, "linestyle": "none"}
     panel.plot(lost, [most * _BEYOND] * len(lost), **style)
@@ -107,6 +108,7 @@ def _dress(panel: Axes, comparison: Comparison) -> None:
     numbers = list(comparison.grid[comparison.scaling.samples].labelled())
     panel.set_yticks([float(number) for number in numbers], numbers)
     panel.minorticks_off()
+    panel.set_ylim(top=most * _BEYOND**2)
     panel.set(xlabel=comparison.scaling.dimension, ylabel=f"{comparison.scaling.samples} needed")
     panel.grid(alpha=0.3)
 
