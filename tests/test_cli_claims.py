@@ -1,0 +1,172 @@
+"""`bfc claims`, from words to verdicts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bfc_lightning.cli import main
+from tests.claim_files import RATIO, write_claim
+from tests.comparisons import write
+
+
+def claims(folder: Path, *words: str) -> int:
+    more = ["--configs", str(folder / "claims"), "--run.root", str(folder / "logs")]
+    return main(["claims", *words, *more])
+
+
+def told(folder: Path) -> dict:
+    return json.loads((folder / "logs" / "claims-quick" / "claims.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A folder in which a claim was run: wide learners of tiny targets, twenty steps."""
+    folder = tmp_path_factory.mktemp("claims")
+    write_claim(folder)
+    assert claims(folder) == 0
+    return folder
+
+
+def test_run_leaves_verdict_page_and_comparison(judged):
+    folder = judged / "logs" / "claims-quick"
+    content = told(judged)
+    assert content["status"] == "finished"
+    assert content["profile"] == "quick"
+    entry = content["claims"][0]
+    assert entry["verdict"] in ("holds", "does not hold", "undecided")
+    values = entry["conditions"][0]["terms"][0]["values"]
+    runs = folder / entry["runs"] / "runs"
+    summary = json.loads((runs / "narrow-seed0" / "summary.json").read_text())
+    assert values["0"] == summary["metrics"]["val/nmse"]
+    assert "data:image/png;base64," in (folder / "claims.html").read_text()
+    assert entry["verdict"].capitalize() in (folder / "claims.md").read_text()
+
+
+def test_second_call_runs_nothing_and_says_the_same(judged, capsys):
+    before = told(judged)["claims"]
+    assert claims(judged, "width") == 0
+    assert told(judged)["claims"] == before
+    printed = capsys.readouterr()
+    assert "4 of 4 runs are done already" in printed.err
+    assert f"{before[0]['verdict'].upper()}  width: A wide learner" in printed.out
+
+
+def test_two_runs_of_the_same_seeds_say_the_same(judged, tmp_path):
+    write_claim(tmp_path)
+    assert claims(tmp_path) == 0
+    assert told(tmp_path)["claims"] == told(judged)["claims"]
+
+
+def test_seeds_can_be_given(tmp_path):
+    write_claim(tmp_path)
+    assert claims(tmp_path, "--seeds", "[7]", "--workers", "1") == 0
+    terms = told(tmp_path)["claims"][0]["conditions"][0]["terms"]
+    assert [list(term["values"]) for term in terms] == [["7"], ["7"]]
+
+
+def test_claims_with_the_same_comparison_share_its_runs(tmp_path, capsys):
+    write_claim(tmp_path)
+    write_claim(tmp_path, "other", sentence="Another.")
+    assert claims(tmp_path) == 0
+    assert "comparison 1 of 1: few" in capsys.readouterr().err
+    assert [claim["name"] for claim in told(tmp_path)["claims"]] == ["other", "width"]
+
+
+def test_failed_run_is_told_and_the_others_are_judged(tmp_path, capsys):
+    broken = {
+        "callbacks": [{"class_path": "tests.interventions.RaiseAt", "init_args": {"step": 3}}]
+    }
+    learners = {"narrow": {"trainer": broken}, "wide": {}}
+    write(tmp_path, "broken", learners=learners, seeds=[0])
+    write(tmp_path, seeds=[0])
+    write_claim(tmp_path, "a", runs={"quick": "broken.yaml", "full": "broken.yaml"})
+    write_claim(tmp_path, "b")
+    assert claims(tmp_path) == 1
+    first, second = told(tmp_path)["claims"]
+    assert first["verdict"] == "undecided"
+    assert first["conditions"][0]["reason"] == "no val/nmse of narrow: seed 0 failed."
+    assert second["verdict"] in ("holds", "does not hold")
+    assert "1 runs failed" in capsys.readouterr().err
+
+
+MISTAKES = {
+    "unknown claim": (["nope"], "a claim must be one of width, got 'nope'"),
+    "unknown profile": (["--profile", "fast"], "profile"),
+    "no claims there": (["--configs", "nowhere"], "configs must be a folder with claims"),
+    "name with a slash": (["--run.name", "a/b"], "run.name must be a plain folder name, got 'a/b'"),
+    "no workers": (["--workers", "0"], "workers must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_one_clear_line(name, tmp_path, capsys):
+    words, message = MISTAKES[name]
+    write_claim(tmp_path)
+    configs = ["--configs", str(tmp_path / "claims")]
+    assert main(["claims", "--run.root", str(tmp_path / "logs"), *configs, *words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "logs").exists()
+
+
+def test_unknown_learner_lists_the_known_ones(tmp_path, capsys):
+    term = {"learner": "wider", "metric": "val/nmse"}
+    write_claim(tmp_path, conditions=[{"what": "x", "value": term, "at_most": 1}])
+    assert claims(tmp_path) == 2
+    assert "learner must be one of narrow, wide, got 'wider'" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()
+
+
+def test_list_prints_names_and_sentences(tmp_path, capsys):
+    write_claim(tmp_path)
+    assert claims(tmp_path, "--list", "true") == 0
+    assert capsys.readouterr().out == "width: A wide learner is better than a narrow one.\n"
+    assert not (tmp_path / "logs").exists()
+
+
+def test_help_is_quick():
+    code = (
+        "import sys; from bfc_lightning.cli import main; status = main(['claims', '--help']);"
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "claims.html" in done.stdout
+
+
+@pytest.mark.slow
+def test_stopped_run_goes_on_where_it_was(judged, tmp_path):
+    write(tmp_path, "more", seeds=[0, 1, 2, 3])
+    entry = {**RATIO, "at_least": 0.5}
+    write_claim(
+        tmp_path, "more", conditions=[entry], runs={"quick": "more.yaml", "full": "few.yaml"}
+    )
+    write_claim(tmp_path)
+    command = [str(Path(sys.executable).with_name("bfc")), "claims", "--workers", "1"]
+    command += ["--configs", str(tmp_path / "claims"), "--run.root", str(tmp_path / "logs")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        runs = tmp_path / "logs" / "claims-quick" / "runs" / "more" / "runs"
+        deadline = time.monotonic() + 120
+        while not list(runs.glob("*/summary.json")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert "go on: bfc claims" in process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert not (tmp_path / "logs" / "claims-quick" / "claims.json").exists()
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    whole = {claim["name"]: claim for claim in told(tmp_path)["claims"]}
+    assert whole.keys() == {"more", "width"}
+    assert whole["width"] == told(judged)["claims"][0]
