@@ -46,6 +46,11 @@ class FitParser(Application):
         self.has_baseline = has_baseline
         super().__init__([], 0.0)
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """That of `bfc fit` alone: to make the others takes longer than to parse."""
+        return {"fit": Application.subcommands()["fit"]}
+
     def add_arguments_of_command(self, parser: LightningArgumentParser, subcommand: str) -> None:
         """Adds what a baseline is fitted with, or the checkpoint that `bfc fit` starts from."""
         if subcommand == "fit" and self.has_baseline:
@@ -82,7 +87,9 @@ class FitParser(Application):
 
 
 def check_learners(comparison: Comparison) -> None:
-    """Parses the settings of every learner at every point of the grid.
+    """Parses the settings of every learner, with every value of every axis of the grid.
+
+    A combination that is wrong though each of its values is right is left to its runs to refuse.
 
     Args:
         comparison: what is compared.
@@ -109,10 +116,12 @@ def check_learners(comparison: Comparison) -> None:
 
 
 def _kinds_of_runs(comparison: Comparison) -> Iterator[PlannedRun]:
-    """A run at every point, and each trial of a learner once."""
+    """A run for every value of every axis, and each trial of a learner once."""
+    firsts = {(name, next(iter(axis.labelled()))) for name, axis in comparison.grid.items()}
     seen = set()
     for point in points(comparison):
-        yield PlannedRun(point, seed=0)
+        if len(set(point.labels) - firsts) < 2:
+            yield PlannedRun(point, seed=0)
         if point.learner not in seen:
             yield from (PlannedRun(point, 0, trial) for trial in trials(comparison, point.learner))
         seen.add(point.learner)
