@@ -29,6 +29,8 @@ check: $(INSTALLED)  ## style, types, order of the imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(INSTALLED)  ## draw the README's picture again (about six minutes on two cores)
+docs: $(INSTALLED)  ## make the README's picture and docs/claims.md again (half an hour on two cores)
 	$(BIN)/bfc compare -c configs/compare/cascade.yaml --run.root .venv/docs
 	cp .venv/docs/cascade/features.png docs/cascade.png
+	$(BIN)/bfc claims --run.root .venv/docs
+	cp .venv/docs/claims-quick/claims.md .venv/docs/claims-quick/claims.json docs/
