@@ -107,6 +107,14 @@ def test_mistake_is_one_clear_line_and_leaves_nothing(mistake, tmp_path, capsys)
     assert not list(tmp_path.iterdir())
 
 
+def test_lack_of_memory_is_one_line_with_a_status_of_its_own(tmp_path, capsys):
+    assert fit(tmp_path, "--model.width", str(10**12)) == 4
+    error = capsys.readouterr().err
+    assert error.startswith("bfc: out of memory: ")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_taken_name_is_an_error_that_says_what_to_do(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     assert fit(tmp_path, "--run.name", "mine") == 2

@@ -30,7 +30,8 @@ often used with fit:
   bfc COMMAND --help      every key of a command
   bfc --version           the version
 
-exit status: 0 done, 2 a mistake in the input, 3 diverged, 130 and 143 stopped by a signal, 1 else.
+exit status: 0 done, 2 a mistake in the input, 3 diverged, 4 out of memory, 130 and 143 stopped by a
+signal, 1 else.
 """
 _COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare", "claims")
 

@@ -1,9 +1,7 @@
 """`bfc fit`, `validate`, `test` and `predict`: LightningCLI over our run folders."""
 
 import logging
-import sys
 import warnings
-from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +12,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
-from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.config_files import check_config_files
+from bfc_lightning.cli.console import say
+from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.evaluation import Evaluation
 from bfc_lightning.cli.fitting import Fitting
 from bfc_lightning.cli.trainer_flags import TRAINER_DEFAULTS, check_trainer_flags
@@ -196,21 +195,16 @@ def run_command(args: Sequence[str], started: float) -> int:
         The exit status.
     """
     _quieten()
-    try:
-        Application(list(args), started)
-    except (ArgumentError, RunError) as mistake:
-        return _complain(one_line(str(mistake)), 2)
-    except (Diverged, Interrupted) as stop:
-        return _complain(str(stop), stop.exit_status)
-    except (PermissionError, NotADirectoryError) as refused:
-        return _complain(f"{refused.filename} must be writable: {refused.strerror}.", 2)
-    except KeyboardInterrupt:
-        return _complain("stopped by SIGINT.", 130)
-    except SystemExit as done:
-        if isinstance(done.__context__, KeyboardInterrupt):  # Lightning's way to end
-            return _complain("stopped by SIGINT.", 130)
-        return int(done.code or 0)  # --help, --print_config
-    return 0
+
+    def run() -> int:
+        try:
+            Application(list(args), started)
+        except (Diverged, Interrupted) as stop:
+            say(str(stop))
+            return stop.exit_status
+        return 0
+
+    return ended(run)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -218,11 +212,6 @@ def _set_threads(threads: int | None) -> None:
         raise RunError(f"run.threads must be at least 1, got {threads}.")
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def _complain(text: str, status: int) -> int:
-    print(f"bfc: {'error: ' if status == 2 else ''}{text}", file=sys.stderr, flush=True)
-    return status
 
 
 def _quieten() -> None:

@@ -1,7 +1,6 @@
 """`bfc baseline`: a learner that needs no Trainer, on the problem of a `bfc fit` config."""
 
 import time
-from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from bfc_lightning.baselines.fitting import fit_and_score
 from bfc_lightning.callbacks.environment import versions
 from bfc_lightning.callbacks.summary import git_revision
 from bfc_lightning.cli.application import Application
-from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say, show_metrics
+from bfc_lightning.cli.ends import ended
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
@@ -27,9 +26,6 @@ from bfc_lightning.runs.folder import (
     find_folder,
 )
 from bfc_lightning.seeds import derive_seed
-
-OUT_OF_MEMORY = 4
-"""Exit status of a run that asked for more memory than it was given."""
 
 
 class BaselineApplication(Application):
@@ -123,28 +119,9 @@ def baseline_command(words: Sequence[str]) -> int:
     Returns:
         The exit status; 4 where it needs more memory than there is.
     """
-    try:
+
+    def run() -> int:
         BaselineApplication(list(words))
-    except (ArgumentError, RunError) as mistake:
-        say(f"error: {one_line(str(mistake))}")
-        return 2
-    except PermissionError as refused:
-        say(f"error: {refused.filename} must be writable: {refused.strerror}.")
-        return 2
-    except KeyboardInterrupt:
-        say("stopped by SIGINT.")
-        return 130
-    except Exception as failed:
-        if not is_lack_of_memory(failed):
-            raise
-        say(f"out of memory: {one_line(str(failed))}")
-        return OUT_OF_MEMORY
-    except SystemExit as done:  # --help, --print_config
-        return int(done.code or 0)
-    return 0
+        return 0
 
-
-def is_lack_of_memory(failed: Exception) -> bool:
-    """Whether an exception says that memory ran out, on the CPU or on a GPU."""
-    words = ("can't allocate memory", "out of memory", "not enough memory")
-    return isinstance(failed, MemoryError) or any(word in str(failed) for word in words)
+    return ended(run)

@@ -1,7 +1,7 @@
 """`bfc claims`: sentences about hierarchical learning, run to a verdict."""
 
 import shlex
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from bfc_lightning.cli.comparing import parse_comparison, run_one
-from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say
+from bfc_lightning.cli.ends import ended
 from bfc_lightning.experiments.claims.claim import (
     PROFILES,
     Claim,
@@ -58,7 +58,8 @@ def claims_command(words: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    try:
+
+    def run() -> int:
         given = _parser().parse_args(list(words))
         claims = _read(given)
         if given.list:
@@ -66,17 +67,8 @@ def claims_command(words: Sequence[str]) -> int:
                 print(f"{claim.name}: {claim.sentence}")
             return 0
         return _run(claims, given, command=f"bfc claims {shlex.join(words)}".rstrip())
-    except (ArgumentError, RunError) as mistake:
-        say(f"error: {one_line(str(mistake))}")
-        return 2
-    except PermissionError as refused:
-        say(f"error: {refused.filename} must be writable: {refused.strerror}.")
-        return 2
-    except KeyboardInterrupt:
-        say("stopped by SIGINT.")
-        return 130
-    except SystemExit as done:  # --help
-        return int(done.code or 0)
+
+    return ended(run)
 
 
 def _parser() -> ArgumentParser:

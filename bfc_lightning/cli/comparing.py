@@ -3,7 +3,7 @@
 import resource
 import shlex
 import sys
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
+from bfc_lightning.cli.ends import ended
 from bfc_lightning.experiments.checks import check_comparison
 from bfc_lightning.experiments.comparison import (
     Axis,
@@ -25,7 +25,6 @@ from bfc_lightning.experiments.comparison import (
     Scaling,
     Tuning,
 )
-from bfc_lightning.runs.folder import RunError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,20 +78,12 @@ def compare_command(words: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    try:
+
+    def run() -> int:
         comparison, configs = parse_comparison(words)
         return _compare(comparison, configs, command=f"bfc compare {shlex.join(words)}")
-    except (ArgumentError, RunError) as mistake:
-        say(f"error: {one_line(str(mistake))}")
-        return 2
-    except PermissionError as refused:
-        say(f"error: {refused.filename} must be writable: {refused.strerror}.")
-        return 2
-    except KeyboardInterrupt:
-        say("stopped by SIGINT.")
-        return 130
-    except SystemExit as done:  # --help, --print_config
-        return int(done.code or 0)
+
+    return ended(run)
 
 
 def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:

@@ -16,7 +16,13 @@ from bfc_lightning.experiments.comparison import (
     points,
 )
 from bfc_lightning.experiments.folder import COMPARISON, LOGS, RUNS
-from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME, remember_stop, stop_of
+from bfc_lightning.experiments.limits import (
+    LACKED_MEMORY,
+    OUT_OF_MEMORY,
+    OUT_OF_TIME,
+    remember_stop,
+    stop_of,
+)
 from bfc_lightning.experiments.pictures import comparison_figure, features_figure
 from bfc_lightning.experiments.progress import RunsProgress
 from bfc_lightning.experiments.results import (
@@ -34,8 +40,6 @@ from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import write_atomically
 
-LACKED_MEMORY = 4
-"""Exit status of a run that asked for more memory than there was."""
 AND = "&&"
 _REFUSED = 2
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)

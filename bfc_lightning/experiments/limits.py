@@ -8,6 +8,8 @@ from bfc_lightning.files import write_json
 
 OUT_OF_TIME, OUT_OF_MEMORY = "out_of_time", "out_of_memory"
 STOPPED = "stopped"
+LACKED_MEMORY = 4
+"""Exit status of a run that asked for more memory than there was."""
 _KEYS = {OUT_OF_TIME: "seconds", OUT_OF_MEMORY: "gigabytes"}
 
 

@@ -67,7 +67,7 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
     if not comparison.metrics:
         return None
     figure = _over_grid(comparison, rows) if comparison.grid else _over_steps(comparison, rows)
-    figure.suptitle(_with_seeds(title, comparison))
+    figure.suptitle(_with_seeds(title, rows))
     for panel in figure.axes:
         panel.grid(alpha=0.3)
     handles = {
@@ -120,7 +120,7 @@ def features_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) 
     }
     if comparison.grid or not measured:
         return None
-    return side_by_side(measured, title=_with_seeds(title, comparison))
+    return side_by_side(measured, title=_with_seeds(title, rows))
 
 
 def _over_steps(comparison: Comparison, rows: Sequence[Row]) -> Figure:
@@ -275,8 +275,9 @@ def _reference_style(metric: str, number: int, *, is_common: bool) -> dict[str, 
     return {"color": colour, "linestyle": pattern, "linewidth": 1, "label": label, "zorder": 1}
 
 
-def _with_seeds(title: str, comparison: Comparison) -> str:
-    num_seeds = len(comparison.seeds)
+def _with_seeds(title: str, rows: Sequence[Row]) -> str:
+    """With the number of seeds of which some run finished."""
+    num_seeds = len({row.run.seed for row in rows if row.status == FINISHED})
     return f"{title}, median and range over {num_seeds} seeds" if num_seeds > 1 else title
 
 
