@@ -87,8 +87,8 @@ def samples_needed(errors: Mapping[float, float | None], error: float) -> Needed
 
     with e the error to be reached, b the smallest n such that e_n <= e from there on, and a the one
     below it. It is b itself where e_a is infinite or e_b is 0. Where the error drops by orders of
-    magnitude from a to b, n is known to lie between the two and hardly better: the formula then puts
-    it near a.
+    magnitude from a to b, n is known to lie between the two and hardly better: the formula then
+    puts it near a.
 
     Source: ours.
 
