@@ -86,7 +86,9 @@ def samples_needed(errors: Mapping[float, float | None], error: float) -> Needed
         log n = log a + (log b - log a) (log e_a - log e) / (log e_a - log e_b)
 
     with e the error to be reached, b the smallest n such that e_n <= e from there on, and a the one
-    below it. It is b itself where e_a is infinite or e_b is 0.
+    below it. It is b itself where e_a is infinite or e_b is 0. Where the error drops by orders of
+    magnitude from a to b, n is known to lie between the two and hardly better: the formula then
+    puts it near a.
 
     Source: ours.
 
