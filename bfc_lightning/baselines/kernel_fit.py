@@ -14,8 +14,8 @@ from bfc_lightning.runs.folder import RunError
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """From points (n, d) and (m, d) to K (n, m)."""
 
-_ROWS, _COLUMNS = 128, 1024
-"""Of a tile: 1 MB, so that what a kernel's recursion passes over again and again stays in cache."""
+_ROWS, _COLUMNS = 512, 512
+"""Of a tile: 2 MB, so that what a kernel's recursion passes over again and again stays in cache."""
 
 
 class KernelFit:
