@@ -46,7 +46,7 @@ def test_predictions_are_those_of_kernel_ridge_regression(baseline, kernel):
     baseline.fit(task)
     new = task.holdout.inputs[:20]
     expected = kernel_ridge(kernel, task, 1e-3, new)
-    np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-10, atol=1e-11)
 
 
 def jacobian(network: DenseNet, x: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_empirical_kernel_is_that_of_full_jacobians():
         return (jacobian(network, x) @ jacobian(network, y).T).detach()
 
     expected = kernel_ridge(kernel, task, 1e-3, new)
-    np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-10, atol=1e-11)
 
 
 def test_tiles_do_not_change_the_fit(monkeypatch):

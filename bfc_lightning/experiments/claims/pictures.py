@@ -6,6 +6,7 @@ from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bfc_lightning.experiments.claims.claim import Term
 from bfc_lightning.experiments.claims.verdicts import Judgement
@@ -18,6 +19,7 @@ from bfc_lightning.figures import COLOURS
 _WIDTH = 7.0
 _ROW, _PANEL = 0.32, 0.85
 _DARK = "#1a1a1a"
+_FEW_DECADES = 100.0
 
 
 def claim_figure(
@@ -46,15 +48,32 @@ def claim_figure(
 
 
 def _dots(found: dict[Term, dict[int, float]]) -> Figure:
-    metrics = list(dict.fromkeys(term.metric for term in found))
-    panels = [[term for term in found if term.metric == metric] for metric in metrics]
-    heights = [_PANEL + _ROW * len(terms) for terms in panels]
+    panels: dict[str, list[tuple[str, list[float]]]] = {}
+    for term, values in found.items():
+        quantity, of_whom = _quantity(term)
+        panels.setdefault(quantity, []).append((of_whom, list(values.values())))
+    heights = [_PANEL + _ROW * len(lines) for lines in panels.values()]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
-    for panel, metric, terms in zip(grid[:, 0], metrics, panels, strict=True):
-        _draw(panel, [(term.label, list(found[term].values())) for term in terms])
-        panel.set_xlabel(metric_in_words(metric))
+    for panel, (quantity, lines) in zip(grid[:, 0], panels.items(), strict=True):
+        _draw(panel, lines)
+        panel.set_xlabel(quantity)
     return figure
+
+
+def _quantity(term: Term) -> tuple[str, str]:
+    """What is drawn, and whose; levels of reference stand in the panel of what they refer to."""
+    where = ", ".join(f"{axis} {label}" for axis, label in term.at)
+    stem, _, number = term.metric.rpartition("_")
+    if term.metric == "reference/without_last_level":
+        whose = "perfect, without the last level"
+        return metric_in_words("val/nmse"), f"{whose} ({where})" if where else whose
+    if stem == "reference/cut_off":
+        whose = f"target cut off after level {number}"
+        return metric_in_words("val/error"), f"{whose} ({where})" if where else whose
+    if stem == "features/halved_step":
+        return "optimiser steps", f"{term.label}: layer {number} holds half of level {number}"
+    return metric_in_words(term.metric), term.label
 
 
 def _draw(panel: Axes, lines: Sequence[tuple[str, list[float]]]) -> None:
@@ -68,3 +87,7 @@ def _draw(panel: Axes, lines: Sequence[tuple[str, list[float]]]) -> None:
     shown = [value for _, values in lines for value in values if math.isfinite(value)]
     if shown and min(shown) > 0 and max(shown) >= 8 * min(shown):
         panel.set_xscale("log")
+        if max(shown) < _FEW_DECADES * min(shown):
+            panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
