@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all check docs
@@ -17,11 +18,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the result
 	$(BIN)/bfc fit -c configs/quickstart.yaml
 
-test: $(INSTALLED)  ## the tests but for the slow ones (about four minutes)
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## the tests but for the slow ones (about five minutes on two cores)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(INSTALLED)  ## every test that this machine can run
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m ""
 
 check: $(INSTALLED)  ## style, types, order of the imports
 	$(BIN)/ruff check .
