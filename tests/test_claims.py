@@ -1,15 +1,16 @@
 """Claims: what a file may say, effects with intervals, verdicts, and the files that tell them."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from bfc_lightning.cli.comparing import parse_comparison
+from bfc_lightning.experiments.bootstrap import Estimate
 from bfc_lightning.experiments.claims.claim import (
     PROFILES,
     Condition,
@@ -23,8 +24,7 @@ from bfc_lightning.experiments.claims.claim import (
 from bfc_lightning.experiments.claims.page import as_html, encoded
 from bfc_lightning.experiments.claims.pictures import claim_figure
 from bfc_lightning.experiments.claims.results import as_json, as_markdown, effect_in_words
-from bfc_lightning.experiments.claims.verdicts import bootstrap, judge, verdict_on
-from bfc_lightning.experiments.scaling import Estimate
+from bfc_lightning.experiments.claims.verdicts import effect_of, judge, verdict_on
 from bfc_lightning.runs.folder import RunError
 from tests.claim_files import RATIO, WORDS, rows_with, write_claim
 from tests.comparisons import parse
@@ -55,8 +55,13 @@ MISTAKES = {
         "conditions.0 must have at_least or at_most",
     ),
     "bounds that exclude each other": (condition(at_most=0.5), "in this order, got"),
-    "bound that is no number": (condition(at_least="ten"), "at_least must be a number, got 'ten'"),
-    "bound that is true": (condition(at_least=True), "at_least must be a number, got True"),
+    "bound that is no number": (condition(at_least="ten"), "must be a finite number, got 'ten'"),
+    "bound that can't be reached": (
+        condition(at_least=math.inf),
+        "must be a finite number, got inf",
+    ),
+    "bound that is nothing": (condition(at_least=math.nan), "must be a finite number, got nan"),
+    "bound that is true": (condition(at_least=True), "must be a finite number, got True"),
     "ratio of nothing": (condition(ratio={"of": 1}), "conditions.0.ratio must have the keys of, t"),
     "no metric": (
         condition(ratio={"of": {"learner": "wide"}, "to": {"learner": "wide"}}),
@@ -126,36 +131,40 @@ def test_verdict_is_where_the_interval_lies(low, high, verdict):
 
 
 def test_interval_of_equal_seeds_is_a_point():
-    found = bootstrap(lambda medians: medians[0] / medians[1], np.array([[6.0] * 5, [2.0] * 5]))
+    found = effect_of(lambda medians: medians[0] / medians[1], np.array([[6.0] * 5, [2.0] * 5]))
     assert (found.value, found.low, found.high) == (3.0, 3.0, 3.0)
 
 
 def test_seeds_are_drawn_together_for_all_terms():
     """One term is twice the other on every seed: unpaired draws would make an interval of it."""
     values = np.array([1.0, 10.0, 100.0, 1000.0, 10000.0])
-    found = bootstrap(lambda medians: medians[0] / medians[1], np.stack([2 * values, values]))
+    found = effect_of(lambda medians: medians[0] / medians[1], np.stack([2 * values, values]))
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
 
 
 def test_interval_is_that_of_all_draws():
-    """27 draws of three seeds are equally likely; 7 of them have the smallest as their median."""
-    found = bootstrap(lambda medians: medians[0], np.array([[1.0, 2.0, 3.0]]))
-    assert (found.value, found.low, found.high) == (2.0, 1.0, 3.0)
-    many = bootstrap(lambda medians: medians[0], np.arange(101.0)[None])
+    """Of five seeds, three or more draws of the smallest have a chance of 5.8 %: above 2.5 %."""
+    found = effect_of(lambda medians: medians[0], np.array([[1.0, 2.0, 3.0, 4.0, 5.0]]))
+    assert (found.value, found.low, found.high) == (3.0, 1.0, 5.0)
+    many = effect_of(lambda medians: medians[0], np.arange(101.0)[None])
     assert many.value == 50.0
     assert 30 < many.low < 45 < 55 < many.high < 70
 
 
 @pytest.mark.parametrize(
     ("narrow", "verdict"),
-    [([2.0, 3.0], "holds"), ([0.1, 0.2], "does not hold"), ([0.5, 3.0], "undecided")],
+    [
+        ([2.0, 3.0, 3.0, 4.0, 5.0], "holds"),
+        ([0.1, 0.1, 0.2, 0.2, 0.3], "does not hold"),
+        ([0.5, 2.0, 3.0, 3.0, 3.0], "undecided"),
+    ],
 )
 def test_claim_is_judged_by_its_runs(narrow, verdict, tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
-    judgement = judge(claim, comparison, rows_with(comparison, {"narrow": narrow, "wide": [1, 1]}))
+    judgement = judge(claim, comparison, rows_with(comparison, {"narrow": narrow, "wide": [1] * 5}))
     assert judgement.verdict == verdict
-    assert judgement.findings[0].estimate.value == pytest.approx(sum(narrow) / 2)
+    assert judgement.findings[0].estimate.value == pytest.approx(sorted(narrow)[2])
 
 
 def test_claim_holds_only_if_all_its_conditions_do(tmp_path):
@@ -169,7 +178,7 @@ def test_claim_holds_only_if_all_its_conditions_do(tmp_path):
     ):
         claim = read_claim(write_claim(tmp_path, conditions=conditions))
         comparison = parse(tmp_path / "few.yaml")
-        rows = rows_with(comparison, {"narrow": [2.0, 3.0], "wide": [1, 1]})
+        rows = rows_with(comparison, {"narrow": [2.0, 3.0, 3.0, 3.0, 3.0], "wide": [1] * 5})
         assert judge(claim, comparison, rows).verdict == verdict
 
 
@@ -179,7 +188,7 @@ def test_claim_holds_only_if_all_its_conditions_do(tmp_path):
 def test_run_without_a_number_leaves_the_claim_undecided(status, told, tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
-    rows = rows_with(comparison, {"narrow": [2.0, 3.0], "wide": [1, 1]})
+    rows = rows_with(comparison, {"narrow": [2.0, 3.0, 3.0, 3.0, 3.0], "wide": [1] * 5})
     rows[1] = replace(rows[1], status=status)
     judgement = judge(claim, comparison, rows)
     assert judgement.verdict == "undecided"
@@ -189,17 +198,28 @@ def test_run_without_a_number_leaves_the_claim_undecided(status, told, tmp_path)
 def test_metric_that_was_never_logged_leaves_the_claim_undecided(tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
-    rows = rows_with(comparison, {"narrow": [None, 3.0], "wide": [1, 1]})
+    rows = rows_with(comparison, {"narrow": [None, 3.0, 3.0, 3.0, 3.0], "wide": [1] * 5})
     judgement = judge(claim, comparison, rows)
     assert judgement.findings[0].reason == "no val/nmse of narrow: seed 0 has none."
+
+
+def test_few_seeds_leave_the_claim_undecided(tmp_path):
+    claim = read_claim(write_claim(tmp_path))
+    comparison = replace(parse(tmp_path / "few.yaml"), seeds=[0, 1, 2, 3])
+    rows = rows_with(comparison, {"narrow": [2.0] * 4, "wide": [1] * 4})
+    judgement = judge(claim, comparison, rows)
+    assert judgement.verdict == "undecided"
+    assert judgement.findings[0].reason == "no interval from fewer than 5 seeds."
 
 
 def test_ratio_to_zero_leaves_the_claim_undecided(tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
-    judgement = judge(claim, comparison, rows_with(comparison, {"narrow": [1, 1], "wide": [0, 0]}))
+    judgement = judge(
+        claim, comparison, rows_with(comparison, {"narrow": [1] * 5, "wide": [0] * 5})
+    )
     assert judgement.verdict == "undecided"
-    assert judgement.findings[0].reason == "the ratio is not finite: a median is 0."
+    assert judgement.findings[0].reason == "the effect is not finite: a median is 0."
 
 
 @pytest.mark.parametrize(
@@ -220,7 +240,7 @@ def told(tmp_path):
     """What the files of one judged claim are made from, and its figure."""
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
-    rows = rows_with(comparison, {"narrow": [20.0, 30.0], "wide": [1.0, 1.0]})
+    rows = rows_with(comparison, {"narrow": [20.0, 25.0, 25.0, 30.0, 30.0], "wide": [1.0] * 5})
     judgement = judge(claim, comparison, rows)
     content = {
         **{"status": "finished", "profile": "quick", "command": "bfc claims"},
@@ -239,7 +259,7 @@ def test_json_holds_effect_bounds_and_the_values_behind_them(told):
     assert entry["interval"] == [20.0, 30.0]
     assert entry["at_least"] == 1.0
     assert "at_most" not in entry
-    assert entry["terms"][0]["values"] == {"0": 20.0, "1": 30.0}
+    assert entry["terms"][0]["values"] == {"0": 20.0, "1": 25.0, "2": 25.0, "3": 30.0, "4": 30.0}
 
 
 def test_markdown_tells_verdict_effect_and_limits(told):
@@ -259,6 +279,13 @@ def test_page_opens_without_a_server(told):
     assert text.count("data:image/png;base64,") == 1
 
 
+def test_page_says_which_code_made_the_runs(told):
+    content = {**told[0], "git": "a" * 40 + "-dirty", "revisions": ["b" * 40, "c" * 40]}
+    text = as_html(content, {})
+    assert "aaaaaaaaaa-dirty" in text
+    assert "bbbbbbbbbb, cccccccccc" in text
+
+
 def test_page_shows_words_as_they_are(told):
     text = as_html(told[0], {})
     assert "That width &lt;helps&gt;." in text
@@ -269,7 +296,7 @@ def test_page_shows_words_as_they_are(told):
 def test_picture_has_a_dot_for_every_seed_of_every_learner(told):
     panel = told[1].axes[0]
     dots = [line.get_xdata() for line in panel.lines if line.get_marker() == "o"]
-    assert [list(values) for values in dots] == [[20.0, 30.0], [1.0, 1.0]]
+    assert [list(values) for values in dots] == [[20.0, 25.0, 25.0, 30.0, 30.0], [1.0] * 5]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["narrow", "wide"]
     assert panel.get_xscale() == "log"
 
@@ -298,7 +325,7 @@ def test_document_is_made_from_the_json_beside_it():
     assert told == {name: read_claim(path).sentence for name, path in SHIPPED.items()}
 
 
-def test_quick_runs_have_their_own_comparison_each():
-    stems = [yaml.safe_load(path.read_text())["runs"]["quick"] for path in SHIPPED.values()]
-    names = {Path(stem).stem for stem in stems}
-    assert len(names) == len(set(stems))
+@pytest.mark.parametrize("profile", PROFILES)
+def test_comparisons_of_a_profile_have_names_of_their_own(profile):
+    files = {read_claim(path).runs[profile].resolve() for path in SHIPPED.values()}
+    assert len({file.stem for file in files}) == len(files)

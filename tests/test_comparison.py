@@ -202,7 +202,7 @@ def test_two_commands_cannot_work_in_one_folder(tmp_path):
     folder = tmp_path / "logs" / "few"
     with claimed(comparison, folder):
         second = claimed(comparison, folder)
-        with pytest.raises(RunError, match="is being worked on by another bfc compare"):
+        with pytest.raises(RunError, match="is being worked on by another bfc"):
             second.__enter__()
     with claimed(comparison, folder):
         pass

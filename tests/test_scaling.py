@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bfc_lightning.cli import main
+from bfc_lightning.experiments.bootstrap import NUM_DRAWS
 from bfc_lightning.experiments.comparison import planned_runs
 from bfc_lightning.experiments.results import Row
 from bfc_lightning.experiments.scaling import (
-    NUM_DRAWS,
     Needed,
     exponent,
     exponent_difference,

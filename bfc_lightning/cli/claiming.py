@@ -1,6 +1,8 @@
 """`bfc claims`: sentences about hierarchical learning, run to a verdict."""
 
+import re
 import shlex
+import shutil
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from bfc_lightning.cli.comparing import parse_comparison, run_one
+from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.experiments.claims.claim import (
@@ -38,10 +41,11 @@ goes on where it was stopped.
     bfc claims --list true             what there is
     bfc claims --profile full          as large as the results in the documents; takes hours
 
-It leaves, in <run.root>/<run.name>/: claims.html (a page with pictures, opens by itself),
+It leaves, in <run.root>/<run.name>/, by default logs/claims-PROFILE, with the names of the claims
+and the seeds where they are given: claims.html (a page with pictures, opens by itself),
 claims.json, claims.md, runs/ (a folder of `bfc compare` for each comparison).
 Exit status: 0 every run came to an end, whatever the verdicts, 1 a run failed, 2 a mistake in the
-input, 130 and 143 stopped by a signal.
+input, 4 out of memory, 130 and 143 stopped by a signal.
 """
 
 
@@ -85,9 +89,7 @@ def _parser() -> ArgumentParser:
         "--seeds", type=list[int] | None, default=None, help="In place of each comparison's own."
     )
     parser.add_argument("--workers", type=int | None, default=None, help="Runs at a time.")
-    parser.add_argument(
-        "--run.name", type=str | None, default=None, help="Of the folder; claims-PROFILE if absent."
-    )
+    parser.add_argument("--run.name", type=str | None, default=None, help="Of the folder.")
     parser.add_argument("--run.root", default="logs", help="The folder that it is put in.")
     parser.add_argument(
         "--run.overwrite", type=bool, default=False, help="Delete the runs of this name first."
@@ -102,6 +104,8 @@ def _read(given: Namespace) -> list[Claim]:
         RunError: if one is unknown.
     """
     known = find_claims(Path(given.configs))
+    for path in known.values():
+        check_config_files(["-c", str(path)])
     for name in given.names:
         if name not in known:
             raise RunError(f"a claim must be one of {', '.join(known)}, got {name!r}.")
@@ -109,72 +113,101 @@ def _read(given: Namespace) -> list[Claim]:
 
 
 def _run(claims: Sequence[Claim], given: Namespace, *, command: str) -> int:
-    """Does it, once the words are understood.
+    """Does it, once the words are understood."""
+    from bfc_lightning.experiments.claims.running import RUNS, Record, run_claims
+    from bfc_lightning.experiments.folder import check_unchanged, find_comparison, locked
+
+    folder = _folder(given)
+    evidence = _evidence(claims, given, folder)
+    with locked(folder):
+        if given.run.overwrite:
+            shutil.rmtree(folder / RUNS, ignore_errors=True)
+        for part in evidence:
+            check_unchanged(part.comparison, find_comparison(part.comparison, []))
+        record = Record(folder, given.profile, command, [claim.name for claim in claims])
+        num_lost: list[int] = []
+        run = partial(_run_comparison, total=len(evidence), num_lost=num_lost)
+        signum = run_claims(evidence, record, run=run, say=_show)
+    if signum:
+        again = re.sub(r" --run\.overwrite[ =]\S+", "", command)
+        say(f"stopped; go on: {again}")
+        return 128 + signum
+    _show_end(folder, sum(num_lost))
+    return 1 if any(num_lost) else 0
+
+
+def _folder(given: Namespace) -> Path:
+    """Where the page is put: a folder of its own for every choice of claims and seeds.
 
     Raises:
-        RunError: if the folder can't be made.
+        RunError: if the name is no plain folder name, or something else lies there.
     """
-    name = f"claims-{given.profile}" if given.run.name is None else given.run.name
+    from bfc_lightning.experiments.claims.running import RESULT
+
+    seeds = [] if given.seeds is None else [f"seeds{'+'.join(map(str, given.seeds))}"]
+    name = "-".join(["claims", given.profile, *given.names, *seeds])
+    if given.run.name is not None:
+        name = given.run.name
     if name in ("", ".", "..") or Path(name).name != name:
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")
     folder = Path(given.run.root) / name
-    evidence = _evidence(claims, given, folder)
-
-    from bfc_lightning.experiments.claims.running import Record, run_claims
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as refused:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
         raise RunError(
-            f"run.root must be a folder that can be written, got {str(folder.parent)!r}: "
-            f"{refused.strerror}."
-        ) from refused
-    record = Record(folder, given.profile, command, [claim.name for claim in claims])
-    num_failed: list[int] = []
-    run = partial(_run_comparison, total=len(evidence), num_failed=num_failed)
-    signum = run_claims(evidence, record, run=run, say=_show)
-    if signum:
-        say(f"stopped; go on: {command}")
-        return 128 + signum
-    _show_end(record.folder, sum(num_failed))
-    return 1 if any(num_failed) else 0
+            f"run.name must be free in {folder.parent} or name claims, got {name!r}, which is "
+            "something else: choose another."
+        )
+    return folder
 
 
 def _evidence(claims: Sequence[Claim], given: Namespace, folder: Path) -> "list[Evidence]":
-    """Each comparison with the claims that are judged by it; all are checked before any is run."""
+    """Each comparison with the claims that are judged by it; all are checked before any is run.
+
+    Raises:
+        RunError: if a claim or a comparison can't be run, or two of them would share a folder.
+    """
+    from bfc_lightning.cli.learner_settings import check_learners
     from bfc_lightning.experiments.claims.running import RUNS, Evidence
 
     by_file: dict[Path, list[Claim]] = {}
     for claim in claims:
         by_file.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
-    evidence = []
+    evidence: list[Evidence] = []
     for file, judged in by_file.items():
+        if any(file.stem == part.name for part in evidence):
+            raise RunError(f"comparisons must have different names, got {file.name} twice.")
         words = ["-c", str(file), "--run.root", str(folder / RUNS), "--run.name", file.stem]
-        words += ["--run.overwrite", str(given.run.overwrite).lower()]
         words += [] if given.workers is None else ["--workers", str(given.workers)]
         words += [] if given.seeds is None else ["--seeds", str(given.seeds)]
         comparison, _ = parse_comparison(words)
         for claim in judged:
             check_claim(claim, comparison)
+        check_learners(comparison)
         evidence.append(Evidence(file.stem, comparison, judged))
     return evidence
 
 
-def _run_comparison(part: "Evidence", *, total: int, num_failed: list[int]) -> "Outcome":
-    """Runs what is missing of a comparison."""
-    from bfc_lightning.cli.learner_settings import check_learners
+def _run_comparison(part: "Evidence", *, total: int, num_lost: list[int]) -> "Outcome":
+    """Runs what is missing of a comparison, and counts what did not come to an end."""
+    from bfc_lightning.experiments.claims.running import unknown_metrics
     from bfc_lightning.experiments.execution import run_comparison
     from bfc_lightning.experiments.folder import claimed, find_comparison
+    from bfc_lightning.experiments.results import DONE, metric_names
+    from bfc_lightning.experiments.tuning import edge_warnings
 
-    say(f"comparison {len(num_failed) + 1} of {total}: {part.name}")
-    folder = find_comparison(part.comparison, [])
-    check_learners(part.comparison)
-    with claimed(part.comparison, folder):
-        run = partial(run_one, gigabytes=part.comparison.limits.gigabytes)
+    say(f"comparison {len(num_lost) + 1} of {total}: {part.name}")
+    comparison = part.comparison
+    folder = find_comparison(comparison, [])
+    with claimed(comparison, folder):
+        run = partial(run_one, gigabytes=comparison.limits.gigabytes)
         outcome = run_comparison(
-            part.comparison, folder, run_one=run, command=f"bfc compare -c {folder}/compare.yaml"
+            comparison, folder, run_one=run, command=f"bfc compare -c {folder}/compare.yaml"
         )
-    num_failed.append(sum(row.status == "failed" for row in outcome.rows))
+    num_lost.append(sum(row.status not in DONE for row in outcome.rows))
+    for line in edge_warnings(outcome.choices, comparison):
+        say(f"warning: {line}")
+    for metric in unknown_metrics(part, outcome):
+        known = ", ".join(metric_names(outcome.rows))
+        say(f"warning: no run of {part.name} logged {metric}; known: {known}.")
     return outcome
 
 
@@ -194,7 +227,7 @@ def _show(judgement: "Judgement") -> None:
         print(f"    {condition['effect']}: {found}, asked {asked}", flush=True)
 
 
-def _show_end(folder: Path, num_failed: int) -> None:
+def _show_end(folder: Path, num_lost: int) -> None:
     import json
 
     from bfc_lightning.experiments.claims.results import tally
@@ -204,5 +237,5 @@ def _show_end(folder: Path, num_failed: int) -> None:
     counts = tally(content["claims"])
     print(f"\n{', '.join(f'{count} {verdict}' for verdict, count in counts.items())}")
     print("files:", *(folder / name for name in (PAGE, RESULT, TEXT)), flush=True)
-    if num_failed:
-        say(f"{num_failed} runs failed; what they printed is in {folder}/runs/*/logs.")
+    if num_lost:
+        say(f"runs that failed: {num_lost}; what they printed is in {folder}/runs/*/logs.")

@@ -141,19 +141,23 @@ def claimed(comparison: Comparison, folder: Path) -> Iterator[None]:
         While the block runs, no other process may claim it.
     """
     files = settings_files(comparison)  # a base may lie in the folder that is overwritten
-    handle = _lock(folder)
-    try:
+    with locked(folder):
         if comparison.run.overwrite:
             _empty(folder)
         check_unchanged(comparison, folder)
         _write(comparison, folder, files)
         yield
-    finally:
-        os.close(handle)
 
 
-def _lock(folder: Path) -> int:
-    """Makes the folder and keeps others out for as long as the handle is open.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a folder, and keeps other processes of ours out until the block ends.
+
+    Args:
+        folder: of a comparison, or of claims.
+
+    Yields:
+        While the block runs, no other process may lock it.
 
     Raises:
         RunError: if it can't be written, or another process is at work in it.
@@ -170,8 +174,11 @@ def _lock(folder: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as taken:
         os.close(handle)
-        raise RunError(f"{folder} is being worked on by another bfc compare.") from taken
-    return handle
+        raise RunError(f"{folder} is being worked on by another bfc.") from taken
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _empty(folder: Path) -> None:

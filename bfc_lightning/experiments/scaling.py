@@ -2,20 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
 from bfc_lightning.experiments.comparison import Comparison, Scaling
 from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME
 from bfc_lightning.experiments.results import DIVERGED, FINISHED, Row
 
-Floats = NDArray[np.float64]
-
-NUM_DRAWS = 2000
-_DRAWS_SEED = 0
-_LEVEL = 0.95
 # With a larger share of draws without a slope there is no interval.
 _MOST_UNDEFINED = 0.05
 _INFINITE_ERROR = (DIVERGED, OUT_OF_TIME, OUT_OF_MEMORY)
@@ -54,30 +50,6 @@ class Median:
     high: float
     is_bound: bool
     num_reached: int
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: of all seeds; NaN where it is undefined.
-        low: lower end of the interval; NaN where there is none.
-        high: upper end.
-        reason: why there is no value or no interval.
-    """
-
-    value: float
-    low: float
-    high: float
-    reason: str = field(default="", compare=False)
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return f"- ({self.reason})"
-        if math.isnan(self.low):
-            return f"{self.value:.2f} ({self.reason})"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 def samples_needed(errors: Mapping[float, float | None], error: float) -> Needed:
@@ -251,19 +223,14 @@ def _estimate(comparison: Comparison, slopes: Floats, learners: Sequence[str]) -
     undefined = float(np.isnan(drawn).mean())
     if undefined > _MOST_UNDEFINED:
         return Estimate(value, nan, nan, f"undefined in {undefined:.0%} of draws: no interval")
-    tail = (1 - _LEVEL) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *interval(drawn))
 
 
 def _slopes(comparison: Comparison, rows: Sequence[Row], learner: str) -> Floats:
     """The exponent of all seeds, then those of the draws; NaN where undefined."""
     table = _table(comparison, rows, learner)
     num_seeds = table.shape[1]
-    random = np.random.default_rng(_DRAWS_SEED)  # the same draws for every learner
-    drawn = random.integers(num_seeds, size=(NUM_DRAWS, num_seeds))
-    drawn = np.concatenate([np.arange(num_seeds)[None], drawn])
-    values = table[:, drawn]
+    values = table[:, draws(num_seeds)]
     lower, upper = _middles(values)
     fewest, _ = extremes(comparison)
     is_used = (2 * np.isfinite(values).sum(axis=-1) > num_seeds) & (lower > fewest)

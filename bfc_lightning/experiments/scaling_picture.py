@@ -7,11 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bfc_lightning.experiments.bootstrap import Estimate
 from bfc_lightning.experiments.comparison import Comparison
 from bfc_lightning.experiments.pictures import add_legend
 from bfc_lightning.experiments.results import FINISHED, Row
 from bfc_lightning.experiments.scaling import (
-    Estimate,
     Median,
     dimensions,
     exponent,
@@ -51,7 +51,8 @@ def scaling_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -
         label = _label(learner, exponent(comparison, rows, learner), found.values())
         _draw(panel, comparison, found, number=number, label=label)
     _dress(panel, comparison)
-    figure.suptitle(f"{title}: samples needed for {about_error(comparison)}", fontsize=11)
+    title = f"{title}: " if title else ""
+    figure.suptitle(f"{title}samples needed for {about_error(comparison)}", fontsize=11)
     handles, labels = panel.get_legend_handles_labels()
     add_legend(figure, dict(zip(labels, handles, strict=True)), ncols=2)
     return figure

@@ -152,7 +152,7 @@ def read_claim(path: Path) -> Claim:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as wrong:
         raise RunError(f"{path} must be a YAML file: {wrong}.") from wrong
     content = _mapping(content, str(path), _KEYS)
     _check_words(content, _WORDS, path)
@@ -215,8 +215,9 @@ def _condition(entry: object, where: str) -> Condition:
     content = _mapping(entry, where, ("what", kind, *bounds))
     _check_words(content, ("what",), where)
     for key, bound in bounds.items():
-        if isinstance(bound, bool) or not isinstance(bound, int | float):
-            raise RunError(f"{where}.{key} must be a number, got {bound!r}.")
+        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not is_number or not abs(bound) < math.inf:
+            raise RunError(f"{where}.{key} must be a finite number, got {bound!r}.")
     if not bounds or bounds.get("at_least", -math.inf) > bounds.get("at_most", math.inf):
         raise RunError(f"{where} must have at_least or at_most, in this order, got {bounds}.")
     effect = kinds[kind](content[kind], f"{where}.{kind}")
@@ -245,7 +246,7 @@ def _term(entry: object, where: str) -> Term:
     at = content.get("at", {})
     if not isinstance(at, dict):
         raise RunError(f"{where}.at must be labels by axis, got {at!r}.")
-    labels = tuple((str(axis), str(label)) for axis, label in at.items())
+    labels = tuple({str(axis): str(label) for axis, label in at.items()}.items())
     return Term(content["learner"], content["metric"], labels)
 
 

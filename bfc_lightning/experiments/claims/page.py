@@ -26,9 +26,15 @@ def as_html(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     environment = Environment(
         loader=PackageLoader("bfc_lightning.experiments.claims", "."), autoescape=True
     )
-    environment.globals.update(bound=bound_in_words, interval=interval_in_words)
+    environment.globals.update(bound=bound_in_words, interval=interval_in_words, revision=revision)
+    environment.filters.update(revision=revision)
     counts = tally(content["claims"])
     return environment.get_template("page.html").render(**content, counts=counts, pictures=pictures)
+
+
+def revision(commit: str) -> str:
+    """A commit, shortened; `-dirty` stays."""
+    return commit.replace(commit.removesuffix("-dirty"), commit.removesuffix("-dirty")[:10])
 
 
 def encoded(figure: Figure) -> str:

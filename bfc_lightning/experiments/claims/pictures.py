@@ -42,9 +42,7 @@ def claim_figure(
     found = {term: values for term, values in found.items() if values}
     if found:
         return _dots(found)
-    if comparison.scaling is not None and any(finding.estimate for finding in judgement.findings):
-        return scaling_figure(comparison, rows, title="")
-    return None
+    return scaling_figure(comparison, rows, title="")
 
 
 def _dots(found: dict[Term, dict[int, float]]) -> Figure:
@@ -66,13 +64,16 @@ def _quantity(term: Term) -> tuple[str, str]:
     where = ", ".join(f"{axis} {label}" for axis, label in term.at)
     stem, _, number = term.metric.rpartition("_")
     if term.metric == "reference/without_last_level":
-        whose = "perfect, without the last level"
+        whose = f"{term.learner}'s target without its last level"
         return metric_in_words("val/nmse"), f"{whose} ({where})" if where else whose
     if stem == "reference/cut_off":
-        whose = f"target cut off after level {number}"
+        whose = f"{term.learner}'s target cut off after level {number}"
         return metric_in_words("val/error"), f"{whose} ({where})" if where else whose
     if stem == "features/halved_step":
-        return "optimiser steps", f"{term.label}: layer {number} holds half of level {number}"
+        return (
+            "steps until what layer l lacks of level l has halved",
+            f"{term.label}: layer {number}",
+        )
     return metric_in_words(term.metric), term.label
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from bfc_lightning.experiments.claims.claim import Condition, ExponentDifference, Ratio
 from bfc_lightning.experiments.claims.verdicts import Finding, Judgement
+from bfc_lightning.experiments.results import markdown_table
 
 _INTRODUCTION = """\
 Each claim is a sentence with the runs that could show it to be wrong. An effect is a median over
 seeds, a ratio of medians or a difference of exponents, with a 95 % bootstrap interval over the
-seeds. A claim *holds* where the intervals of all its conditions lie within the bounds, *does not
-hold* where one lies wholly outside, and is *undecided* else.
+seeds, which for a median of five is nearly always from the smallest to the largest. A claim
+*holds* where the intervals of all its conditions lie within the bounds, *does not hold* where one
+lies wholly outside, and is *undecided* else.
 
 Theory proves lower bounds for kernels, tangent kernels and neural compositional kernels only. That
 layerwise training and networks with two layers fail is a measurement, on these targets, with these
@@ -106,7 +108,7 @@ def bound_in_words(condition: Mapping[str, Any]) -> str:
 
 
 def tally(claims: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many claims hold, do not hold, and are undecided; those without a verdict are none.
+    """How many claims hold, do not hold, and are undecided.
 
     Args:
         claims: of `claims.json`.
@@ -134,7 +136,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
         "# Claims",
         f"Made by `{content['command']}` from its claims.json, not by hand.",
         _INTRODUCTION,
-        _table(
+        markdown_table(
             ["claim", "verdict"],
             [[f"[{claim['sentence']}](#{claim['name']})", claim["verdict"]] for claim in claims],
         ),
@@ -145,23 +147,18 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 
 def _section(claim: Mapping[str, Any]) -> str:
     lines = [
-        [entry["what"], entry["effect"], bound_in_words(entry), interval, entry["verdict"]]
+        [
+            *(entry["what"], entry["effect"], bound_in_words(entry)),
+            *(interval_in_words(entry), entry["verdict"]),
+        ]
         for entry in claim["conditions"]
-        if (interval := interval_in_words(entry))
     ]
     parts = [
         f"## {claim['name']}",
         f"**{claim['sentence']}** {claim['verdict'].capitalize()}.",
         f"Source: {claim['source']}",
-        _table(["condition", "effect", "asked", "measured", "verdict"], lines),
+        markdown_table(["condition", "effect", "asked", "measured", "verdict"], lines),
         f"What it shows: {claim['shows']}",
         f"What it does not show: {claim['does_not_show']}",
     ]
     return "\n\n".join(parts)
-
-
-def _table(titles: list[str], lines: list[list[str]]) -> str:
-    body = [titles, ["---"] * len(titles), *lines]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in body
-    )

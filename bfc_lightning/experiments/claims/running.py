@@ -14,6 +14,7 @@ from bfc_lightning.experiments.claims.results import as_json, as_markdown
 from bfc_lightning.experiments.claims.verdicts import Judgement, judge
 from bfc_lightning.experiments.comparison import Comparison
 from bfc_lightning.experiments.execution import Outcome
+from bfc_lightning.experiments.results import metric_names
 from bfc_lightning.files import write_atomically, write_json
 
 RESULT, PAGE, TEXT = "claims.json", "claims.html", "claims.md"
@@ -51,6 +52,7 @@ class Record:
     command: str
     order: Sequence[str]
     claims: dict[str, dict[str, Any]] = field(default_factory=dict)
+    revisions: set[str] = field(default_factory=set)
     pictures: dict[str, str] = field(default_factory=dict)
 
     def add(self, judgement: Judgement, part: Evidence, outcome: Outcome) -> None:
@@ -59,9 +61,10 @@ class Record:
         Args:
             judgement: of the claim.
             part: whose runs it is judged by.
-            outcome: of the part.
+            outcome: of its comparison.
         """
         name = judgement.claim.name
+        self.revisions.update(row.summary["git"] for row in outcome.rows if row.summary.get("git"))
         self.claims[name] = as_json(judgement, runs=f"{RUNS}/{part.name}")
         figure = claim_figure(judgement, part.comparison, outcome.rows)
         if figure is not None:
@@ -76,11 +79,32 @@ class Record:
             "command": self.command,
             "versions": versions(),
             "git": git_revision(),
+            "revisions": sorted(self.revisions),
             "claims": known,
         }
         write_json(self.folder / RESULT, content)
         write_atomically(self.folder / TEXT, as_markdown(content))
         write_atomically(self.folder / PAGE, as_html(content, self.pictures))
+
+
+def unknown_metrics(part: Evidence, outcome: Outcome) -> list[str]:
+    """Metrics that the claims ask for and no run logged: most likely misspelt.
+
+    Args:
+        part: a comparison with its claims.
+        outcome: of the comparison.
+
+    Returns:
+        Their names.
+    """
+    asked = [
+        term.metric
+        for claim in part.claims
+        for condition in claim.conditions
+        for term in condition.terms
+    ]
+    known = metric_names(outcome.rows)
+    return [metric for metric in dict.fromkeys(asked) if known and metric not in known]
 
 
 def run_claims(
@@ -101,6 +125,7 @@ def run_claims(
     Returns:
         The signal that stopped it, 0 if none.
     """
+    record.write()
     for part in evidence:
         outcome = run(part)
         if outcome.signum:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
 from bfc_lightning.experiments.claims.claim import (
     Claim,
     Condition,
@@ -16,14 +16,12 @@ from bfc_lightning.experiments.claims.claim import (
 )
 from bfc_lightning.experiments.comparison import Comparison, Point
 from bfc_lightning.experiments.results import FINISHED, Row, of_point
-from bfc_lightning.experiments.scaling import Estimate, exponent_difference
+from bfc_lightning.experiments.scaling import exponent_difference
 from bfc_lightning.runs.folder import RunError
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "undecided"
 
-_NUM_DRAWS = 2000
-_SEED = 0
-_TAIL_PERCENT = 2.5
+_FEWEST_SEEDS = 5
 
 
 @dataclass(frozen=True)
@@ -97,15 +95,13 @@ def verdict_on(condition: Condition, estimate: Estimate) -> str:
     return UNDECIDED
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], values: NDArray[np.float64]
+def effect_of(
+    statistic: Callable[[Floats], Floats],
+    values: Floats,
 ) -> Estimate:
     """A statistic of medians over seeds, with the percentile interval over seeds drawn again.
 
-    Seeds are drawn with replacement, 2,000 times, and the same ones for every term: a seed means
-    the same target and the same samples for all.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    Source: see `bootstrap.draws`; the same seeds are drawn for every term.
 
     Args:
         statistic: from medians, (terms, draws), to one number a draw.
@@ -114,12 +110,8 @@ def bootstrap(
     Returns:
         The statistic of the medians themselves, and its 95 % interval.
     """
-    random = np.random.default_rng(_SEED)
-    drawn = random.integers(values.shape[1], size=(_NUM_DRAWS, values.shape[1]))
-    found = statistic(np.median(values[:, drawn], axis=2))
-    low, high = np.percentile(found, [_TAIL_PERCENT, 100 - _TAIL_PERCENT], method="nearest")
-    whole = statistic(np.median(values, axis=1, keepdims=True))
-    return Estimate(float(whole[0]), float(low), float(high))
+    found = statistic(np.median(values[:, draws(values.shape[1])], axis=2))
+    return Estimate(float(found[0]), *interval(found[1:]))
 
 
 def _find(condition: Condition, comparison: Comparison, rows: Sequence[Row]) -> Finding:
@@ -143,12 +135,14 @@ def _estimate(
         RunError: if a run gave no number, or there is no interval.
     """
     effect = condition.effect
+    if len(comparison.seeds) < _FEWEST_SEEDS:
+        raise RunError(f"no interval from fewer than {_FEWEST_SEEDS} seeds.")
     if isinstance(effect, ExponentDifference):
         estimate = exponent_difference(comparison, rows, effect.of, effect.minus)
         lacking = f"the exponents have no difference: {estimate.reason}."
     else:
-        estimate = bootstrap(*_statistic(condition, comparison, rows, values))
-        lacking = "the ratio is not finite: a median is 0."
+        estimate = effect_of(*_statistic(condition, comparison, rows, values))
+        lacking = "the effect is not finite: a median is 0."
     if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
         raise RunError(lacking)
     return estimate
@@ -159,7 +153,7 @@ def _statistic(
     comparison: Comparison,
     rows: Sequence[Row],
     values: Sequence[dict[int, float]],
-) -> tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], NDArray[np.float64]]:
+) -> tuple[Callable[[Floats], Floats], Floats]:
     """What is taken of the medians, and the values.
 
     Raises:
@@ -206,12 +200,12 @@ def _what_is_lacking(
     return f"no {term.metric} of {term.label}: {', '.join(told).replace('_', ' ')}."
 
 
-def _first(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    first: NDArray[np.float64] = medians[0]
+def _first(medians: Floats) -> Floats:
+    first: Floats = medians[0]
     return first
 
 
-def _quotient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
+def _quotient(medians: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios: NDArray[np.float64] = medians[0] / medians[1]
+        ratios: Floats = medians[0] / medians[1]
     return ratios
