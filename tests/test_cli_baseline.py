@@ -98,6 +98,14 @@ def test_folder_holds_config_and_summary_and_nothing_else(ridge):
     assert content["metrics"]["train/nmse"] < 0.1 < content["metrics"]["test/nmse"] < 1.2
 
 
+def test_levels_are_not_measured_where_nobody_asks(tmp_path, ridge):
+    words = ["--run.name", "brief", "--num_measures", "0", *KERNEL]
+    assert baseline(tmp_path, *words) == 0
+    brief, whole = summary(tmp_path / "brief")["metrics"], summary(ridge)["metrics"]
+    assert brief.keys() == {"train/nmse", "val/nmse", "test/nmse"}
+    assert brief.keys() < whole.keys()
+
+
 def test_config_runs_again_to_the_same_numbers(ridge):
     config = ridge / "config.yaml"
     stored = yaml.safe_load(config.read_text())

@@ -67,6 +67,7 @@ def test_config_says_what_it_is_and_how_to_run_it(path):
 
 def test_first_level_of_every_config_is_known(parse):
     known = {"inputs", "labels", "target", "model", "scheme", "data", "run", "trainer"}
+    known |= {"num_measures"}
     for path in CONFIGS:
         assert set(yaml.safe_load(path.read_text())) <= known, path
 

@@ -69,7 +69,13 @@ class BaselineApplication(Application):
         name, config = type(self.baseline).__name__, self.config[subcommand]
         say(f"{name} on {self.datamodule.num_train_samples} samples, seed {config.seed_everything}")
         seed = derive_seed(config.seed_everything, "baseline")
-        metrics, seconds = fit_and_score(self.baseline, self.datamodule, self.model.network, seed)
+        metrics, seconds = fit_and_score(
+            self.baseline,
+            self.datamodule,
+            self.model.network,
+            seed,
+            is_measured=config.num_measures > 0,
+        )
         claim = claim_new_folder(self.folder, self.options)
         (claim.path / CHECKPOINTS).rmdir()
         self._write(claim.path, metrics, seconds)
