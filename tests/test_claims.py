@@ -23,7 +23,7 @@ from bfc_lightning.experiments.claims.claim import (
 )
 from bfc_lightning.experiments.claims.page import as_html, encoded
 from bfc_lightning.experiments.claims.pictures import claim_figure
-from bfc_lightning.experiments.claims.results import as_json, as_markdown, effect_in_words
+from bfc_lightning.experiments.claims.results import as_json, as_markdown, effect_in_words, number
 from bfc_lightning.experiments.claims.verdicts import effect_of, judge, verdict_on
 from bfc_lightning.runs.folder import RunError
 from tests.claim_files import RATIO, WORDS, rows_with, write_claim
@@ -329,3 +329,11 @@ def test_document_is_made_from_the_json_beside_it():
 def test_comparisons_of_a_profile_have_names_of_their_own(profile):
     files = {read_claim(path).runs[profile].resolve() for path in SHIPPED.values()}
     assert len({file.stem for file in files}) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(28712.3, "28,700"), (999.6, "1,000"), (44.76, "44.8"), (-1.9, "-1.9"), (7.4e-5, "7.4e-05")],
+)
+def test_numbers_have_three_figures(value, words):
+    assert number(value) == words

@@ -89,8 +89,9 @@ def effect_in_words(condition: Condition) -> str:
 
 
 def number(value: float) -> str:
-    """A number for people: three figures, powers of ten where it is far from 1."""
-    return f"{value:.3g}"
+    """A number for people: three figures, powers of ten where it is very small."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.3g}"
 
 
 def interval_in_words(condition: Mapping[str, Any]) -> str:
