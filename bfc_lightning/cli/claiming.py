@@ -3,15 +3,14 @@
 import re
 import shlex
 import shutil
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.cli.comparing import parse_comparison, run_one
+from bfc_lightning.cli.comparing import PlainHelp, parse_comparison, run_in_folder
 from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
@@ -49,10 +48,6 @@ input, 4 out of memory, 130 and 143 stopped by a signal.
 """
 
 
-class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leaves the lines of the description as they are."""
-
-
 def claims_command(words: Sequence[str]) -> int:
     """Runs `bfc claims`.
 
@@ -77,9 +72,9 @@ def claims_command(words: Sequence[str]) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="bfc claims", exit_on_error=False, description=DESCRIPTION, formatter_class=_Help
+        prog="bfc claims", exit_on_error=False, description=DESCRIPTION, formatter_class=PlainHelp
     )
-    parser.add_argument("names", nargs="*", help="Which claims; all if none is named.")
+    parser.add_argument("names", nargs="*", default=[], help="Which claims; all if not given.")
     parser.add_argument(
         "--profile", type=Literal[PROFILES], default="quick", help="How large the runs are."
     )
@@ -189,19 +184,15 @@ def _evidence(claims: Sequence[Claim], given: Namespace, folder: Path) -> "list[
 def _run_comparison(part: "Evidence", *, total: int, num_lost: list[int]) -> "Outcome":
     """Runs what is missing of a comparison, and counts what did not come to an end."""
     from bfc_lightning.experiments.claims.running import unknown_metrics
-    from bfc_lightning.experiments.execution import run_comparison
-    from bfc_lightning.experiments.folder import claimed, find_comparison
+    from bfc_lightning.experiments.folder import find_comparison
     from bfc_lightning.experiments.results import DONE, metric_names
     from bfc_lightning.experiments.tuning import edge_warnings
 
     say(f"comparison {len(num_lost) + 1} of {total}: {part.name}")
     comparison = part.comparison
     folder = find_comparison(comparison, [])
-    with claimed(comparison, folder):
-        run = partial(run_one, gigabytes=comparison.limits.gigabytes)
-        outcome = run_comparison(
-            comparison, folder, run_one=run, command=f"bfc compare -c {folder}/compare.yaml"
-        )
+    command = f"bfc compare -c {folder}/compare.yaml"
+    outcome = run_in_folder(comparison, folder, command=command)
     num_lost.append(sum(row.status not in DONE for row in outcome.rows))
     for line in edge_warnings(outcome.choices, comparison):
         say(f"warning: {line}")

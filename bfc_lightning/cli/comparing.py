@@ -65,7 +65,7 @@ input, 130 and 143 stopped by a signal.
 """
 
 
-class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+class PlainHelp(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Leaves the lines of the description as they are."""
 
 
@@ -96,7 +96,7 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
         The comparison, checked as far as its settings alone allow; and the configs, as given.
     """
     parser = ArgumentParser(
-        prog="bfc compare", exit_on_error=False, description=DESCRIPTION, formatter_class=_Help
+        prog="bfc compare", exit_on_error=False, description=DESCRIPTION, formatter_class=PlainHelp
     )
     parser.add_argument(
         "-c", "--config", action="config", help="A comparison; a later one overrides an earlier."
@@ -121,16 +121,32 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
 def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) -> int:
     """Does it, once the words are understood; only here are torch and lightning imported."""
     from bfc_lightning.cli.learner_settings import check_learners
-    from bfc_lightning.experiments.execution import run_comparison
-    from bfc_lightning.experiments.folder import claimed, find_comparison
+    from bfc_lightning.experiments.folder import find_comparison
 
     folder = find_comparison(comparison, configs)
     check_learners(comparison)
-    with claimed(comparison, folder):
-        run = partial(run_one, gigabytes=comparison.limits.gigabytes)
-        outcome = run_comparison(comparison, folder, run_one=run, command=command)
+    outcome = run_in_folder(comparison, folder, command=command)
     _show(comparison, folder, outcome)
     return _status(outcome, command)
+
+
+def run_in_folder(comparison: Comparison, folder: Path, *, command: str) -> "Outcome":
+    """Runs what is missing of a comparison, while no other process may work in its folder.
+
+    Args:
+        comparison: what is compared, its learners checked.
+        folder: of the comparison.
+        command: that makes it, for its report.
+
+    Returns:
+        What became of it.
+    """
+    from bfc_lightning.experiments.execution import run_comparison
+    from bfc_lightning.experiments.folder import claimed
+
+    with claimed(comparison, folder):
+        run = partial(run_one, gigabytes=comparison.limits.gigabytes)
+        return run_comparison(comparison, folder, run_one=run, command=command)
 
 
 def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
