@@ -1,8 +1,34 @@
 """Activations: the square, and the square that turns linear where it gets large."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class InPlace(Protocol):
+    """An activation that can also be evaluated, and its slope applied, without a graph.
+
+    The fast training path takes every activation that has these two methods.
+    """
+
+    def evaluate(self, z: Tensor, *, out: Tensor) -> None:
+        """Writes sigma(z).
+
+        Args:
+            z: any shape.
+            out: of the same shape, other memory.
+        """
+
+    def pull_back(self, z: Tensor, gradient: Tensor) -> None:
+        """Turns a gradient by sigma(z) into the one by z: multiplies it by sigma'(z), in place.
+
+        Args:
+            z: any shape.
+            gradient: of the same shape; changed.
+        """
 
 
 class Quadratic(nn.Module):
@@ -14,6 +40,14 @@ class Quadratic(nn.Module):
     def forward(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """z^2, entry by entry."""
         return z * z
+
+    def evaluate(self, z: Tensor, *, out: Tensor) -> None:
+        """See `InPlace`."""
+        torch.mul(z, z, out=out)
+
+    def pull_back(self, z: Tensor, gradient: Tensor) -> None:
+        """Times 2 z, in one pass; see `InPlace`."""
+        torch.addcmul(z.new_zeros(()), gradient, z, value=2, out=gradient)
 
 
 class TruncatedQuadratic(nn.Module):
@@ -43,6 +77,42 @@ class TruncatedQuadratic(nn.Module):
         inner = z.abs().clamp(max=self.threshold)
         return inner * (2 * torch.maximum(z.abs(), inner) - inner)
 
+    def evaluate(self, z: Tensor, *, out: Tensor) -> None:
+        """See `InPlace`."""
+        out.copy_(self(z))
+
+    def pull_back(self, z: Tensor, gradient: Tensor) -> None:
+        """Times 2 z, cut off at +-2 B; see `InPlace`."""
+        gradient.mul_(z.clamp(-self.threshold, self.threshold)).mul_(2)
+
     def extra_repr(self) -> str:
         """The threshold, for printing."""
         return f"threshold={self.threshold}"
+
+
+class _ReLU:
+    """max(z, 0), in place."""
+
+    def evaluate(self, z: Tensor, *, out: Tensor) -> None:
+        """See `InPlace`."""
+        torch.clamp(z, min=0, out=out)
+
+    def pull_back(self, z: Tensor, gradient: Tensor) -> None:
+        """Times 1 where z > 0, else 0; see `InPlace`."""
+        gradient.masked_fill_(z <= 0, 0)
+
+
+def in_place(activation: object) -> InPlace | None:
+    """The activation's form without a graph.
+
+    Source: ours.
+
+    Args:
+        activation: of a layer.
+
+    Returns:
+        The activation itself where it has the methods of `InPlace`, that of ReLU, or None.
+    """
+    if isinstance(activation, nn.ReLU):
+        return _ReLU()
+    return activation if isinstance(activation, InPlace) else None

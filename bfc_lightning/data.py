@@ -9,11 +9,14 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from bfc_lightning.labels import Labels
+from bfc_lightning.pauses import Pauses
 from bfc_lightning.stream import FiniteStream, SampleStream, Split, check_batch_size
 from bfc_lightning.targets import Target
-from bfc_lightning.types import Batch
+from bfc_lightning.types import Batch, Burst
 
 _ENDLESS = 2**31 - 1
+_BLOCK_ROWS = 8192
+_BLOCK_BATCHES = 64
 _TENSOR_TOLERANCE = 1e-5
 
 
@@ -74,6 +77,11 @@ class HierarchicalData(LightningDataModule):
         seed: of the sample stream. The command line derives it from the run's seed; 0 where nobody
             gives one.
 
+    Attributes:
+        position: batches of the training stream that were handed out so far.
+        pauses: where given, training gets the batches of several optimiser steps at a time, up to
+            the next pause; else one batch a step.
+
     Raises:
         ValueError: if a size is below 1 or the shards do not divide a batch.
     """
@@ -108,8 +116,10 @@ class HierarchicalData(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.seed = 0 if seed is None else seed
         self.position = 0
+        self.pauses: Pauses | None = None
         self._counts = counts
         self._stream: SampleStream | FiniteStream | None = None
+        self._block: tuple[int, Batch] | None = None
 
     def setup(self, stage: str) -> None:
         """Gives every process rank 0's target, and checks that the shards can be shared out.
@@ -188,7 +198,7 @@ class HierarchicalData(LightningDataModule):
         """Requests for the samples that `predict` writes."""
         return self._eval_requests("predict")
 
-    def on_after_batch_transfer(self, batch: BatchRequest, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: BatchRequest, dataloader_idx: int) -> Batch | Burst:
         """Draws what was asked for, this process's shards of it.
 
         Args:
@@ -207,9 +217,31 @@ class HierarchicalData(LightningDataModule):
         shards = range(rank, self.num_shards, world_size)
         if batch.position is not None:
             return self._stream.batch(batch.split, batch.position, self.eval_batch_size, shards)
+        if self.pauses is not None:
+            steps = self.pauses.steps_until_next(self.trainer.global_step)
+            return self._draw_burst(self._stream, steps, shards)
         drawn = self._stream.batch(batch.split, self.position, self.batch_size, shards)
         self.position += 1
         return drawn
+
+    def _draw_burst(
+        self, stream: SampleStream | FiniteStream, most: int, shards: range
+    ) -> Burst:
+        """The next batches, at most so many, from one block of the stream.
+
+        Blocks lie on a fixed grid, so that a resumed run meets the same ones, bit for bit.
+        """
+        length = max(1, min(_BLOCK_BATCHES, _BLOCK_ROWS // self.batch_size))
+        number, offset = divmod(self.position, length)
+        if self._block is None or self._block[0] != number:
+            start = number * length
+            drawn = stream.block("train", start, length, self.batch_size, shards)
+            self._block = (number, drawn)
+        block = self._block[1]
+        rows = slice(offset, min(offset + most, length))
+        burst = Burst(block.inputs[rows], block.labels[rows])
+        self.position += len(burst.labels)
+        return burst
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and the tensors of the problem."""
@@ -224,7 +256,7 @@ class HierarchicalData(LightningDataModule):
         check_same_tensors(state_dict["problem"], self._problem().state_dict())
         self._problem().load_state_dict(state_dict["problem"])
         self.position = state_dict["position"]
-        self._stream = None
+        self._stream = self._block = None
 
     def _problem(self) -> nn.ModuleList:
         return nn.ModuleList([self.target, self.labels])

@@ -28,6 +28,11 @@ class Labels(nn.Module, ABC):
     def target_law(self) -> InputLaw:
         """The law under which the target is normalised and measured."""
 
+    @property
+    def is_random(self) -> bool:
+        """Whether `observe` draws numbers; labels of one's own may say that they do not."""
+        return True
+
     @abstractmethod
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """What G sees of x; features are measured there.
@@ -91,6 +96,11 @@ class Regression(Labels):
         """The law of x itself."""
         return self.inputs
 
+    @property
+    def is_random(self) -> bool:
+        """Whether there is noise."""
+        return self.noise_std != 0
+
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The whole of x."""
         return x
@@ -111,7 +121,7 @@ class Regression(Labels):
         self, target: Target, signal: Float[Tensor, " n"], random: torch.Generator
     ) -> Float[Tensor, " n"]:
         """The signal plus noise."""
-        if self.noise_std == 0:
+        if not self.is_random:
             return signal
         noise = torch.randn(
             signal.shape, generator=random, device=signal.device, dtype=signal.dtype
@@ -162,6 +172,11 @@ class Classification(Labels):
     def target_law(self) -> InputLaw:
         """The law of P x."""
         return self.projected
+
+    @property
+    def is_random(self) -> bool:
+        """Never: the score decides."""
+        return False
 
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """P x."""

@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from bfc_lightning.fast_path import Clipping, FastPath, why_not_fast
 from bfc_lightning.labels import Labels
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.networks import Activation, DenseNet
@@ -20,7 +21,7 @@ from bfc_lightning.objectives import objective_for, weight_penalty
 from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.schemes import Phase
 from bfc_lightning.targets import Target
-from bfc_lightning.types import Batch
+from bfc_lightning.types import Batch, Burst
 
 # A short memory for squared gradients: they fall by orders of magnitude within a run.
 default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.95))
@@ -101,6 +102,7 @@ class HierarchicalLearner(LightningModule):
             seed=0 if seed is None else seed,
         )
         self.phase: Phase | None = None
+        self.fast_path: FastPath | None = None
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
         self.score = MeanMetric(nan_strategy="disable")  # the others hide a diverged learner
@@ -115,14 +117,48 @@ class HierarchicalLearner(LightningModule):
         output: Tensor = self.network(x)
         return output
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of a batch, penalty included."""
-        step = self.trainer.global_step
-        progress = self.phase.progress(step) if self.phase else step / self.trainer.max_steps
-        loss, _ = self._shared_step(batch, progress)
+    def why_not_fast(self) -> str | None:
+        """A few words on why the fast training path cannot train this learner; None if it can."""
+        return why_not_fast(self.network, self.make_optimizer(list(self.parameters())))
+
+    def use_fast_path(self, clipping: Clipping) -> None:
+        """Trains with gradients by hand, several steps at a time; see `FastPath`.
+
+        The data module has to hand out bursts then.
+
+        Args:
+            clipping: of the gradients; the Trainer cannot clip what it does not compute.
+        """
+        assert isinstance(self.network, DenseNet)
+        self.automatic_optimization = False
+        self.fast_path = FastPath(
+            self.network, self.objective, regularization=self.regularization, clipping=clipping
+        )
+
+    def training_step(self, batch: Batch | Burst, batch_index: int) -> Tensor | dict[str, Any]:
+        """The loss of a batch, penalty included; or the steps of a burst, and their mean loss."""
+        if isinstance(batch, Burst):
+            return self._take_steps(batch)
+        loss, _ = self._shared_step(batch, self._progress(self.trainer.global_step))
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
         return loss
+
+    def _take_steps(self, burst: Burst) -> dict[str, Any]:
+        assert self.fast_path is not None
+        first = self.trainer.global_step
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        schedule = self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert schedule is None or isinstance(schedule, LRScheduler)
+        losses = self.fast_path.run(
+            burst, optimizer, schedule, lambda offset: self._progress(first + offset)
+        )
+        count_steps(self.trainer, len(losses))
+        return {"loss": losses.mean(), "steps": len(losses)}
+
+    def _progress(self, step: int) -> float:
+        return self.phase.progress(step) if self.phase else step / self.trainer.max_steps
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Adds a batch to `val/loss` and the score."""
@@ -168,6 +204,12 @@ class HierarchicalLearner(LightningModule):
         if phase is not None:
             self.enter_phase(Phase(**phase))
 
+    def on_train_start(self) -> None:
+        """A run that goes on from the plain path has its steps counted elsewhere."""
+        loop = self.trainer.fit_loop.epoch_loop
+        manual = loop.manual_optimization.optim_step_progress.total
+        manual.ready = manual.completed = loop.automatic_optimization.optim_progress.optimizer_steps
+
     def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
         """The optimiser and its schedule for a phase of `num_steps` optimiser steps.
 
@@ -196,6 +238,32 @@ class HierarchicalLearner(LightningModule):
         log = functools.partial(self.log, on_epoch=True, logger=False, batch_size=size)
         log(f"{split}/{self.objective.score_name}", self.score)
         log(f"{split}/loss", loss, sync_dist=True)
+
+
+def count_steps(trainer: Trainer, steps: int) -> None:
+    """Tells Lightning's loop of optimiser steps that were taken within one training step.
+
+    `global_step` counts optimiser steps on either path, and the loop's batches are optimiser steps,
+    so that intervals mean the same and a checkpoint of one path can go on on the other.
+
+    Args:
+        trainer: in the middle of `training_step`, of which the loop itself counts one batch.
+        steps: how many were taken.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    manual = loop.manual_optimization.optim_step_progress
+    for progress in (manual.total, manual.current):
+        progress.ready += steps
+        progress.completed += steps
+    automatic = loop.automatic_optimization.optim_progress.optimizer.step
+    for progress in (automatic.total, automatic.current):
+        progress.ready += steps
+        progress.completed += steps
+    for batches in (loop.batch_progress.total, loop.batch_progress.current):
+        batches.ready += steps - 1
+        batches.started += steps - 1
+        batches.processed += steps - 1
+        batches.completed += steps - 1
 
 
 def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:

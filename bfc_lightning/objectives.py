@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -59,6 +60,57 @@ def classification_loss(
     return nn.functional.binary_cross_entropy_with_logits(logit, label)
 
 
+def regression_slope(
+    prediction: Float[Tensor, "*rest n"],
+    label: Float[Tensor, "*rest n"],
+    *,
+    label_variance: float | Tensor,
+) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest n"]]:
+    """`regression_loss` and its derivative by each prediction, 2 (f - y) / (n Var(y)).
+
+    Source: ours.
+
+    Args:
+        prediction: f(x).
+        label: y.
+        label_variance: Var(y); a scalar, or one number for each leading index, shape (..., 1).
+
+    Returns:
+        The loss and the derivatives.
+    """
+    error = prediction - label
+    slope = error * (2 / (label_variance * label.shape[-1]))
+    return torch.linalg.vecdot(error, slope) / 2, slope
+
+
+def classification_slope(
+    prediction: Float[Tensor, "*rest n"],
+    label: Float[Tensor, "*rest n"],
+    *,
+    target_variance: float | Tensor,
+    temperature: float,
+) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest n"]]:
+    """`classification_loss` and its derivative by each prediction, with s = T Var(G)^(1/2).
+
+        (sigmoid(f/s) - y) / (n s)
+
+    Source: ours.
+
+    Args:
+        prediction: f(x).
+        label: y in {0, 1}.
+        target_variance: Var(G); a scalar, or one number for each leading index, shape (..., 1).
+        temperature: T, positive.
+
+    Returns:
+        The loss and the derivatives.
+    """
+    scale = temperature * target_variance**0.5
+    logit = prediction / scale
+    loss = nn.functional.softplus(logit) - label * logit
+    return loss.mean(-1), (logit.sigmoid() - label) / (scale * label.shape[-1])
+
+
 def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Tensor, ""]:
     """sum_l lambda_l sum_j |V_{l,j}|_F^2 over the active layers: no biases, no readout.
 
@@ -103,6 +155,21 @@ class Objective(ABC):
         """
 
     @abstractmethod
+    def loss_and_slope(
+        self, prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], progress: float = 0.0
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """`loss` together with its derivative by each prediction, for gradients by hand.
+
+        Args:
+            prediction: f(x).
+            label: y.
+            progress: the part of the phase that is done, from 0 to 1.
+
+        Returns:
+            A scalar, and one number a sample.
+        """
+
+    @abstractmethod
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
         """The error against the noise-free signal of the batch; 0 is perfect."""
 
@@ -127,6 +194,13 @@ class RegressionObjective(Objective):
         """E (f - y)^2 / Var(y), the same all through the run."""
         variance = float(self.labels.label_variance(self.target))
         return regression_loss(prediction, batch.labels, label_variance=variance)
+
+    def loss_and_slope(
+        self, prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], progress: float = 0.0
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """`regression_slope`."""
+        variance = float(self.labels.label_variance(self.target))
+        return regression_slope(prediction, label, label_variance=variance)
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
         """E (f - G)^2 / Var(G)."""
@@ -173,6 +247,17 @@ class ClassificationObjective(Objective):
         return classification_loss(
             prediction,
             batch.labels,
+            target_variance=float(self.target.variance),
+            temperature=self.temperature_at(progress),
+        )
+
+    def loss_and_slope(
+        self, prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], progress: float = 0.0
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """`classification_slope` at the temperature of this moment."""
+        return classification_slope(
+            prediction,
+            label,
             target_variance=float(self.target.variance),
             temperature=self.temperature_at(progress),
         )

@@ -51,6 +51,7 @@ class SampleStream:
         self.num_shards = num_shards
         self._key = derive_seed(seed, "stream")
         self._random = torch.Generator(device=target.mean.device)
+        self._pool: list[torch.Generator] = []
 
     def batch(
         self, split: Split, index: int, batch_size: int, shards: Sequence[int] | None = None
@@ -73,12 +74,56 @@ class SampleStream:
         parts = [self._shard(split, index, shard, size) for shard in chosen]
         return Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _shard(self, split: Split, index: int, shard: int, size: int) -> Batch:
+    @torch.no_grad()
+    def block(
+        self,
+        split: Split,
+        start: int,
+        count: int,
+        batch_size: int,
+        shards: Sequence[int] | None = None,
+    ) -> Batch:
+        """Batches start, ..., start + count - 1 at once, with one evaluation of the target.
+
+        The draws are those of `batch`; the target's values may differ in their last bits, since
+        matrix products of other sizes add in another order. The same block gives the same bits.
+
+        Args:
+            split: as in `batch`.
+            start: the first batch.
+            count: how many, at least 1.
+            batch_size: of each global batch.
+            shards: which shards of each; all by default.
+
+        Returns:
+            The samples with a leading axis of batches, shapes (count, n, ...).
+        """
+        check_batch_size(batch_size, self.num_shards)
+        chosen = range(self.num_shards) if shards is None else shards
+        size = batch_size // self.num_shards
+        drawn = [(index, shard) for index in range(start, start + count) for shard in chosen]
+        while len(self._pool) < len(drawn):
+            self._pool.append(torch.Generator(device=self.target.mean.device))
+        pool = self._pool[: len(drawn)]
+        for random, (index, shard) in zip(pool, drawn, strict=True):
+            random.manual_seed(self._shard_seed(split, index, shard))
+        x = torch.cat([self.labels.inputs.sample(size, random) for random in pool])
+        signal = self.labels.signal(self.target, x)
+        if self.labels.is_random:
+            parts = zip(torch.split(signal, size), pool, strict=True)
+            y = torch.cat([self.labels.observe(self.target, *part) for part in parts])
+        else:
+            y = self.labels.observe(self.target, signal, self._random)
+        return Batch(*(column.reshape(count, -1, *column.shape[1:]) for column in (x, y, signal)))
+
+    def _shard_seed(self, split: Split, index: int, shard: int) -> int:
         counter = index * self.num_shards + shard
         if not 0 <= counter < _SPLIT_SIZE:
             raise ValueError(f"index must lie in [0, 2^29 / num_shards), got {index}.")
-        counter += _SPLIT_SIZE * get_args(Split).index(split)
-        self._random.manual_seed(counter_seed(self._key, counter))
+        return counter_seed(self._key, counter + _SPLIT_SIZE * get_args(Split).index(split))
+
+    def _shard(self, split: Split, index: int, shard: int, size: int) -> Batch:
+        self._random.manual_seed(self._shard_seed(split, index, shard))
         with torch.no_grad():
             x = self.labels.inputs.sample(size, self._random)
             signal = self.labels.signal(self.target, x)
@@ -122,15 +167,35 @@ class FiniteStream:
         """Like `SampleStream.batch`, with split `train` taken from the fixed set."""
         if split != "train":
             return self.stream.batch(split, index, batch_size, shards)
+        rows = self._batch_rows(index, batch_size, shards).to(self.train_set.inputs.device)
+        return Batch(*(column[rows] for column in self.train_set))
+
+    def block(
+        self,
+        split: Split,
+        start: int,
+        count: int,
+        batch_size: int,
+        shards: Sequence[int] | None = None,
+    ) -> Batch:
+        """Like `SampleStream.block`, with split `train` taken from the fixed set, bit for bit."""
+        if split != "train":
+            return self.stream.block(split, start, count, batch_size, shards)
+        indices = range(start, start + count)
+        rows = torch.stack([self._batch_rows(index, batch_size, shards) for index in indices])
+        rows = rows.to(self.train_set.inputs.device)
+        return Batch(*(column[rows] for column in self.train_set))
+
+    def _batch_rows(
+        self, index: int, batch_size: int, shards: Sequence[int] | None
+    ) -> torch.Tensor:
         check_batch_size(batch_size, self.stream.num_shards)
         size = batch_size // self.stream.num_shards
         chosen = range(self.stream.num_shards) if shards is None else shards
         start = index * batch_size
-        rows = torch.cat([
+        return torch.cat([
             self._rows(start + shard * size, start + (shard + 1) * size) for shard in chosen
         ])
-        rows = rows.to(self.train_set.inputs.device)
-        return Batch(*(column[rows] for column in self.train_set))
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         """The samples at positions start..stop-1 of the passes laid end to end."""

@@ -1,4 +1,4 @@
-"""What every other module speaks of: a batch of samples."""
+"""What every other module speaks of: a batch of samples, and several in a row."""
 
 from typing import NamedTuple
 
@@ -18,3 +18,15 @@ class Batch(NamedTuple):
     inputs: Float[Tensor, "n d"]
     labels: Float[Tensor, " n"]
     signal: Float[Tensor, " n"]
+
+
+class Burst(NamedTuple):
+    """The batches of several optimiser steps in a row.
+
+    Attributes:
+        inputs: x, one batch after another.
+        labels: y.
+    """
+
+    inputs: Float[Tensor, "steps n d"]
+    labels: Float[Tensor, "steps n"]

@@ -81,7 +81,7 @@ class Checkpoints(Checkpoint):
         """Adds the record of the run."""
         checkpoint[RECORD_KEY] = {
             "format": FORMAT_VERSION,
-            "environment": environment(trainer),
+            "environment": environment(trainer, pl_module),
             **self.record,
         }
 

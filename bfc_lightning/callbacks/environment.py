@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 
 
 def versions() -> dict[str, str]:
@@ -14,11 +14,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def environment(trainer: Trainer) -> dict[str, Any]:
-    """Machine, software, devices and threads of a run.
+def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Machine, software, devices, threads and training path of a run.
 
     Args:
         trainer: knows the devices.
+        module: the learner.
 
     Returns:
         Plain data, for checkpoints.
@@ -29,4 +30,17 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "device": trainer.strategy.root_device.type,
         "processes": trainer.world_size,
         "threads": torch.get_num_threads(),
+        "training_path": training_path(module),
     }
+
+
+def training_path(module: LightningModule) -> str:
+    """How steps are taken.
+
+    Args:
+        module: the learner.
+
+    Returns:
+        `fast` or `plain`.
+    """
+    return "plain" if module.automatic_optimization else "fast"

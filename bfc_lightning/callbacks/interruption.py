@@ -81,9 +81,9 @@ class Interruption(Callback):
         Raises:
             Interrupted: if a signal asks for it.
         """
-        interval = trainer.val_check_batch
-        validates_next = trainer.should_stop or bool(interval and (batch_idx + 1) % interval == 0)
-        ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        interval, batches = trainer.val_check_batch, trainer.fit_loop.batch_idx + 1
+        validates_next = trainer.should_stop or bool(interval and batches % interval == 0)
+        ends_step = batches % trainer.accumulate_grad_batches == 0
         if ends_step and not validates_next and self._is_asked(trainer):
             self.checkpoints.save(trainer)
             raise Interrupted(self._signum or signal.SIGTERM)

@@ -10,14 +10,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from bfc_lightning.callbacks.environment import versions
+from bfc_lightning.callbacks.environment import training_path, versions
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_json
 
-_RATE_STEPS = 20
+_RATE_BATCHES = 20
 
 
 def git_revision() -> str | None:
@@ -56,14 +56,13 @@ class Summary(Callback):
         self.started = started
         self.seconds_before = seconds_before
         self._fixed = {"versions": versions(), "git": git_revision()}
-        self._mark = 0.0
-        self._steps_since_mark = 0
-        self._intervals: list[float] = []
+        self._mark = (0.0, 0)
+        self._rates: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: running`."""
         self._write(trainer, "running")
-        self._restart_clock()
+        self._restart_clock(trainer)
 
     def on_train_batch_end(
         self,
@@ -73,17 +72,18 @@ class Summary(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Times the steps, 20 at a time."""
-        self._steps_since_mark += 1
-        if self._steps_since_mark == _RATE_STEPS:
-            self._intervals.append(time.perf_counter() - self._mark)
-            self._restart_clock()
+        """Times the batches, 20 or a little more at a time."""
+        started, before = self._mark
+        batches = trainer.fit_loop.total_batch_idx + 1 - before
+        if batches >= _RATE_BATCHES:
+            self._rates.append(batches / (time.perf_counter() - started))
+            self._restart_clock(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the file up to date; the time of the validation is no training time."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._write(trainer, "running")
-            self._restart_clock()
+            self._restart_clock(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: finished`."""
@@ -98,9 +98,8 @@ class Summary(Callback):
         elif isinstance(exception, Interrupted | KeyboardInterrupt):
             self._write(trainer, "interrupted")
 
-    def _restart_clock(self) -> None:
-        self._mark = time.perf_counter()
-        self._steps_since_mark = 0
+    def _restart_clock(self, trainer: Trainer) -> None:
+        self._mark = (time.perf_counter(), trainer.fit_loop.total_batch_idx + 1)
 
     def _write(self, trainer: Trainer, status: str) -> None:
         if not trainer.is_global_zero:
@@ -108,7 +107,7 @@ class Summary(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, HierarchicalData)
         self.metrics.save()
-        rate = _RATE_STEPS * data.batch_size / median(self._intervals) if self._intervals else None
+        rate = data.batch_size * median(self._rates) if self._rates else None
         content = {
             "status": status,
             "steps": trainer.global_step,
@@ -120,6 +119,7 @@ class Summary(Callback):
             "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type,
             "threads": torch.get_num_threads(),
+            "training_path": training_path(trainer.lightning_module),
             "metrics": self.metrics.latest,
         }
         write_json(self.path, content)

@@ -26,7 +26,7 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 
 def batch_loss(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
-    """The loss of a batch; Lightning hands it over divided by the batches of a step.
+    """The loss of a batch, or the mean of a burst; Lightning divides it by the batches of a step.
 
     Args:
         trainer: the trainer.
@@ -77,9 +77,11 @@ class TrainingLog(Callback):
         Raises:
             Diverged: if the mean loss of an interval is not finite.
         """
-        loss = batch_loss(trainer, outputs)
-        self._total = loss.clone() if self._total is None else self._total + loss
-        self._count += 1
+        assert isinstance(outputs, Mapping)
+        steps = int(outputs.get("steps", 1))
+        loss = batch_loss(trainer, outputs) * steps
+        self._total = loss if self._total is None else self._total + loss
+        self._count += steps
         step = trainer.global_step
         if step == self._logged_step or step % log_interval(trainer):
             return

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from bfc_lightning.callbacks.checkpoints import Checkpoints
 from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.interruption import Interruption, StopAtMaxSteps
-from bfc_lightning.callbacks.measurements import Measurements
+from bfc_lightning.callbacks.measurements import Measurements, measure_steps
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
@@ -33,6 +33,7 @@ from bfc_lightning.cli.trainer_flags import (
     check_optimizer,
     validation_interval,
 )
+from bfc_lightning.cli.training_path import settle_training_path
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_atomically
 from bfc_lightning.measures.battery import Measure
@@ -115,6 +116,7 @@ class Fitting:
             max_steps=flags["max_steps"],
             accumulate=flags["accumulate_grad_batches"],
         )
+        given = list(flags["callbacks"])
         try:
             if not flags["fast_dev_run"]:
                 self.claim = self._claim_folder()
@@ -123,6 +125,17 @@ class Fitting:
             trainer = Trainer(**flags)
             data.check_processes(trainer.world_size)
             self.resumption.check_device(trainer.strategy.root_device.type)
+            settle_training_path(
+                self.config.training_path,
+                trainer,
+                model=model,
+                data=data,
+                callbacks=given,
+                pause_steps=self._pause_steps(phases),
+            )
+        except RunError:
+            self._abandon()
+            raise
         except (MisconfigurationException, ValueError, TypeError, ImportError, OSError) as refused:
             self._abandon()
             raise RunError(str(refused)) from refused
@@ -167,6 +180,12 @@ class Fitting:
         flags["max_steps"] = self.config.trainer.max_steps = total
         self.identity["trainer.max_steps"] = total
         return phases
+
+    def _pause_steps(self, phases: list[Phase]) -> set[int]:
+        """Steps after which something is measured, joins or is frozen."""
+        measured = measure_steps(phases, self.num_measures) if self.num_measures else set()
+        changes = {phase.start for phase in phases} | set(self.scheme.freeze.values())
+        return measured | changes
 
     def _check(
         self,
@@ -297,7 +316,7 @@ class Fitting:
         )
         if self.resumption.content.get("global_step") == trainer.max_steps:
             say(f"the run has all its {trainer.max_steps} steps: nothing is left to train.")
-        changes = self.resumption.changes(environment(trainer))
+        changes = self.resumption.changes(environment(trainer, model))
         if changes:
             say(f"warning: this run goes on with {'; '.join(changes)}: equal only to rounding.")
         flat = {

@@ -1,5 +1,7 @@
 """From YAML to objects: which arguments make a problem, how they are linked, their seeds."""
 
+from typing import Literal
+
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
 
@@ -62,6 +64,15 @@ def add_study_arguments(parser: ArgumentParser) -> None:
         default=NUM_POINTS,
         help="About how many times levels, features and kernel are measured; 0 for never. The time "
         "that it takes grows with the square of the width: minutes a time beyond 5,000.",
+    )
+    parser.add_argument(
+        "--training_path",
+        type=Literal["auto", "fast", "plain"],
+        default="auto",
+        help="`plain` takes Lightning's own steps, one at a time, with autograd; `fast` takes many "
+        "at a time with gradients by hand, equal to rounding; `auto` is `fast` wherever it can "
+        "train the run: not with several devices, accumulated gradients, mixed precision, LBFGS, "
+        "a linearized learner or an activation without a form in place.",
     )
     parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
 

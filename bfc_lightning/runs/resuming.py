@@ -84,7 +84,8 @@ class Resumption:
         """
         if self.checkpoint is None:
             return []
-        stored = self.content[RECORD_KEY]["environment"]
+        # Before there were two training paths there was the plain one.
+        stored = {"training_path": "plain", **self.content[RECORD_KEY]["environment"]}
         return [
             f"{name} {here!r} instead of {stored.get(name)!r}"
             for name, here in environment.items()

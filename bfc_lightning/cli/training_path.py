@@ -1,0 +1,92 @@
+"""Which training path a run takes: steps in bursts with gradients by hand, or Lightning's own."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from bfc_lightning.cli.console import say
+from bfc_lightning.data import HierarchicalData
+from bfc_lightning.fast_path import Clipping
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.pauses import make_pauses
+from bfc_lightning.runs.folder import RunError
+
+TrainingPath = Literal["auto", "fast", "plain"]
+
+_EXACT_PRECISIONS = ("32-true", "64-true")
+_GRADIENT_HOOKS = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
+_STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+
+
+def settle_training_path(
+    wanted: TrainingPath,
+    trainer: Trainer,
+    *,
+    model: HierarchicalLearner,
+    data: HierarchicalData,
+    callbacks: Sequence[Callback],
+    pause_steps: Iterable[int],
+) -> None:
+    """Makes learner, data and Trainer take the path that is wanted and possible.
+
+    On the fast path the learner clips by itself, and steps come in bursts that end wherever
+    something happens: a log row, a validation, a measure, a new phase. A callback of the user's
+    that listens to every step gets every step.
+
+    Args:
+        wanted: `auto` is the fast path where it can train this run, else the plain one.
+        trainer: already built.
+        model: the learner.
+        data: the data module.
+        callbacks: the user's.
+        pause_steps: steps after which a burst must end, beside the Trainer's intervals.
+
+    Raises:
+        RunError: if `fast` is wanted and impossible.
+    """
+    if wanted == "plain":
+        return
+    reason = _why_plain(trainer, model, callbacks)
+    if reason is not None:
+        if wanted == "fast":
+            raise RunError(f"training_path must be auto or plain here, got fast: {reason}.")
+        if trainer.is_global_zero:
+            say(f"plain training path: {reason}.")
+        return
+    algorithm = str(trainer.gradient_clip_algorithm or "norm")
+    model.use_fast_path(
+        Clipping(trainer.gradient_clip_val, "value" if algorithm == "value" else "norm")
+    )
+    trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
+    every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
+    if isinstance(trainer.val_check_interval, int):  # type: ignore[attr-defined]
+        every.append(trainer.val_check_interval)  # type: ignore[attr-defined]
+    if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
+        every = [1]
+    data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
+
+
+def _why_plain(
+    trainer: Trainer, model: HierarchicalLearner, callbacks: Sequence[Callback]
+) -> str | None:
+    """What the fast path cannot do, in a few words, or None."""
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        return "several processes share their gradients there"
+    if trainer.accumulate_grad_batches != 1:
+        return "trainer.accumulate_grad_batches adds up gradients there"
+    if trainer.precision not in _EXACT_PRECISIONS:
+        return f"trainer.precision {trainer.precision} mixes precisions there"
+    for callback in callbacks:
+        hooks = [hook for hook in _GRADIENT_HOOKS if is_overridden(hook, callback)]
+        if hooks:
+            return f"{type(callback).__name__} waits for {hooks[0]}"
+    return model.why_not_fast()
