@@ -224,9 +224,7 @@ class HierarchicalData(LightningDataModule):
         self.position += 1
         return drawn
 
-    def _draw_burst(
-        self, stream: SampleStream | FiniteStream, most: int, shards: range
-    ) -> Burst:
+    def _draw_burst(self, stream: SampleStream | FiniteStream, most: int, shards: range) -> Burst:
         """The next batches, at most so many, from one block of the stream.
 
         Blocks lie on a fixed grid, so that a resumed run meets the same ones, bit for bit.

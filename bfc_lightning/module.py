@@ -136,7 +136,7 @@ class HierarchicalLearner(LightningModule):
         )
 
     def training_step(self, batch: Batch | Burst, batch_index: int) -> Tensor | dict[str, Any]:
-        """The loss of a batch, penalty included; or the steps of a burst, and their mean loss."""
+        """The loss of a batch, penalty included; or those of a burst, whose steps it takes."""
         if isinstance(batch, Burst):
             return self._take_steps(batch)
         loss, _ = self._shared_step(batch, self._progress(self.trainer.global_step))
@@ -155,7 +155,7 @@ class HierarchicalLearner(LightningModule):
             burst, optimizer, schedule, lambda offset: self._progress(first + offset)
         )
         count_steps(self.trainer, len(losses))
-        return {"loss": losses.mean(), "steps": len(losses)}
+        return {"loss": losses}
 
     def _progress(self, step: int) -> float:
         return self.phase.progress(step) if self.phase else step / self.trainer.max_steps

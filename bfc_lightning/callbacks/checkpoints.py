@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.stops import Diverged
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RECORD_KEY = "bfc_lightning"
 
 

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bfc_lightning.callbacks.training_log import batch_loss
+from bfc_lightning.callbacks.training_log import batch_losses
 
 _BAR_SECONDS = 1.0
 _LINE_SECONDS = 15.0
@@ -81,7 +81,7 @@ class RunProgress(ProgressBar):
         now = time.perf_counter()
         fills_bar = self._progress is not None and trainer.global_step == trainer.max_steps
         if self._enabled and (fills_bar or now - self._shown >= wait):
-            self._show(trainer, pl_module, float(batch_loss(trainer, outputs)), now)
+            self._show(trainer, pl_module, float(batch_losses(trainer, outputs).mean()), now)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar."""

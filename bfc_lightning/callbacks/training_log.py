@@ -25,19 +25,19 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
         logger.log_metrics(dict(metrics), step=trainer.global_step)
 
 
-def batch_loss(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
-    """The loss of a batch, or the mean of a burst; Lightning divides it by the batches of a step.
+def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
+    """The loss of a batch, or those of a burst; Lightning divides one by the batches of a step.
 
     Args:
         trainer: the trainer.
         outputs: of the training step.
 
     Returns:
-        A scalar on the device.
+        One number a batch, on the device.
     """
     assert isinstance(outputs, Mapping)
-    loss: Tensor = outputs["loss"].detach()
-    return loss * trainer.accumulate_grad_batches
+    losses: Tensor = outputs["loss"].detach()
+    return losses.reshape(-1) * trainer.accumulate_grad_batches
 
 
 def log_interval(trainer: Trainer) -> int:
@@ -55,13 +55,12 @@ def log_interval(trainer: Trainer) -> int:
 class TrainingLog(Callback):
     """Logs `train/loss` and `train/learning_rate` at the Trainer's interval, scores at validation.
 
-    The losses of an interval are summed on the device and read once: reading one at every step
-    would cost about as much as the step. A mean that is not finite ends the run.
+    The losses of an interval stay on the device and are read once: reading one at every step would
+    cost about as much as the step. A mean that is not finite ends the run.
     """
 
     def __init__(self) -> None:
-        self._total: Tensor | None = None
-        self._count = 0
+        self._losses: list[Tensor] = []
         self._logged_step = 0
 
     def on_train_batch_end(
@@ -72,22 +71,21 @@ class TrainingLog(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Adds a loss; at the interval, writes the mean.
+        """Keeps the losses; at the interval, writes their mean.
 
         Raises:
             Diverged: if the mean loss of an interval is not finite.
         """
-        assert isinstance(outputs, Mapping)
-        steps = int(outputs.get("steps", 1))
-        loss = batch_loss(trainer, outputs) * steps
-        self._total = loss if self._total is None else self._total + loss
-        self._count += steps
+        self._losses.append(batch_losses(trainer, outputs))
         step = trainer.global_step
         if step == self._logged_step or step % log_interval(trainer):
             return
         self._logged_step = step
-        mean = float(trainer.strategy.reduce(self._total / self._count, reduce_op="mean"))
-        self._total, self._count = None, 0
+        # The same mean, bit for bit, however the steps were cut into bursts.
+        device = self._losses[-1].device  # those of a checkpoint lie on the CPU
+        losses = torch.cat([part.to(device) for part in self._losses])
+        mean = float(trainer.strategy.reduce(losses.mean(), reduce_op="mean"))
+        self._losses = []
         if not math.isfinite(mean):
             raise Diverged(step, "train/loss")
         rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -100,16 +98,19 @@ class TrainingLog(Callback):
             log_metrics(trainer, scores)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sum of the interval under way."""
-        return {"total": self._total, "count": self._count, "logged_step": self._logged_step}
+        """The losses of the interval under way."""
+        losses = torch.cat(self._losses) if self._losses else None
+        return {"losses": losses, "logged_step": self._logged_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the sum.
+        """Restores them; checkpoints of formats 1 and 2 have their sum.
 
         Args:
             state_dict: from `state_dict`.
         """
-        total = state_dict["total"]
-        self._total = torch.as_tensor(total) if total is not None else None
-        self._count = state_dict["count"]
+        losses = state_dict.get("losses")
+        if losses is None and state_dict.get("total") is not None:
+            count = state_dict["count"]
+            losses = (state_dict["total"] / count).reshape(1).expand(count)
+        self._losses = [] if losses is None else [losses]
         self._logged_step = state_dict["logged_step"]
