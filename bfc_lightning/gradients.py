@@ -86,10 +86,10 @@ class _Layer:
     preactivation: Tensor
     feature: Tensor
     gradient: Tensor  # by F_l, then by Z_l, shape (n, m_l)
-    lower_gradient: Tensor | None  # by the F_j, j < l, that lead to something trained
-    lower_weight: Tensor | None  # the blocks of V_l that read them
-    weight_gradient: Tensor | None  # None where the layer is not trained
-    bias_gradient: Tensor | None
+    # Gradients by the F_j, j < l, that lead to something trained, and what of V_l reads them.
+    lower: tuple[Tensor, Tensor] | None
+    # Gradients by V_l and b_l, where the layer is trained.
+    trained: tuple[Tensor, Tensor] | None
 
 
 class DenseGradients:
@@ -147,23 +147,23 @@ class DenseGradients:
                 raise ValueError(f"activation must have a form in place, got {layer.activation}.")
             start, stop = ends[level], ends[level + 1]
             fan_in = network.input_dim + start
-            is_passed_on = first < level
-            lower = slice(ends[first], start) if is_passed_on else None
+            weight, lower, slots = layer.weight.data, None, None
+            if first < level:
+                lower_weight = weight[:, network.input_dim + ends[first] : fan_in]
+                lower = (self._slopes[:, ends[first] : start], lower_weight)
+            if trained[level]:
+                slots = parameters.weight_gradients[level], parameters.bias_gradients[start:stop]
             self._layers.append(
                 _Layer(
                     activation=activation,
-                    weight=layer.weight.data,
+                    weight=weight,
                     bias=layer.bias.data,
                     below=self._buffer[:, :fan_in],
                     preactivation=like.new_empty(num_samples, layer.width),
                     feature=self._features[:, start:stop],
                     gradient=self._slopes[:, start:stop],
-                    lower_gradient=None if lower is None else self._slopes[:, lower],
-                    lower_weight=None
-                    if lower is None
-                    else layer.weight.data[:, network.input_dim + lower.start : fan_in],
-                    weight_gradient=parameters.weight_gradients[level] if trained[level] else None,
-                    bias_gradient=parameters.bias_gradients[start:stop] if trained[level] else None,
+                    lower=lower,
+                    trained=slots,
                 )
             )
         self._backward = self._layers[first:][::-1]
@@ -188,11 +188,13 @@ class DenseGradients:
             torch.outer(slope, self._scaled_readouts, out=self._slopes)
         for layer in self._backward:
             layer.activation.pull_back(layer.preactivation, layer.gradient)
-            if layer.weight_gradient is not None:
-                torch.mm(layer.gradient.T, layer.below, out=layer.weight_gradient)
-                torch.sum(layer.gradient, dim=0, out=layer.bias_gradient)
-            if layer.lower_gradient is not None:
-                layer.lower_gradient.addmm_(layer.gradient, layer.lower_weight)
+            if layer.trained is not None:
+                weight_gradient, bias_gradient = layer.trained
+                torch.mm(layer.gradient.T, layer.below, out=weight_gradient)
+                torch.sum(layer.gradient, dim=0, out=bias_gradient)
+            if layer.lower is not None:
+                lower_gradient, lower_weight = layer.lower
+                lower_gradient.addmm_(layer.gradient, lower_weight)
         if self._read_segments:
             read = torch.mv(self._features.T, slope).mul_(self._scales)
             for segment in self._read_segments:

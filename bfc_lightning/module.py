@@ -251,19 +251,17 @@ def count_steps(trainer: Trainer, steps: int) -> None:
         steps: how many were taken.
     """
     loop = trainer.fit_loop.epoch_loop
-    manual = loop.manual_optimization.optim_step_progress
-    for progress in (manual.total, manual.current):
-        progress.ready += steps
-        progress.completed += steps
-    automatic = loop.automatic_optimization.optim_progress.optimizer.step
-    for progress in (automatic.total, automatic.current):
-        progress.ready += steps
-        progress.completed += steps
-    for batches in (loop.batch_progress.total, loop.batch_progress.current):
-        batches.ready += steps - 1
-        batches.started += steps - 1
-        batches.processed += steps - 1
-        batches.completed += steps - 1
+    taken = [
+        loop.manual_optimization.optim_step_progress,
+        loop.automatic_optimization.optim_progress.optimizer.step,
+    ]
+    for progress in taken:
+        for counter in (progress.total, progress.current):
+            counter.ready += steps
+            counter.completed += steps
+    for counter in (loop.batch_progress.total, loop.batch_progress.current):
+        for stage in ("ready", "started", "processed", "completed"):
+            setattr(counter, stage, getattr(counter, stage) + steps - 1)
 
 
 def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:

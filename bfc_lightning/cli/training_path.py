@@ -68,8 +68,8 @@ def settle_training_path(
     )
     trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
     every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
-    if isinstance(trainer.val_check_interval, int):  # type: ignore[attr-defined]
-        every.append(trainer.val_check_interval)  # type: ignore[attr-defined]
+    if isinstance(trainer.val_check_interval, int):
+        every.append(trainer.val_check_interval)
     if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
         every = [1]
     data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
