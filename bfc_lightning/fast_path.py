@@ -7,12 +7,14 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bfc_lightning.activations import in_place
 from bfc_lightning.gradients import DenseGradients, FlatParameters
 from bfc_lightning.networks import DenseNet
-from bfc_lightning.objectives import Objective, weight_penalty
+from bfc_lightning.objectives import Objective
+from bfc_lightning.row_optimizers import RowOptimizer
 from bfc_lightning.types import Burst
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -31,22 +33,22 @@ class Clipping:
     value: float | None = None
     algorithm: Literal["norm", "value"] = "norm"
 
-    def apply(self, gradients: Float[Tensor, " p"]) -> None:
+    def apply(self, gradients: Float[Tensor, "r p"]) -> None:
         """Clips in place.
 
         Args:
-            gradients: all of them, in one row.
+            gradients: all of them, a row for each learner.
         """
         if not self.value:
             return
         if self.algorithm == "value":
             gradients.clamp_(-self.value, self.value)
             return
-        norm = torch.linalg.vector_norm(gradients)
+        norm = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
         gradients.mul_((self.value / (norm + 1e-6)).clamp_(max=1))
 
 
-def why_not_fast(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
+def why_not_fast(network: torch.nn.Module, optimizer: Optimizer) -> str | None:
     """Why a learner cannot be trained on the fast path.
 
     Args:
@@ -69,94 +71,127 @@ def why_not_fast(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> 
 class FastPath:
     """Takes optimiser steps as the plain path does, to rounding, at a fraction of the overhead.
 
-    Gradients come from `DenseGradients` into one row of memory, are clipped there, and go to the
-    optimiser that the plain path would have used, with its fused kernel where it has one.
+    Gradients come from `DenseGradients` into one row of memory a learner and are clipped there. One
+    learner is stepped by the optimiser that the plain path would have used, with its fused kernel
+    where it has one; several learners, each on samples of its own, by `RowOptimizer`, all in the
+    same operations.
 
     Source: ours.
 
     Args:
-        network: the learner.
-        objective: its loss.
-        regularization: lambda, one a layer.
-        clipping: of the gradients.
+        networks: the learners, all of one shape.
+        objectives: the loss of each.
+        regularization: lambda, one a layer, for each learner.
+        clipping: of the gradients of each.
     """
 
     def __init__(
         self,
-        network: DenseNet,
-        objective: Objective,
+        networks: Sequence[DenseNet],
+        objectives: Sequence[Objective],
         *,
-        regularization: Sequence[float] = (),
+        regularization: Sequence[Sequence[float]],
         clipping: Clipping | None = None,
     ) -> None:
-        self.network = network
-        self.objective = objective
-        self.regularization = list(regularization) if any(regularization) else []
+        self.networks = list(networks)
+        self.objective = objectives[0]
         self.clipping = Clipping() if clipping is None else clipping
+        self._many = len(self.networks) > 1
+        self._variances = [objective.variance for objective in objectives]
+        self._coefficients = [list(each) for each in regularization]
+        self._is_regularized = any(any(each) for each in regularization)
         self._parameters: FlatParameters | None = None
         self._gradients: DenseGradients | None = None
         self._built_for: object = None
+        self._rows: RowOptimizer | None = None
+        self._rows_of: list[Optimizer] = []
 
     @torch.no_grad()
     def run(
         self,
         burst: Burst,
-        optimizer: torch.optim.Optimizer,
-        schedule: LRScheduler | None,
+        optimizers: Sequence[Optimizer],
+        schedules: Sequence[LRScheduler],
         progress: Callable[[int], float],
-    ) -> Float[Tensor, " steps"]:
-        """One optimiser step for each batch of a burst.
+    ) -> Float[Tensor, "steps *r"]:
+        """One optimiser step of every learner for each batch of a burst.
 
         Args:
-            burst: the batches.
-            optimizer: over the trainable parameters.
-            schedule: of its rate, stepped after every optimiser step.
+            burst: the batches; those of several learners have an axis of learners after the first.
+            optimizers: one a learner, over its trainable parameters.
+            schedules: of their rates, stepped after every optimiser step; none for constant rates.
             progress: the part of the phase done at step 0, 1, ... of the burst.
 
         Returns:
             The losses, penalty included.
         """
-        gradients, parameters = self._prepare(burst, optimizer)
-        losses = burst.labels.new_empty(len(burst.labels))
+        gradients, parameters = self._prepare(burst)
+        take_step = self._stepper(optimizers)
+        variance = self._variance_of(burst)
+        losses = burst.labels.new_empty(burst.labels.shape[:-1])
         for step, (x, y) in enumerate(zip(*burst, strict=True)):
-            loss, slope = self.objective.loss_and_slope(gradients.forward(x), y, progress(step))
+            loss, slope = self.objective.loss_and_slope(
+                gradients.forward(x), y, progress(step), variance
+            )
             gradients.backward(slope)
-            if self.regularization:
-                loss = loss + weight_penalty(self.network, self.regularization)
-                self._add_penalty()
             losses[step] = loss
+            if self._is_regularized:
+                losses[step] += self._add_penalty(parameters)
             self.clipping.apply(parameters.gradients)
-            optimizer.step()
-            if schedule is not None:
+            take_step()
+            for schedule in schedules:
                 schedule.step()
+        if self._rows is not None:
+            self._rows.hand_back()
         return losses
 
-    def _prepare(
-        self, burst: Burst, optimizer: torch.optim.Optimizer
-    ) -> tuple[DenseGradients, FlatParameters]:
-        """Buffers for this size of batch and these trained layers, and the fused kernels."""
+    def _prepare(self, burst: Burst) -> tuple[DenseGradients, FlatParameters]:
+        """Buffers for this size of batch and these trained layers."""
         if self._parameters is None or not self._parameters.is_current():
-            self._parameters, self._built_for = FlatParameters(self.network), None
-        trained = tuple(parameter.requires_grad for parameter in self.network.parameters())
-        wanted = (burst.inputs.shape[1:], self.network.active_depth, trained)
+            self._parameters, self._built_for = FlatParameters(self.networks), None
+        leader = self.networks[0]
+        trained = tuple(parameter.requires_grad for parameter in leader.parameters())
+        num_samples = burst.labels.shape[-1]
+        wanted = (num_samples, leader.active_depth, trained)
         if self._gradients is None or self._built_for != wanted:
-            self._gradients = DenseGradients(
-                self.network, self._parameters, num_samples=burst.inputs.shape[1]
-            )
-            self._built_for = wanted
+            self._gradients = DenseGradients(self._parameters, num_samples)
+            self._built_for, self._rows = wanted, None
         self._parameters.attach()
-        _use_fused_kernels(optimizer)
         return self._gradients, self._parameters
 
-    def _add_penalty(self) -> None:
-        """The gradient of `weight_penalty`, 2 lambda_l V_l."""
-        active = self.network.active_layers()
-        for layer, coefficient in zip(active, self.regularization, strict=False):
-            if layer.weight.grad is not None:
-                layer.weight.grad.add_(layer.weight, alpha=2 * coefficient)
+    def _stepper(self, optimizers: Sequence[Optimizer]) -> Callable[[], object]:
+        if not self._many:
+            _use_fused_kernels(optimizers[0])
+            return optimizers[0].step
+        same = [a is b for a, b in zip(optimizers, self._rows_of, strict=False)]
+        if self._rows is None or not (same and all(same)):
+            assert self._parameters is not None
+            self._rows = RowOptimizer(optimizers, self._parameters)
+            self._rows_of = list(optimizers)
+        return self._rows.step
+
+    def _variance_of(self, burst: Burst) -> float | Tensor:
+        if not self._many:
+            return self._variances[0]
+        return burst.labels.new_tensor(self._variances).unsqueeze(1)
+
+    def _add_penalty(self, parameters: FlatParameters) -> Tensor:
+        """Adds 2 lambda_l V_l to the gradients of trained layers; sum_l lambda_l |V_l|^2."""
+        weights, slots = (
+            parameters.stacked(parameters.values),
+            parameters.stacked(parameters.gradients),
+        )
+        total = weights[0].new_zeros(())
+        for level, layer in enumerate(self.networks[0].active_layers()):
+            by_learner = weights[0].new_tensor([each[level] for each in self._coefficients])
+            coefficient = by_learner if self._many else by_learner[0]
+            total = total + coefficient * weights[level].square().sum((-2, -1))
+            if layer.weight.requires_grad:
+                slots[level].addcmul_(weights[level], coefficient[..., None, None], value=2)
+        return total
 
 
-def _use_fused_kernels(optimizer: torch.optim.Optimizer) -> None:
+def _use_fused_kernels(optimizer: Optimizer) -> None:
     """One kernel for all parameters, where the user has not said otherwise."""
     if type(optimizer) not in _FUSED:
         return

@@ -1,78 +1,140 @@
-"""Gradients of the learner by hand: one buffer of features, written in place, without a graph."""
+"""Gradients of learners by hand: one buffer of features, written in place, without a graph."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from bfc_lightning.activations import InPlace, in_place
 from bfc_lightning.networks import DenseNet
 
 
 class FlatParameters:
-    """The parameters of a DenseNet and their gradients, each in one row of memory.
+    """The parameters of one or several DenseNets and their gradients, a row of memory for each.
 
-    The row holds V_1, ..., V_L, then all biases, all readouts, c and, where there is one, u. The
-    network's own parameters become views into it, so that everything else sees the same numbers;
-    moving the network to another device or dtype ends that (`is_current`).
+    A row holds V_1, ..., V_L, then all biases, all readouts, c and, where there is one, u. The
+    networks' own parameters become views into it, so that everything else sees the same numbers;
+    moving a network to another device or dtype ends that (`is_current`). Tensors of R networks
+    have a leading axis of R; those of a single network have none.
+
+    Source: ours.
 
     Args:
-        network: whose parameters are taken over.
+        networks: whose parameters are taken over; all of one shape.
 
     Attributes:
-        gradients: the row of gradients, shape (P,); zero where nothing is trained.
-        biases: b_1, ..., b_L side by side, shape (m_1 + ... + m_L,).
-        readouts: v_1, ..., v_L side by side, likewise.
+        networks: the same.
+        values: of the parameters, shape (R, P).
+        gradients: likewise; zero where nothing is trained.
+
+    Raises:
+        ValueError: if the networks differ in shape.
     """
 
-    def __init__(self, network: DenseNet) -> None:
-        layers = network.dense_layers()
-        linear = [] if network.linear is None else [network.linear]
-        self._parameters = [
-            *(layer.weight for layer in layers),
-            *(layer.bias for layer in layers),
-            *(layer.readout for layer in layers),
-            network.constant,
-            *linear,
+    def __init__(self, networks: Sequence[DenseNet]) -> None:
+        self.networks = list(networks)
+        shapes = {tuple(p.shape for p in _in_order(network)) for network in networks}
+        if len(shapes) != 1:
+            raise ValueError(f"networks must have one shape, got {len(shapes)}.")
+        self._shapes = list(shapes.pop())
+        self._sizes = [shape.numel() for shape in self._shapes]
+        rows = [
+            torch.cat([parameter.detach().reshape(-1) for parameter in _in_order(network)])
+            for network in networks
         ]
-        sizes = [parameter.numel() for parameter in self._parameters]
-        values = torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters])
-        self.gradients = torch.zeros_like(values)
-        self._values = self._shaped(values, sizes)
-        self._slots = self._shaped(self.gradients, sizes)
-        for parameter, value in zip(self._parameters, self._values, strict=True):
-            parameter.data = value
-        in_all = sum(layer.width for layer in layers)
-        start = sum(sizes[: len(layers)])
-        self.biases = values[start : start + in_all]
-        self.readouts = values[start + in_all : start + 2 * in_all]
-        self.bias_gradients = self.gradients[start : start + in_all]
-        self.readout_gradients = self.gradients[start + in_all : start + 2 * in_all]
-        self.weight_gradients = self._slots[: len(layers)]
-        self.constant_gradient = self._slots[3 * len(layers)]
-        self.linear_gradient = self._slots[-1] if linear else None
+        self.values = torch.stack(rows)
+        self.gradients = torch.zeros_like(self.values)
+        for network, row in zip(networks, self.values, strict=True):
+            for parameter, value in self.pairs(network, row):
+                parameter.data = value
 
-    def _shaped(self, row: Tensor, sizes: list[int]) -> list[Tensor]:
-        pieces = torch.split(row, sizes)
-        return [
-            piece.view(parameter.shape)
-            for piece, parameter in zip(pieces, self._parameters, strict=True)
-        ]
+    @property
+    def depth(self) -> int:
+        """L."""
+        return self.networks[0].depth
+
+    def pairs(
+        self, network: DenseNet, row: Float[Tensor, " p"]
+    ) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter of a network with its part of a row, in the parameter's shape."""
+        return list(zip(_in_order(network), self._shaped(row), strict=True))
 
     def is_current(self) -> bool:
-        """Whether the network still has its parameters here."""
-        pairs = zip(self._parameters, self._values, strict=True)
-        return all(parameter.data_ptr() == value.data_ptr() for parameter, value in pairs)
+        """Whether the networks still have their parameters here."""
+        return all(
+            parameter.data_ptr() == value.data_ptr()
+            for network, row in zip(self.networks, self.values, strict=True)
+            for parameter, value in self.pairs(network, row)
+        )
 
     def attach(self) -> None:
-        """Makes the row the gradient of what is trained; the rest has none, and zeros here."""
-        for parameter, slot in zip(self._parameters, self._slots, strict=True):
-            if parameter.requires_grad:
-                parameter.grad = slot
-            else:
-                parameter.grad = None
-                slot.zero_()
+        """Makes the rows the gradients of what is trained; the rest has none, and zeros here."""
+        for network, row in zip(self.networks, self.gradients, strict=True):
+            for parameter, slot in self.pairs(network, row):
+                if parameter.requires_grad:
+                    parameter.grad = slot
+                else:
+                    parameter.grad = None
+                    slot.zero_()
+
+    def trained_columns(self) -> list[slice]:
+        """The parts of a row that are trained, as few as possible."""
+        columns: list[slice] = []
+        start = 0
+        for parameter, size in zip(_in_order(self.networks[0]), self._sizes, strict=True):
+            if parameter.requires_grad and columns and columns[-1].stop == start:
+                columns[-1] = slice(columns[-1].start, start + size)
+            elif parameter.requires_grad:
+                columns.append(slice(start, start + size))
+            start += size
+        return columns
+
+    def stacked(self, rows: Float[Tensor, "r p"]) -> list[Tensor]:
+        """All parameters, or what else has a row a network, as they are shaped.
+
+        Args:
+            rows: `values`, `gradients` or another tensor of that shape.
+
+        Returns:
+            Views, in the order of a row, with a leading axis where there are several networks.
+        """
+        if len(rows) == 1:
+            return self._shaped(rows[0])
+        pieces = torch.split(rows, self._sizes, dim=1)
+        return [
+            piece.view(len(rows), *shape) for piece, shape in zip(pieces, self._shapes, strict=True)
+        ]
+
+    def side_by_side(self, rows: Float[Tensor, "r p"]) -> tuple[Tensor, Tensor]:
+        """All biases, and all readouts, of all layers.
+
+        Args:
+            rows: `values` or `gradients`.
+
+        Returns:
+            Two views, shape (..., m_1 + ... + m_L).
+        """
+        start = sum(self._sizes[: self.depth])
+        width = sum(self._sizes[self.depth : 2 * self.depth])
+        chosen = rows[0] if len(rows) == 1 else rows
+        return chosen[..., start : start + width], chosen[..., start + width : start + 2 * width]
+
+    def _shaped(self, row: Tensor) -> list[Tensor]:
+        pieces = torch.split(row, self._sizes)
+        return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+
+
+def _in_order(network: DenseNet) -> list[nn.Parameter]:
+    layers = network.dense_layers()
+    return [
+        *(layer.weight for layer in layers),
+        *(layer.bias for layer in layers),
+        *(layer.readout for layer in layers),
+        network.constant,
+        *([] if network.linear is None else [network.linear]),
+    ]
 
 
 @dataclass(frozen=True)
@@ -80,12 +142,12 @@ class _Layer:
     """Views of one layer, and what of it has to be computed."""
 
     activation: InPlace
-    weight: Tensor  # V_l, shape (m_l, fan_in)
+    weight: Tensor  # V_l, shape (..., m_l, fan_in)
     bias: Tensor
-    below: Tensor  # F_0, ..., F_{l-1} side by side, shape (n, fan_in)
+    below: Tensor  # F_0, ..., F_{l-1} side by side, shape (..., n, fan_in)
     preactivation: Tensor
     feature: Tensor
-    gradient: Tensor  # by F_l, then by Z_l, shape (n, m_l)
+    gradient: Tensor  # by F_l, then by Z_l, shape (..., n, m_l)
     # Gradients by the F_j, j < l, that lead to something trained, and what of V_l reads them.
     lower: tuple[Tensor, Tensor] | None
     # Gradients by V_l and b_l, where the layer is trained.
@@ -93,7 +155,7 @@ class _Layer:
 
 
 class DenseGradients:
-    """Output and gradients of a DenseNet on batches of one size.
+    """Outputs and gradients of DenseNets on batches of one size.
 
     Forward as in `DenseNet`. With g_i the derivative of the loss by f(x_i), s_l = a_l m_l^(-1/2):
 
@@ -104,101 +166,149 @@ class DenseGradients:
 
     All features lie side by side in one buffer, so that a layer is one product forward and two
     backward; what no trained layer needs is left out. Nothing is allocated from step to step but
-    a few vectors.
+    a few vectors. Several networks are computed at once, each on samples of its own.
 
     Source: ours.
 
     Args:
-        network: the learner, with its active and trained layers as they are now.
-        parameters: of that network.
+        parameters: of the networks, whose active and trained layers are taken as they are now.
         num_samples: n, rows of a batch.
 
     Raises:
         ValueError: if an activation has no form in place.
     """
 
-    def __init__(self, network: DenseNet, parameters: FlatParameters, num_samples: int) -> None:
+    def __init__(self, parameters: FlatParameters, num_samples: int) -> None:
+        network = parameters.networks[0]
         layers = network.active_layers()
-        widths = [layer.width for layer in layers]
-        ends = torch.tensor([0, *widths]).cumsum(0).tolist()
-        self._linear, self._constant = network.linear, network.constant
-        self._parameters = parameters
-        like = parameters.gradients
-        self._buffer = like.new_empty(num_samples, network.input_dim + ends[-1])
-        self._inputs = self._buffer[:, : network.input_dim]
-        self._features = self._buffer[:, network.input_dim :]
-        self._slopes = like.new_empty(num_samples, ends[-1])
-        self._scales = torch.cat([
-            like.new_full((width,), scale)
-            for width, scale in zip(widths, network.scales, strict=False)
-        ])
-        self._readouts = parameters.readouts[: ends[-1]]
-        trained = [layer.weight.requires_grad for layer in layers]
-        first = trained.index(True) if any(trained) else len(layers)
+        depth, input_dim = parameters.depth, network.input_dim
+        ends = torch.tensor([0, *(layer.width for layer in layers)]).cumsum(0).tolist()
+        count = len(parameters.networks)
+        lead = () if count == 1 else (count,)
+
+        def empty(*shape: int) -> Tensor:
+            return parameters.values.new_empty(*lead, num_samples, *shape)
+
+        values = parameters.stacked(parameters.values)
+        slots = parameters.stacked(parameters.gradients)
+        biases, readouts = parameters.side_by_side(parameters.values)
+        bias_slots, self._readout_slots = parameters.side_by_side(parameters.gradients)
+        self._constant, self._constant_slot = values[3 * depth], slots[3 * depth]
+        has_linear = network.linear is not None
+        self._linear, self._linear_slot = (values[-1], slots[-1]) if has_linear else (None, None)
+        self._scales = _readout_scales(parameters)
+        self._readouts = readouts[..., : ends[-1]]
+        self._buffer = empty(input_dim + ends[-1])
+        self._inputs, self._features = self._buffer[..., :input_dim], self._buffer[..., input_dim:]
+        self._slopes = empty(ends[-1])
         self._read_segments = [
             slice(ends[level], ends[level + 1])
             for level, layer in enumerate(layers)
             if layer.readout.requires_grad
         ]
-        self._layers: list[_Layer] = []
+        trained = [layer.weight.requires_grad for layer in layers]
+        first = trained.index(True) if any(trained) else len(layers)
+        self._layers = []
         for level, layer in enumerate(layers):
             activation = in_place(layer.activation)
             if activation is None:
                 raise ValueError(f"activation must have a form in place, got {layer.activation}.")
-            start, stop = ends[level], ends[level + 1]
-            fan_in = network.input_dim + start
-            weight, lower, slots = layer.weight.data, None, None
-            if first < level:
-                lower_weight = weight[:, network.input_dim + ends[first] : fan_in]
-                lower = (self._slopes[:, ends[first] : start], lower_weight)
-            if trained[level]:
-                slots = parameters.weight_gradients[level], parameters.bias_gradients[start:stop]
+            own = slice(ends[level], ends[level + 1])
+            lower = slice(ends[first], ends[level]) if first < level else None
+            weight, fan_in = values[level], input_dim + ends[level]
             self._layers.append(
                 _Layer(
                     activation=activation,
                     weight=weight,
-                    bias=layer.bias.data,
-                    below=self._buffer[:, :fan_in],
-                    preactivation=like.new_empty(num_samples, layer.width),
-                    feature=self._features[:, start:stop],
-                    gradient=self._slopes[:, start:stop],
-                    lower=lower,
-                    trained=slots,
+                    bias=biases[..., own],
+                    below=self._buffer[..., :fan_in],
+                    preactivation=empty(layer.width),
+                    feature=self._features[..., own],
+                    gradient=self._slopes[..., own],
+                    lower=lower
+                    and (self._slopes[..., lower], weight[..., input_dim + lower.start : fan_in]),
+                    trained=(slots[level], bias_slots[..., own]) if trained[level] else None,
                 )
             )
         self._backward = self._layers[first:][::-1]
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def forward(self, x: Float[Tensor, "*r n d"]) -> Float[Tensor, "*r n"]:
         """f(x); features stay in the buffer for `backward`."""
         self._inputs.copy_(x)
         for layer in self._layers:
-            torch.addmm(layer.bias, layer.below, layer.weight.T, out=layer.preactivation)
+            _affine(layer.bias, layer.below, layer.weight, out=layer.preactivation)
             layer.activation.evaluate(layer.preactivation, out=layer.feature)
         self._scaled_readouts = self._readouts * self._scales
-        output = torch.addmv(self._constant, self._features, self._scaled_readouts)
-        return output if self._linear is None else output.addmv_(self._inputs, self._linear)
+        output = _times_vector(self._features, self._scaled_readouts)
+        if self._linear is not None:
+            output += _times_vector(self._inputs, self._linear)
+        return output.add_(self._constant.unsqueeze(-1))
 
-    def backward(self, slope: Float[Tensor, " n"]) -> None:
-        """Writes all gradients, from the derivatives of the loss by the outputs of `forward`.
+    def backward(self, slope: Float[Tensor, "*r n"]) -> None:
+        """Writes all gradients, from the derivatives of the losses by the outputs of `forward`.
 
         Args:
             slope: g.
         """
         if self._backward:
-            torch.outer(slope, self._scaled_readouts, out=self._slopes)
+            by_row, by_column = slope.unsqueeze(-1), self._scaled_readouts.unsqueeze(-2)
+            torch.mul(by_row, by_column, out=self._slopes)
         for layer in self._backward:
             layer.activation.pull_back(layer.preactivation, layer.gradient)
             if layer.trained is not None:
-                weight_gradient, bias_gradient = layer.trained
-                torch.mm(layer.gradient.T, layer.below, out=weight_gradient)
-                torch.sum(layer.gradient, dim=0, out=bias_gradient)
+                weight_slot, bias_slot = layer.trained
+                _product(layer.gradient.mT, layer.below, out=weight_slot)
+                torch.sum(layer.gradient, dim=-2, out=bias_slot)
             if layer.lower is not None:
                 lower_gradient, lower_weight = layer.lower
-                lower_gradient.addmm_(layer.gradient, lower_weight)
+                _add_product(lower_gradient, layer.gradient, lower_weight)
         if self._read_segments:
-            read = torch.mv(self._features.T, slope).mul_(self._scales)
+            read = _times_vector(self._features.mT, slope).mul_(self._scales)
             for segment in self._read_segments:
-                self._parameters.readout_gradients[segment].copy_(read[segment])
-        torch.sum(slope, dim=0, out=self._parameters.constant_gradient)
-        if self._linear is not None:
-            torch.mv(self._inputs.T, slope, out=self._parameters.linear_gradient)
+                self._readout_slots[..., segment].copy_(read[..., segment])
+        torch.sum(slope, dim=-1, out=self._constant_slot)
+        if self._linear_slot is not None:
+            self._linear_slot.copy_(_times_vector(self._inputs.mT, slope))
+
+
+def _readout_scales(parameters: FlatParameters) -> Tensor:
+    """a_l m_l^(-1/2) neuron by neuron, shape (..., m_1 + ...) over the active layers."""
+    like = parameters.values
+    rows = [
+        torch.cat([
+            like.new_full((layer.width,), scale)
+            for layer, scale in zip(network.active_layers(), network.scales, strict=False)
+        ])
+        for network in parameters.networks
+    ]
+    return rows[0] if len(rows) == 1 else torch.stack(rows)
+
+
+def _affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
+    """x weight^T + bias; PyTorch's batched product is faster without the bias."""
+    if x.dim() == 2:
+        torch.addmm(bias, x, weight.mT, out=out)
+    else:
+        torch.bmm(x, weight.mT, out=out)
+        out += bias.unsqueeze(-2)
+
+
+def _product(a: Tensor, b: Tensor, *, out: Tensor) -> None:
+    """A B; batched products into rows with gaps between them take a loop, a copy does not."""
+    if a.dim() == 2:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(torch.bmm(a, b))
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Adds A B to the total."""
+    if a.dim() == 2:
+        total.addmm_(a, b)
+    else:
+        total += torch.bmm(a, b)
+
+
+def _times_vector(a: Tensor, v: Tensor) -> Tensor:
+    """A v."""
+    return torch.mv(a, v) if a.dim() == 2 else torch.bmm(a, v.unsqueeze(-1)).squeeze(-1)

@@ -132,7 +132,10 @@ class HierarchicalLearner(LightningModule):
         assert isinstance(self.network, DenseNet)
         self.automatic_optimization = False
         self.fast_path = FastPath(
-            self.network, self.objective, regularization=self.regularization, clipping=clipping
+            [self.network],
+            [self.objective],
+            regularization=[self.regularization],
+            clipping=clipping,
         )
 
     def training_step(self, batch: Batch | Burst, batch_index: int) -> Tensor | dict[str, Any]:
@@ -152,7 +155,10 @@ class HierarchicalLearner(LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert schedule is None or isinstance(schedule, LRScheduler)
         losses = self.fast_path.run(
-            burst, optimizer, schedule, lambda offset: self._progress(first + offset)
+            burst,
+            [optimizer],
+            [] if schedule is None else [schedule],
+            lambda offset: self._progress(first + offset),
         )
         count_steps(self.trainer, len(losses))
         return {"loss": losses}

@@ -154,19 +154,29 @@ class Objective(ABC):
             A scalar.
         """
 
+    @property
+    @abstractmethod
+    def variance(self) -> float:
+        """The variance by which the loss is scaled: Var(y), or Var(G) for classes."""
+
     @abstractmethod
     def loss_and_slope(
-        self, prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], progress: float = 0.0
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        self,
+        prediction: Float[Tensor, "*r n"],
+        label: Float[Tensor, "*r n"],
+        progress: float = 0.0,
+        variance: float | Float[Tensor, "r 1"] | None = None,
+    ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
         """`loss` together with its derivative by each prediction, for gradients by hand.
 
         Args:
-            prediction: f(x).
+            prediction: f(x), of one learner, or of several on labels of their own.
             label: y.
             progress: the part of the phase that is done, from 0 to 1.
+            variance: those of the several learners; the objective's own where not given.
 
         Returns:
-            A scalar, and one number a sample.
+            One number a learner, and one a sample.
         """
 
     @abstractmethod
@@ -192,15 +202,23 @@ class RegressionObjective(Objective):
         self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
     ) -> Float[Tensor, ""]:
         """E (f - y)^2 / Var(y), the same all through the run."""
-        variance = float(self.labels.label_variance(self.target))
-        return regression_loss(prediction, batch.labels, label_variance=variance)
+        return regression_loss(prediction, batch.labels, label_variance=self.variance)
+
+    @property
+    def variance(self) -> float:
+        """Var(y)."""
+        return float(self.labels.label_variance(self.target))
 
     def loss_and_slope(
-        self, prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], progress: float = 0.0
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        self,
+        prediction: Float[Tensor, "*r n"],
+        label: Float[Tensor, "*r n"],
+        progress: float = 0.0,
+        variance: float | Float[Tensor, "r 1"] | None = None,
+    ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
         """`regression_slope`."""
-        variance = float(self.labels.label_variance(self.target))
-        return regression_slope(prediction, label, label_variance=variance)
+        scale = self.variance if variance is None else variance
+        return regression_slope(prediction, label, label_variance=scale)
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
         """E (f - G)^2 / Var(G)."""
@@ -247,18 +265,27 @@ class ClassificationObjective(Objective):
         return classification_loss(
             prediction,
             batch.labels,
-            target_variance=float(self.target.variance),
+            target_variance=self.variance,
             temperature=self.temperature_at(progress),
         )
 
+    @property
+    def variance(self) -> float:
+        """Var(G)."""
+        return float(self.target.variance)
+
     def loss_and_slope(
-        self, prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], progress: float = 0.0
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        self,
+        prediction: Float[Tensor, "*r n"],
+        label: Float[Tensor, "*r n"],
+        progress: float = 0.0,
+        variance: float | Float[Tensor, "r 1"] | None = None,
+    ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
         """`classification_slope` at the temperature of this moment."""
         return classification_slope(
             prediction,
             label,
-            target_variance=float(self.target.variance),
+            target_variance=self.variance if variance is None else variance,
             temperature=self.temperature_at(progress),
         )
 
