@@ -208,32 +208,61 @@ class HierarchicalData(LightningDataModule):
         Returns:
             The samples, on the device.
         """
-        assert self.trainer is not None
+        trainer = self.trainer
+        assert trainer is not None
+        module = trainer.lightning_module
+        self.place_stream(module.device, next(module.parameters()).dtype)
+        shards = range(trainer.global_rank, self.num_shards, trainer.world_size)
+        if batch.position is None and self.pauses is not None:
+            return self.draw_burst(self.pauses.steps_until_next(trainer.global_step), shards)
+        return self.draw_batch(batch, shards)
+
+    def place_stream(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Makes the stream, once it is known where the learner lives.
+
+        Args:
+            device: of the learner.
+            dtype: of its parameters.
+        """
         if self._stream is None:
-            module = self.trainer.lightning_module
-            dtype = next(module.parameters()).dtype
-            self._stream = self.make_stream(module.device, dtype)
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        shards = range(rank, self.num_shards, world_size)
-        if batch.position is not None:
-            return self._stream.batch(batch.split, batch.position, self.eval_batch_size, shards)
-        if self.pauses is not None:
-            steps = self.pauses.steps_until_next(self.trainer.global_step)
-            return self._draw_burst(self._stream, steps, shards)
-        drawn = self._stream.batch(batch.split, self.position, self.batch_size, shards)
+            self._stream = self.make_stream(device, dtype)
+
+    def draw_batch(self, request: BatchRequest, shards: range) -> Batch:
+        """The batch that is asked for; the next one of training.
+
+        Args:
+            request: of a split.
+            shards: of this process.
+
+        Returns:
+            The samples.
+        """
+        assert self._stream is not None
+        split, position = request
+        if position is not None:
+            return self._stream.batch(split, position, self.eval_batch_size, shards)
+        drawn = self._stream.batch(split, self.position, self.batch_size, shards)
         self.position += 1
         return drawn
 
-    def _draw_burst(self, stream: SampleStream | FiniteStream, most: int, shards: range) -> Burst:
-        """The next batches, at most so many, from one block of the stream.
+    def draw_burst(self, most: int, shards: range) -> Burst:
+        """The next batches of training, from one block of the stream.
 
         Blocks lie on a fixed grid, so that a resumed run meets the same ones, bit for bit.
+
+        Args:
+            most: at most so many.
+            shards: of this process.
+
+        Returns:
+            At least one.
         """
+        assert self._stream is not None
         length = max(1, min(_BLOCK_BATCHES, _BLOCK_ROWS // self.batch_size))
         number, offset = divmod(self.position, length)
         if self._block is None or self._block[0] != number:
             start = number * length
-            drawn = stream.block("train", start, length, self.batch_size, shards)
+            drawn = self._stream.block("train", start, length, self.batch_size, shards)
             self._block = (number, drawn)
         block = self._block[1]
         rows = slice(offset, min(offset + most, length))

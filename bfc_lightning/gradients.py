@@ -195,7 +195,8 @@ class DenseGradients:
         bias_slots, self._readout_slots = parameters.side_by_side(parameters.gradients)
         self._constant, self._constant_slot = values[3 * depth], slots[3 * depth]
         has_linear = network.linear is not None
-        self._linear, self._linear_slot = (values[-1], slots[-1]) if has_linear else (None, None)
+        self._linear = values[-1] if has_linear else None
+        self._linear_slot = slots[-1] if has_linear else None
         self._scales = _readout_scales(parameters)
         self._readouts = readouts[..., : ends[-1]]
         self._buffer = empty(input_dim + ends[-1])
@@ -285,7 +286,7 @@ def _readout_scales(parameters: FlatParameters) -> Tensor:
 
 
 def _affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
-    """x weight^T + bias; PyTorch's batched product is faster without the bias."""
+    """X W^T + b; PyTorch's batched product is faster without the bias."""
     if x.dim() == 2:
         torch.addmm(bias, x, weight.mT, out=out)
     else:

@@ -55,6 +55,9 @@ class HierarchicalLearner(LightningModule):
             run, or of each phase of a training scheme. `null` for a constant rate.
         seed: of the start. The command line derives it from the run's seed; 0 where nobody gives
             one.
+        num_replicas: how many seeds `bfc fit` trains in one process, each with a target, start and
+            samples of its own, with the run's seed and the ones after it; this learner is one of
+            them. `replica_overrides` lets them differ in more.
 
     Raises:
         ValueError: if a list has not one number a layer, or a number is out of range.
@@ -76,8 +79,11 @@ class HierarchicalLearner(LightningModule):
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = OneCycle,
         seed: int | None = None,
+        num_replicas: int = 1,
     ) -> None:
         super().__init__()
+        if num_replicas < 1:
+            raise ValueError(f"num_replicas must be at least 1, got {num_replicas}.")
         depth = target.depth if depth is None else depth
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
@@ -142,28 +148,17 @@ class HierarchicalLearner(LightningModule):
         """The loss of a batch, penalty included; or those of a burst, whose steps it takes."""
         if isinstance(batch, Burst):
             return self._take_steps(batch)
-        loss, _ = self._shared_step(batch, self._progress(self.trainer.global_step))
+        loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
         return loss
 
     def _take_steps(self, burst: Burst) -> dict[str, Any]:
         assert self.fast_path is not None
-        first = self.trainer.global_step
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        schedule = self.lr_schedulers()
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        assert schedule is None or isinstance(schedule, LRScheduler)
-        losses = self.fast_path.run(
-            burst,
-            [optimizer],
-            [] if schedule is None else [schedule],
-            lambda offset: self._progress(first + offset),
-        )
-        count_steps(self.trainer, len(losses))
-        return {"loss": losses}
+        return {"loss": take_steps(self, self.fast_path, burst, self.progress)}
 
-    def _progress(self, step: int) -> float:
+    def progress(self, step: int) -> float:
+        """The part of the phase, or of the run, that is done after `step` optimiser steps."""
         return self.phase.progress(step) if self.phase else step / self.trainer.max_steps
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -232,18 +227,59 @@ class HierarchicalLearner(LightningModule):
         schedule = make_schedule(self.make_schedule, optimizer, total_steps=num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:
+    def shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The loss of a batch without penalty, and the predictions.
+
+        Args:
+            batch: the samples.
+            progress: the part of the phase that is done.
+
+        Returns:
+            A scalar, and f(x).
+        """
         prediction = self(batch.inputs)
         return self.objective.loss(prediction, batch, progress), prediction
 
     def _evaluation_step(self, split: str, batch: Batch) -> None:
-        loss, prediction = self._shared_step(batch)
+        loss, prediction = self.shared_step(batch)
         size = len(batch.labels)
         self.score.update(self.objective.score(prediction, batch), weight=size)
         # A callback writes them to the loggers: Lightning would count the step one too low.
         log = functools.partial(self.log, on_epoch=True, logger=False, batch_size=size)
         log(f"{split}/{self.objective.score_name}", self.score)
         log(f"{split}/loss", loss, sync_dist=True)
+
+
+def take_steps(
+    module: LightningModule, path: FastPath, burst: Burst, progress: Callable[[int], float]
+) -> Tensor:
+    """Takes the steps of a burst, and tells Lightning.
+
+    Args:
+        module: whose `training_step` this is.
+        path: of its networks.
+        burst: the batches.
+        progress: the part of the phase done after so many optimiser steps of the run.
+
+    Returns:
+        The losses.
+    """
+    first = module.trainer.global_step
+    optimizers, schedules = module.optimizers(use_pl_optimizer=False), module.lr_schedulers()
+    losses = path.run(
+        burst,
+        _as_list(optimizers),
+        _as_list(schedules),
+        lambda offset: progress(first + offset),
+    )
+    count_steps(module.trainer, len(losses))
+    return losses
+
+
+def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
+    if parts is None:
+        return []
+    return parts if isinstance(parts, list) else [parts]
 
 
 def count_steps(trainer: Trainer, steps: int) -> None:

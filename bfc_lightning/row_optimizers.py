@@ -43,6 +43,8 @@ class RowOptimizer:
             raise ValueError(f"optimizer must be one that many networks can share, got {reason}.")
         self._groups = [optimizer.param_groups[0] for optimizer in optimizers]
         self._optimizers = optimizers
+        for optimizer in optimizers:  # else schedules warn that it is never stepped
+            optimizer._opt_called = True  # type: ignore[attr-defined]
         self._parameters = parameters
         self._columns = parameters.trained_columns()
         kind = type(optimizers[0])

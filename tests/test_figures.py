@@ -30,7 +30,7 @@ def test_series_leaves_out_what_is_missing_or_not_finite():
 
 
 def test_curves_carry_the_numbers_of_the_rows():
-    figure = learning_curves(ROWS, score_key="val/nmse", title="a run")
+    figure = learning_curves([ROWS], score_key="val/nmse", title="a run")
     left, right = figure.axes
     assert list(left.lines[0].get_xdata()) == [10, 20]
     assert list(left.lines[0].get_ydata()) == [0.5, 0.1]
@@ -39,7 +39,7 @@ def test_curves_carry_the_numbers_of_the_rows():
 
 
 def test_every_panel_says_what_it_shows():
-    figure = learning_curves(ROWS, score_key="val/nmse", title="a run")
+    figure = learning_curves([ROWS], score_key="val/nmse", title="a run")
     assert figure.get_suptitle() == "a run"
     for panel in figure.axes:
         assert panel.get_title()
@@ -51,7 +51,7 @@ def test_every_panel_says_what_it_shows():
 
 def test_run_without_levels_has_one_panel():
     rows = [{"step": 10, "val/error": 0.5}]
-    figure = learning_curves(rows, score_key="val/error", title="classes")
+    figure = learning_curves([rows], score_key="val/error", title="classes")
     assert len(figure.axes) == 1
     assert "wrong classes" in figure.axes[0].get_ylabel()
 

@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.stops import Diverged
+from bfc_lightning.callbacks.training_log import stop_if_diverged
+from bfc_lightning.replicas import learners_of
 
 FORMAT_VERSION = 3
 RECORD_KEY = "bfc_lightning"
@@ -54,15 +57,16 @@ class Checkpoints(Checkpoint):
     def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
         """Saves the state as it is now; every process must call it.
 
+        A weight that is not finite ends the run instead: a classifier of NaN has a finite error.
+
         Args:
             trainer: the trainer.
             is_best: whether `best.ckpt` becomes a copy.
-
-        Raises:
-            Diverged: if a weight is not finite; a classifier of NaN has a finite error.
         """
-        if not all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters()):
-            raise Diverged(trainer.global_step, "a weight")
+        largest = [_largest_weight(each) for each in learners_of(trainer.lightning_module)]
+        stop_if_diverged(
+            trainer.lightning_module, largest, step=trainer.global_step, what="a weight"
+        )
         for logger in trainer.loggers:
             logger.save()
         beside = self.folder / ".saving.ckpt"
@@ -96,3 +100,8 @@ class Checkpoints(Checkpoint):
             state_dict: from `state_dict`.
         """
         self.best_score = state_dict["best_score"]
+
+
+def _largest_weight(module: LightningModule) -> float:
+    """The largest absolute value of a parameter; not finite where one of them is not."""
+    return float(torch.stack([p.detach().abs().max() for p in module.parameters()]).max())

@@ -9,9 +9,9 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bfc_lightning.callbacks.metrics_file import MetricsFile
+from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile
 from bfc_lightning.callbacks.milestones import Milestones
-from bfc_lightning.callbacks.training_log import log_metrics
+from bfc_lightning.callbacks.training_log import log_each
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.measures.battery import (
     MEASURES,
@@ -22,8 +22,8 @@ from bfc_lightning.measures.battery import (
     reference_levels,
     take_sample,
 )
-from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
+from bfc_lightning.replicas import learners_of, problems_of
 from bfc_lightning.schemes import Phase
 
 NUM_SAMPLES = 2**14
@@ -82,45 +82,43 @@ class Measurements(Callback):
     ) -> None:
         self.seconds = 0.0
         self._measures: list[Callable[[Moment], Mapping[str, float]]] = [*MEASURES, *measures]
+        self._phases = phases
         self._steps = measure_steps(phases, num_points) if num_points else set()
-        self._milestones = Milestones(phases)
         self._measured_step = -1
-        self._untrained: DenseNet | None = None
-        self._sample: MeasureSample | None = None
-        self._references: dict[str, float] = {}
+        self._untrained: list[DenseNet] = []
+        self._milestones = [Milestones(phases)]
+        self._samples: list[MeasureSample] = []
+        self._references: list[dict[str, float]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keeps the untrained learner, before a checkpoint is loaded into it.
+        """Keeps the untrained learners, before a checkpoint is loaded into them.
 
         Args:
             trainer: the trainer.
             pl_module: the learner.
             stage: Lightning's word for what comes.
         """
-        assert isinstance(pl_module, HierarchicalLearner)
-        self._untrained = copy.deepcopy(pl_module.network)
+        self._untrained = [copy.deepcopy(each.network) for each in learners_of(pl_module)]
+        self._milestones = [Milestones(self._phases) for _ in self._untrained]
 
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the sample; measures at step 0."""
+        """Draws the samples; measures at step 0."""
         if not trainer.is_global_zero or not self._steps:
             return
         started = time.perf_counter()
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, HierarchicalData)
-        assert self._untrained is not None
         device = next(pl_module.parameters()).device
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
-        stream = data.make_sample_stream("cpu", torch.float64)
-        inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
-        self._sample = take_sample(
-            inputs.to(device), stream.target.to(device), stream.labels.to(device), self._untrained
-        )
-        self._references = reference_levels(self._sample)
+        problems = problems_of(trainer.datamodule)  # type: ignore[attr-defined]
+        self._samples = [
+            _measure_sample(data, network, device)
+            for data, network in zip(problems, self._untrained, strict=True)
+        ]
+        self._references = [reference_levels(sample) for sample in self._samples]
         self.seconds += time.perf_counter() - started
         if not self._has_references(trainer):
-            log_metrics(trainer, self._references)
+            log_each(trainer, self._references)
             self._measured_step = -1  # the files of this folder have no measures yet
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
@@ -146,7 +144,7 @@ class Measurements(Callback):
         return {
             "seconds": self.seconds,
             "measured_step": self._measured_step,
-            "milestones": self._milestones.state_dict(),
+            "milestones": [each.state_dict() for each in self._milestones],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -157,22 +155,44 @@ class Measurements(Callback):
         """
         self.seconds = state_dict["seconds"]
         self._measured_step = state_dict["measured_step"]
-        self._milestones.load_state_dict(state_dict.get("milestones", {}))  # format 1 has none
+        kept = state_dict.get("milestones", {})  # format 1 has none, format 2 those of one learner
+        for each, state in zip(
+            self._milestones, kept if isinstance(kept, list) else [kept], strict=True
+        ):
+            each.load_state_dict(state)
 
     def _has_references(self, trainer: Trainer) -> bool:
         """Whether the run's own file knows the marks: a resumed run may have a new folder."""
-        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
-        return any(self._references.keys() <= file.latest.keys() for file in files)
+        known: list[Mapping[str, float]] = [
+            logger.latest
+            for logger in trainer.loggers
+            if isinstance(logger, MetricsFile | ReplicaMetricsFile)
+        ]
+        return any(self._references[0].keys() <= latest.keys() for latest in known)
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
-        if self._sample is None or step == self._measured_step:
+        if not self._samples or step == self._measured_step:
             return
         started = time.perf_counter()
         self._measured_step = step
-        assert isinstance(pl_module, HierarchicalLearner)
-        moment = look(pl_module.network, self._sample)
+        rows = [
+            self._measure_one(step, number, learner.network)
+            for number, learner in enumerate(learners_of(pl_module))
+        ]
+        log_each(trainer, rows)
+        self.seconds += time.perf_counter() - started
+
+    def _measure_one(self, step: int, number: int, network: DenseNet) -> dict[str, float]:
+        """All measures of one learner; none where it has diverged, which its scores show.
+
+        Raises:
+            ValueError: if two measures give the same name.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+            return {}
+        moment = look(network, self._samples[number])
         named: dict[str, float] = {}
         for measure in self._measures:
             taken = measure(moment)
@@ -180,6 +200,16 @@ class Measurements(Callback):
                 name = type(measure).__name__
                 raise ValueError(f"{name} must give names of its own, got {sorted(taken)}.")
             named.update(taken)
-        named.update(self._milestones.compare(step, {**self._references, **named}))
-        log_metrics(trainer, named)
-        self.seconds += time.perf_counter() - started
+        compared = {**self._references[number], **named}
+        named.update(self._milestones[number].compare(step, compared))
+        return named
+
+
+def _measure_sample(
+    data: HierarchicalData, untrained: DenseNet, device: torch.device
+) -> MeasureSample:
+    stream = data.make_sample_stream("cpu", torch.float64)
+    inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
+    return take_sample(
+        inputs.to(device), stream.target.to(device), stream.labels.to(device), untrained
+    )

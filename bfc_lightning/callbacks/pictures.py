@@ -14,7 +14,7 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.callbacks.metrics_file import MetricsFile, read_metrics
+from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile, read_metrics
 from bfc_lightning.figures import (
     feature_residuals,
     leakages,
@@ -27,6 +27,7 @@ from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
+from bfc_lightning.replicas import ReplicatedLearner
 from bfc_lightning.targets import HierarchicalTarget
 
 LARGEST_FORM = 128
@@ -42,7 +43,9 @@ class Pictures(Callback):
         title: of the figures.
     """
 
-    def __init__(self, folder: Path, *, metrics: MetricsFile, title: str) -> None:
+    def __init__(
+        self, folder: Path, *, metrics: MetricsFile | ReplicaMetricsFile, title: str
+    ) -> None:
         self.folder = folder
         self.metrics = metrics
         self.title = title
@@ -51,10 +54,14 @@ class Pictures(Callback):
         """Writes the PNGs and shows the figures in TensorBoard."""
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, HierarchicalLearner)
         self.metrics.save()
         self.folder.mkdir(exist_ok=True)
-        for name, figure in self._draw(trainer, pl_module):
+        if isinstance(pl_module, ReplicatedLearner):
+            figures = self._draw_bands(pl_module)
+        else:
+            assert isinstance(pl_module, HierarchicalLearner)
+            figures = self._draw(trainer, pl_module)
+        for name, figure in figures:
             pixels = _render(figure)
             imsave(self.folder / f"{name}.png", pixels)
             for logger in trainer.loggers:
@@ -62,10 +69,18 @@ class Pictures(Callback):
                     board = logger.experiment
                     board.add_image(name, pixels, trainer.global_step, dataformats="HWC")
 
+    def _draw_bands(self, learner: ReplicatedLearner) -> Iterator[tuple[str, Figure]]:
+        """Medians and ranges over the replicas that did not diverge."""
+        assert isinstance(self.metrics, ReplicaMetricsFile)
+        kept = [number for number, step in enumerate(learner.diverged) if step is None]
+        runs = [self.metrics.rows_of(number) for number in kept]
+        title = f"{self.title}: {len(runs)} replicas, median and range"
+        yield "learning_curves", learning_curves(runs, score_key=learner.score_key, title=title)
+
     def _draw(self, trainer: Trainer, learner: HierarchicalLearner) -> Iterator[tuple[str, Figure]]:
         """The figures for which the run has numbers."""
         rows = read_metrics(self.metrics.path)
-        curves = learning_curves(rows, score_key=learner.score_key, title=self.title)
+        curves = learning_curves([rows], score_key=learner.score_key, title=self.title)
         yield "learning_curves", curves
         if series(rows, "features/residual_1")[0]:
             yield "feature_residuals", feature_residuals(rows, title=self.title)

@@ -2,8 +2,10 @@
 
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -12,10 +14,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from bfc_lightning.callbacks.environment import training_path, versions
 from bfc_lightning.callbacks.measurements import Measurements
-from bfc_lightning.callbacks.metrics_file import MetricsFile
+from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
-from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_json
+from bfc_lightning.replicas import ReplicatedLearner, problems_of
 
 _RATE_BATCHES = 20
 
@@ -35,26 +37,29 @@ class Summary(Callback):
 
     Args:
         path: the file.
-        metrics: the logger that knows the latest values.
+        metrics: the logger that knows the latest values, of one learner or of each replica.
         measurements: knows the time spent on measures.
         started: `time.time()` when the command began.
         seconds_before: wall seconds of the run before it was resumed.
+        replicas: seed and overrides of each replica; empty where there is one learner.
     """
 
     def __init__(
         self,
         path: Path,
         *,
-        metrics: MetricsFile,
+        metrics: MetricsFile | ReplicaMetricsFile,
         measurements: Measurements,
         started: float,
         seconds_before: float = 0.0,
+        replicas: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.path = path
         self.metrics = metrics
         self.measurements = measurements
         self.started = started
         self.seconds_before = seconds_before
+        self.replicas = replicas
         self._fixed = {"versions": versions(), "git": git_revision()}
         self._mark = (0.0, 0)
         self._rates: list[float] = []
@@ -104,14 +109,14 @@ class Summary(Callback):
     def _write(self, trainer: Trainer, status: str) -> None:
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, HierarchicalData)
+        problems = problems_of(trainer.datamodule)  # type: ignore[attr-defined]
+        batch = problems[0].batch_size * len(problems)
         self.metrics.save()
-        rate = data.batch_size * median(self._rates) if self._rates else None
-        content = {
+        rate = batch * median(self._rates) if self._rates else None
+        content: dict[str, Any] = {
             "status": status,
             "steps": trainer.global_step,
-            "samples_seen": trainer.global_step * trainer.accumulate_grad_batches * data.batch_size,
+            "samples_seen": trainer.global_step * trainer.accumulate_grad_batches * batch,
             "wall_seconds": round(self.seconds_before + time.time() - self.started, 3),
             "samples_per_second": rate and round(rate, 1),
             "measure_seconds": round(self.measurements.seconds, 3),
@@ -122,4 +127,17 @@ class Summary(Callback):
             "training_path": training_path(trainer.lightning_module),
             "metrics": self.metrics.latest,
         }
+        if isinstance(self.metrics, ReplicaMetricsFile):
+            content["replicas"] = self._describe_replicas(trainer.lightning_module, status)
         write_json(self.path, content)
+
+    def _describe_replicas(self, module: LightningModule, status: str) -> list[dict[str, Any]]:
+        """Seed, overrides, status and metrics of each."""
+        assert isinstance(self.metrics, ReplicaMetricsFile)
+        assert isinstance(module, ReplicatedLearner)
+        return [
+            {**named, "status": "diverged" if step is not None else status, "metrics": metrics}
+            for named, step, metrics in zip(
+                self.replicas, module.diverged, self.metrics.latest_of_each, strict=True
+            )
+        ]

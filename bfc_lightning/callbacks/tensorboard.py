@@ -38,6 +38,16 @@ class RunBoard(TensorBoardLogger):
             self.experiment._get_file_writer().add_summary(summary)
 
     @rank_zero_only
+    def announce_bands(self, keys: Sequence[str]) -> None:
+        """Fills the Custom Scalars tab: medians over replicas with a band from low to high.
+
+        Args:
+            keys: under which medians are logged, with `low/KEY` and `high/KEY` beside them.
+        """
+        charts = {key: ["Margin", [key, f"low/{key}", f"high/{key}"]] for key in keys}
+        self.experiment.add_custom_scalars({"median and range of the replicas": charts})
+
+    @rank_zero_only
     def save(self) -> None:
         """Flushes the events; `config.yaml` already holds what Lightning would write here."""
         self.experiment.flush()

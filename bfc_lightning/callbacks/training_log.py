@@ -1,7 +1,7 @@
 """Writes what happens in training: losses and rates at an interval, scores after validation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from bfc_lightning.callbacks.metrics_file import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Diverged
+from bfc_lightning.replicas import ReplicatedLearner, summarized
 
 
 def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
@@ -25,6 +27,23 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
         logger.log_metrics(dict(metrics), step=trainer.global_step)
 
 
+def log_each(trainer: Trainer, rows: Sequence[Mapping[str, float]]) -> None:
+    """Writes numbers of every learner: all of them to the file, median and range to the rest.
+
+    Args:
+        trainer: the trainer.
+        rows: one a learner, values by key.
+    """
+    if len(rows) == 1:
+        log_metrics(trainer, rows[0])
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, ReplicaMetricsFile):
+            logger.log_rows(rows, step=trainer.global_step)
+        else:
+            logger.log_metrics(summarized(rows), step=trainer.global_step)
+
+
 def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
     """The loss of a batch, or those of a burst; Lightning divides one by the batches of a step.
 
@@ -33,11 +52,11 @@ def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
         outputs: of the training step.
 
     Returns:
-        One number a batch, on the device.
+        One number a batch, or a row of one number a learner; on the device.
     """
     assert isinstance(outputs, Mapping)
     losses: Tensor = outputs["loss"].detach()
-    return losses.reshape(-1) * trainer.accumulate_grad_batches
+    return _at_least_one(losses) * trainer.accumulate_grad_batches
 
 
 def log_interval(trainer: Trainer) -> int:
@@ -52,11 +71,36 @@ def log_interval(trainer: Trainer) -> int:
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
 
+def _at_least_one(numbers: Tensor) -> Tensor:
+    return numbers if numbers.ndim else numbers.reshape(1)
+
+
+def stop_if_diverged(
+    module: LightningModule, values: Sequence[float], *, step: int, what: str
+) -> None:
+    """Marks replicas that diverged; ends the run where no learner is left.
+
+    Args:
+        module: that is trained.
+        values: one a learner.
+        step: optimiser steps taken so far.
+        what: the values are.
+
+    Raises:
+        Diverged: if no learner is left.
+    """
+    if isinstance(module, ReplicatedLearner):
+        if module.mark_diverged(values, step):
+            raise Diverged(step, f"{what} of every replica")
+    elif not math.isfinite(values[0]):
+        raise Diverged(step, what)
+
+
 class TrainingLog(Callback):
     """Logs `train/loss` and `train/learning_rate` at the Trainer's interval, scores at validation.
 
     The losses of an interval stay on the device and are read once: reading one at every step would
-    cost about as much as the step. A mean that is not finite ends the run.
+    cost about as much as the step. A mean that is not finite ends the run, or marks the replica.
     """
 
     def __init__(self) -> None:
@@ -71,11 +115,7 @@ class TrainingLog(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Keeps the losses; at the interval, writes their mean.
-
-        Raises:
-            Diverged: if the mean loss of an interval is not finite.
-        """
+        """Keeps the losses; at the interval, writes their mean, or stops where it is not finite."""
         self._losses.append(batch_losses(trainer, outputs))
         step = trainer.global_step
         if step == self._logged_step or step % log_interval(trainer):
@@ -84,16 +124,27 @@ class TrainingLog(Callback):
         # The same mean, bit for bit, however the steps were cut into bursts.
         device = self._losses[-1].device  # those of a checkpoint lie on the CPU
         losses = torch.cat([part.to(device) for part in self._losses])
-        mean = float(trainer.strategy.reduce(losses.mean(), reduce_op="mean"))
+        mean = trainer.strategy.reduce(losses.mean(dim=0), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        means = _at_least_one(mean).tolist()
         self._losses = []
-        if not math.isfinite(mean):
-            raise Diverged(step, "train/loss")
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        log_metrics(trainer, {"train/loss": mean, "train/learning_rate": float(rate)})
+        stop_if_diverged(pl_module, means, step=step, what="train/loss")
+        rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in trainer.optimizers]
+        log_each(
+            trainer,
+            [
+                {"train/loss": mean, "train/learning_rate": rate}
+                for mean, rate in zip(means, rates, strict=True)
+            ],
+        )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the scores of a validation within training."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if isinstance(pl_module, ReplicatedLearner):
+            log_each(trainer, pl_module.scores)
+        else:
             scores = {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" in k}
             log_metrics(trainer, scores)
 

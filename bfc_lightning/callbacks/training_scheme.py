@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from bfc_lightning.callbacks.training_log import log_metrics
 from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.replicas import learners_of
 from bfc_lightning.schemes import Phase, Scheme
 
 
@@ -37,11 +38,12 @@ class TrainingScheme(Callback):
             pl_module: the learner.
             stage: Lightning's word for what comes.
         """
-        _learner(pl_module).enter_phase(self.phases[0])
+        for learner in learners_of(pl_module):
+            learner.enter_phase(self.phases[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes over what the optimiser has been told already."""
-        phase = _learner(pl_module).phase
+        phase = learners_of(pl_module)[0].phase
         assert phase is not None
         self._frozen = self.scheme.frozen_at(phase.start)
 
@@ -49,15 +51,15 @@ class TrainingScheme(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Enters a phase or freezes layers where the next optimiser step asks for it."""
-        learner, step = _learner(pl_module), trainer.global_step
+        learners, step = learners_of(pl_module), trainer.global_step
         if step == 0 and batch_idx == 0 and len(self.phases) > 1:
             log_metrics(trainer, {"scheme/active_layers": self.phases[0].depth})
         due = next((phase for phase in self.phases if phase.start <= step < phase.stop), None)
-        if due is not None and due != learner.phase:
-            self._enter(trainer, learner, due)
+        if due is not None and due != learners[0].phase:
+            self._enter(trainer, learners, due)
         frozen = self.scheme.frozen_at(step)
         if frozen != self._frozen:
-            self._freeze(trainer, learner, frozen)
+            self._freeze(trainer, learners, frozen)
         if len(frozen) != self._logged_frozen:
             self._logged_frozen = len(frozen)
             log_metrics(trainer, {"scheme/frozen_layers": len(frozen)})
@@ -74,30 +76,29 @@ class TrainingScheme(Callback):
         """
         self._logged_frozen = state_dict["logged_frozen"]
 
-    def _enter(self, trainer: Trainer, learner: HierarchicalLearner, phase: Phase) -> None:
-        is_longer = learner.phase is not None and learner.phase.start == phase.start
-        learner.enter_phase(phase)
+    def _enter(self, trainer: Trainer, learners: list[HierarchicalLearner], phase: Phase) -> None:
+        before = learners[0].phase
+        is_longer = before is not None and before.start == phase.start
+        for learner in learners:
+            learner.enter_phase(phase)
         if is_longer:  # a resumed run with more steps: optimiser and schedule go on
             return
-        learner.zero_grad(set_to_none=True)
+        for learner in learners:
+            learner.zero_grad(set_to_none=True)
         trainer.strategy.setup_optimizers(trainer)
         _share_gradients_anew(trainer)
         self._frozen = self.scheme.frozen_at(phase.start)
         log_metrics(trainer, {"scheme/active_layers": phase.depth})
 
     def _freeze(
-        self, trainer: Trainer, learner: HierarchicalLearner, frozen: frozenset[int]
+        self, trainer: Trainer, learners: list[HierarchicalLearner], frozen: frozenset[int]
     ) -> None:
-        assert learner.phase is not None
-        learner.network.train_layers(set(learner.phase.trained) - frozen)
-        learner.zero_grad(set_to_none=True)
+        for learner in learners:
+            assert learner.phase is not None
+            learner.network.train_layers(set(learner.phase.trained) - frozen)
+            learner.zero_grad(set_to_none=True)
         _share_gradients_anew(trainer)
         self._frozen = frozen
-
-
-def _learner(module: LightningModule) -> HierarchicalLearner:
-    assert isinstance(module, HierarchicalLearner)
-    return module
 
 
 def _share_gradients_anew(trainer: Trainer) -> None:

@@ -22,6 +22,7 @@ from bfc_lightning.data import HierarchicalData
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.assembly import add_problem_arguments, add_study_arguments, fill_seeds
 from bfc_lightning.runs.folder import RunError, RunOptions
+from bfc_lightning.runs.replication import build_replicas, describe_replicas
 
 
 class Application(LightningCLI):
@@ -159,12 +160,18 @@ class Application(LightningCLI):
         Raises:
             RunError: if one of them refuses its arguments.
         """
+        mine = self.config[self.subcommand]
+        replicas = describe_replicas(mine)
         try:
             self.config_init = self.parser.instantiate(self.resolved)
             self.datamodule = self._get(self.config_init, "data")
             self.model = self._get(self.config_init, "model")
         except (ValueError, TypeError, MisconfigurationException) as refused:
             raise RunError(str(refused)) from refused
+        if len(replicas) > 1:
+            parser = self._parser(self.subcommand)
+            self.model, self.datamodule = build_replicas(parser, mine, replicas)
+            self.job.take_replicas(replicas)
         self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:

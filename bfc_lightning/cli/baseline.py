@@ -45,7 +45,15 @@ class BaselineApplication(Application):
         super().parse_arguments(parser, args)
 
     def prepare(self, mine: Namespace) -> None:
-        """Settles the folder."""
+        """Settles the folder.
+
+        Raises:
+            RunError: if the settings ask for several learners.
+        """
+        if mine.model.num_replicas != 1:
+            raise RunError(
+                f"model.num_replicas must be 1 for a baseline, got {mine.model.num_replicas}."
+            )
         self.options = RunOptions(**vars(mine.run))
         self.folder = find_folder(self.options, [str(file) for file in mine.config or []])
 

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,28 @@ def say(text: str) -> None:
 
 
 def show_start(
-    folder: Path, *, seed: int, num_parameters: int, device: str, resume_step: int | None
+    folder: Path, *, seeds: Sequence[int], num_parameters: int, device: str, resume_step: int | None
 ) -> None:
     """Says what starts.
 
     Args:
         folder: of the run.
-        seed: of the run.
+        seeds: of the run, or of each replica.
         num_parameters: trainable ones.
         device: which, and how many.
         resume_step: where a resumed run goes on.
     """
     going_on = "" if resume_step is None else f"  going on from step {resume_step}"
-    say(f"run {folder}  seed {seed}  {num_parameters:,} parameters  {device}{going_on}")
+    many = len(seeds) > 1
+    which = f"{len(seeds)} replicas  seeds {_listed(seeds)}" if many else f"seed {seeds[0]}"
+    say(f"run {folder}  {which}  {num_parameters:,} parameters  {device}{going_on}")
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """First to last where they follow one another, else all, shortened."""
+    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
 
 
 def show_scores(checkpoint: Path, step: int, scores: Mapping[str, float]) -> None:
@@ -73,7 +82,12 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
         score_key: `val/nmse` or `val/error`.
     """
     metrics = summary["metrics"]
+    replicas = summary.get("replicas", [])
     print(f"{folder}: {summary['status']}")
+    if replicas:
+        lost = [str(each["seed"]) for each in replicas if each["status"] == "diverged"]
+        gone = f"; diverged: seed {', '.join(lost)}" if lost else ""
+        print(f"medians over {len(replicas) - len(lost)} of {len(replicas)} replicas{gone}")
     table = Table()
     table.add_column("result")
     table.add_column("value", justify="right")

@@ -13,9 +13,8 @@ from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.callbacks.predictions import PredictionsFile
 from bfc_lightning.cli.console import say, show_scores
 from bfc_lightning.cli.trainer_flags import as_list
-from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_atomically, write_json
-from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
     RunError,
@@ -46,6 +45,7 @@ class Evaluation:
         self.parser = parser
         self.config = config
         self.command = command
+        self.replicas: list[dict[str, Any]] = []
         configs = [str(file) for file in config.config or []]
         folder = find_folder(RunOptions(**vars(config.run)), configs)
         self.checkpoint = find_checkpoint(config.ckpt_path, folder)
@@ -60,9 +60,23 @@ class Evaluation:
         here = run_identity(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
         check_same_network(self.content[RECORD_KEY]["identity"], here)
 
-    def make_trainer(
-        self, flags: dict[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
-    ) -> Trainer:
+    def take_replicas(self, replicas: list[dict[str, Any]]) -> None:
+        """Tells the evaluation that the run has several learners.
+
+        Args:
+            replicas: seed and overrides of each.
+
+        Raises:
+            RunError: if one learner is needed.
+        """
+        if self.command == "predict":
+            raise RunError(
+                f"predict needs a run of one learner, got {len(replicas)} replicas: take "
+                "load_run(PATH, replica=NUMBER) instead."
+            )
+        self.replicas = replicas
+
+    def make_trainer(self, flags: dict[str, Any], *, model: AnyLearner, data: AnyData) -> Trainer:
         """A Trainer that writes nothing but the result.
 
         Args:
@@ -96,7 +110,7 @@ class Evaluation:
             )
         return trainer
 
-    def run(self, trainer: Trainer, *, model: HierarchicalLearner, data: HierarchicalData) -> None:
+    def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
         """Scores or predicts, and writes the result beside the run.
 
         Args:
@@ -114,6 +128,11 @@ class Evaluation:
             return
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
         result = {"checkpoint": str(self.checkpoint), "step": self.step, "metrics": scores}
+        if isinstance(model, ReplicatedLearner):
+            result["replicas"] = [
+                {**named, "metrics": each}
+                for named, each in zip(self.replicas, model.scores, strict=True)
+            ]
         write_json(self.folder / f"{self.command}.json", result)
         settings = self.config.clone()
         settings.pop("config", None)

@@ -18,7 +18,7 @@ from bfc_lightning.callbacks.checkpoints import Checkpoints
 from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.interruption import Interruption, StopAtMaxSteps
 from bfc_lightning.callbacks.measurements import Measurements, measure_steps
-from bfc_lightning.callbacks.metrics_file import MetricsFile
+from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile
 from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.stops import Interrupted
@@ -34,10 +34,9 @@ from bfc_lightning.cli.trainer_flags import (
     validation_interval,
 )
 from bfc_lightning.cli.training_path import settle_training_path
-from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import write_atomically
 from bfc_lightning.measures.battery import Measure
-from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.replicas import AnyData, AnyLearner, learners_of
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -91,10 +90,17 @@ class Fitting:
         self.scheme: Scheme = Joint()
         self.measures: list[Measure] = []
         self.num_measures: int = config.num_measures
+        self.replicas: list[dict[str, Any]] = []
 
-    def make_trainer(
-        self, flags: dict[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
-    ) -> Trainer:
+    def take_replicas(self, replicas: list[dict[str, Any]]) -> None:
+        """Tells the run that it has several learners.
+
+        Args:
+            replicas: seed and overrides of each.
+        """
+        self.replicas = replicas
+
+    def make_trainer(self, flags: dict[str, Any], *, model: AnyLearner, data: AnyData) -> Trainer:
         """The Trainer, and the run folder that it writes to.
 
         Args:
@@ -141,7 +147,7 @@ class Fitting:
             raise RunError(str(refused)) from refused
         return trainer
 
-    def run(self, trainer: Trainer, *, model: HierarchicalLearner, data: HierarchicalData) -> None:
+    def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
         """Trains, and shows the result.
 
         Args:
@@ -163,14 +169,14 @@ class Fitting:
         if folder is not None and trainer.is_global_zero:
             show_result(folder, read_summary(folder), score_key=model.score_key)
 
-    def _plan(self, flags: dict[str, Any], model: HierarchicalLearner) -> list[Phase]:
+    def _plan(self, flags: dict[str, Any], model: AnyLearner) -> list[Phase]:
         """The phases of the run; its length is their sum, whatever `max_steps` said.
 
         Raises:
             RunError: if the scheme does not fit the learner.
         """
         try:
-            phases = self.scheme.phases(model.network.depth, flags["max_steps"])
+            phases = self.scheme.phases(learners_of(model)[0].network.depth, flags["max_steps"])
         except ValueError as refused:
             raise RunError(str(refused)) from refused
         if len(phases) > 1 and is_first_process():
@@ -190,17 +196,18 @@ class Fitting:
     def _check(
         self,
         flags: dict[str, Any],
-        model: HierarchicalLearner,
-        data: HierarchicalData,
+        model: AnyLearner,
+        data: AnyData,
         phases: list[Phase],
     ) -> None:
         """Refuses what can be refused before anything is written."""
-        schedule = model.make_schedule
+        leader = learners_of(model)[0]
+        schedule = leader.make_schedule
         is_open = schedule is not None and open_length(schedule) is not None
         is_open = is_open or self.config.model.final_temperature is not None
         is_open = is_open or self.scheme.stretches
         self.resumption.check(self.identity, data, has_open_schedule=is_open)
-        check_optimizer(model, self.scheme, phases[0])
+        check_optimizer(leader, self.scheme, phases[0])
         flags["callbacks"] = as_list(flags["callbacks"])
         check_monitors(flags["callbacks"], [model.score_key, "val/loss"])
         if self.config.resume == "auto" and self.resumption.checkpoint is None:
@@ -259,12 +266,14 @@ class Fitting:
         self,
         folder: Path,
         flags: dict[str, Any],
-        model: HierarchicalLearner,
+        model: AnyLearner,
         phases: list[Phase],
     ) -> None:
         """Puts our loggers and callbacks beside the user's."""
         flags["default_root_dir"] = flags["default_root_dir"] or folder
-        metrics = MetricsFile(folder / METRICS)
+        metrics: MetricsFile | ReplicaMetricsFile = MetricsFile(folder / METRICS)
+        if self.replicas:
+            metrics = ReplicaMetricsFile(folder / METRICS, len(self.replicas))
         if is_first_process() and self.resumption.step is not None:
             metrics.keep_until(self.resumption.step)
         given = flags["logger"]
@@ -279,8 +288,8 @@ class Fitting:
     def _callbacks(
         self,
         folder: Path,
-        metrics: MetricsFile,
-        model: HierarchicalLearner,
+        metrics: MetricsFile | ReplicaMetricsFile,
+        model: AnyLearner,
         flags: dict[str, Any],
         phases: list[Phase],
     ) -> list[Callback]:
@@ -296,6 +305,7 @@ class Fitting:
             measurements=measurements,
             started=self.started,
             seconds_before=before.get("wall_seconds", 0.0),
+            replicas=self.replicas,
         )
         keep = LambdaCallback(on_train_start=lambda trainer, model: self._keep())
         first: list[Callback] = [keep, measurements, TrainingLog(), StopAtMaxSteps()]
@@ -306,10 +316,10 @@ class Fitting:
             last.insert(1, Pictures(folder / FIGURES, metrics=metrics, title=folder.name))
         return [*first, *last]
 
-    def _announce(self, folder: Path, trainer: Trainer, model: HierarchicalLearner) -> None:
+    def _announce(self, folder: Path, trainer: Trainer, model: AnyLearner) -> None:
         show_start(
             folder,
-            seed=self.config.seed_everything,
+            seeds=[replica["seed"] for replica in self.replicas] or [self.config.seed_everything],
             num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             device=f"{trainer.world_size} x {trainer.strategy.root_device.type}",
             resume_step=self.resumption.content.get("global_step"),
@@ -327,6 +337,8 @@ class Fitting:
         for logger in trainer.loggers:
             if isinstance(logger, RunBoard):
                 logger.announce(flat, [model.score_key, "train/loss"])
+                if self.replicas:
+                    logger.announce_bands(_banded_keys(model))
 
     def _config_text(self, folder: Path) -> str:
         """Everything that the run was told, to be run again."""
@@ -338,6 +350,13 @@ class Fitting:
         command = f"bfc fit -c {folder / CONFIG} --run.name ANOTHER"
         text = self.parser.dump(settings, skip_unset=False)
         return f"# Every setting of the run {folder.name}. Again: {command}\n{text}"
+
+
+def _banded_keys(model: AnyLearner) -> list[str]:
+    """What one looks at first."""
+    levels = range(1, learners_of(model)[0].network.depth + 1)
+    kinds = ("levels/residual", "features/residual")
+    return [model.score_key, "train/loss", *(f"{kind}_{each}" for kind in kinds for each in levels)]
 
 
 def is_first_process() -> bool:

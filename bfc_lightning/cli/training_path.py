@@ -9,10 +9,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bfc_lightning.cli.console import say
-from bfc_lightning.data import HierarchicalData
 from bfc_lightning.fast_path import Clipping
-from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.pauses import make_pauses
+from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner, learners_of
 from bfc_lightning.runs.folder import RunError
 
 TrainingPath = Literal["auto", "fast", "plain"]
@@ -31,8 +30,8 @@ def settle_training_path(
     wanted: TrainingPath,
     trainer: Trainer,
     *,
-    model: HierarchicalLearner,
-    data: HierarchicalData,
+    model: AnyLearner,
+    data: AnyData,
     callbacks: Sequence[Callback],
     pause_steps: Iterable[int],
 ) -> None:
@@ -53,10 +52,15 @@ def settle_training_path(
     Raises:
         RunError: if `fast` is wanted and impossible.
     """
+    many = isinstance(model, ReplicatedLearner)
     if wanted == "plain":
+        if many:
+            raise RunError("training_path must be auto or fast with model.num_replicas, got plain.")
         return
     reason = _why_plain(trainer, model, callbacks)
     if reason is not None:
+        if many:
+            raise RunError(f"model.num_replicas must be 1 here: {reason}.")
         if wanted == "fast":
             raise RunError(f"training_path must be auto or plain here, got fast: {reason}.")
         if trainer.is_global_zero:
@@ -75,9 +79,7 @@ def settle_training_path(
     data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
 
 
-def _why_plain(
-    trainer: Trainer, model: HierarchicalLearner, callbacks: Sequence[Callback]
-) -> str | None:
+def _why_plain(trainer: Trainer, model: AnyLearner, callbacks: Sequence[Callback]) -> str | None:
     """What the fast path cannot do, in a few words, or None."""
     if not isinstance(trainer.strategy, SingleDeviceStrategy):
         return "several processes share their gradients there"
@@ -89,4 +91,4 @@ def _why_plain(
         hooks = [hook for hook in _GRADIENT_HOOKS if is_overridden(hook, callback)]
         if hooks:
             return f"{type(callback).__name__} waits for {hooks[0]}"
-    return model.why_not_fast()
+    return learners_of(model)[0].why_not_fast()

@@ -1,36 +1,37 @@
 """Learning curves: the error, and the part of each level that is still missing in the output."""
 
+from collections.abc import Sequence
+
 from matplotlib.figure import Figure
 
-from bfc_lightning.figures.style import COLOURS, Rows, draw_band, numbered_keys, series, step_axis
+from bfc_lightning.figures.style import COLOURS, Rows, bands, draw_band, numbered_keys, step_axis
 
 
-def learning_curves(rows: Rows, *, score_key: str, title: str) -> Figure:
+def learning_curves(runs: Sequence[Rows], *, score_key: str, title: str) -> Figure:
     """What is learned when: the score, and the part of each level that is still missing.
 
     Args:
-        rows: as `metrics.csv` holds them.
+        runs: rows of each run, as `metrics.csv` holds them; of several, median and range.
         score_key: `val/nmse` or `val/error`.
         title: of the figure.
 
     Returns:
         A figure with one panel, or two where levels were measured; logarithmic axes.
     """
-    levels = numbered_keys([rows], "levels/residual_")
+    levels = numbered_keys(runs, "levels/residual_")
     figure = Figure(figsize=(10 if levels else 5.2, 3.8), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(1, 2 if levels else 1, squeeze=False)[0]
-    steps, scores = series(rows, score_key)
-    _, reference = series(rows, "reference/without_last_level")
-    panels[0].plot(steps, scores, color=COLOURS[0], marker="o", markersize=3, label=score_key)
+    _, reference, _, _ = bands(runs, "reference/without_last_level")
+    draw_band(panels[0], runs, score_key, number=0, label=score_key)
     if reference and 0 < reference[0] < 1:
         panels[0].axhline(reference[0], color=COLOURS[6], linestyle=":", label="without last level")
     words = "wrong classes (fraction)" if score_key.endswith("error") else "E(f - G)² / Var G"
     panels[0].set(xlabel="optimiser steps", ylabel=words, title="error on fresh samples")
-    offset = step_axis(panels[1], rows) if levels else 0
+    offset = step_axis(panels[1], runs[0]) if levels else 0
     for number, key in enumerate(levels):
         label = f"level {key.rsplit('_', 1)[1]}"
-        draw_band(panels[1], [rows], key, number=number, label=label, offset=offset)
+        draw_band(panels[1], runs, key, number=number, label=label, offset=offset)
     if levels:
         panels[1].set_title("levels learned over time", pad=16 if not offset else None)
         panels[1].set_ylabel("residual of the level (1: all missing)")

@@ -1,6 +1,6 @@
 """From YAML to objects: which arguments make a problem, how they are linked, their seeds."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
@@ -73,6 +73,15 @@ def add_study_arguments(parser: ArgumentParser) -> None:
         "at a time with gradients by hand, equal to rounding; `auto` is `fast` wherever it can "
         "train the run: not with several devices, accumulated gradients, mixed precision, LBFGS, "
         "a linearized learner or an activation without a form in place.",
+    )
+    parser.add_argument(
+        "--replica_overrides",
+        type=list[dict[str, Any]],
+        default=[],
+        help="With model.num_replicas: settings in which each replica differs, a mapping from "
+        "dotted keys for each, e.g. [{model.optimizer.init_args.lr: 1e-3}, {...}]: "
+        "seed_everything, the optimiser's lr and weight_decay, model.regularization, "
+        "target.init_args.level_scales.",
     )
     parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
 

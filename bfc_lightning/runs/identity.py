@@ -10,7 +10,16 @@ import torch
 from bfc_lightning.callbacks.checkpoints import FORMAT_VERSION, RECORD_KEY
 from bfc_lightning.runs.folder import RunError
 
-_RUN_PARTS = ("inputs", "labels", "target", "model", "data", "scheme", "seed_everything")
+_RUN_PARTS = (
+    "inputs",
+    "labels",
+    "target",
+    "model",
+    "data",
+    "scheme",
+    "seed_everything",
+    "replica_overrides",
+)
 _TRAINER_KEYS = (
     "max_steps",
     "gradient_clip_val",
@@ -100,6 +109,8 @@ def _migrate(content: dict[str, Any]) -> dict[str, Any]:
         record["identity"]["scheme.class_path"] = "bfc_lightning.Joint"
         record["identity"]["scheme.init_args.freeze"] = None
     record["identity"].setdefault("model.linearized", False)
+    record["identity"].setdefault("model.num_replicas", 1)
+    record["identity"].setdefault("replica_overrides", [])
     if record["identity"]["target.class_path"].endswith("RichRepresentation"):
         record["identity"].setdefault("target.init_args.basis", "coordinates")
     return content

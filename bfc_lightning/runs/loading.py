@@ -13,9 +13,11 @@ from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Labels
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
+from bfc_lightning.replicas import AnyData, AnyLearner, content_of_replica
 from bfc_lightning.runs.assembly import add_problem_arguments, fill_seeds
 from bfc_lightning.runs.folder import CONFIG, SUMMARY, RunError, find_checkpoint
 from bfc_lightning.runs.identity import check_same_network, flatten, read_checkpoint
+from bfc_lightning.runs.replication import describe_replicas, settings_of
 from bfc_lightning.targets import Target
 
 _GROUPS = ("inputs", "labels", "target", "model", "data")
@@ -41,18 +43,20 @@ class LoadedRun(NamedTuple):
     step: int
 
 
-def load_run(path: str | Path, checkpoint: str = "best") -> LoadedRun:
+def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> LoadedRun:
     """Reads a run folder.
 
     Args:
         path: the run folder.
         checkpoint: `best`, `last` or a path.
+        replica: which one, from 0, of a run with `model.num_replicas`.
 
     Returns:
         The run.
 
     Raises:
-        RunError: if the folder holds no run, or the checkpoint is missing or belongs elsewhere.
+        RunError: if the folder holds no run, the checkpoint is missing or belongs elsewhere, or
+            there is no such replica.
     """
     folder = Path(path)
     if not (folder / CONFIG).is_file():
@@ -63,11 +67,22 @@ def load_run(path: str | Path, checkpoint: str = "best") -> LoadedRun:
     parser.add_class_arguments(HierarchicalLearner, "model")
     parser.add_class_arguments(HierarchicalData, "data")
     add_problem_arguments(parser)
-    parsed = parser.parse_object({group: config[group] for group in _GROUPS})
-    fill_seeds(parsed, config["seed_everything"])
-    resolved = yaml.safe_load(parser.dump(parsed, skip_unset=False))
+    whole = parser.parse_object({group: config[group] for group in _GROUPS})
+    base = whole.clone()
+    fill_seeds(base, config["seed_everything"])
+    resolved = yaml.safe_load(parser.dump(base, skip_unset=False))
     check_same_network(content[RECORD_KEY]["identity"], flatten(resolved))
-    objects = parser.instantiate(parsed)
+    whole.seed_everything = config["seed_everything"]
+    whole.replica_overrides = config.get("replica_overrides")
+    replicas = describe_replicas(whole)
+    if not 0 <= replica < len(replicas):
+        raise RunError(f"replica must lie in [0, {len(replicas)}), got {replica}.")
+    if len(replicas) > 1:
+        content = content_of_replica(content, replica)
+    own = settings_of(whole, replicas[replica])
+    for key in ("seed_everything", "replica_overrides"):
+        own.pop(key)
+    objects = parser.instantiate(own)
     data, model = objects["data"], objects["model"]
     load_state(content, model=model, data=data)
     dtype = next(iter(content["state_dict"].values())).dtype
@@ -75,9 +90,7 @@ def load_run(path: str | Path, checkpoint: str = "best") -> LoadedRun:
     return LoadedRun(data.target, data.labels, network, data, config, content["global_step"])
 
 
-def load_state(
-    content: Mapping[str, Any], *, model: HierarchicalLearner, data: HierarchicalData
-) -> None:
+def load_state(content: Mapping[str, Any], *, model: AnyLearner, data: AnyData) -> None:
     """Gives a learner its weights, and its target the tensors that it was trained on.
 
     Args:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
-from bfc_lightning.data import HierarchicalData, check_same_tensors
+from bfc_lightning.data import check_same_tensors
+from bfc_lightning.replicas import AnyData
 from bfc_lightning.runs.folder import CHECKPOINTS, RunError, RunOptions, find_checkpoint
 from bfc_lightning.runs.identity import check_resumable, read_checkpoint
 
@@ -32,9 +33,7 @@ class Resumption:
             return int(self.content["global_step"])
         return None if self.folder is None else -1
 
-    def check(
-        self, identity: Mapping[str, Any], data: HierarchicalData, *, has_open_schedule: bool
-    ) -> None:
+    def check(self, identity: Mapping[str, Any], data: AnyData, *, has_open_schedule: bool) -> None:
         """Refuses to go on with other settings or another target.
 
         Args:
