@@ -144,8 +144,13 @@ def table(size: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _band(spread: Mapping[str, Any], scale: float = 1.0) -> str:
-    middle, low, high = (scale * spread[key] for key in ("median", "min", "max"))
-    return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
+    middle, low, high = (_digits(scale * spread[key]) for key in ("median", "min", "max"))
+    return f"{middle} [{low}, {high}]"
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def about(name: str, size: Mapping[str, Any]) -> str:
