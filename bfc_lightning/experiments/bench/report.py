@@ -56,21 +56,18 @@ def _processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def size_result(
-    workload: Workload, times: Times, limit: Limit | None, *, config: Mapping[str, Any]
-) -> dict[str, Any]:
+def size_result(workload: Workload, times: Times, *, config: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of one size.
 
     Args:
         workload: the size.
         times: of its contestants.
-        limit: that contestant, where it takes part.
         config: every setting of the run.
 
     Returns:
         Plain data, for `bench.json`.
     """
-    timed = {name: seconds for name, seconds in times.seconds.items() if seconds}
+    timed = times.seconds
     found: dict[str, Any] = {
         name: {
             "seconds_per_step": _spread(seconds),
@@ -95,7 +92,8 @@ def size_result(
             if "fit" in timed and name != "fit"
         },
     }
-    if limit is not None and limit.product_seconds:
+    limit = times.contestants.get("limit")
+    if isinstance(limit, Limit):
         content["matrix_products"] = _products(limit)
     return {**content, "config": dict(config)}
 

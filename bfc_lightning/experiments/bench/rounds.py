@@ -30,10 +30,12 @@ class Times:
     """What the rounds of one size gave.
 
     Attributes:
+        contestants: who takes part.
         seconds: per step, one number a round, by contestant.
         skipped: why the others did not take part, by contestant.
     """
 
+    contestants: dict[Name, Contestant] = field(default_factory=dict)
     seconds: dict[Name, list[float]] = field(default_factory=dict)
     skipped: dict[Name, str] = field(default_factory=dict)
 
@@ -57,16 +59,15 @@ def take_turns(
         The times.
     """
     times = Times()
-    ready: dict[Name, Contestant] = {}
     for name, make in makers.items():
         try:
-            ready[name] = make()
+            times.contestants[name] = make()
             times.seconds[name] = []
         except Skipped as reason:
             times.skipped[name] = str(reason)
             told(f"{name} is skipped: {reason}")
     for number in range(1, num_rounds + 1):
-        for name, contestant in ready.items():
+        for name, contestant in times.contestants.items():
             gc.collect()
             times.seconds[name].append(contestant.seconds_per_step())
             told(f"{number}/{num_rounds} {name} {1e3 * times.seconds[name][-1]:.4g} ms a step")

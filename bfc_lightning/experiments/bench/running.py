@@ -60,14 +60,15 @@ class Record:
             "sizes": {},
         }
 
-    def add(self, name: str, size: Mapping[str, Any]) -> None:
+    def add(self, size: Size, times: Times) -> None:
         """Takes in what is known of a size, and writes.
 
         Args:
-            name: of the size.
-            size: from `size_result`.
+            size: the size.
+            times: so far.
         """
-        self.content["sizes"][name] = size
+        result = size_result(size.workload, times, config=size.config)
+        self.content["sizes"][size.workload.name] = result
         self.write()
 
     @property
@@ -104,30 +105,19 @@ def time_size(
         told: gets a line whenever one of them has run.
     """
     torch.set_num_threads(size.workload.threads)
-    found: list[Limit] = []
-
-    def make_limit() -> Limit:
-        found.append(Limit(size.workload))
-        return found[0]
-
-    def write(times: Times) -> None:
-        limit = found[0] if found else None
-        result = size_result(size.workload, times, limit, config=size.config)
-        record.add(size.workload.name, result)
-
     fit = partial(FitRun, size.workload, run_fit=run_fit, folder=record.folder)
     makers: dict[Name, Callable[[], Contestant]] = {
         "fit": partial(fit, size.words),
         "bare": partial(BareLoop, size.workload),
         "compiled": partial(CompiledLoop, size.workload),
         "jax": partial(_jax_loop, size.workload),
-        "limit": make_limit,
+        "limit": partial(Limit, size.workload),
     }
     take_turns(
         {name: make for name, make in makers.items() if name in names},
         record.content["rounds"],
         told=lambda line: told(f"{size.workload.name} {line}"),
-        after_round=write,
+        after_round=lambda times: record.add(size, times),
     )
 
 
