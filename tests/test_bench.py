@@ -289,7 +289,7 @@ def test_table_worked_by_hand():
     assert table(size)[1] == [
         ["fit", "2,357 [1.23, 2,500]", "1,741", "-"],
         ["jax", "skipped: not installed", "-", "-"],
-        ["bare", "2,357 [1.23, 2,500]", "1,741", "1 [0.988, 1.25] times as long"],
+        ["bare", "2,357 [1.23, 2,500]", "1,741", "1 [0.988, 1.25]"],
     ]
 
 

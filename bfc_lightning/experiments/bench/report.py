@@ -32,7 +32,7 @@ _INCLUDED: dict[Name, str] = {
     "limit": "the step's matrix products alone, each in its shape and layout by `torch.mm` into "
     "memory that is there, plus drawing x and G(x).",
 }
-_TITLES = ("contestant", "ms a step, median [min, max]", "samples a second", "fit takes")
+_TITLES = ("contestant", "ms a step, median [min, max]", "samples a second", "fit takes, times")
 
 
 def machine() -> dict[str, Any]:
@@ -136,7 +136,7 @@ def table(size: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             name,
             _band(found["seconds_per_step"], scale=1e3),
             f"{found['samples_per_second']:,.0f}",
-            "-" if ratio is None else f"{_band(ratio)} times as long",
+            "-" if ratio is None else _band(ratio),
         ])
     return list(_TITLES), lines
 
@@ -168,7 +168,7 @@ def about(name: str, size: Mapping[str, Any]) -> str:
         f"k = {config['target']['init_args']['widths']}",
         f"batch {size['batch_size']}",
         f"{size['timed_steps']} steps a round, a validation every {size['validation_interval']}",
-        f"{size['dtype']} on {size['device']}, {size['threads']} threads",
+        f"{size['dtype']} on {size['device']}, threads {size['threads']}",
     ]
     if "matrix_products" in size:
         products = size["matrix_products"]
@@ -193,7 +193,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     num_rounds = content["rounds"]
     lines += [
         f"{num_rounds} rounds in which the contestants take turns in one process. Times are "
-        "medians over the rounds; `fit takes` is the median of the rounds' own ratios.",
+        "medians over the rounds; `fit takes, times` is the median of the rounds' own ratios.",
         "",
     ]
     for name, size in content["sizes"].items():
