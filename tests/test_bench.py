@@ -65,6 +65,12 @@ def test_everyone_has_a_positive_time_in_every_round(measured):
         assert found["samples_per_second"] == pytest.approx(32 / seconds["median"])
 
 
+def test_fit_takes_the_fast_path_by_itself_and_the_plain_one_where_told(measured):
+    found = result(measured)["sizes"]["bench"]["contestants"]
+    assert found["fit"]["training_path"] == "fast"
+    assert found["fit_plain"]["training_path"] == "plain"
+
+
 def test_ratios_are_those_of_the_rounds(measured):
     size = result(measured)["sizes"]["bench"]
     rounds = {

@@ -46,11 +46,12 @@ def batches(config) -> list[torch.Tensor]:
     return [stream.batch("train", index, 32).inputs for index in range(NUM_STEPS)]
 
 
-@pytest.fixture(scope="module")
-def fitted(config, tmp_path_factory) -> list[torch.Tensor]:
-    """The weights that `bfc fit` ends with, in the order of `bare_order`."""
+@pytest.fixture(scope="module", params=["plain", "fast"])
+def fitted(request, config, tmp_path_factory) -> list[torch.Tensor]:
+    """The weights that `bfc fit` ends with on either path, in the order of `bare_order`."""
     root = tmp_path_factory.mktemp("fit")
     words = ["--run.root", str(root), "--run.name", "run", "--run.figures", "false"]
+    words += ["--training_path", request.param]
     assert main(["fit", "-c", config, *words]) == 0
     state = checkpoint(root / "run")["state_dict"]
     layers = range(3)

@@ -24,6 +24,7 @@ Times the training step of `bfc fit` beside loops that do the same work, which t
 process:
 
     fit        bfc fit with logging, bar, checkpoints and validation
+    fit_plain  the same with --training_path plain
     bare       an eager PyTorch loop without any of these
     compiled   the same, compiled
     jax        the whole run in one jitted lax.scan (the extra `bench`)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from bfc_lightning.experiments.bench.workload import Workload, synchronize
 from bfc_lightning.files import write_json
+from bfc_lightning.runs.loading import read_summary
 
 STOPPED_BY_SIGNAL = (130, 143)
 """Exit statuses after SIGINT and SIGTERM."""
@@ -75,6 +76,9 @@ class FitRun:
         words: of the config and what is added to it.
         run_fit: runs `bfc fit` with words, and returns its exit status.
         folder: in which each run gets a folder for as long as it runs.
+
+    Attributes:
+        training_path: `fast` or `plain`, which the last run took.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class FitRun:
         self.words = list(words)
         self.run_fit = run_fit
         self.folder = folder
+        self.training_path: str | None = None
 
     def seconds_per_step(self) -> float:
         """Runs it once.
@@ -105,4 +110,5 @@ class FitRun:
             status = self.run_fit([*words, "--run.name", self.workload.name])
             if status:
                 raise FitEnded(status)
+            self.training_path = read_summary(Path(root) / self.workload.name)["training_path"]
             return per_step(json.loads(marks.read_text(encoding="utf-8"))["marks"])

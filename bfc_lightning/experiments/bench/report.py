@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bfc_lightning.callbacks.environment import versions
+from bfc_lightning.experiments.bench.fitting import FitRun
 from bfc_lightning.experiments.bench.limit import Limit
 from bfc_lightning.experiments.bench.rounds import Name, Times, ratios
 from bfc_lightning.experiments.bench.workload import Workload
@@ -23,6 +24,8 @@ _INCLUDED: dict[Name, str] = {
     "`metrics.csv`, validation, a checkpoint at every validation. Timed from the end of the first "
     "validation to that of the last: start-up and the first interval are left out, and so are "
     "figures and measures of features (`num_measures: 0`).",
+    "fit_plain": "the same with `--training_path plain`: Lightning's own steps, one at a time, "
+    "gradients by autograd.",
     "bare": "an eager PyTorch loop over the same network, target, law of samples, biases, "
     "clipping, schedule and fused Adam. It logs, validates and saves nothing.",
     "compiled": "the same with target, network, loss and their backward pass compiled by "
@@ -75,6 +78,9 @@ def size_result(workload: Workload, times: Times, *, config: Mapping[str, Any]) 
         }
         for name, seconds in timed.items()
     }
+    for name, contestant in times.contestants.items():
+        if isinstance(contestant, FitRun):
+            found[name]["training_path"] = contestant.training_path
     for name, reason in times.skipped.items():
         found[name] = {"skipped": reason}
     content: dict[str, Any] = {

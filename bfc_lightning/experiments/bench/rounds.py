@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-Name = Literal["fit", "bare", "compiled", "jax", "limit"]
+Name = Literal["fit", "fit_plain", "bare", "compiled", "jax", "limit"]
 CONTESTANTS: tuple[Name, ...] = get_args(Name)
 """Who takes part, in the order of their turns."""
 

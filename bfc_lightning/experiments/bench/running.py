@@ -108,6 +108,7 @@ def time_size(
     fit = partial(FitRun, size.workload, run_fit=run_fit, folder=record.folder)
     makers: dict[Name, Callable[[], Contestant]] = {
         "fit": partial(fit, size.words),
+        "fit_plain": partial(fit, [*size.words, "--training_path", "plain"]),
         "bare": partial(BareLoop, size.workload),
         "compiled": partial(CompiledLoop, size.workload),
         "jax": partial(_jax_loop, size.workload),
