@@ -12,6 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from bfc_lightning.gradients import FlatParameters
 
 _PER_NETWORK = ("lr", "weight_decay")
+_SHARED = ("betas", "eps", "momentum", "dampening", "nesterov", "decoupled_weight_decay")
 _REFUSED = ("amsgrad", "maximize", "differentiable", "capturable")
 
 
@@ -50,7 +51,8 @@ class RowOptimizer:
         kind = type(optimizers[0])
         self._update: Callable[[slice, dict[str, Tensor]], None]
         self._update = self._sgd if kind is SGD else self._adam
-        self._is_decoupled = kind is AdamW
+        decoupled = bool(self._groups[0].get("decoupled_weight_decay"))  # Adam has it, too
+        self._is_decoupled = kind is AdamW or decoupled
         names = ("momentum_buffer",) if kind is SGD else ("exp_avg", "exp_avg_sq")
         self._steps_taken = self._find_step()
         self._state = {name: self._rows_of(name) for name in names}
@@ -149,7 +151,7 @@ def why_not_in_rows(optimizers: Sequence[Optimizer]) -> str | None:
     for name in _REFUSED:
         if any(each[0].get(name) for each in groups):
             return name
-    for name in ("betas", "eps", "momentum", "dampening", "nesterov"):
+    for name in _SHARED:
         if len({each[0].get(name) for each in groups}) > 1:
             return f"different {name}"
     return None
