@@ -15,7 +15,7 @@ from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch, Burst
 
 _ENDLESS = 2**31 - 1
-_BLOCK_ROWS = 8192
+BLOCK_ROWS = 8192
 _BLOCK_BATCHES = 64
 _TENSOR_TOLERANCE = 1e-5
 
@@ -258,7 +258,7 @@ class HierarchicalData(LightningDataModule):
             At least one.
         """
         assert self._stream is not None
-        length = max(1, min(_BLOCK_BATCHES, _BLOCK_ROWS // self.batch_size))
+        length = max(1, min(_BLOCK_BATCHES, BLOCK_ROWS // self.batch_size))
         number, offset = divmod(self.position, length)
         if self._block is None or self._block[0] != number:
             start = number * length

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import LightningDataModule, LightningModule
@@ -12,12 +11,15 @@ from torch import Tensor, nn
 
 from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData
 from bfc_lightning.fast_path import Clipping, FastPath
+from bfc_lightning.medians import median_of
 from bfc_lightning.module import PHASE_KEY, HierarchicalLearner, take_steps
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.pauses import Pauses
 from bfc_lightning.row_optimizers import why_not_in_rows
 from bfc_lightning.schemes import Phase
 from bfc_lightning.types import Batch, Burst
+
+T = TypeVar("T")
 
 
 class ReplicatedData(LightningDataModule):
@@ -127,11 +129,17 @@ class ReplicatedLearner(LightningModule):
         self.diverged: list[int | None] = [None] * len(learners)
         self.fast_path: FastPath | None = None
         self._losses: list[list[float]] = []
-        reason = learners[0].why_not_fast() or why_not_in_rows([
+        reason = learners[0].why_not_fast()
+        if reason is not None:
+            raise ValueError(f"model.num_replicas must be 1 here, got {len(learners)}: {reason}.")
+        reason = why_not_in_rows([
             learner.make_optimizer(list(learner.parameters())) for learner in learners
         ])
         if reason is not None:
-            raise ValueError(f"model.num_replicas must be 1 here, got {len(learners)}: {reason}.")
+            raise ValueError(
+                "model.optimizer must be SGD, Adam or AdamW, in a form that many networks can "
+                f"share, with model.num_replicas, got {reason}."
+            )
 
     @property
     def score_key(self) -> str:
@@ -203,6 +211,17 @@ class ReplicatedLearner(LightningModule):
                 self.diverged[number] = step
         return all(step is not None for step in self.diverged)
 
+    def without_diverged(self, rows: Sequence[T]) -> list[T]:
+        """What belongs to the replicas that have not diverged.
+
+        Args:
+            rows: one a replica.
+
+        Returns:
+            Those of the others.
+        """
+        return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
+
     def validation_step(self, batch: list[Batch], batch_index: int) -> None:
         """Adds a batch to every replica's score."""
         self._score(batch)
@@ -255,8 +274,14 @@ class ReplicatedLearner(LightningModule):
             self.scores.append({name: float(each.score.compute()), f"{split}/loss": loss})
             each.score.reset()
         self._losses = []
+        values = [
+            row[name] if math.isfinite(largest_weight(each)) else math.nan  # a class is never NaN
+            for each, row in zip(self.each, self.scores, strict=True)
+        ]
+        self.mark_diverged(values, self.trainer.global_step)
+        kept = self.without_diverged(self.scores)
         for key in (name, f"{split}/loss"):
-            self.log(key, median_of([row[key] for row in self.scores]), logger=False)
+            self.log(key, median_of([row[key] for row in kept]), logger=False)
 
 
 def content_of_replica(content: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -304,17 +329,16 @@ def as_config(built: Any) -> dict[str, Any]:  # noqa: ANN401, Lightning's union 
     return built if isinstance(built, dict) else {"optimizer": built}
 
 
-def median_of(values: Sequence[float]) -> float:
-    """The median of the finite values; NaN where there are none.
+def largest_weight(module: nn.Module) -> float:
+    """The largest absolute value of a parameter; not finite where one of them is not.
 
     Args:
-        values: one a replica.
+        module: whose parameters are looked at.
 
     Returns:
-        The median.
+        The value.
     """
-    finite = [value for value in values if math.isfinite(value)]
-    return median(finite) if finite else math.nan
+    return float(torch.stack([p.detach().abs().max() for p in module.parameters()]).max())
 
 
 def learners_of(module: LightningModule) -> list[HierarchicalLearner]:
@@ -345,22 +369,3 @@ def problems_of(data: LightningDataModule) -> list[HierarchicalData]:
         return data.parts
     assert isinstance(data, HierarchicalData)
     return [data]
-
-
-def summarized(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Numbers of all replicas as medians; where they differ, their range as `low/` and `high/KEY`.
-
-    Args:
-        rows: one a replica, values by key; NaN and infinity are left out.
-
-    Returns:
-        Values by key.
-    """
-    together: dict[str, float] = {}
-    for key in dict.fromkeys(key for row in rows for key in row):
-        values = [row[key] for row in rows if key in row and math.isfinite(row[key])]
-        if values:
-            together[key] = median(values)
-            if min(values) < max(values):
-                together[f"low/{key}"], together[f"high/{key}"] = min(values), max(values)
-    return together

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -14,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.stops import Diverged
 from bfc_lightning.callbacks.training_log import stop_if_diverged
-from bfc_lightning.replicas import learners_of
+from bfc_lightning.replicas import largest_weight, learners_of
 
 FORMAT_VERSION = 3
 RECORD_KEY = "bfc_lightning"
@@ -63,7 +62,7 @@ class Checkpoints(Checkpoint):
             trainer: the trainer.
             is_best: whether `best.ckpt` becomes a copy.
         """
-        largest = [_largest_weight(each) for each in learners_of(trainer.lightning_module)]
+        largest = [largest_weight(each) for each in learners_of(trainer.lightning_module)]
         stop_if_diverged(
             trainer.lightning_module, largest, step=trainer.global_step, what="a weight"
         )
@@ -100,8 +99,3 @@ class Checkpoints(Checkpoint):
             state_dict: from `state_dict`.
         """
         self.best_score = state_dict["best_score"]
-
-
-def _largest_weight(module: LightningModule) -> float:
-    """The largest absolute value of a parameter; not finite where one of them is not."""
-    return float(torch.stack([p.detach().abs().max() for p in module.parameters()]).max())

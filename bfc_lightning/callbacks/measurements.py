@@ -164,11 +164,12 @@ class Measurements(Callback):
 
     def _has_references(self, trainer: Trainer) -> bool:
         """Whether the run's own file knows the marks: a resumed run may have a new folder."""
-        known: list[Mapping[str, float]] = [
-            logger.latest
-            for logger in trainer.loggers
-            if isinstance(logger, MetricsFile | ReplicaMetricsFile)
-        ]
+        known: list[Mapping[str, float]] = []
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                known.append(logger.latest)
+            elif isinstance(logger, ReplicaMetricsFile):
+                known += logger.latest
         return any(self._references[0].keys() <= latest.keys() for latest in known)
 
     @torch.no_grad()

@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.files import write_atomically
-from bfc_lightning.replicas import summarized
 
 
 class ReplicaMetricsFile(Logger):
@@ -48,13 +47,7 @@ class ReplicaMetricsFile(Logger):
         return self
 
     @property
-    def latest(self) -> dict[str, float]:
-        """The median over replicas of the last value of every key."""
-        middle = summarized(self._latest)
-        return {key: middle[key] for key in middle if not key.startswith(("low/", "high/"))}
-
-    @property
-    def latest_of_each(self) -> list[dict[str, float]]:
+    def latest(self) -> list[dict[str, float]]:
         """The last value of every key, replica by replica."""
         return self._latest
 
@@ -94,7 +87,7 @@ class ReplicaMetricsFile(Logger):
             metrics: values by key.
             step: optimiser steps taken so far.
         """
-        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
         if values:
             self.log_rows([values] * self.num_replicas, step=step or 0)
 
@@ -128,5 +121,6 @@ class ReplicaMetricsFile(Logger):
 
     def _add(self, values: Mapping[str, float], *, step: int, replica: int) -> None:
         fresh: list[dict[str, float]] = [{} for _ in range(self.num_replicas)]
-        self._rows.setdefault(step, fresh)[replica].update(values)
-        self._latest[replica].update(values)
+        numbers = {key: float(value) for key, value in values.items()}  # as they are read again
+        self._rows.setdefault(step, fresh)[replica].update(numbers)
+        self._latest[replica].update(numbers)

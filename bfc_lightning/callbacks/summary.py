@@ -18,6 +18,7 @@ from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
 from bfc_lightning.files import write_json
+from bfc_lightning.medians import medians
 from bfc_lightning.replicas import ReplicatedLearner, problems_of
 
 _RATE_BATCHES = 20
@@ -126,19 +127,22 @@ class Summary(Callback):
             "device": trainer.strategy.root_device.type,
             "threads": torch.get_num_threads(),
             "training_path": training_path(trainer.lightning_module),
-            "metrics": self.metrics.latest,
         }
         if isinstance(self.metrics, ReplicaMetricsFile):
-            content["replicas"] = self._describe_replicas(trainer.lightning_module, status)
+            content |= self._describe_replicas(trainer.lightning_module, status, self.metrics)
+        else:
+            content["metrics"] = self.metrics.latest
         write_json(self.path, content)
 
-    def _describe_replicas(self, module: LightningModule, status: str) -> list[dict[str, Any]]:
-        """Seed, overrides, status and metrics of each."""
-        assert isinstance(self.metrics, ReplicaMetricsFile)
+    def _describe_replicas(
+        self, module: LightningModule, status: str, numbers: ReplicaMetricsFile
+    ) -> dict[str, Any]:
+        """Medians over those that did not diverge; seed, overrides, status and metrics of each."""
         assert isinstance(module, ReplicatedLearner)
-        return [
+        described = [
             {**named, "status": "diverged" if step is not None else status, "metrics": metrics}
             for named, step, metrics in zip(
-                self.replicas, module.diverged, self.metrics.latest_of_each, strict=True
+                self.replicas, module.diverged, numbers.latest, strict=True
             )
         ]
+        return {"metrics": medians(module.without_diverged(numbers.latest)), "replicas": described}

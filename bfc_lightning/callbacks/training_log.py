@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Diverged
-from bfc_lightning.replicas import ReplicatedLearner, summarized
+from bfc_lightning.medians import summarized
+from bfc_lightning.replicas import ReplicatedLearner
 
 
 def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
@@ -30,18 +31,22 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 def log_each(trainer: Trainer, rows: Sequence[Mapping[str, float]]) -> None:
     """Writes numbers of every learner: all of them to the file, median and range to the rest.
 
+    The range is over the replicas that have not diverged.
+
     Args:
         trainer: the trainer.
         rows: one a learner, values by key.
     """
-    if len(rows) == 1:
+    module = trainer.lightning_module
+    if not isinstance(module, ReplicatedLearner):
         log_metrics(trainer, rows[0])
         return
+    kept = summarized(module.without_diverged(rows))
     for logger in trainer.loggers:
         if isinstance(logger, ReplicaMetricsFile):
             logger.log_rows(rows, step=trainer.global_step)
         else:
-            logger.log_metrics(summarized(rows), step=trainer.global_step)
+            logger.log_metrics(kept, step=trainer.global_step)
 
 
 def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:

@@ -22,7 +22,7 @@ from bfc_lightning.data import HierarchicalData
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.assembly import add_problem_arguments, add_study_arguments, fill_seeds
 from bfc_lightning.runs.folder import RunError, RunOptions
-from bfc_lightning.runs.replication import build_replicas, describe_replicas
+from bfc_lightning.runs.replication import build_replicas, check_memory, describe_replicas
 
 
 class Application(LightningCLI):
@@ -165,13 +165,16 @@ class Application(LightningCLI):
             RunError: if one of them refuses its arguments.
         """
         mine = self.config[self.subcommand]
-        replicas = describe_replicas(mine)
         try:
             self.config_init = self.parser.instantiate(self.resolved)
             self.datamodule = self._get(self.config_init, "data")
             self.model = self._get(self.config_init, "model")
         except (ValueError, TypeError, MisconfigurationException) as refused:
             raise RunError(str(refused)) from refused
+        is_measured = self.subcommand == "fit" and mine.num_measures > 0
+        count = mine.model.num_replicas
+        check_memory(self.model, self.datamodule, count, is_measured=is_measured)
+        replicas = describe_replicas(mine)
         if len(replicas) > 1:
             parser = self._parser(self.subcommand)
             self.model, self.datamodule = build_replicas(parser, mine, replicas)

@@ -105,8 +105,12 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
     replicas = summary.get("replicas", [])
     print(f"{folder}: {summary['status']}")
     if replicas:
-        lost = [str(each["seed"]) for each in replicas if each["status"] == "diverged"]
-        gone = f"; diverged: seed {', '.join(lost)}" if lost else ""
+        lost = [
+            f"{number} (seed {each['seed']})"
+            for number, each in enumerate(replicas)
+            if each["status"] == "diverged"
+        ]
+        gone = f"; diverged: {', '.join(lost)}" if lost else ""
         print(f"medians over {len(replicas) - len(lost)} of {len(replicas)} replicas{gone}")
     table = Table()
     table.add_column("result")

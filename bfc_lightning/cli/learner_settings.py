@@ -76,9 +76,17 @@ class FitParser(Application):
 
         Args:
             words: configs and settings.
+
+        Raises:
+            RunError: if a run would have several learners.
         """
         super().parse_arguments(self.parser, ["fit", *words])
         check_trainer_flags(self.config.fit.trainer)
+        if self.config.fit.model.num_replicas != 1:
+            raise RunError(
+                "model.num_replicas must be 1 in a comparison, which has seeds of its own, "
+                f"got {self.config.fit.model.num_replicas}."
+            )
 
 
 def check_learners(comparison: Comparison) -> None:

@@ -28,7 +28,14 @@ _TRAINER_KEYS = (
     "precision",
 )
 _NETWORK_PARTS = ("inputs", "labels", "target")
-_NETWORK_KEYS = ("width", "depth", "activation", "linear_readout", "linearized")
+_NETWORK_KEYS = (
+    "width",
+    "depth",
+    "activation",
+    "linear_readout",
+    "linearized",
+    "num_replicas",
+)
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
@@ -71,6 +78,7 @@ def network_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     prefixes = (
         *(f"{part}." for part in _NETWORK_PARTS),
         *(f"model.{key}" for key in _NETWORK_KEYS),
+        "replica_overrides",
     )
     return {key: value for key, value in identity.items() if key.startswith(prefixes)}
 
@@ -110,7 +118,8 @@ def _migrate(content: dict[str, Any]) -> dict[str, Any]:
         record["identity"]["scheme.init_args.freeze"] = None
     record["identity"].setdefault("model.linearized", False)
     record["identity"].setdefault("model.num_replicas", 1)
-    record["identity"].setdefault("replica_overrides", [])
+    if not any(key.startswith("replica_overrides") for key in record["identity"]):
+        record["identity"]["replica_overrides"] = []
     if record["identity"]["target.class_path"].endswith("RichRepresentation"):
         record["identity"].setdefault("target.init_args.basis", "coordinates")
     return content

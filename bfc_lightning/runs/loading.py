@@ -71,9 +71,10 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
     base = whole.clone()
     fill_seeds(base, config["seed_everything"])
     resolved = yaml.safe_load(parser.dump(base, skip_unset=False))
+    resolved["replica_overrides"] = config.get("replica_overrides", [])  # before replicas: none
     check_same_network(content[RECORD_KEY]["identity"], flatten(resolved))
     whole.seed_everything = config["seed_everything"]
-    whole.replica_overrides = config.get("replica_overrides")
+    whole.replica_overrides = resolved["replica_overrides"]
     replicas = describe_replicas(whole)
     if not 0 <= replica < len(replicas):
         raise RunError(f"replica must lie in [0, {len(replicas)}), got {replica}.")

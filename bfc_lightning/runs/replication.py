@@ -1,12 +1,14 @@
 """`--model.num_replicas`: from one configuration to the parts of each replica."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.data import HierarchicalData
+from bfc_lightning.callbacks.measurements import NUM_SAMPLES
+from bfc_lightning.data import BLOCK_ROWS, HierarchicalData
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.replicas import ReplicatedData, ReplicatedLearner
 from bfc_lightning.runs.assembly import fill_seeds
@@ -14,19 +16,23 @@ from bfc_lightning.runs.folder import RunError
 
 Overrides = Mapping[str, Any]
 
-_OVERRIDABLE = (
-    "seed_everything",
-    "model.optimizer.init_args.lr",
-    "model.optimizer.init_args.weight_decay",
-    "model.regularization",
-    "model.seed",
-    "data.seed",
-    "target.init_args.level_scales",
-    "target.init_args.seed",
-    "labels.init_args.noise_std",
-)
-# Parameters, gradients and two moments; a step's features, their gradients, and what it makes anew.
-_ROWS_PER_PARAMETER, _ROWS_PER_NEURON = 5, 4
+_MAX_SEED = 2**32 - 1
+# Which settings may differ, and what their values must be.
+_OVERRIDABLE = {
+    "seed_everything": "a seed",
+    "model.optimizer.init_args.lr": "a number of at least 0",
+    "model.optimizer.init_args.weight_decay": "a number of at least 0",
+    "model.regularization": "a number of at least 0, or a list of them",
+    "model.seed": "a seed",
+    "data.seed": "a seed",
+    "target.init_args.level_scales": "a number of at least 0, or a list of them, or `theory`",
+    "target.init_args.seed": "a seed",
+    "labels.init_args.noise_std": "a number of at least 0",
+}
+# Parameters, gradients, two moments and the start; a step's features, their gradients, what it
+# makes anew; a block of the stream and the part of it that is under way.
+_ROWS_PER_PARAMETER, _ROWS_PER_NEURON, _ROWS_PER_INPUT = 5, 4, 2
+_DOUBLE = 8  # bytes of a number that is measured
 
 
 def describe_replicas(settings: Namespace) -> list[dict[str, Any]]:
@@ -39,27 +45,60 @@ def describe_replicas(settings: Namespace) -> list[dict[str, Any]]:
         One dictionary a replica, with `seed` and `overrides`.
 
     Raises:
-        RunError: if there are not as many overrides as replicas, or a key may not differ.
+        RunError: if there are not as many overrides as replicas, a key may not differ, or a value
+            is none for it.
     """
     count = settings.model.num_replicas
     given: Sequence[Overrides] = settings.replica_overrides or [{}] * count
+    if count == 1 and settings.replica_overrides:
+        raise RunError(
+            f"model.num_replicas must be at least 2 with replica_overrides, got {count}."
+        )
     if len(given) != count:
         raise RunError(
             f"replica_overrides must be one mapping for each of {count} replicas, got {len(given)}."
         )
-    for overrides in given:
-        for key in overrides:
-            if key not in _OVERRIDABLE:
-                raise RunError(
-                    f"replica_overrides must name some of {', '.join(_OVERRIDABLE)}, got {key}."
-                )
-    return [
+    for number, overrides in enumerate(given):
+        _check_overrides(number, overrides)
+    replicas = [
         {
             "seed": overrides.get("seed_everything", settings.seed_everything + number),
             "overrides": {k: v for k, v in overrides.items() if k != "seed_everything"},
         }
         for number, overrides in enumerate(given)
     ]
+    largest = max(replica["seed"] for replica in replicas)
+    if largest > _MAX_SEED:
+        raise RunError(f"seed_everything must lie in [0, 2^32) in every replica, got {largest}.")
+    return replicas
+
+
+def _check_overrides(number: int, overrides: Overrides) -> None:
+    """Refuses settings that may not differ, and values that are none for them.
+
+    Raises:
+        RunError: if there is one.
+    """
+    for key, value in overrides.items():
+        if key not in _OVERRIDABLE:
+            raise RunError(
+                f"replica_overrides must name some of {', '.join(_OVERRIDABLE)}, got {key}."
+            )
+        rule = _OVERRIDABLE[key]
+        if rule == "a seed":
+            fits = type(value) is int and 0 <= value <= _MAX_SEED
+            rule = "an integer in [0, 2^32)"
+        else:
+            several = isinstance(value, list) and "list" in rule
+            fits = all(map(_is_amount, value)) if several else _is_amount(value)
+            fits = fits or (value == "theory" and "theory" in rule)
+        if not fits:
+            raise RunError(f"replica_overrides[{number}]: {key} must be {rule}, got {value!r}.")
+
+
+def _is_amount(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf  # type: ignore[operator]
 
 
 def settings_of(settings: Namespace, replica: Mapping[str, Any]) -> Namespace:
@@ -99,38 +138,49 @@ def build_replicas(
     """
     learners: list[HierarchicalLearner] = []
     problems: list[HierarchicalData] = []
-    for replica in replicas:
+    for number, replica in enumerate(replicas):
         own = settings_of(settings, replica)
         try:
             parser.validate(own)
             parts = parser.instantiate(own)
         except (ValueError, TypeError) as refused:
-            where = f"replica_overrides of seed {replica['seed']}: " if replica["overrides"] else ""
+            where = f"replica_overrides[{number}]: " if replica["overrides"] else ""
             raise RunError(f"{where}{refused}") from refused
         learners.append(parts["model"])
         problems.append(parts["data"])
-        if len(learners) == 1:
-            _check_memory(learners[0], problems[0], len(replicas))
     try:
         return ReplicatedLearner(learners), ReplicatedData(problems)
     except ValueError as refused:
         raise RunError(str(refused)) from refused
 
 
-def _check_memory(learner: HierarchicalLearner, data: HierarchicalData, count: int) -> None:
+def check_memory(
+    learner: HierarchicalLearner, data: HierarchicalData, count: int, *, is_measured: bool
+) -> None:
     """Refuses more replicas than the memory of this machine would hold.
+
+    Args:
+        learner: one of them.
+        data: its problem.
+        count: how many there are to be.
+        is_measured: whether their features are measured, on points of each one's own.
 
     Raises:
         RunError: if they need more.
     """
     layers = learner.network.dense_layers()
     parameters = sum(parameter.numel() for parameter in learner.parameters())
-    neurons = learner.network.input_dim + sum(layer.width for layer in layers)
-    numbers = _ROWS_PER_PARAMETER * parameters + _ROWS_PER_NEURON * data.batch_size * neurons
-    needed = count * numbers * next(learner.parameters()).element_size()
+    neurons = sum(layer.width for layer in layers)
+    dim = learner.network.input_dim
+    numbers = _ROWS_PER_PARAMETER * parameters
+    numbers += _ROWS_PER_NEURON * data.batch_size * (dim + neurons)
+    numbers += _ROWS_PER_INPUT * max(BLOCK_ROWS, data.batch_size) * dim
+    numbers += (data.num_train_samples or 0) * dim
+    measured = NUM_SAMPLES * (dim + 1 + len(data.target.level_scales)) if is_measured else 0
+    each = numbers * next(learner.parameters()).element_size() + measured * _DOUBLE
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    if count > 1 and count * each > there:
         raise RunError(
             f"model.num_replicas must fit into memory, got {count}: they need about "
-            f"{needed / 1e9:,.0f} GB, there are {there / 1e9:,.0f}."
+            f"{count * each / 1e9:,.0f} GB, there are {there / 1e9:,.0f}."
         )
