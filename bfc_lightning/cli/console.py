@@ -93,6 +93,21 @@ def rich_table(titles: Sequence[str], lines: Sequence[Sequence[str]], num_names:
     return shown
 
 
+def whose_medians(seeds: Sequence[int], diverged: Sequence[bool]) -> str:
+    """Says what the numbers of several replicas are.
+
+    Args:
+        seeds: of each.
+        diverged: whether it did.
+
+    Returns:
+        Half a line.
+    """
+    lost = [f"{n} (seed {seed})" for n, seed in enumerate(seeds) if diverged[n]]
+    gone = f"; diverged: {', '.join(lost)}" if lost else ""
+    return f"medians over {len(seeds) - len(lost)} of {len(seeds)} replicas{gone}"
+
+
 def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> None:
     """Prints the small table at the end of a run, and where to look next.
 
@@ -105,13 +120,8 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
     replicas = summary.get("replicas", [])
     print(f"{folder}: {summary['status']}")
     if replicas:
-        lost = [
-            f"{number} (seed {each['seed']})"
-            for number, each in enumerate(replicas)
-            if each["status"] == "diverged"
-        ]
-        gone = f"; diverged: {', '.join(lost)}" if lost else ""
-        print(f"medians over {len(replicas) - len(lost)} of {len(replicas)} replicas{gone}")
+        diverged = [each["status"] == "diverged" for each in replicas]
+        print(whose_medians([each["seed"] for each in replicas], diverged))
     table = Table()
     table.add_column("result")
     table.add_column("value", justify="right")

@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.callbacks.predictions import PredictionsFile
-from bfc_lightning.cli.console import say, show_scores
+from bfc_lightning.cli.console import say, show_scores, whose_medians
 from bfc_lightning.cli.trainer_flags import as_list
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner
@@ -90,7 +90,6 @@ class Evaluation:
         Raises:
             RunError: if the Trainer refuses its flags, or the checkpoint's target is another.
         """
-        load_state(self.content, model=model, data=data)
         ours = [PredictionsFile(self._predictions())] if self.command == "predict" else []
         flags.update(
             callbacks=[*as_list(flags["callbacks"]), *ours],
@@ -102,12 +101,14 @@ class Evaluation:
         try:
             trainer = Trainer(**flags)
             data.check_processes(trainer.world_size)
+            trainer.precision_plugin.convert_module(model)  # else weights are rounded when loaded
         except (MisconfigurationException, ValueError, TypeError, ImportError) as refused:
             raise RunError(str(refused)) from refused
         if self.command == "predict" and trainer.world_size > 1:
             raise RunError(
                 f"trainer.devices must be 1 for predict, got {trainer.world_size} processes."
             )
+        load_state(self.content, model=model, data=data)
         return trainer
 
     def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
@@ -139,6 +140,9 @@ class Evaluation:
         text = self.parser.dump(settings, skip_unset=False)
         write_atomically(self.folder / f"config.{self.command}.yaml", str(text))
         show_scores(self.checkpoint, self.step, scores)
+        if isinstance(model, ReplicatedLearner):
+            seeds = [named["seed"] for named in self.replicas]
+            print(whose_medians(seeds, [step is not None for step in model.diverged]))
         say(f"wrote {self.folder / self.command}.json")
 
     def _predictions(self) -> Path:

@@ -85,9 +85,9 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         own.pop(key)
     objects = parser.instantiate(own)
     data, model = objects["data"], objects["model"]
+    model.to(next(iter(content["state_dict"].values())).dtype)
     load_state(content, model=model, data=data)
-    dtype = next(iter(content["state_dict"].values())).dtype
-    network = model.network.to(dtype).eval()
+    network = model.network.eval()
     return LoadedRun(data.target, data.labels, network, data, config, content["global_step"])
 
 
