@@ -65,10 +65,11 @@ def why_not_fast(network: torch.nn.Module, optimizer: Optimizer) -> str | None:
     if closure is not None and closure.default is inspect.Parameter.empty:
         return f"{type(optimizer).__name__} evaluates the loss by itself"
     activation = network.dense_layers()[0].activation
+    name = getattr(activation, "__name__", type(activation).__name__)
     if in_place(activation) is None:
-        return f"{type(activation).__name__} has no form in place"
+        return f"{name} has no form in place"
     if isinstance(activation, torch.nn.Module) and any(True for _ in activation.parameters()):
-        return f"{type(activation).__name__} has parameters of its own"
+        return f"{name} has parameters of its own"
     return None
 
 
