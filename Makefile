@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check docs
+.PHONY: help demo test test-all check bench docs
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -29,6 +29,11 @@ check: $(INSTALLED)  ## style, types, order of the imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## step times beside bare PyTorch, JAX and the limit; on a quiet machine only
+	$(BIN)/bfc bench
+
+# Single parts, by pytest-benchmark: .venv/bin/python -m pytest benchmarks
 
 docs: $(INSTALLED)  ## make the README's picture and docs/claims.md again (half an hour on two cores)
 	$(BIN)/bfc compare -c configs/compare/cascade.yaml --run.root .venv/docs

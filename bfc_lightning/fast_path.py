@@ -45,8 +45,17 @@ class Clipping:
         if self.algorithm == "value":
             gradients.clamp_(-self.value, self.value)
             return
-        norm = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+        norm = _norms(gradients)
         gradients.mul_((self.value / (norm + 1e-6)).clamp_(max=1))
+
+
+def _norms(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r 1"]:
+    """The Euclidean norm of each row; along rows PyTorch's own takes several times as long."""
+    if len(rows) == 1:
+        whole: Tensor = torch.linalg.vector_norm(rows)
+        return whole.reshape(1, 1)
+    squared: Tensor = torch.linalg.vecdot(rows, rows)
+    return squared.sqrt().unsqueeze(1)
 
 
 def why_not_fast(network: torch.nn.Module, optimizer: Optimizer) -> str | None:

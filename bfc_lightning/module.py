@@ -130,7 +130,7 @@ class HierarchicalLearner(LightningModule):
     def use_fast_path(self, clipping: Clipping) -> None:
         """Trains with gradients by hand, several steps at a time; see `FastPath`.
 
-        The data module has to hand out bursts then.
+        It takes a step for each batch, or, where the data module hands out bursts, many at once.
 
         Args:
             clipping: of the gradients; the Trainer cannot clip what it does not compute.
@@ -145,17 +145,17 @@ class HierarchicalLearner(LightningModule):
         )
 
     def training_step(self, batch: Batch | Burst, batch_index: int) -> Tensor | dict[str, Any]:
-        """The loss of a batch, penalty included; or those of a burst, whose steps it takes."""
-        if isinstance(batch, Burst):
-            return self._take_steps(batch)
+        """The loss of a batch, penalty included; on the fast path those of the steps it takes."""
+        if self.fast_path is not None and isinstance(batch, Burst):
+            return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
+        if self.fast_path is not None:
+            burst = Burst(batch.inputs.unsqueeze(0), batch.labels.unsqueeze(0))
+            return {"loss": take_steps(self, self.fast_path, burst, self.progress)[0]}
+        assert isinstance(batch, Batch)
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
         return loss
-
-    def _take_steps(self, burst: Burst) -> dict[str, Any]:
-        assert self.fast_path is not None
-        return {"loss": take_steps(self, self.fast_path, burst, self.progress)}
 
     def progress(self, step: int) -> float:
         """The part of the phase, or of the run, that is done after `step` optimiser steps."""

@@ -9,8 +9,9 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile
+from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.milestones import Milestones
+from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.training_log import log_each
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.measures.battery import (

@@ -14,7 +14,8 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile, read_metrics
+from bfc_lightning.callbacks.metrics_file import MetricsFile, read_metrics
+from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.figures import (
     feature_residuals,
     leakages,

@@ -14,7 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from bfc_lightning.callbacks.environment import training_path, versions
 from bfc_lightning.callbacks.measurements import Measurements
-from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile
+from bfc_lightning.callbacks.metrics_file import MetricsFile
+from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Diverged, Interrupted
 from bfc_lightning.files import write_json
 from bfc_lightning.replicas import ReplicatedLearner, problems_of

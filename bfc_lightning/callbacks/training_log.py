@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from bfc_lightning.callbacks.metrics_file import ReplicaMetricsFile
+from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Diverged
 from bfc_lightning.replicas import ReplicatedLearner, summarized
 

@@ -18,6 +18,7 @@ commands:
   baseline   kernels and other rivals on the same problem: --baseline KernelRidge
   compare    several learners, seeds and targets: bfc compare -c configs/compare/schemes.yaml
   claims     sentences of the theory, run to a verdict: bfc claims --profile quick
+  bench      speed of fit beside bare loops in PyTorch and JAX, and beside the machine's limit
 
 often used with fit:
   -c FILE                 a config; a later one overrides an earlier one
@@ -33,7 +34,7 @@ often used with fit:
 exit status: 0 done, 2 a mistake in the input, 3 diverged, 4 out of memory, 130 and 143 stopped by a
 signal, 1 else.
 """
-_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare", "claims")
+_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare", "claims", "bench")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -69,6 +70,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from bfc_lightning.cli.claiming import claims_command
 
         return claims_command(words[1:])
+    if words[0] == "bench":
+        from bfc_lightning.cli.benching import bench_command
+
+        return bench_command(words[1:])
     if words[0] == "baseline":
         from bfc_lightning.cli.baseline import baseline_command
 

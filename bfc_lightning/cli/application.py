@@ -28,8 +28,9 @@ from bfc_lightning.runs.replication import build_replicas, describe_replicas
 class Application(LightningCLI):
     """Parses a command, builds its objects, and leaves the run to `Fitting` or `Evaluation`."""
 
-    def __init__(self, args: ArgsType, started: float) -> None:
+    def __init__(self, args: list[str], started: float) -> None:
         self.started = started
+        self.command = args[0] if args else "fit"
         plain = {"prog": "bfc", "exit_on_error": False}
         super().__init__(
             HierarchicalLearner,
@@ -42,16 +43,19 @@ class Application(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of the Trainer's methods that are not the user's."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command, and the arguments of the Trainer's method that are not the user's.
+
+        The others are left out: a parser for each of the four would take most of a second.
+        """
         ours = {"model", "datamodule", "dataloaders", "ckpt_path", "weights_only", "verbose"}
-        return {
+        hidden = {
             "fit": {*ours - {"dataloaders", "verbose"}, "train_dataloaders", "val_dataloaders"},
             "validate": ours,
             "test": ours,
             "predict": {*ours - {"verbose"}, "return_predictions"},
         }
+        return {self.command: hidden[self.command]}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: object

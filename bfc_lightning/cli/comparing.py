@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from bfc_lightning.cli.config_files import check_config_files
-from bfc_lightning.cli.console import say
+from bfc_lightning.cli.console import rich_table, say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.experiments.checks import check_comparison
 from bfc_lightning.experiments.comparison import (
@@ -27,8 +27,6 @@ from bfc_lightning.experiments.comparison import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from bfc_lightning.experiments.execution import Outcome
 
 DESCRIPTION = """\
@@ -207,14 +205,14 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)  # no lines are broken in a file
-    shown = _rich_table(titles, lines, num_names)
+    shown = rich_table(titles, lines, num_names)
     if Measurement.get(console, console.options, shown).maximum >= console.width:
         long = [[*ln[:num_names], *pair] for ln in lines for pair in _pairs(titles, ln, num_names)]
-        shown = _rich_table([*titles[:num_names], "result", "value"], long, num_names + 1)
+        shown = rich_table([*titles[:num_names], "result", "value"], long, num_names + 1)
     console.print(shown)
     if comparison.scaling is not None:
         print(about_scaling(comparison))
-        console.print(_rich_table(*scaling_table(comparison, outcome.rows), num_names=1))
+        console.print(rich_table(*scaling_table(comparison, outcome.rows), num_names=1))
     print("files:", *(folder / name for name in FILES if (folder / name).is_file()), flush=True)
     known = metric_names(outcome.rows)
     absent = [metric for metric in comparison.metrics if metric not in known]
@@ -222,19 +220,6 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
         say(f"warning: no run logged {', '.join(absent)}; known: {', '.join(known)}.")
     for line in edge_warnings(outcome.choices, comparison):
         say(f"warning: {line}")
-
-
-def _rich_table(titles: Sequence[str], lines: Sequence[Sequence[str]], num_names: int) -> "Table":
-    """A table whose first columns are words and whose others are numbers."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table()
-    for number, title in enumerate(titles):
-        shown.add_column(escape(title), justify="left" if number < num_names else "right")
-    for line in lines:
-        shown.add_row(*(escape(cell) for cell in line))
-    return shown
 
 
 def _pairs(titles: Sequence[str], line: Sequence[str], num_names: int) -> list[tuple[str, str]]:

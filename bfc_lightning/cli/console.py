@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bfc_lightning.runs.folder import FIGURES
@@ -71,6 +72,25 @@ def show_metrics(title: str, metrics: Mapping[str, float]) -> None:
     for key, value in sorted(metrics.items()):
         table.add_row(key, f"{value:.4g}")
     Console().print(table)
+
+
+def rich_table(titles: Sequence[str], lines: Sequence[Sequence[str]], num_names: int) -> Table:
+    """A table whose first columns are words and whose others are numbers.
+
+    Args:
+        titles: of the columns.
+        lines: of cells.
+        num_names: how many columns are words.
+
+    Returns:
+        The table, to be printed.
+    """
+    shown = Table()
+    for number, title in enumerate(titles):
+        shown.add_column(escape(title), justify="left" if number < num_names else "right")
+    for line in lines:
+        shown.add_row(*(escape(cell) for cell in line))
+    return shown
 
 
 def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> None:

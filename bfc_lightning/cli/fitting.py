@@ -18,9 +18,10 @@ from bfc_lightning.callbacks.checkpoints import Checkpoints
 from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.interruption import Interruption, StopAtMaxSteps
 from bfc_lightning.callbacks.measurements import Measurements, measure_steps
-from bfc_lightning.callbacks.metrics_file import MetricsFile, ReplicaMetricsFile
+from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
+from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Interrupted
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.tensorboard import RunBoard

@@ -46,11 +46,6 @@ class FitParser(Application):
         self.has_baseline = has_baseline
         super().__init__([], 0.0)
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """That of `bfc fit` alone: to make the others takes longer than to parse."""
-        return {"fit": Application.subcommands()["fit"]}
-
     def add_arguments_of_command(self, parser: LightningArgumentParser, subcommand: str) -> None:
         """Adds what a baseline is fitted with, or the checkpoint that `bfc fit` starts from."""
         if subcommand == "fit" and self.has_baseline:

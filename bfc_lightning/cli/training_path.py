@@ -43,8 +43,8 @@ def settle_training_path(
     """Makes learner, data and Trainer take the path that is wanted and possible.
 
     On the fast path the learner clips by itself, and steps come in bursts that end wherever
-    something happens: a log row, a validation, a measure, a new phase. A callback of the user's
-    that listens to every step gets every step.
+    something happens: a log row, a validation, a measure, a new phase. With a callback of the
+    user's that listens to every step they come one by one.
 
     Args:
         wanted: `auto` is the fast path where it can train this run, else the plain one.
@@ -79,6 +79,8 @@ def settle_training_path(
     if isinstance(interval, int):
         every.append(interval)
     if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
+        if not many:
+            return  # batches as on the plain path
         every = [1]
     data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
 

@@ -1,0 +1,1 @@
+"""Speed: `bfc fit` beside loops that do the same work, and beside what can't be beaten."""
