@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bfc_lightning.cli.console import say
+from bfc_lightning.data import HierarchicalData
 from bfc_lightning.fast_path import Clipping
 from bfc_lightning.pauses import make_pauses
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner, learners_of
@@ -79,8 +80,9 @@ def settle_training_path(
     if isinstance(interval, int):
         every.append(interval)
     if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
-        if not many:
-            return  # batches as on the plain path
+        if isinstance(data, HierarchicalData):
+            data.reads_blocks = True  # batches as on the plain path, samples as in bursts
+            return
         every = [1]
     data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
 
@@ -99,7 +101,7 @@ def _why_plain(trainer: Trainer, model: AnyLearner, callbacks: Sequence[Callback
         if isinstance(callback, GradientAccumulationScheduler):
             return "GradientAccumulationScheduler adds up gradients"
         if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
-            return "ModelCheckpoint saves at times there, which Lightning does on this path only"
+            return "ModelCheckpoint saves at times, which Lightning does on this path only"
         hooks = [hook for hook in _GRADIENT_HOOKS if is_overridden(hook, callback)]
         if hooks:
             return f"{type(callback).__name__} waits for {hooks[0]}"
