@@ -218,9 +218,9 @@ def test_bursts_cut_elsewhere_change_no_bit(lengths):
         assert torch.equal(value, weights(cut.network)[name]), name
 
 
-def test_layer_frozen_in_mid_run_keeps_its_memory_and_stays():
-    case, make = Case(widths=[4, 3]), OPTIMIZERS["AdamW"]
-    fast = case.fast(make)
+def test_layer_frozen_in_mid_run_keeps_its_memory_and_its_gradient_is_clipped_no_more():
+    case, make = Case(widths=[4, 3]), OPTIMIZERS["SGD with momentum"]
+    fast = case.fast(make, clipping=Clipping(0.02))
     network = copy.deepcopy(case.network)
     optimizer = make(trainable(network))
     for start, stop, trained in ((0, 20, (1, 2)), (20, 50, (2,)), (50, 70, (1, 2))):
@@ -230,7 +230,8 @@ def test_layer_frozen_in_mid_run_keeps_its_memory_and_stays():
         before = weights(fast.network)
         fast.take(case.part(start, stop))
         batches = zip(*case.part(start, stop), strict=True)
-        training_steps(network, batches, loss_of=case.loss_of, optimizer=optimizer)
+        settings = {"loss_of": case.loss_of, "clip": ("norm", 0.02)}
+        training_steps(network, batches, optimizer=optimizer, **settings)
         assert gap(weights(network), weights(fast.network)) <= 1e-10
         kept = torch.equal(before["layers.0.weight"], fast.network.layers[0].weight.detach())
         assert kept is (1 not in trained)
@@ -327,6 +328,22 @@ def test_optimiser_goes_on_from_the_plain_path_and_back(make):
             training_steps(network, batches, loss_of=case.loss_of, optimizer=fast.optimizer)
     plain, _ = case.plain(make)
     assert gap(weights(plain), weights(network)) <= 1e-10
+
+
+def test_count_of_steps_is_handed_to_the_fused_kernel_as_it_wants_it():
+    case, make = Case(), OPTIMIZERS["Adam"]
+    fast = case.fast(make)
+    batches = zip(*case.part(0, 10), strict=True)
+    training_steps(fast.network, batches, loss_of=case.loss_of, optimizer=fast.optimizer)
+    for state in fast.optimizer.state.values():
+        state["step"] = state["step"].double()
+    fast.take(case.part(10, 50))
+    states = fast.optimizer.state.values()
+    assert {(state["step"].dtype, float(state["step"])) for state in states} == {
+        (torch.float32, 50.0)
+    }
+    plain, _ = case.plain(make, steps=(0, 50))
+    assert gap(weights(plain), weights(fast.network)) <= 1e-10
 
 
 def test_loss_follows_the_variance_that_a_checkpoint_brings():
