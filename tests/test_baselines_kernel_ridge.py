@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.kernel_ridge import KernelRidge as Ridge
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from bfc_lightning import KernelRidge
 from tests.baseline_tasks import make_task
@@ -48,6 +50,21 @@ def test_predictions_solve_the_equation(baseline, kernel):
     new = task.holdout.inputs[:100]
     expected = slow(kernel, task, 1e-3, new)
     np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-10, atol=1e-11)
+
+
+def test_openblas_factorises_on_one_thread(monkeypatch):
+    """On two it crashes at 20,000 samples."""
+    seen = []
+
+    def look(self, x, y):
+        seen.extend(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
+        return self
+
+    monkeypatch.setattr(Ridge, "fit", look)
+    with threadpool_limits(limits=2, user_api="blas"):
+        KernelRidge().fit(make_task(lambda x: x[:, 0], num_samples=20, input_dim=2))
+    assert seen
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize(

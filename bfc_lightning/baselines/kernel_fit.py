@@ -2,11 +2,8 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from torch import Tensor
 
 from bfc_lightning.runs.folder import RunError
@@ -22,7 +19,8 @@ class KernelFit:
     """sum_i c_i K(x, x_i) with (K + n ridge) c = r.
 
     The kernel is evaluated a tile at a time, on and above the diagonal only, and the equation is
-    solved where the matrix lies: 20,000 samples take 3.2 GB and little beside.
+    solved where the matrix lies: 20,000 samples take 3.2 GB and little beside. PyTorch factorises,
+    since OpenBLAS, which SciPy calls, crashes on two threads at that size.
 
     Source: ours.
 
@@ -41,12 +39,18 @@ class KernelFit:
     ) -> None:
         self._kernel, self._x = kernel, x
         gram = _upper_gram(kernel, x)
-        gram[np.diag_indices_from(gram)] += len(x) * ridge
-        try:  # transposed: LAPACK works in place on columns, and the upper part is its lower one
-            factor = cho_factor(gram.T, lower=True, overwrite_a=True, check_finite=False)
-        except LinAlgError as refused:
-            raise RunError(f"ridge must be larger, got {ridge}: {refused}.") from refused
-        self._weights = torch.from_numpy(cho_solve(factor, r.numpy(), check_finite=False))
+        gram.diagonal().add_(len(x) * ridge)
+        lower = gram.mT  # LAPACK works in place on columns, and the upper part is its lower one
+        info = torch.empty((), dtype=torch.int32)
+        torch.linalg.cholesky_ex(lower, out=(lower, info))
+        if int(info) != 0:
+            raise RunError(
+                f"ridge must be larger, got {ridge}: the kernel's matrix is not positive definite "
+                "in float64."
+            )
+        half = torch.linalg.solve_triangular(lower, r.unsqueeze(1), upper=False)
+        weights = torch.linalg.solve_triangular(gram, half, upper=True)
+        self._weights: Tensor = weights.squeeze(1)
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The sum at new points."""
@@ -58,12 +62,12 @@ class KernelFit:
         return torch.stack(parts).sum(0)
 
 
-def _upper_gram(kernel: Kernel, x: Tensor) -> NDArray[np.float64]:
+def _upper_gram(kernel: Kernel, x: Tensor) -> Tensor:
     """K(x, x); what is below the diagonal's tiles stays undefined."""
-    gram = np.empty((len(x), len(x)))
+    gram = x.new_empty(len(x), len(x))
     for top in range(0, len(x), _ROWS):
         rows = x[top : top + _ROWS]
         for left in range(top, len(x), _COLUMNS):
             tile = kernel(rows, x[left : left + _COLUMNS])
-            gram[top : top + _ROWS, left : left + _COLUMNS] = tile.numpy()
+            gram[top : top + _ROWS, left : left + _COLUMNS] = tile
     return gram

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.kernel_ridge import KernelRidge as Ridge
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
@@ -60,9 +61,9 @@ class KernelRidge(Baseline):
             "rbf": {"gamma": 1 / (2 * d * self.bandwidth**2)},
         }
         self._mean = y.mean()
-        self._ridge = Ridge(
-            alpha=len(y) * self.ridge, kernel=self.kernel, **shapes[self.kernel]
-        ).fit(x.numpy(), (y - self._mean).numpy())
+        ridge = Ridge(alpha=len(y) * self.ridge, kernel=self.kernel, **shapes[self.kernel])
+        with threadpool_limits(limits=1, user_api="blas"):  # more crash OpenBLAS at 20,000 samples
+            self._ridge = ridge.fit(x.numpy(), (y - self._mean).numpy())
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""

@@ -25,6 +25,7 @@ process:
 
     fit        bfc fit with logging, bar, checkpoints and validation
     fit_plain  the same with --training_path plain
+    replicas   the same with many seeds in one process, a step of one of them; with --replicas
     bare       an eager PyTorch loop without any of these
     compiled   the same, compiled
     jax        the whole run in one jitted lax.scan (the extra `bench`)
@@ -56,7 +57,7 @@ def bench_command(words: Sequence[str]) -> int:
 
     def run() -> int:
         given = _parser().parse_args(list(words))
-        for name in ("rounds", "steps"):
+        for name in ("rounds", "steps", "replicas"):
             if given[name] is not None and given[name] < 1:
                 raise RunError(f"{name} must be at least 1, got {given[name]}.")
         return _run(given, command=f"bfc bench {shlex.join(words)}".rstrip())
@@ -72,6 +73,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="How often everyone has a turn.")
     parser.add_argument(
         "--steps", type=int | None, default=None, help="Of a run, in place of trainer.max_steps."
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int | None,
+        default=None,
+        help="Time `bfc fit --model.num_replicas` of this number, too.",
     )
     parser.add_argument(
         "--contestants",
@@ -101,7 +108,14 @@ def _run(given: Namespace, *, command: str) -> int:
         record.write()
         try:
             for size in sizes:
-                time_size(size, record, names=given.contestants, run_fit=_run_fit, told=say)
+                time_size(
+                    size,
+                    record,
+                    names=given.contestants,
+                    num_replicas=given.replicas,
+                    run_fit=_run_fit,
+                    told=say,
+                )
                 _show(record, size)
         except FitEnded as stop:
             say("stopped." if stop.exit_status in STOPPED_BY_SIGNAL else f"error: {stop}")

@@ -76,6 +76,7 @@ class FitRun:
         words: of the config and what is added to it.
         run_fit: runs `bfc fit` with words, and returns its exit status.
         folder: in which each run gets a folder for as long as it runs.
+        num_replicas: learners of a run, each of which takes every step.
 
     Attributes:
         training_path: `fast` or `plain`, which the last run took.
@@ -88,7 +89,9 @@ class FitRun:
         *,
         run_fit: Callable[[Sequence[str]], int],
         folder: Path,
+        num_replicas: int = 1,
     ) -> None:
+        self.num_replicas = num_replicas
         self.workload = workload
         self.words = list(words)
         self.run_fit = run_fit
@@ -96,7 +99,7 @@ class FitRun:
         self.training_path: str | None = None
 
     def seconds_per_step(self) -> float:
-        """Runs it once.
+        """Runs it once; seconds of a step of one learner.
 
         Raises:
             FitEnded: if it fails or is stopped.
@@ -105,10 +108,12 @@ class FitRun:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="run-") as root:
             marks = Path(root) / "marks.json"
             words = [*self.words, "--trainer.max_steps", str(self.workload.num_steps)]
+            words += ["--model.num_replicas", str(self.num_replicas)]
             words += ["--trainer.devices", "1", "--run.figures", "false", "--run.root", root]
             words += ["--trainer.callbacks+", clock, "--trainer.callbacks.path", str(marks)]
             status = self.run_fit([*words, "--run.name", self.workload.name])
             if status:
                 raise FitEnded(status)
             self.training_path = read_summary(Path(root) / self.workload.name)["training_path"]
-            return per_step(json.loads(marks.read_text(encoding="utf-8"))["marks"])
+            content = json.loads(marks.read_text(encoding="utf-8"))
+            return per_step(content["marks"]) / self.num_replicas

@@ -26,6 +26,8 @@ _INCLUDED: dict[Name, str] = {
     "figures and measures of features (`num_measures: 0`).",
     "fit_plain": "the same with `--training_path plain`: Lightning's own steps, one at a time, "
     "gradients by autograd.",
+    "replicas": "`bfc fit` with `--model.num_replicas`, many learners in one process: the time of "
+    "a step of all of them, divided by their number.",
     "bare": "an eager PyTorch loop over the same network, target, law of samples, biases, "
     "clipping, schedule and fused Adam. It logs, validates and saves nothing.",
     "compiled": "the same with target, network, loss and their backward pass compiled by "
@@ -81,6 +83,7 @@ def size_result(workload: Workload, times: Times, *, config: Mapping[str, Any]) 
     for name, contestant in times.contestants.items():
         if isinstance(contestant, FitRun):
             found[name]["training_path"] = contestant.training_path
+            found[name]["num_replicas"] = contestant.num_replicas
     for name, reason in times.skipped.items():
         found[name] = {"skipped": reason}
     content: dict[str, Any] = {

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-Name = Literal["fit", "fit_plain", "bare", "compiled", "jax", "limit"]
+Name = Literal["fit", "fit_plain", "replicas", "bare", "compiled", "jax", "limit"]
 CONTESTANTS: tuple[Name, ...] = get_args(Name)
-"""Who takes part, in the order of their turns."""
+"""Who takes part, in the order of their turns; `replicas` only where their number is given."""
 
 
 class Skipped(Exception):  # noqa: N818, no error of the program

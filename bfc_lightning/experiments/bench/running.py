@@ -92,6 +92,7 @@ def time_size(
     record: Record,
     *,
     names: Sequence[str],
+    num_replicas: int | None,
     run_fit: Callable[[Sequence[str]], int],
     told: Callable[[str], None],
 ) -> None:
@@ -101,6 +102,7 @@ def time_size(
         size: the problem.
         record: gets what is known after every round.
         names: of the contestants.
+        num_replicas: of the contestant `replicas`, which takes no part where not given.
         run_fit: runs `bfc fit`.
         told: gets a line whenever one of them has run.
     """
@@ -114,6 +116,8 @@ def time_size(
         "jax": partial(_jax_loop, size.workload),
         "limit": partial(Limit, size.workload),
     }
+    if num_replicas is not None:
+        makers["replicas"] = partial(fit, size.words, num_replicas=num_replicas)
     take_turns(
         {name: make for name, make in makers.items() if name in names},
         record.content["rounds"],
