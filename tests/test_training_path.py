@@ -1,5 +1,6 @@
 """`training_path`: runs on the fast path are those of the plain one, and who has to take which."""
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from bfc_lightning.callbacks.metrics_file import read_metrics
+from bfc_lightning.cli import main
 from tests.fast_paths import gap
 from tests.runs import checkpoint, fit, intervene, same_weights, summary
 
@@ -222,12 +224,16 @@ def test_finished_run_has_nothing_left_on_the_other_path(whole, tmp_path, capsys
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
-def test_run_in_double_precision_goes_on_bit_for_bit(tmp_path, path):
+def test_run_in_double_precision_goes_on_and_is_scored_bit_for_bit(tmp_path, path):
     words = [*BARE, *DOUBLE, "--training_path", path, "--run.name"]
     assert fit(tmp_path, *words, "whole") == 0
     assert fit(tmp_path, *words, "cut", *intervene("SignalAt", step=33)) == 130
     assert fit(tmp_path, *words, "cut", "--resume", "auto") == 0
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
+    config = str(tmp_path / "whole" / "config.yaml")
+    assert main(["validate", "-c", config, "--ckpt_path", "last"]) == 0
+    scored = json.loads((tmp_path / "whole" / "validate.json").read_text())["metrics"]
+    assert scored["val/loss"] == summary(tmp_path / "whole")["metrics"]["val/loss"]
 
 
 # Measures are taken at 0, 1, ..., 8, 10, 11, 13, 15, 17, ...; a validation follows step 15.

@@ -90,7 +90,6 @@ class Evaluation:
         Raises:
             RunError: if the Trainer refuses its flags, or the checkpoint's target is another.
         """
-        load_state(self.content, model=model, data=data)
         ours = [PredictionsFile(self._predictions())] if self.command == "predict" else []
         flags.update(
             callbacks=[*as_list(flags["callbacks"]), *ours],
@@ -108,6 +107,9 @@ class Evaluation:
             raise RunError(
                 f"trainer.devices must be 1 for predict, got {trainer.world_size} processes."
             )
+        # First, or weights of float64 would be rounded.
+        trainer.strategy.precision_plugin.convert_module(model)
+        load_state(self.content, model=model, data=data)
         return trainer
 
     def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
