@@ -190,10 +190,8 @@ class FastPath:
 
     def _add_penalty(self, parameters: FlatParameters) -> Tensor:
         """Adds 2 lambda_l V_l to the gradients of trained layers; sum_l lambda_l |V_l|^2."""
-        weights, slots = (
-            parameters.stacked(parameters.values),
-            parameters.stacked(parameters.gradients),
-        )
+        weights = parameters.stacked(parameters.values).weights
+        slots = parameters.stacked(parameters.gradients).weights
         total = weights[0].new_zeros(())
         for level, layer in enumerate(self.networks[0].active_layers()):
             by_learner = weights[0].new_tensor([each[level] for each in self._coefficients])
