@@ -111,8 +111,17 @@ def in_place(activation: object) -> InPlace | None:
         activation: of a layer.
 
     Returns:
-        The activation itself where it has the methods of `InPlace`, that of ReLU, or None.
+        The activation itself where it has the methods of `InPlace`, that of ReLU, or None. A class
+        that changes `forward` has to bring these methods along: inherited ones are another's.
     """
-    if isinstance(activation, nn.ReLU):
+    if type(activation) is nn.ReLU:
         return _ReLU()
-    return activation if isinstance(activation, InPlace) else None
+    if not isinstance(activation, InPlace):
+        return None
+    order = [vars(kind) for kind in type(activation).__mro__]
+    first = {
+        name: next((place for place, own in enumerate(order) if name in own), len(order))
+        for name in ("forward", "evaluate", "pull_back")
+    }
+    inherits = max(first["evaluate"], first["pull_back"]) > first["forward"]
+    return None if inherits else activation

@@ -81,6 +81,8 @@ class HierarchicalData(LightningDataModule):
         position: batches of the training stream that were handed out so far.
         pauses: where given, training gets the batches of several optimiser steps at a time, up to
             the next pause; else one batch a step.
+        reads_blocks: whether single batches of training are cut from the blocks that bursts are cut
+            from, so that both are the same, bit for bit.
 
     Raises:
         ValueError: if a size is below 1 or the shards do not divide a batch.
@@ -117,6 +119,7 @@ class HierarchicalData(LightningDataModule):
         self.seed = 0 if seed is None else seed
         self.position = 0
         self.pauses: Pauses | None = None
+        self.reads_blocks = False
         self._counts = counts
         self._stream: SampleStream | FiniteStream | None = None
         self._block: tuple[int, Batch] | None = None
@@ -241,6 +244,8 @@ class HierarchicalData(LightningDataModule):
         split, position = request
         if position is not None:
             return self._stream.batch(split, position, self.eval_batch_size, shards)
+        if self.reads_blocks:
+            return Batch(*(column[0] for column in self._next_of_block(1, shards)))
         drawn = self._stream.batch(split, self.position, self.batch_size, shards)
         self.position += 1
         return drawn
@@ -248,14 +253,20 @@ class HierarchicalData(LightningDataModule):
     def draw_burst(self, most: int, shards: range) -> Burst:
         """The next batches of training, from one block of the stream.
 
-        Blocks lie on a fixed grid, so that a resumed run meets the same ones, bit for bit.
-
         Args:
             most: at most so many.
             shards: of this process.
 
         Returns:
             At least one.
+        """
+        drawn = self._next_of_block(most, shards)
+        return Burst(drawn.inputs, drawn.labels)
+
+    def _next_of_block(self, most: int, shards: range) -> Batch:
+        """The next batches, with a leading axis.
+
+        Blocks lie on a fixed grid, so that a resumed run meets the same ones, bit for bit.
         """
         assert self._stream is not None
         length = max(1, min(_BLOCK_BATCHES, BLOCK_ROWS // self.batch_size))
@@ -266,9 +277,9 @@ class HierarchicalData(LightningDataModule):
             self._block = (number, drawn)
         block = self._block[1]
         rows = slice(offset, min(offset + most, length))
-        burst = Burst(block.inputs[rows], block.labels[rows])
-        self.position += len(burst.labels)
-        return burst
+        drawn = Batch(*(column[rows] for column in block))
+        self.position += len(drawn.labels)
+        return drawn
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and the tensors of the problem."""

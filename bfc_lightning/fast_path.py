@@ -1,5 +1,6 @@
 """The fast training path: several optimiser steps in a row, with gradients by hand."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +40,7 @@ class Clipping:
         Args:
             gradients: all of them, a row for each learner.
         """
-        if not self.value:
+        if self.value is None or self.value <= 0:  # no bound, as for the Trainer
             return
         if self.algorithm == "value":
             gradients.clamp_(-self.value, self.value)
@@ -69,11 +70,15 @@ def why_not_fast(network: torch.nn.Module, optimizer: Optimizer) -> str | None:
     """
     if type(network) is not DenseNet:
         return f"{type(network).__name__} has no gradients by hand"
-    if isinstance(optimizer, torch.optim.LBFGS):
-        return "LBFGS evaluates the loss several times a step"
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        return f"{type(optimizer).__name__} evaluates the loss by itself"
     activation = network.dense_layers()[0].activation
+    name = getattr(activation, "__name__", type(activation).__name__)
     if in_place(activation) is None:
-        return f"{type(activation).__name__} has no form in place"
+        return f"{name} has no form in place"
+    if isinstance(activation, torch.nn.Module) and any(True for _ in activation.parameters()):
+        return f"{name} has parameters of its own"
     return None
 
 
@@ -103,10 +108,9 @@ class FastPath:
         clipping: Clipping | None = None,
     ) -> None:
         self.networks = list(networks)
-        self.objective = objectives[0]
+        self.objectives = list(objectives)
         self.clipping = Clipping() if clipping is None else clipping
         self._many = len(self.networks) > 1
-        self._variances = [objective.variance for objective in objectives]
         self._coefficients = [list(each) for each in regularization]
         self._is_regularized = any(any(each) for each in regularization)
         self._parameters: FlatParameters | None = None
@@ -139,7 +143,7 @@ class FastPath:
         variance = self._variance_of(burst)
         losses = burst.labels.new_empty(burst.labels.shape[:-1])
         for step, (x, y) in enumerate(zip(*burst, strict=True)):
-            loss, slope = self.objective.loss_and_slope(
+            loss, slope = self.objectives[0].loss_and_slope(
                 gradients.forward(x), y, progress(step), variance
             )
             gradients.backward(slope)
@@ -180,16 +184,14 @@ class FastPath:
         return self._rows.step
 
     def _variance_of(self, burst: Burst) -> float | Tensor:
-        if not self._many:
-            return self._variances[0]
-        return burst.labels.new_tensor(self._variances).unsqueeze(1)
+        """Var(y) of every learner; a checkpoint may have brought a target of its own."""
+        variances = [objective.variance for objective in self.objectives]
+        return burst.labels.new_tensor(variances).unsqueeze(1) if self._many else variances[0]
 
     def _add_penalty(self, parameters: FlatParameters) -> Tensor:
         """Adds 2 lambda_l V_l to the gradients of trained layers; sum_l lambda_l |V_l|^2."""
-        weights, slots = (
-            parameters.stacked(parameters.values),
-            parameters.stacked(parameters.gradients),
-        )
+        weights = parameters.stacked(parameters.values).weights
+        slots = parameters.stacked(parameters.gradients).weights
         total = weights[0].new_zeros(())
         for level, layer in enumerate(self.networks[0].active_layers()):
             by_learner = weights[0].new_tensor([each[level] for each in self._coefficients])
@@ -208,3 +210,7 @@ def _use_fused_kernels(optimizer: Optimizer) -> None:
         chosen = group.get("fused") is not None or group.get("foreach") is not None
         if not (chosen or group.get("differentiable") or group.get("capturable")):
             group["fused"] = True
+            for parameter in group["params"]:  # of the plain path, the count lies on the CPU
+                state = optimizer.state.get(parameter, {})
+                if isinstance(state.get("step"), Tensor):
+                    state["step"] = state["step"].to(parameter.device, torch.float32)

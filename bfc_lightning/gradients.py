@@ -2,13 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.activations import InPlace, in_place
-from bfc_lightning.networks import DenseNet
+from bfc_lightning.networks import DenseLayer, DenseNet
+
+
+class Stacked(NamedTuple):
+    """All parameters of a network, or of several with a leading axis.
+
+    Attributes:
+        weights: V_1, ..., V_L, each (..., m_l, fan_in).
+        biases: b_1, ..., b_L side by side, (..., m_1 + ... + m_L).
+        readouts: v_1, ..., v_L side by side, likewise.
+        constant: c, (...).
+        linear: u, (..., d), where there is one.
+    """
+
+    weights: list[Tensor]
+    biases: Tensor
+    readouts: Tensor
+    constant: Tensor
+    linear: Tensor | None
 
 
 class FlatParameters:
@@ -50,11 +70,6 @@ class FlatParameters:
             for parameter, value in self.pairs(network, row):
                 parameter.data = value
 
-    @property
-    def depth(self) -> int:
-        """L."""
-        return self.networks[0].depth
-
     def pairs(
         self, network: DenseNet, row: Float[Tensor, " p"]
     ) -> list[tuple[nn.Parameter, Tensor]]:
@@ -91,35 +106,34 @@ class FlatParameters:
             start += size
         return columns
 
-    def stacked(self, rows: Float[Tensor, "r p"]) -> list[Tensor]:
-        """All parameters, or what else has a row a network, as they are shaped.
+    def stacked(self, rows: Float[Tensor, "r p"]) -> "Stacked":
+        """The parameters, or what else has a row a network, as they are used.
 
         Args:
             rows: `values`, `gradients` or another tensor of that shape.
 
         Returns:
-            Views, in the order of a row, with a leading axis where there are several networks.
+            Views, with a leading axis where there are several networks.
         """
         if len(rows) == 1:
-            return self._shaped(rows[0])
-        pieces = torch.split(rows, self._sizes, dim=1)
-        return [
-            piece.view(len(rows), *shape) for piece, shape in zip(pieces, self._shapes, strict=True)
-        ]
-
-    def side_by_side(self, rows: Float[Tensor, "r p"]) -> tuple[Tensor, Tensor]:
-        """All biases, and all readouts, of all layers.
-
-        Args:
-            rows: `values` or `gradients`.
-
-        Returns:
-            Two views, shape (..., m_1 + ... + m_L).
-        """
-        start = sum(self._sizes[: self.depth])
-        width = sum(self._sizes[self.depth : 2 * self.depth])
-        chosen = rows[0] if len(rows) == 1 else rows
-        return chosen[..., start : start + width], chosen[..., start + width : start + 2 * width]
+            pieces = self._shaped(rows[0])
+        else:
+            pieces = [
+                piece.view(len(rows), *shape)
+                for piece, shape in zip(
+                    torch.split(rows, self._sizes, dim=1), self._shapes, strict=True
+                )
+            ]
+        depth = self.networks[0].depth
+        start, width = sum(self._sizes[:depth]), sum(self._sizes[depth : 2 * depth])
+        flat = rows[0] if len(rows) == 1 else rows
+        return Stacked(
+            weights=pieces[:depth],
+            biases=flat[..., start : start + width],
+            readouts=flat[..., start + width : start + 2 * width],
+            constant=pieces[3 * depth],
+            linear=pieces[-1] if len(pieces) > 3 * depth + 1 else None,
+        )
 
     def _shaped(self, row: Tensor) -> list[Tensor]:
         pieces = torch.split(row, self._sizes)
@@ -179,59 +193,62 @@ class DenseGradients:
     """
 
     def __init__(self, parameters: FlatParameters, num_samples: int) -> None:
-        network = parameters.networks[0]
+        network, count = parameters.networks[0], len(parameters.networks)
         layers = network.active_layers()
-        depth, input_dim = parameters.depth, network.input_dim
-        ends = torch.tensor([0, *(layer.width for layer in layers)]).cumsum(0).tolist()
-        count = len(parameters.networks)
-        lead = () if count == 1 else (count,)
-
-        def empty(*shape: int) -> Tensor:
-            return parameters.values.new_empty(*lead, num_samples, *shape)
-
-        values = parameters.stacked(parameters.values)
-        slots = parameters.stacked(parameters.gradients)
-        biases, readouts = parameters.side_by_side(parameters.values)
-        bias_slots, self._readout_slots = parameters.side_by_side(parameters.gradients)
-        self._constant, self._constant_slot = values[3 * depth], slots[3 * depth]
-        has_linear = network.linear is not None
-        self._linear = values[-1] if has_linear else None
-        self._linear_slot = slots[-1] if has_linear else None
+        lead = (num_samples,) if count == 1 else (count, num_samples)
+        self._ends = list(accumulate((layer.width for layer in layers), initial=0))
+        self._values = parameters.stacked(parameters.values)
+        self._slots = parameters.stacked(parameters.gradients)
+        self._readouts = self._values.readouts[..., : self._ends[-1]]
         self._scales = _readout_scales(parameters)
-        self._readouts = readouts[..., : ends[-1]]
-        self._buffer = empty(input_dim + ends[-1])
-        self._inputs, self._features = self._buffer[..., :input_dim], self._buffer[..., input_dim:]
-        self._slopes = empty(ends[-1])
-        self._read_segments = [
-            slice(ends[level], ends[level + 1])
+        self._buffer = self._readouts.new_empty(*lead, network.input_dim + self._ends[-1])
+        self._inputs = self._buffer[..., : network.input_dim]
+        self._features = self._buffer[..., network.input_dim :]
+        self._slopes = torch.empty_like(self._features)
+        self._read_columns = [
+            self._columns(level)
             for level, layer in enumerate(layers)
             if layer.readout.requires_grad
         ]
-        trained = [layer.weight.requires_grad for layer in layers]
-        first = trained.index(True) if any(trained) else len(layers)
-        self._layers = []
-        for level, layer in enumerate(layers):
-            activation = in_place(layer.activation)
-            if activation is None:
-                raise ValueError(f"activation must have a form in place, got {layer.activation}.")
-            own = slice(ends[level], ends[level + 1])
-            lower = slice(ends[first], ends[level]) if first < level else None
-            weight, fan_in = values[level], input_dim + ends[level]
-            self._layers.append(
-                _Layer(
-                    activation=activation,
-                    weight=weight,
-                    bias=biases[..., own],
-                    below=self._buffer[..., :fan_in],
-                    preactivation=empty(layer.width),
-                    feature=self._features[..., own],
-                    gradient=self._slopes[..., own],
-                    lower=lower
-                    and (self._slopes[..., lower], weight[..., input_dim + lower.start : fan_in]),
-                    trained=(slots[level], bias_slots[..., own]) if trained[level] else None,
-                )
-            )
+        trained = [level for level, layer in enumerate(layers) if layer.weight.requires_grad]
+        first = min(trained, default=len(layers))
+        self._layers = [
+            self._views(level, layer, first=first, is_trained=level in trained)
+            for level, layer in enumerate(layers)
+        ]
         self._backward = self._layers[first:][::-1]
+
+    def _columns(self, level: int) -> slice:
+        """Where the neurons of a layer lie among all."""
+        return slice(self._ends[level], self._ends[level + 1])
+
+    def _views(self, level: int, layer: DenseLayer, *, first: int, is_trained: bool) -> _Layer:
+        """What a layer reads and writes; `first` is the lowest one that is trained.
+
+        Raises:
+            ValueError: if its activation has no form in place.
+        """
+        activation = in_place(layer.activation)
+        if activation is None:
+            raise ValueError(f"activation must have a form in place, got {layer.activation}.")
+        own, input_dim = self._columns(level), self._inputs.shape[-1]
+        weight, lower = self._values.weights[level], None
+        if first < level:
+            below = slice(self._ends[first], own.start)
+            read = weight[..., input_dim + below.start : input_dim + below.stop]
+            lower = (self._slopes[..., below], read)
+        slots = (self._slots.weights[level], self._slots.biases[..., own])
+        return _Layer(
+            activation=activation,
+            weight=weight,
+            bias=self._values.biases[..., own],
+            below=self._buffer[..., : input_dim + own.start],
+            preactivation=self._buffer.new_empty(*self._buffer.shape[:-1], layer.width),
+            feature=self._features[..., own],
+            gradient=self._slopes[..., own],
+            lower=lower,
+            trained=slots if is_trained else None,
+        )
 
     def forward(self, x: Float[Tensor, "*r n d"]) -> Float[Tensor, "*r n"]:
         """f(x); features stay in the buffer for `backward`."""
@@ -241,9 +258,9 @@ class DenseGradients:
             layer.activation.evaluate(layer.preactivation, out=layer.feature)
         self._scaled_readouts = self._readouts * self._scales
         output = _times_vector(self._features, self._scaled_readouts)
-        if self._linear is not None:
-            output += _times_vector(self._inputs, self._linear)
-        return output.add_(self._constant.unsqueeze(-1))
+        if self._values.linear is not None:
+            output += _times_vector(self._inputs, self._values.linear)
+        return output.add_(self._values.constant.unsqueeze(-1))
 
     def backward(self, slope: Float[Tensor, "*r n"]) -> None:
         """Writes all gradients, from the derivatives of the losses by the outputs of `forward`.
@@ -263,13 +280,13 @@ class DenseGradients:
             if layer.lower is not None:
                 lower_gradient, lower_weight = layer.lower
                 _add_product(lower_gradient, layer.gradient, lower_weight)
-        if self._read_segments:
+        if self._read_columns:
             read = _times_vector(self._features.mT, slope).mul_(self._scales)
-            for segment in self._read_segments:
-                self._readout_slots[..., segment].copy_(read[..., segment])
-        torch.sum(slope, dim=-1, out=self._constant_slot)
-        if self._linear_slot is not None:
-            self._linear_slot.copy_(_times_vector(self._inputs.mT, slope))
+            for columns in self._read_columns:
+                self._slots.readouts[..., columns].copy_(read[..., columns])
+        torch.sum(slope, dim=-1, out=self._slots.constant)
+        if self._slots.linear is not None:
+            self._slots.linear.copy_(_times_vector(self._inputs.mT, slope))
 
 
 def _readout_scales(parameters: FlatParameters) -> Tensor:

@@ -98,8 +98,8 @@ class Regression(Labels):
 
     @property
     def is_random(self) -> bool:
-        """Whether there is noise."""
-        return self.noise_std != 0
+        """Whether there is noise; a class of one's own that observes otherwise may draw, too."""
+        return self.noise_std != 0 or type(self).observe is not Regression.observe
 
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The whole of x."""
@@ -175,8 +175,8 @@ class Classification(Labels):
 
     @property
     def is_random(self) -> bool:
-        """Never: the score decides."""
-        return False
+        """No: the score decides; a class of one's own that observes otherwise may draw."""
+        return type(self).observe is not Classification.observe
 
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """P x."""

@@ -204,12 +204,7 @@ class HierarchicalLearner(LightningModule):
         phase = checkpoint.get(PHASE_KEY)
         if phase is not None:
             self.enter_phase(Phase(**phase))
-
-    def on_train_start(self) -> None:
-        """A run that goes on from the plain path has its steps counted elsewhere."""
-        loop = self.trainer.fit_loop.epoch_loop
-        manual = loop.manual_optimization.optim_step_progress.total
-        manual.ready = manual.completed = loop.automatic_optimization.optim_progress.optimizer_steps
+        _count_stored_steps(checkpoint)
 
     def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
         """The optimiser and its schedule for a phase of `num_steps` optimiser steps.
@@ -304,6 +299,21 @@ def count_steps(trainer: Trainer, steps: int) -> None:
     for counter in (loop.batch_progress.total, loop.batch_progress.current):
         for stage in ("ready", "started", "processed", "completed"):
             setattr(counter, stage, getattr(counter, stage) + steps - 1)
+    loop._batches_that_stepped += steps - 1
+
+
+def _count_stored_steps(checkpoint: dict[str, Any]) -> None:
+    """Lets a checkpoint count its steps where the fast path looks for them.
+
+    The plain path counts them in one place, `count_steps` in both. Lightning restores the counters
+    only later, but callbacks ask for `global_step` before the first batch.
+    """
+    if "loops" in checkpoint:
+        counters = checkpoint["loops"]["fit_loop"]
+        taken = counters["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+        counters["epoch_loop.manual_optimization.optim_step_progress"]["total"] = dict(
+            taken["total"]
+        )
 
 
 def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:

@@ -190,12 +190,6 @@ class ReplicatedLearner(LightningModule):
         phase = self.each[0].phase
         return phase.progress(step) if phase else step / self.trainer.max_steps
 
-    def on_train_start(self) -> None:
-        """Steps of a resumed run are counted as on the fast path of one learner."""
-        loop = self.trainer.fit_loop.epoch_loop
-        manual = loop.manual_optimization.optim_step_progress.total
-        manual.ready = manual.completed = loop.automatic_optimization.optim_progress.optimizer_steps
-
     def mark_diverged(self, values: Sequence[float], step: int) -> bool:
         """Marks the replicas whose value is not finite.
 

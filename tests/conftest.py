@@ -18,6 +18,8 @@ from jaxtyping import AbstractArray, install_import_hook
 
 _MODULES = (
     "activations",
+    "fast_path",
+    "gradients",
     "inputs",
     "kernels",
     "labels",

@@ -63,3 +63,24 @@ class Usurper(Measure):
 
     def __call__(self, moment) -> dict[str, float]:
         return {"features/residual_1": 0.0}
+
+
+class GradientWatcher(Callback):
+    """Wants to see gradients."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        pass
+
+
+class MeasureThatSignals(Measure):
+    """Sends the process SIGINT when a measure is taken at a step: bursts stay as they are."""
+
+    def __init__(self, call: int) -> None:
+        self.call = call
+        self.calls = 0
+
+    def __call__(self, moment) -> dict[str, float]:
+        self.calls += 1
+        if self.calls == self.call:
+            os.kill(os.getpid(), 2)
+        return {}

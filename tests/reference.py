@@ -183,3 +183,53 @@ def standard_errors_off(samples, expected):
     samples = np.asarray(samples)
     error = samples.std(axis=0) / math.sqrt(len(samples))
     return np.abs(samples.mean(axis=0) - np.asarray(expected)) / error
+
+
+def training_steps(
+    network,
+    batches,
+    *,
+    loss_of,
+    optimizer,
+    schedule=None,
+    regularization=(),
+    clip=None,
+    progress=lambda step: 0.0,
+):
+    """Optimiser steps as in any tutorial: autograd, PyTorch's own clipping, one batch at a time."""
+    losses = []
+    for step, (x, y) in enumerate(batches):
+        loss = loss_of(network(x), y, progress(step))
+        active = network.layers[: network.active_depth]
+        for coefficient, layer in zip(regularization, active, strict=False):
+            loss = loss + coefficient * (layer.weight**2).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            how, bound = clip
+            parameters = list(network.parameters())
+            if how == "norm":
+                torch.nn.utils.clip_grad_norm_(parameters, bound)
+            else:
+                torch.nn.utils.clip_grad_value_(parameters, bound)
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def finite_differences(function, parameters, width=1e-6):
+    """Central differences of a scalar by every entry of every parameter."""
+    slopes = []
+    for parameter in parameters:
+        slope = torch.zeros_like(parameter)
+        for index in np.ndindex(*parameter.shape):
+            values = []
+            for sign in (1, -1):
+                parameter[index] += sign * width
+                values.append(float(function()))
+                parameter[index] -= sign * width
+            slope[index] = (values[0] - values[1]) / (2 * width)
+        slopes.append(slope)
+    return slopes

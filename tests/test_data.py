@@ -1,5 +1,7 @@
 """The data module without a Trainer: sizes, state, and whose checkpoint it takes."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -62,6 +64,54 @@ def test_streams_of_two_precisions_have_the_same_problem():
     x = double.batch("val", 0, 8).inputs
     assert torch.allclose(single.target(x.float()).double(), double.target(x), rtol=1e-4)
     assert module.target.mean.dtype == torch.float64
+
+
+def samples_in_bursts(sizes, **arguments) -> tuple[torch.Tensor, torch.Tensor, int]:
+    module = data(**arguments)
+    module.place_stream(torch.device("cpu"), torch.float64)
+    bursts, taken = [], 0
+    while taken < 40:
+        bursts.append(module.draw_burst(next(sizes), range(4)))
+        taken += len(bursts[-1].labels)
+        assert module.position == taken
+    x, y = (torch.cat(column) for column in zip(*bursts, strict=True))
+    return x[:40], y[:40], len(bursts)
+
+
+@pytest.mark.parametrize("num_train_samples", [None, 100])
+def test_bursts_are_the_same_samples_bit_for_bit_wherever_they_are_cut(num_train_samples):
+    arguments = {"batch_size": 1024, "num_train_samples": num_train_samples}  # blocks of 8 batches
+    whole = samples_in_bursts(itertools.repeat(1000), **arguments)
+    assert whole[2] == 5
+    for sizes in ([1], [3], [7, 1, 2], [8, 5]):
+        x, y, _ = samples_in_bursts(itertools.cycle(sizes), **arguments)
+        assert torch.equal(x, whole[0])
+        assert torch.equal(y, whole[1])
+
+
+@pytest.mark.parametrize("batch_size", [4, 1000, 8192, 8196])
+def test_bursts_are_the_batches_of_the_plain_path(batch_size):
+    module = data(batch_size=batch_size, num_shards=2)
+    module.place_stream(torch.device("cpu"), torch.float64)
+    burst = module.draw_burst(3, range(2))
+    stream = module.make_stream("cpu", torch.float64)
+    for number, (x, y) in enumerate(zip(*burst, strict=True)):
+        plain = stream.batch("train", number, batch_size)
+        assert torch.equal(x, plain.inputs)
+        torch.testing.assert_close(y, plain.labels, rtol=1e-12, atol=1e-12)
+
+
+def test_burst_goes_on_in_the_middle_of_a_block_after_a_state_is_loaded():
+    one, other = data(batch_size=1024), data(batch_size=1024)
+    for module in (one, other):
+        module.place_stream(torch.device("cpu"), torch.float64)
+    one.draw_burst(3, range(4))
+    other.draw_burst(1, range(4))
+    other.load_state_dict(one.state_dict())
+    other.place_stream(torch.device("cpu"), torch.float64)
+    first, second = (module.draw_burst(4, range(4)) for module in (one, other))
+    assert torch.equal(first.inputs, second.inputs)
+    assert torch.equal(first.labels, second.labels)
 
 
 @pytest.mark.parametrize(

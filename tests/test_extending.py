@@ -22,7 +22,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
         (tmp_path / name).write_text(text)
     assert {name for name, _ in blocks} == {
         *("my_targets.py", "my_run.yaml", "my_laws.py", "my_inputs.yaml"),
-        *("my_measures.py", "my_measures.yaml"),
+        *("my_activations.py", "my_measures.py", "my_measures.yaml"),
     }
     small = {"trainer": {"max_steps": 300, "accelerator": "cpu"}, "data": {"batch_size": 128}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
@@ -36,6 +36,18 @@ def test_target_of_the_document_is_learned_and_read_back(workplace):
     folder = workplace / "logs" / "my_run"
     assert summary(folder)["metrics"]["val/nmse"] < 0.1
     assert type(load_run(folder).target).__name__ == "Parity"
+
+
+def test_activation_of_the_document_trains_alike_on_both_paths(workplace):
+    words = ["-c", "my_run.yaml", "-c", "small.yaml", "--model.activation", "my_activations.Cubic"]
+    words += ["--trainer.precision", "64-true", "--trainer.max_steps", "50", "--model.width", "8"]
+    scores = []
+    for path in ("fast", "plain"):
+        assert main(["fit", *words, "--training_path", path, "--run.name", path]) == 0
+        content = summary(workplace / "logs" / path)
+        assert content["training_path"] == path
+        scores.append(content["metrics"]["val/loss"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-9)
 
 
 def test_measure_of_the_document_is_logged_beside_ours(workplace, monkeypatch):

@@ -199,3 +199,40 @@ def test_label_variance_holds_the_noise(regression_target):
 def test_negative_noise_is_refused():
     with pytest.raises(ValueError, match=r"noise_std must be at least 0, got -0\.1\."):
         Regression(Gaussian(2), noise_std=-0.1)
+
+
+# Whose labels may be drawn for many batches at once
+
+
+class Quartered(Regression):
+    """y = G(x) + a noise of its own, though `noise_std` is 0."""
+
+    def observe(self, target, signal, random):
+        return signal + torch.rand(signal.shape, generator=random, dtype=signal.dtype) / 4
+
+
+class Flipped(Classification):
+    """One class in ten is wrong."""
+
+    def observe(self, target, signal, random):
+        kept = torch.rand(signal.shape, generator=random, dtype=signal.dtype) > 0.1
+        return ((signal >= 0) == kept).to(signal.dtype)
+
+
+@pytest.mark.parametrize(
+    ("labels", "draws"),
+    [
+        (Regression(Gaussian(3)), False),
+        (Regression(Gaussian(3), noise_std=0.3), True),
+        (Classification(Gaussian(3)), False),
+        (Quartered(Gaussian(3)), True),
+        (Flipped(Gaussian(3)), True),
+    ],
+)
+def test_labels_say_whether_they_draw(labels, draws):
+    assert labels.is_random is draws
+    target = HierarchicalTarget(labels.target_law, [2], seed=0)
+    random = generator(0, "labels test")
+    before = random.get_state()
+    labels.observe(target, torch.linspace(-1, 1, 50, dtype=torch.float64), random)
+    assert torch.equal(before, random.get_state()) is not draws

@@ -14,8 +14,10 @@ from bfc_lightning.objectives import (
     ClassificationObjective,
     RegressionObjective,
     classification_loss,
+    classification_slope,
     objective_for,
     regression_loss,
+    regression_slope,
     weight_penalty,
 )
 from bfc_lightning.seeds import generator
@@ -174,3 +176,74 @@ def test_temperature_must_be_positive(temperature):
     message = f"temperature must be positive, got {temperature}."
     with pytest.raises(ValueError, match=re.escape(message)):
         ClassificationObjective(Doubled(), temperature)
+
+
+# Slopes
+
+
+def test_regression_slope_worked_by_hand():
+    # errors 1 and -2: loss (1 + 4) / 2 / 2, slopes 2 e / (2 * 2)
+    loss, slope = regression_slope(numbers(1, 2), numbers(0, 4), label_variance=2.0)
+    assert float(loss) == 1.25
+    assert slope.tolist() == [0.5, -1.0]
+
+
+def test_classification_slope_worked_by_hand():
+    # scale 1/2: f = ln(3)/2 says 3/4; slopes (p - y) / (3 / 2)
+    prediction = numbers(math.log(3) / 2, math.log(3) / 2, 0.0)
+    loss, slope = classification_slope(
+        prediction, numbers(1, 0, 1), target_variance=4.0, temperature=0.25
+    )
+    expected = -(math.log(3 / 4) + math.log(1 / 4) + math.log(1 / 2)) / 3
+    assert float(loss) == pytest.approx(expected, rel=1e-14)
+    assert slope.tolist() == pytest.approx([-1 / 6, 1 / 2, -1 / 3], rel=1e-14)
+
+
+def test_classification_slope_stays_finite_far_from_the_boundary():
+    loss, slope = classification_slope(
+        numbers(1e6, -1e6), numbers(1, 1), target_variance=1.0, temperature=0.25
+    )
+    assert float(loss) == pytest.approx(2e6, rel=1e-12)
+    assert slope.tolist() == [0.0, -2.0]
+
+
+def objectives():
+    labels = Regression(Gaussian(2), noise_std=0.5)
+    return {
+        "regression": RegressionObjective(Doubled(), labels),
+        "classification": ClassificationObjective(Doubled(), temperature=0.25),
+        "falling temperature": ClassificationObjective(Doubled(), 0.5, final_temperature=0.01),
+    }
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", objectives())
+def test_slope_is_the_derivative_of_the_loss(name, progress):
+    objective = objectives()[name]
+    random = generator(0, "objectives test")
+    prediction = torch.randn(40, generator=random, dtype=torch.float64, requires_grad=True)
+    labels = (torch.rand(40, generator=random, dtype=torch.float64) < 0.5).double()
+    expected = objective.loss(prediction, batch(labels, labels), progress)
+    (derivative,) = torch.autograd.grad(expected, prediction)
+    loss, slope = objective.loss_and_slope(prediction.detach(), labels, progress)
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-14)
+    torch.testing.assert_close(slope, derivative, rtol=1e-13, atol=1e-18)
+
+
+@pytest.mark.parametrize("name", ["regression", "classification"])
+def test_slopes_of_several_learners_are_those_of_each(name):
+    random = generator(0, "objectives test")
+    prediction = torch.randn(3, 8, generator=random, dtype=torch.float64)
+    labels = (torch.rand(3, 8, generator=random, dtype=torch.float64) < 0.5).double()
+    variances = [0.5, 1.0, 4.0]
+
+    def slopes(prediction, labels, variance):
+        if name == "regression":
+            return regression_slope(prediction, labels, label_variance=variance)
+        return classification_slope(prediction, labels, target_variance=variance, temperature=0.25)
+
+    losses, together = slopes(prediction, labels, numbers(*variances)[:, None])
+    for row, variance in enumerate(variances):
+        loss, alone = slopes(prediction[row], labels[row], variance)
+        assert float(losses[row]) == pytest.approx(float(loss), rel=1e-14)
+        torch.testing.assert_close(together[row], alone, rtol=1e-14, atol=0)

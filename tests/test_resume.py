@@ -82,16 +82,6 @@ def test_finite_training_set_resumes_in_the_middle_of_a_pass(tmp_path):
     assert same_weights(tmp_path / "whole", tmp_path / "tiny")
 
 
-def test_run_in_double_precision_goes_on_without_rounding(tmp_path):
-    exact = ["--trainer.precision", "64-true"]
-    with pytest.raises(SimulatedKillError):
-        fit(tmp_path, *exact, *intervene("RaiseAt", step=33))
-    words = [*exact, *intervene("RaiseAt", step=100)]
-    assert fit(tmp_path, *words, "--run.name", "whole") == 0
-    assert fit(tmp_path, *words, "--resume", "auto") == 0
-    assert same_weights(tmp_path / "whole", tmp_path / "tiny")
-
-
 def test_kill_9_at_a_random_moment_loses_nothing(tmp_path):
     words = [sys.executable, "-c", "from bfc_lightning.cli import main; raise SystemExit(main())"]
     long = ["--trainer.max_steps", "1200", "--trainer.val_check_interval", "50"]

@@ -11,7 +11,7 @@ import torch
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Regression
 from bfc_lightning.stream import FiniteStream, SampleStream, Split, check_batch_size
-from bfc_lightning.targets import Target
+from bfc_lightning.targets import HierarchicalTarget, Target
 
 
 class Linear(Target):
@@ -259,6 +259,82 @@ def test_other_splits_stay_fresh(split):
     assert num_different_rows(fixed.train_set.inputs, batch.inputs) == 18
 
 
+# Many batches at once
+
+
+def stacked(batches):
+    return [torch.stack(column) for column in zip(*batches, strict=True)]
+
+
+class Jittered(Regression):
+    """Noise of its own, though `noise_std` is 0."""
+
+    def observe(self, target, signal, random):
+        return signal + torch.rand(signal.shape, generator=random, dtype=signal.dtype)
+
+
+BLOCKS = [
+    pytest.param(0, 5, 16, None, id="whole batches"),
+    pytest.param(7, 3, 16, [2, 0], id="two shards, in another order"),
+    pytest.param(3, 1, 8, None, id="a single batch"),
+    pytest.param(2, 4, 4, [3], id="one sample of each"),
+    pytest.param(100, 2, 4000, range(1, 4, 2), id="large batches"),
+]
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 0.5])
+@pytest.mark.parametrize(("start", "count", "batch_size", "shards"), BLOCKS)
+def test_block_is_its_batches_to_the_bit(start, count, batch_size, shards, noise_std):
+    """The signal here is computed row by row, so that labels show whether the noise is the same."""
+    one, other = stream(noise_std=noise_std), stream(noise_std=noise_std)
+    block = one.block("train", start, count, batch_size, shards)
+    numbers = range(start, start + count)
+    assert same(block, stacked(other.batch("train", i, batch_size, shards) for i in numbers))
+
+
+@pytest.mark.parametrize("labels", [Regression, Classification])
+def test_block_of_a_hierarchical_target_is_its_batches_to_rounding(labels):
+    kind = labels(Gaussian(6))
+    fresh = SampleStream(HierarchicalTarget(kind.target_law, [4, 3, 2], seed=1), kind, seed=2)
+    block = fresh.block("train", 5, 8, 64)
+    x, y, signal = stacked(fresh.batch("train", i, 64) for i in range(5, 13))
+    assert torch.equal(block.inputs, x)
+    torch.testing.assert_close(block.signal, signal, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(block.labels, y, rtol=1e-13, atol=1e-13)
+
+
+def test_block_of_labels_that_draw_by_themselves_is_its_batches():
+    labels = Jittered(Gaussian(3))
+    fresh = SampleStream(Linear(labels.inputs), labels, seed=3)
+    assert same(
+        fresh.block("train", 1, 3, 8), stacked(fresh.batch("train", i, 8) for i in (1, 2, 3))
+    )
+
+
+def test_block_is_a_pure_function_of_what_is_asked_for():
+    one = stream()
+    first = one.block("train", 4, 6, 16)
+    one.block("val", 0, 2, 32)
+    one.batch("train", 0, 4)
+    before = torch.get_rng_state()
+    assert same(first, one.block("train", 4, 6, 16))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 3])
+@pytest.mark.parametrize("shards", [None, [0]])
+@pytest.mark.parametrize("num_samples", [3, 10, 50])
+def test_block_of_a_finite_set_is_its_batches_to_the_bit(num_samples, num_shards, shards):
+    fixed = finite(num_samples, num_shards=num_shards)
+    block = fixed.block("train", 2, 7, 6, shards)
+    assert same(block, stacked(fixed.batch("train", i, 6, shards) for i in range(2, 9)))
+
+
+def test_other_splits_of_a_finite_stream_have_fresh_blocks():
+    fixed, fresh = finite(10), stream(num_shards=2)
+    assert same(fixed.block("val", 1, 2, 8), fresh.block("val", 1, 2, 8))
+
+
 # What a user gets wrong
 
 
@@ -273,6 +349,9 @@ def test_batch_that_its_shards_do_not_divide_is_refused(batch_size):
         stream().batch("train", 0, batch_size)
     with pytest.raises(ValueError, match=message):
         finite(10, num_shards=4).batch("train", 0, batch_size)
+    for either in (stream(), finite(10, num_shards=4)):
+        with pytest.raises(ValueError, match=message):
+            either.block("train", 0, 2, batch_size)
 
 
 def test_empty_streams_are_refused():

@@ -236,3 +236,5 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Lightning 2.6 asks PyTorch's trees a question that PyTorch 2.13 wants put otherwise.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    # On the fast path a checkpoint belongs after the optimiser step, as on the plain one.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")

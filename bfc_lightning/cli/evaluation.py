@@ -101,13 +101,14 @@ class Evaluation:
         try:
             trainer = Trainer(**flags)
             data.check_processes(trainer.world_size)
-            trainer.precision_plugin.convert_module(model)  # else weights are rounded when loaded
         except (MisconfigurationException, ValueError, TypeError, ImportError) as refused:
             raise RunError(str(refused)) from refused
         if self.command == "predict" and trainer.world_size > 1:
             raise RunError(
                 f"trainer.devices must be 1 for predict, got {trainer.world_size} processes."
             )
+        # First, or weights of float64 would be rounded.
+        trainer.strategy.precision_plugin.convert_module(model)
         load_state(self.content, model=model, data=data)
         return trainer
 

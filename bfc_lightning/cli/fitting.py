@@ -130,8 +130,8 @@ class Fitting:
                 self._add_parts(self.claim.path, flags, model, phases)
             flags["callbacks"].insert(0, TrainingScheme(self.scheme, phases))
             trainer = Trainer(**flags)
-            # Lightning itself would first load a checkpoint, and round it to single precision.
-            trainer.precision_plugin.convert_module(model)
+            # Lightning does it after loading a checkpoint, whose weights would be rounded.
+            trainer.strategy.precision_plugin.convert_module(model)
             data.check_processes(trainer.world_size)
             self.resumption.check_device(trainer.strategy.root_device.type)
             settle_training_path(

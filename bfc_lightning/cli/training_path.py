@@ -4,11 +4,17 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+)
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bfc_lightning.cli.console import say
+from bfc_lightning.data import HierarchicalData
 from bfc_lightning.fast_path import Clipping
 from bfc_lightning.pauses import make_pauses
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner, learners_of
@@ -66,17 +72,17 @@ def settle_training_path(
         if trainer.is_global_zero:
             say(f"plain training path: {reason}.")
         return
-    algorithm = str(trainer.gradient_clip_algorithm or "norm")
-    model.use_fast_path(
-        Clipping(trainer.gradient_clip_val, "value" if algorithm == "value" else "norm")
-    )
+    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+    model.use_fast_path(Clipping(trainer.gradient_clip_val, "value" if by_value else "norm"))
     trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
     every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
-    if isinstance(trainer.val_check_interval, int):
-        every.append(trainer.val_check_interval)
+    interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
+    if isinstance(interval, int):
+        every.append(interval)
     if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
-        if not many:
-            return  # batches as on the plain path
+        if isinstance(data, HierarchicalData):
+            data.reads_blocks = True  # batches as on the plain path, samples as in bursts
+            return
         every = [1]
     data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
 
@@ -89,7 +95,13 @@ def _why_plain(trainer: Trainer, model: AnyLearner, callbacks: Sequence[Callback
         return "trainer.accumulate_grad_batches adds up gradients there"
     if trainer.precision not in _EXACT_PRECISIONS:
         return f"trainer.precision {trainer.precision} mixes precisions there"
+    if trainer._detect_anomaly:
+        return "trainer.detect_anomaly watches autograd"
     for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            return "GradientAccumulationScheduler adds up gradients"
+        if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+            return "ModelCheckpoint saves at times, which Lightning does on this path only"
         hooks = [hook for hook in _GRADIENT_HOOKS if is_overridden(hook, callback)]
         if hooks:
             return f"{type(callback).__name__} waits for {hooks[0]}"
