@@ -17,6 +17,7 @@ from bfc_lightning.types import Batch, Burst
 _ENDLESS = 2**31 - 1
 BLOCK_ROWS = 8192
 _BLOCK_BATCHES = 64
+_KEPT_BYTES = 2**24
 _TENSOR_TOLERANCE = 1e-5
 
 
@@ -123,6 +124,7 @@ class HierarchicalData(LightningDataModule):
         self._counts = counts
         self._stream: SampleStream | FiniteStream | None = None
         self._block: tuple[int, Batch] | None = None
+        self._validation: dict[int, Batch] = {}
 
     def setup(self, stage: str) -> None:
         """Gives every process rank 0's target, and checks that the shards can be shared out.
@@ -243,12 +245,22 @@ class HierarchicalData(LightningDataModule):
         assert self._stream is not None
         split, position = request
         if position is not None:
-            return self._stream.batch(split, position, self.eval_batch_size, shards)
+            if position in self._validation and split == "val":
+                return self._validation[position]
+            drawn = self._stream.batch(split, position, self.eval_batch_size, shards)
+            if split == "val" and self._keeps_validation(drawn):
+                self._validation[position] = drawn
+            return drawn
         if self.reads_blocks:
             return Batch(*(column[0] for column in self._next_of_block(1, shards)))
         drawn = self._stream.batch(split, self.position, self.batch_size, shards)
         self.position += 1
         return drawn
+
+    def _keeps_validation(self, batch: Batch) -> bool:
+        """Whether the validation set, which is the same every time, is small enough to be kept."""
+        numbers = self._counts["val"] * (batch.inputs.shape[1] + 2)
+        return numbers * batch.inputs.element_size() <= _KEPT_BYTES
 
     def draw_burst(self, most: int, shards: range) -> Burst:
         """The next batches of training, from one block of the stream.
@@ -295,6 +307,7 @@ class HierarchicalData(LightningDataModule):
         self._problem().load_state_dict(state_dict["problem"])
         self.position = state_dict["position"]
         self._stream = self._block = None
+        self._validation = {}
 
     def _problem(self) -> nn.ModuleList:
         return nn.ModuleList([self.target, self.labels])

@@ -15,7 +15,7 @@ from bfc_lightning.activations import in_place
 from bfc_lightning.gradients import DenseGradients, FlatParameters
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import Objective
-from bfc_lightning.row_optimizers import RowOptimizer
+from bfc_lightning.row_optimizers import RowOptimizer, why_not_in_rows
 from bfc_lightning.types import Burst
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -87,8 +87,8 @@ class FastPath:
 
     Gradients come from `DenseGradients` into one row of memory a learner and are clipped there. One
     learner is stepped by the optimiser that the plain path would have used, with its fused kernel
-    where it has one; several learners, each on samples of its own, by `RowOptimizer`, all in the
-    same operations.
+    where it has one; with Adam, and several learners, each on samples of its own, by
+    `RowOptimizer`, all in the same operations.
 
     Source: ours.
 
@@ -117,7 +117,6 @@ class FastPath:
         self._gradients: DenseGradients | None = None
         self._built_for: object = None
         self._rows: RowOptimizer | None = None
-        self._rows_of: list[Optimizer] = []
 
     @torch.no_grad()
     def run(
@@ -175,12 +174,11 @@ class FastPath:
     def _stepper(self, optimizers: Sequence[Optimizer]) -> Callable[[], object]:
         if not self._many:
             _use_fused_kernels(optimizers[0])
-            return optimizers[0].step
-        same = [a is b for a, b in zip(optimizers, self._rows_of, strict=False)]
-        if self._rows is None or not (same and all(same)):
+            if not _is_fused_adam(optimizers[0]):
+                return optimizers[0].step
+        if self._rows is None or not self._rows.is_current(optimizers):
             assert self._parameters is not None
             self._rows = RowOptimizer(optimizers, self._parameters)
-            self._rows_of = list(optimizers)
         return self._rows.step
 
     def _variance_of(self, burst: Burst) -> float | Tensor:
@@ -200,6 +198,14 @@ class FastPath:
             if layer.weight.requires_grad:
                 slots[level].addcmul_(weights[level], coefficient[..., None, None], value=2)
         return total
+
+
+def _is_fused_adam(optimizer: Optimizer) -> bool:
+    """Whether its kernel can have a whole row; its own `step` costs more than the kernel."""
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return False
+    fused = all(group["fused"] for group in optimizer.param_groups)
+    return fused and why_not_in_rows([optimizer]) is None
 
 
 def _use_fused_kernels(optimizer: Optimizer) -> None:

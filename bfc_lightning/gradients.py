@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -96,15 +96,14 @@ class FlatParameters:
 
     def trained_columns(self) -> list[slice]:
         """The parts of a row that are trained, as few as possible."""
-        columns: list[slice] = []
-        start = 0
-        for parameter, size in zip(_in_order(self.networks[0]), self._sizes, strict=True):
-            if parameter.requires_grad and columns and columns[-1].stop == start:
-                columns[-1] = slice(columns[-1].start, start + size)
-            elif parameter.requires_grad:
-                columns.append(slice(start, start + size))
-            start += size
-        return columns
+        ends = accumulate(self._sizes, initial=0)
+        return _joined([
+            slice(start, stop)
+            for parameter, (start, stop) in zip(
+                _in_order(self.networks[0]), pairwise(ends), strict=True
+            )
+            if parameter.requires_grad
+        ])
 
     def stacked(self, rows: Float[Tensor, "r p"]) -> "Stacked":
         """The parameters, or what else has a row a network, as they are used.
@@ -164,8 +163,7 @@ class _Layer:
     gradient: Tensor  # by F_l, then by Z_l, shape (..., n, m_l)
     # Gradients by the F_j, j < l, that lead to something trained, and what of V_l reads them.
     lower: tuple[Tensor, Tensor] | None
-    # Gradients by V_l and b_l, where the layer is trained.
-    trained: tuple[Tensor, Tensor] | None
+    weight_slot: Tensor | None  # for the gradient by V_l, where the layer is trained
 
 
 class DenseGradients:
@@ -205,12 +203,13 @@ class DenseGradients:
         self._inputs = self._buffer[..., : network.input_dim]
         self._features = self._buffer[..., network.input_dim :]
         self._slopes = torch.empty_like(self._features)
-        self._read_columns = [
+        self._read_columns = _joined([
             self._columns(level)
             for level, layer in enumerate(layers)
             if layer.readout.requires_grad
-        ]
+        ])
         trained = [level for level, layer in enumerate(layers) if layer.weight.requires_grad]
+        self._bias_columns = _joined([self._columns(level) for level in trained])
         first = min(trained, default=len(layers))
         self._layers = [
             self._views(level, layer, first=first, is_trained=level in trained)
@@ -237,7 +236,6 @@ class DenseGradients:
             below = slice(self._ends[first], own.start)
             read = weight[..., input_dim + below.start : input_dim + below.stop]
             lower = (self._slopes[..., below], read)
-        slots = (self._slots.weights[level], self._slots.biases[..., own])
         return _Layer(
             activation=activation,
             weight=weight,
@@ -247,7 +245,7 @@ class DenseGradients:
             feature=self._features[..., own],
             gradient=self._slopes[..., own],
             lower=lower,
-            trained=slots if is_trained else None,
+            weight_slot=self._slots.weights[level] if is_trained else None,
         )
 
     def forward(self, x: Float[Tensor, "*r n d"]) -> Float[Tensor, "*r n"]:
@@ -273,13 +271,14 @@ class DenseGradients:
             torch.mul(by_row, by_column, out=self._slopes)
         for layer in self._backward:
             layer.activation.pull_back(layer.preactivation, layer.gradient)
-            if layer.trained is not None:
-                weight_slot, bias_slot = layer.trained
-                _product(layer.gradient.mT, layer.below, out=weight_slot)
-                torch.sum(layer.gradient, dim=-2, out=bias_slot)
+            if layer.weight_slot is not None:
+                _product(layer.gradient.mT, layer.below, out=layer.weight_slot)
             if layer.lower is not None:
                 lower_gradient, lower_weight = layer.lower
                 _add_product(lower_gradient, layer.gradient, lower_weight)
+        for columns in self._bias_columns:
+            bias_slot = self._slots.biases[..., columns]
+            torch.sum(self._slopes[..., columns], dim=-2, out=bias_slot)
         if self._read_columns:
             read = _times_vector(self._features.mT, slope).mul_(self._scales)
             for columns in self._read_columns:
@@ -287,6 +286,17 @@ class DenseGradients:
         torch.sum(slope, dim=-1, out=self._slots.constant)
         if self._slots.linear is not None:
             self._slots.linear.copy_(_times_vector(self._inputs.mT, slope))
+
+
+def _joined(columns: list[slice]) -> list[slice]:
+    """The same columns, in as few parts as possible."""
+    parts: list[slice] = []
+    for own in columns:
+        if parts and parts[-1].stop == own.start:
+            parts[-1] = slice(parts[-1].start, own.stop)
+        else:
+            parts.append(own)
+    return parts
 
 
 def _readout_scales(parameters: FlatParameters) -> Tensor:

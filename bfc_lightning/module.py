@@ -112,6 +112,7 @@ class HierarchicalLearner(LightningModule):
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
         self.score = MeanMetric(nan_strategy="disable")  # the others hide a diverged learner
+        self.evaluation_loss = MeanMetric(nan_strategy="disable")
 
     @property
     def score_key(self) -> str:
@@ -163,11 +164,19 @@ class HierarchicalLearner(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Adds a batch to `val/loss` and the score."""
-        self._evaluation_step("val", batch)
+        self._evaluation_step(batch)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Adds a batch to `test/loss` and the score."""
-        self._evaluation_step("test", batch)
+        self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Makes `val/loss` and the score known."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Makes `test/loss` and the score known."""
+        self._log_evaluation("test")
 
     def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Inputs, noise-free targets and predictions of a batch."""
@@ -235,14 +244,19 @@ class HierarchicalLearner(LightningModule):
         prediction = self(batch.inputs)
         return self.objective.loss(prediction, batch, progress), prediction
 
-    def _evaluation_step(self, split: str, batch: Batch) -> None:
+    def _evaluation_step(self, batch: Batch) -> None:
         loss, prediction = self.shared_step(batch)
         size = len(batch.labels)
         self.score.update(self.objective.score(prediction, batch), weight=size)
-        # A callback writes them to the loggers: Lightning would count the step one too low.
-        log = functools.partial(self.log, on_epoch=True, logger=False, batch_size=size)
-        log(f"{split}/{self.objective.score_name}", self.score)
-        log(f"{split}/loss", loss, sync_dist=True)
+        self.evaluation_loss.update(loss, weight=size)
+
+    def _log_evaluation(self, split: str) -> None:
+        """Once at the end: Lightning takes longer to log a batch than to score it.
+
+        A callback writes them to the loggers: Lightning would count the step one too low.
+        """
+        self.log(f"{split}/{self.objective.score_name}", self.score, logger=False)
+        self.log(f"{split}/loss", self.evaluation_loss, logger=False)
 
 
 def take_steps(

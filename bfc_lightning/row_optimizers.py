@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.adam import adam
 
 from bfc_lightning.gradients import FlatParameters
 
@@ -54,30 +55,54 @@ class RowOptimizer:
         decoupled = bool(self._groups[0].get("decoupled_weight_decay"))  # Adam has it, too
         self._is_decoupled = kind is AdamW or decoupled
         names = ("momentum_buffer",) if kind is SGD else ("exp_avg", "exp_avg_sq")
-        self._steps_taken = self._find_step()
+        self._trained_states = [
+            optimizer.state[parameter]
+            for optimizer, network in zip(optimizers, parameters.networks, strict=True)
+            for parameter, _ in parameters.pairs(network, parameters.values[0])
+            if parameter.requires_grad
+        ]
+        counts = [int(state["step"]) for state in self._trained_states if "step" in state]
+        self._steps_taken = max(counts, default=0)
         self._state = {name: self._rows_of(name) for name in names}
+        self._first_of = {name: self._trained_states[0][name] for name in names}
+        if kind is not SGD and len(optimizers) == 1:
+            self._counts = {
+                columns.start: parameters.values.new_tensor(
+                    float(self._steps_taken), dtype=torch.float32
+                )
+                for columns in self._columns
+            }
+            self._update = self._fused_adam
 
     def step(self) -> None:
         """One step of every network, with the gradients in the rows."""
         self._steps_taken += 1
-        chosen = {key: self._column(key) for key in _PER_NETWORK}
+        many = len(self._groups) > 1 or self._update == self._sgd
+        chosen = {key: self._column(key) for key in _PER_NETWORK} if many else {}
         for columns in self._columns:
             self._update(columns, chosen)
 
+    def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
+        """Whether these are still the optimisers, and nobody else has stepped or loaded them.
+
+        Args:
+            optimizers: one a network.
+        """
+        if any(a is not b for a, b in zip(optimizers, self._optimizers, strict=True)):
+            return False
+        state, names = self._trained_states[0], tuple(self._state)
+        same = all(state[name] is self._first_of[name] for name in names)
+        return same and int(state.get("step", self._steps_taken)) == self._steps_taken
+
     def hand_back(self) -> None:
         """Tells the optimisers how many steps they have taken; call it before they are saved."""
-        for optimizer in self._optimizers:
-            for state in optimizer.state.values():
-                if "step" in state:
-                    state["step"].fill_(self._steps_taken)
+        for state in self._trained_states:
+            if "step" in state:
+                state["step"].fill_(self._steps_taken)
 
     def _column(self, key: str) -> Float[Tensor, "r 1"]:
         numbers = [float(group[key]) for group in self._groups]
         return self._parameters.values.new_tensor(numbers).unsqueeze(1)
-
-    def _find_step(self) -> int:
-        states = [s for o in self._optimizers for s in o.state.values() if "step" in s]
-        return int(states[0]["step"]) if states else 0
 
     def _rows_of(self, name: str) -> Float[Tensor, "r p"]:
         """Rows of a state, with what the optimisers have; they get views into them."""
@@ -129,6 +154,30 @@ class RowOptimizer:
         correction = 1 - first**self._steps_taken
         root = square.sqrt().div_(math.sqrt(1 - second**self._steps_taken)).add_(group["eps"])
         values.addcmul_(mean.div(root), chosen["lr"] / correction, value=-1)
+
+    def _fused_adam(self, columns: slice, chosen: dict[str, Tensor]) -> None:
+        """The same for one network, by the kernel that PyTorch has for it."""
+        group: dict[str, Any] = self._groups[0]
+        rows = (self._parameters.values, self._parameters.gradients, *self._state.values())
+        values, gradient, mean, square = ([row[0, columns]] for row in rows)
+        first, second = group["betas"]
+        adam(
+            values,
+            gradient,
+            mean,
+            square,
+            [],
+            [self._counts[columns.start]],
+            fused=True,
+            amsgrad=False,
+            beta1=first,
+            beta2=second,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+            decoupled_weight_decay=self._is_decoupled,
+        )
 
 
 def why_not_in_rows(optimizers: Sequence[Optimizer]) -> str | None:
