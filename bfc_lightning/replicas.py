@@ -332,7 +332,8 @@ def largest_weight(module: nn.Module) -> float:
     Returns:
         The value.
     """
-    return float(torch.stack([p.detach().abs().max() for p in module.parameters()]).max())
+    largest = [torch.linalg.vector_norm(p.detach(), ord=math.inf) for p in module.parameters()]
+    return float(torch.stack(largest).max())
 
 
 def learners_of(module: LightningModule) -> list[HierarchicalLearner]:
