@@ -1,6 +1,8 @@
 """What bit-for-bit repetition depends on beside the settings."""
 
+import functools
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -8,8 +10,9 @@ import torch
 from lightning import LightningModule, Trainer
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Versions of Python and of the packages that a result depends on; looked up once."""
     packages = ("bfc_lightning", "torch", "lightning", "jsonargparse")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
