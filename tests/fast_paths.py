@@ -10,6 +10,9 @@ from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import Objective
 from bfc_lightning.types import Burst
 
+# Nothing but the training, for what is about the training alone.
+BARE = ["--num_measures", "0", "--data.num_val_samples", "4", "--data.eval_batch_size", "4"]
+
 
 class Steps:
     """A learner on the fast path with its optimiser; `take` goes on where it stands."""
@@ -91,3 +94,13 @@ def gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
         for name in one
         if one[name].any() or other[name].any()
     )
+
+
+def callback_words(name: str, **arguments: object) -> list[str]:
+    words = ["--trainer.callbacks+", name]
+    for key, value in arguments.items():
+        words += [f"--trainer.callbacks.{key}", str(value)]
+    return words
+
+
+# Equal to rounding

@@ -9,10 +9,9 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from bfc_lightning.activations import Quadratic, TruncatedQuadratic
-from bfc_lightning.fast_path import Clipping, why_not_fast
+from bfc_lightning.fast_path import Clipping
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Regression
-from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import objective_for
 from bfc_lightning.schedules import OneCycle
@@ -381,47 +380,3 @@ def test_optimiser_without_a_fused_kernel_is_left_as_it_is():
     before = dict(fast.optimizer.param_groups[0])
     fast.take(case.part(0, 3))
     assert fast.optimizer.param_groups[0].keys() == before.keys()
-
-
-class Doubting(SGD):
-    """Looks at the loss again before it moves."""
-
-    def step(self, closure):
-        closure()
-        return super().step(closure)
-
-
-class Offset(Quadratic):
-    """z^2 with an offset that is trained."""
-
-    def __init__(self):
-        super().__init__()
-        self.offset = torch.nn.Parameter(torch.zeros(()))
-
-    def forward(self, z):
-        return z * z + self.offset
-
-    def evaluate(self, z, *, out):
-        torch.mul(z, z, out=out).add_(self.offset)
-
-    def pull_back(self, z, gradient):
-        gradient.mul_(2 * z)
-
-
-@pytest.mark.parametrize(
-    ("make_network", "make_optimizer", "reason"),
-    [
-        (DenseNet, Adam, None),
-        (partial(DenseNet, activation=torch.nn.ReLU()), RMSprop, None),
-        (partial(DenseNet, activation=TruncatedQuadratic()), SGD, None),
-        (partial(DenseNet, activation=torch.nn.SiLU()), Adam, "SiLU has no form in place"),
-        (partial(DenseNet, activation=torch.square), Adam, "square has no form in place"),
-        (partial(DenseNet, activation=Offset()), Adam, "Offset has parameters of its own"),
-        (DenseNet, torch.optim.LBFGS, "LBFGS evaluates the loss by itself"),
-        (DenseNet, Doubting, "Doubting evaluates the loss by itself"),
-        (LinearizedDenseNet, Adam, "LinearizedDenseNet has no gradients by hand"),
-    ],
-)
-def test_reasons_against_the_fast_path(make_network, make_optimizer, reason):
-    network = make_network(3, [2, 2], level_scales=[1.0, 0.5])
-    assert why_not_fast(network, make_optimizer(network.parameters(), lr=1e-3)) == reason
