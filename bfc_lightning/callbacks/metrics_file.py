@@ -5,7 +5,7 @@ import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
@@ -14,7 +14,46 @@ from lightning.pytorch.utilities import rank_zero_only
 from bfc_lightning.files import write_atomically
 
 
-class MetricsFile(Logger):
+class FileLogger(Logger):
+    """What Lightning asks of every logger, for one that writes a single file of the run.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Lightning's name for the logger."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Lightning's version of the logger; there is one file a run."""
+        return ""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Self:
+        """The logger itself."""
+        return self
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: object, **kwargs: object
+    ) -> None:
+        """Nothing: `config.yaml` holds them."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes out every row; called by Lightning at the end."""
+        self.save()
+
+
+class MetricsFile(FileLogger):
     """A logger that writes `metrics.csv` and remembers the latest value of every key.
 
     Numbers logged at one step share a row. The file only grows at its end, except when a new key
@@ -25,8 +64,7 @@ class MetricsFile(Logger):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
+        super().__init__(path)
         self.latest: dict[str, float] = {}
         self._rows: list[dict[str, float]] = []
         self._columns = ["step"]
@@ -44,28 +82,6 @@ class MetricsFile(Logger):
             if row["step"] <= step:
                 self._add(row)
         self._rewrite()
-
-    @property
-    def name(self) -> str:
-        """Lightning's name for the logger."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """Lightning's version of the logger; there is one file a run."""
-        return ""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "MetricsFile":
-        """The logger itself."""
-        return self
-
-    @rank_zero_only
-    def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, *args: object, **kwargs: object
-    ) -> None:
-        """Nothing: `config.yaml` holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -86,11 +102,6 @@ class MetricsFile(Logger):
     def save(self) -> None:
         """Writes out every row."""
         self._append(len(self._rows))
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Writes out every row; called by Lightning at the end."""
-        self.save()
 
     def _add(self, row: Mapping[str, float]) -> None:
         new = [key for key in row if key not in self._columns]

@@ -2,20 +2,16 @@
 
 import csv
 import io
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from bfc_lightning.callbacks.metrics_file import read_metrics
+from bfc_lightning.callbacks.metrics_file import FileLogger, read_metrics
 from bfc_lightning.files import write_atomically
 
 
-class ReplicaMetricsFile(Logger):
+class ReplicaMetricsFile(FileLogger):
     """`metrics.csv` of several replicas: a row for each step and replica, written at every save.
 
     Args:
@@ -24,27 +20,10 @@ class ReplicaMetricsFile(Logger):
     """
 
     def __init__(self, path: Path, num_replicas: int) -> None:
-        super().__init__()
-        self.path = path
+        super().__init__(path)
         self.num_replicas = num_replicas
         self._rows: dict[int, list[dict[str, float]]] = {}
         self._latest: list[dict[str, float]] = [{} for _ in range(num_replicas)]
-
-    @property
-    def name(self) -> str:
-        """Lightning's name for the logger."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """Lightning's version of the logger; there is one file a run."""
-        return ""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "ReplicaMetricsFile":
-        """The logger itself."""
-        return self
 
     @property
     def latest(self) -> list[dict[str, float]]:
@@ -72,12 +51,6 @@ class ReplicaMetricsFile(Logger):
             One dictionary a step.
         """
         return [{"step": step, **rows[replica]} for step, rows in sorted(self._rows.items())]
-
-    @rank_zero_only
-    def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, *args: object, **kwargs: object
-    ) -> None:
-        """Nothing: `config.yaml` holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -113,11 +86,6 @@ class ReplicaMetricsFile(Logger):
             for replica, row in enumerate(rows):
                 writer.writerow({"step": step, "replica": replica, **row})
         write_atomically(self.path, text.getvalue())
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Writes the file; called by Lightning at the end."""
-        self.save()
 
     def _add(self, values: Mapping[str, float], *, step: int, replica: int) -> None:
         fresh: list[dict[str, float]] = [{} for _ in range(self.num_replicas)]
