@@ -33,7 +33,7 @@ def result(folder: Path) -> dict:
 def measured(tmp_path_factory) -> Path:
     """In a process of its own: what the tests' checks of shapes are wrapped in does not compile."""
     root = tmp_path_factory.mktemp("bench")
-    words = ["bench", "--run.root", str(root), "-c", CONFIG, "--rounds", "2"]
+    words = ["bench", "--run.root", str(root), "-c", CONFIG, "--rounds", "2", "--replicas", "3"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.command", *words],
         capture_output=True,
@@ -65,6 +65,16 @@ def test_everyone_has_a_positive_time_in_every_round(measured):
         assert found["samples_per_second"] == pytest.approx(32 / seconds["median"])
 
 
+def test_replicas_take_part_where_their_number_is_given(measured):
+    contestants = result(measured)["sizes"]["bench"]["contestants"]
+    numbers = {
+        name: found["num_replicas"]
+        for name, found in contestants.items()
+        if "num_replicas" in found
+    }
+    assert numbers == {"fit": 1, "fit_plain": 1, "replicas": 3}
+
+
 def test_fit_takes_the_fast_path_by_itself_and_the_plain_one_where_told(measured):
     found = result(measured)["sizes"]["bench"]["contestants"]
     assert found["fit"]["training_path"] == "fast"
@@ -89,7 +99,7 @@ def test_result_says_what_was_measured_and_where(measured):
     content = result(measured)
     assert content["status"] == "finished"
     assert content["rounds"] == 2
-    assert content["command"].endswith(f"-c {CONFIG} --rounds 2")
+    assert content["command"].endswith(f"-c {CONFIG} --rounds 2 --replicas 3")
     assert content["machine"]["versions"]["torch"] == torch.__version__
     assert content["machine"]["cores"] == os.cpu_count()
     size = content["sizes"]["bench"]

@@ -15,6 +15,7 @@ from bfc_lightning import load_run
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.cli import main
 from bfc_lightning.replicas import ReplicatedData
+from bfc_lightning.runs.folder import RunError
 from tests.interventions import SimulatedKillError
 from tests.replica_words import DECAY, NOISE, PENALTY, RATE, SCALES, SEED, replicas
 from tests.runs import checkpoint, fit, intervene, same_weights, summary
