@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the result
 	$(BIN)/bfc fit -c configs/quickstart.yaml
 
-test: $(INSTALLED)  ## the tests but for the slow ones (about five minutes on two cores)
+test: $(INSTALLED)  ## the tests but for the slow ones (five minutes on two cores)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(INSTALLED)  ## every test that this machine can run
