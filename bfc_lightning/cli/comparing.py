@@ -17,14 +17,8 @@ from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import rich_table, say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.experiments.checks import check_comparison
-from bfc_lightning.experiments.comparison import (
-    Axis,
-    Comparison,
-    ComparisonOptions,
-    Limits,
-    Scaling,
-    Tuning,
-)
+from bfc_lightning.experiments.comparison import Axis, Comparison, Scaling, Tuning
+from bfc_lightning.experiments.plan import ExperimentOptions, Limits
 
 if TYPE_CHECKING:
     from bfc_lightning.experiments.execution import Outcome
@@ -106,7 +100,7 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
     configs = [str(file) for file in parsed.pop("config") or []]
     parts = vars(parsed)
     parts["grid"] = {name: Axis(axis["key"], axis["values"]) for name, axis in parsed.grid.items()}
-    parts["run"] = ComparisonOptions(**vars(parsed.run))
+    parts["run"] = ExperimentOptions(**vars(parsed.run))
     parts["tuning"] = Tuning(**vars(parsed.tuning))
     parts["limits"] = Limits(**vars(parsed.limits))
     if parsed.scaling is not None:

@@ -25,10 +25,10 @@ from bfc_lightning.experiments.comparison import (
     TUNE,
     TUNE_WITH,
     Comparison,
-    PlannedRun,
     points,
     trials,
 )
+from bfc_lightning.experiments.plan import PlannedRun
 from bfc_lightning.runs.folder import RunError
 
 # Groups of `bfc fit` that belong to the comparison and to no learner.

@@ -10,10 +10,10 @@ from bfc_lightning.experiments.comparison import (
     TUNE_WITH,
     Axis,
     Comparison,
-    Limits,
     Scaling,
     trials,
 )
+from bfc_lightning.experiments.plan import Limits
 from bfc_lightning.runs.folder import RunError
 
 

@@ -7,16 +7,8 @@ from typing import Any
 
 import yaml
 
-from bfc_lightning.experiments.comparison import (
-    BASELINE,
-    TUNE,
-    TUNE_WITH,
-    Comparison,
-    PlannedRun,
-    Point,
-    Trial,
-    trials,
-)
+from bfc_lightning.experiments.comparison import BASELINE, TUNE, TUNE_WITH, Comparison, trials
+from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 
 
 def settings_files(comparison: Comparison) -> dict[str, str]:

@@ -6,15 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bfc_lightning.experiments.commands import as_yaml, commands_of, is_tested
-from bfc_lightning.experiments.comparison import (
-    Comparison,
-    PlannedRun,
-    Point,
-    num_workers,
-    planned_runs,
-    planned_trials,
-    points,
-)
+from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials, points
 from bfc_lightning.experiments.folder import COMPARISON, LOGS, RUNS
 from bfc_lightning.experiments.limits import (
     LACKED_MEMORY,
@@ -24,6 +16,7 @@ from bfc_lightning.experiments.limits import (
     stop_of,
 )
 from bfc_lightning.experiments.pictures import comparison_figure, features_figure
+from bfc_lightning.experiments.plan import PlannedRun, Point, num_workers
 from bfc_lightning.experiments.progress import RunsProgress
 from bfc_lightning.experiments.results import (
     DONE,

@@ -12,7 +12,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bfc_lightning.experiments.comparison import Comparison, Point, points
+from bfc_lightning.experiments.comparison import Comparison, points
+from bfc_lightning.experiments.plan import Point
 from bfc_lightning.experiments.results import (
     DIVERGED,
     FINISHED,

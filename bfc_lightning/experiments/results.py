@@ -11,15 +11,9 @@ from statistics import median
 from typing import Any
 
 from bfc_lightning.callbacks.metrics_file import read_metrics
-from bfc_lightning.experiments.comparison import (
-    Comparison,
-    PlannedRun,
-    Point,
-    Trial,
-    points,
-    trials,
-)
+from bfc_lightning.experiments.comparison import Comparison, points, trials
 from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME
+from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 from bfc_lightning.runs.folder import METRICS
 from bfc_lightning.runs.loading import read_summary
 

@@ -10,15 +10,8 @@ from pathlib import Path
 from statistics import median
 
 from bfc_lightning.experiments.commands import as_yaml, chosen_file, chosen_settings
-from bfc_lightning.experiments.comparison import (
-    TUNE,
-    Comparison,
-    PlannedRun,
-    Point,
-    Trial,
-    points,
-    trials,
-)
+from bfc_lightning.experiments.comparison import TUNE, Comparison, points, trials
+from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 from bfc_lightning.experiments.results import DONE, FINISHED, Row
 from bfc_lightning.files import write_atomically
 
