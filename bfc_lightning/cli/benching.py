@@ -99,7 +99,7 @@ def _run(given: Namespace, *, command: str) -> int:
     from bfc_lightning.cli.bench_sizes import read_sizes
     from bfc_lightning.experiments.bench.fitting import STOPPED_BY_SIGNAL, FitEnded
     from bfc_lightning.experiments.bench.running import Record, time_size
-    from bfc_lightning.experiments.folder import locked
+    from bfc_lightning.experiments.own_folder import locked
 
     folder = _folder(given)
     sizes = read_sizes(given.config or _CONFIGS, given.steps)

@@ -110,7 +110,8 @@ def _read(given: Namespace) -> list[Claim]:
 def _run(claims: Sequence[Claim], given: Namespace, *, command: str) -> int:
     """Does it, once the words are understood."""
     from bfc_lightning.experiments.claims.running import RUNS, Record, run_claims
-    from bfc_lightning.experiments.folder import check_unchanged, find_comparison, locked
+    from bfc_lightning.experiments.folder import check_unchanged, find_comparison
+    from bfc_lightning.experiments.own_folder import locked
 
     folder = _folder(given)
     evidence = _evidence(claims, given, folder)

@@ -187,7 +187,7 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    from bfc_lightning.experiments.folder import FILES
+    from bfc_lightning.experiments.folder import KIND
     from bfc_lightning.experiments.results import metric_names, table
     from bfc_lightning.experiments.scaling_report import about_scaling, scaling_table
     from bfc_lightning.experiments.tuning import edge_warnings
@@ -207,7 +207,9 @@ def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:
     if comparison.scaling is not None:
         print(about_scaling(comparison))
         console.print(rich_table(*scaling_table(comparison, outcome.rows), num_names=1))
-    print("files:", *(folder / name for name in FILES if (folder / name).is_file()), flush=True)
+    print(
+        "files:", *(folder / name for name in KIND.files if (folder / name).is_file()), flush=True
+    )
     known = metric_names(outcome.rows)
     absent = [metric for metric in comparison.metrics if metric not in known]
     if known and absent:

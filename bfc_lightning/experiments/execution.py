@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bfc_lightning.experiments.commands import as_yaml, commands_of, is_tested
+from bfc_lightning.experiments.commands import commands_of, is_tested
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials, points
-from bfc_lightning.experiments.folder import COMPARISON, LOGS, RUNS
+from bfc_lightning.experiments.folder import KIND
 from bfc_lightning.experiments.limits import (
     LACKED_MEMORY,
     OUT_OF_MEMORY,
@@ -29,6 +29,7 @@ from bfc_lightning.experiments.results import (
 )
 from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
+from bfc_lightning.experiments.settings import LOGS, RUNS, as_yaml
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import write_atomically
@@ -92,7 +93,7 @@ class _Record:
             comparison,
             rows,
             title=self.folder.absolute().name,
-            command=f"{self.command}\n    bfc compare -c {self.folder / COMPARISON}",
+            command=f"{self.command}\n    bfc compare -c {self.folder / KIND.mark}",
             settings=as_yaml(differing),
             chosen={point: choice.trial for point, choice in self.choices.items()},
             sections=scaling_sections(comparison, rows) if comparison.scaling is not None else [],
