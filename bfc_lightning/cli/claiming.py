@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.cli.comparing import PlainHelp, parse_comparison, run_in_folder
+from bfc_lightning.cli.comparing import parse_comparison, run_in_folder
 from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
+from bfc_lightning.cli.many_runs import PlainHelp
 from bfc_lightning.experiments.claims.claim import (
     PROFILES,
     Claim,
