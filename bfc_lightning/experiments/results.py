@@ -156,13 +156,17 @@ def final_band(rows: Iterable[Row], point: Point, metric: str) -> Band | None:
 
 def counts(rows: Sequence[Row]) -> str:
     """How many runs finished, and what became of the others."""
-    total = {status: sum(row.status == status for row in rows) for status in (FINISHED, DIVERGED)}
+    finished = sum(row.status == FINISHED for row in rows)
+    return ", ".join([f"{finished} of {len(rows)}", *losses(rows)])
+
+
+def losses(rows: Sequence[Row]) -> list[str]:
+    """How many runs did not finish, in the words of each state."""
     others = [DIVERGED, FAILED, OUT_OF_TIME, OUT_OF_MEMORY, INTERRUPTED, MISSING]
     told = [
         (sum(row.status == status for row in rows), status.replace("_", " ")) for status in others
     ]
-    words = [f"{total[FINISHED]} of {len(rows)}", *(f"{n} {name}" for n, name in told if n)]
-    return ", ".join(words)
+    return [f"{count} {name}" for count, name in told if count]
 
 
 def table(
