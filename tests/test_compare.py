@@ -151,7 +151,7 @@ def test_dead_worker_is_a_row_and_the_others_finish(compared, capsys):
 def test_time_left_counts_the_workers(capsys):
     with RunsProgress(9, num_done=1, num_workers=2) as progress:
         progress.begin("a")
-        progress.end("a", "finished val/nmse 1.0e-02", 40.0)
+        progress.end("a", "finished val/nmse 1.0e-02", 40.0, status="finished")
     assert capsys.readouterr().err == ("2/9 a finished val/nmse 1.0e-02 (40 s, about 2 min left)\n")
     assert [in_words(t) for t in (5, 89, 90, 3600, 7200)] == [
         "5 s",

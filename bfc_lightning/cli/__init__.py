@@ -17,6 +17,7 @@ commands:
   predict    write inputs, targets and predictions to predictions.npz
   baseline   kernels and other rivals on the same problem: --baseline KernelRidge
   compare    several learners, seeds and targets: bfc compare -c configs/compare/schemes.yaml
+  sweep      one learner at many settings and seeds: bfc sweep -c configs/sweep/gap.yaml
   claims     sentences of the theory, run to a verdict: bfc claims --profile quick
   bench      speed of fit beside bare loops in PyTorch and JAX, and beside the machine's limit
 
@@ -34,7 +35,17 @@ often used with fit:
 exit status: 0 done, 2 a mistake in the input, 3 diverged, 4 out of memory, 130 and 143 stopped by a
 signal, 1 else.
 """
-_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare", "claims", "bench")
+_COMMANDS = (
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "baseline",
+    "compare",
+    "sweep",
+    "claims",
+    "bench",
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -66,6 +77,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from bfc_lightning.cli.comparing import compare_command
 
         return compare_command(words[1:])
+    if words[0] == "sweep":
+        from bfc_lightning.cli.sweeping import sweep_command
+
+        return sweep_command(words[1:])
     if words[0] == "claims":
         from bfc_lightning.cli.claiming import claims_command
 

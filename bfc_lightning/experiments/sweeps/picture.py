@@ -1,0 +1,208 @@
+"""The picture of a sweep: metrics against what was swept."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bfc_lightning.experiments.drawing import (
+    SCORES,
+    add_legend,
+    draw_line,
+    label_places,
+    metric_in_words,
+    numbers_of,
+    place_of,
+    reference_key,
+    scale_values,
+    with_seeds,
+)
+from bfc_lightning.experiments.plan import Point
+from bfc_lightning.experiments.results import (
+    FINISHED,
+    Row,
+    final_band,
+    losses,
+    metric_names,
+    of_point,
+)
+from bfc_lightning.experiments.sweeps.maps import MOST_MAPS, combinations_of, heat_maps
+from bfc_lightning.experiments.sweeps.sweep import Sweep, sweep_points
+from bfc_lightning.figures import COLOURS
+
+_PANELS_IN_A_ROW = 3
+# Labels of more points than this, or longer ones, are turned.
+_MOST_LEVEL, _LONGEST_LEVEL = 6, 12
+
+
+def sweep_figure(sweep: Sweep, rows: Sequence[Row], *, title: str) -> Figure | None:
+    """The final metrics against the swept keys; keys with one value count as fixed.
+
+    Args:
+        sweep: what is swept.
+        rows: of all its runs.
+        title: of the figure.
+
+    Returns:
+        For one key, or points that are no grid, a panel for each metric: median and range over the
+        seeds. For two keys, heat maps of the median; for more, maps over the first two for each
+        combination of the others. None where no run has finished, or none logged these metrics.
+    """
+    logged = set(metric_names(rows))
+    metrics = [metric for metric in sweep.metrics if metric in logged]
+    if not metrics or not any(row.status == FINISHED for row in rows):
+        return None
+    points = list(sweep_points(sweep))
+    axes = _axes(points)
+    is_grid = math.prod(len(labels) for labels in axes.values()) == len(points)
+    title = with_seeds(title, rows)
+    if is_grid and len(axes) >= 2:
+        figure = heat_maps(rows, metrics, axes)
+        title = title.replace("median and range", "median") + _about_maps(axes)
+    else:
+        figure = _curves(rows, metrics, _places(points, axes), words=", ".join(axes))
+    figure.suptitle(title)
+    return figure
+
+
+def _axes(points: Sequence[Point]) -> dict[str, list[str]]:
+    """The labels of every key that has several, numbers in their order."""
+    found: dict[str, list[str]] = {}
+    for name, label in (pair for point in points for pair in point.labels):
+        found.setdefault(name, [])
+        if label not in found[name]:
+            found[name].append(label)
+    for labels in found.values():
+        if numbers_of(labels) is not None:
+            labels.sort(key=float)
+    return {name: labels for name, labels in found.items() if len(labels) > 1}
+
+
+def _about_maps(axes: Mapping[str, list[str]]) -> str:
+    """Says what a figure of maps leaves out."""
+    count, others = len(combinations_of(axes)), ", ".join(list(axes)[2:])
+    if count <= MOST_MAPS:
+        return ""
+    return f"\nthe first {MOST_MAPS} of {count} combinations of {others}; all are in sweep.csv"
+
+
+def _places(points: Sequence[Point], axes: Mapping[str, list[str]]) -> dict[str, Point]:
+    """Points by what stands below them: the values of the keys that have several."""
+    if len(axes) == 1:
+        (name,) = axes
+        mine = {dict(point.labels)[name]: point for point in points}
+        return {label: mine[label] for label in axes[name]}
+    names = list(axes) or [name for name, _ in points[0].labels]
+    return {
+        "\n".join(f"{name} {label}" for name, label in point.labels if name in names): point
+        for point in points
+    }
+
+
+def _curves(
+    rows: Sequence[Row], metrics: Sequence[str], places: Mapping[str, Point], *, words: str
+) -> Figure:
+    """A panel for each metric, over numbers as a line with a band, else as dots with ranges."""
+    num_columns = min(_PANELS_IN_A_ROW, len(metrics))
+    num_rows = math.ceil(len(metrics) / num_columns)
+    width = max(4.6, 0.5 * len(places) + 1.0)
+    figure = Figure(figsize=(width * num_columns, 3.6 * num_rows + 0.8), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for panel in panels[len(metrics) :]:
+        panel.remove()
+    for panel, metric in zip(panels, metrics, strict=False):
+        _draw_median(panel, rows, metric, places)
+        _draw_seeds(panel, rows, metric, places)
+        _draw_reference(panel, rows, metric, places)
+        _dress(panel, rows, metric, places)
+        if numbers_of(list(places)) is not None:
+            panel.set_xlabel(words)
+    handles = {
+        label: handle
+        for panel in figure.axes
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    add_legend(figure, handles)
+    return figure
+
+
+def _draw_median(
+    panel: Axes, rows: Sequence[Row], metric: str, places: Mapping[str, Point]
+) -> None:
+    labels = list(places)
+    found = {label: final_band(rows, point, metric) for label, point in places.items()}
+    spots = [(place_of(label, labels), band) for label, band in found.items() if band is not None]
+    if numbers_of(labels) is not None:
+        draw_line(panel, spots, number=0, label="median and range", marker=True)
+        return
+    panel.errorbar(
+        [place for place, _ in spots],
+        [band.middle for _, band in spots],
+        yerr=[
+            [band.middle - band.low for _, band in spots],
+            [band.high - band.middle for _, band in spots],
+        ],
+        color=COLOURS[0],
+        marker="o",
+        linestyle="none",
+        capsize=4,
+        label="median and range",
+    )
+
+
+def _draw_seeds(panel: Axes, rows: Sequence[Row], metric: str, places: Mapping[str, Point]) -> None:
+    """A dot for each run that finished."""
+    labels = list(places)
+    dots = [
+        (place_of(label, labels), row.metrics[metric])
+        for label, point in places.items()
+        for row in of_point(rows, point, FINISHED)
+        if metric in row.metrics
+    ]
+    panel.plot(
+        [x for x, _ in dots],
+        [y for _, y in dots],
+        color="0.45",
+        marker=".",
+        linestyle="none",
+        markersize=4,
+        label="a seed",
+        zorder=1,
+    )
+
+
+def _draw_reference(
+    panel: Axes, rows: Sequence[Row], metric: str, places: Mapping[str, Point]
+) -> None:
+    """What a learner without the last level, or an untrained one, has at each point."""
+    labels, key = list(places), reference_key(metric)
+    found = {label: final_band(rows, point, key) for label, point in places.items()}
+    known = [(place_of(name, labels), band.middle) for name, band in found.items() if band]
+    if not known:
+        return
+    is_line, is_score = numbers_of(labels) is not None, metric in SCORES
+    pattern = ":" if is_score else (0, (4, 3))
+    panel.plot(
+        [x for x, _ in known],
+        [y for _, y in known],
+        color="0.35",
+        linestyle=pattern if is_line else "none",
+        marker="" if is_line else "_" if is_score else "x",
+        markersize=14 if is_score else 6,
+        label="without last level" if is_score else "untrained",
+        zorder=1,
+    )
+
+
+def _dress(panel: Axes, rows: Sequence[Row], metric: str, places: Mapping[str, Point]) -> None:
+    """Labels, with how many runs did not finish, and scales."""
+    labels = list(places)
+    label_places(panel, labels)
+    told = ["\n".join([name, *losses(of_point(rows, point))]) for name, point in places.items()]
+    is_level = len(told) <= _MOST_LEVEL or max(map(len, told)) <= _LONGEST_LEVEL
+    ticks = [place_of(label, labels) for label in labels]
+    panel.set_xticks(ticks, told, rotation=0 if is_level else 60)
+    panel.set(ylabel=metric_in_words(metric), title=metric)
+    panel.grid(alpha=0.3)
+    scale_values(panel)
