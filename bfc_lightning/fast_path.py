@@ -18,6 +18,9 @@ from bfc_lightning.objectives import Objective
 from bfc_lightning.row_optimizers import RowOptimizer, why_not_in_rows
 from bfc_lightning.types import Burst
 
+# Numbers in the features of one batch, x included. Five learners with 2^17.8 (d 64, m 128, L 3, 512
+# samples) take 8% less time together, with 2^19.2 (m 1,129, L 1) 10% more.
+_MOST_TOGETHER = 2**18
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
@@ -197,6 +200,82 @@ class FastPath:
             if layer.weight.requires_grad:
                 slots[level].addcmul_(weights[level], coefficient[..., None, None], value=2)
         return total
+
+
+class InTurn:
+    """Takes the steps of several learners, too, but of one after the other, a burst at a time.
+
+    Where the features of one batch fill a core's cache, sharing operations costs more than it
+    saves.
+
+    Source: ours.
+
+    Args:
+        paths: one a learner.
+    """
+
+    def __init__(self, paths: Sequence[FastPath]) -> None:
+        self.paths = list(paths)
+
+    def run(
+        self,
+        burst: Burst,
+        optimizers: Sequence[Optimizer],
+        schedules: Sequence[LRScheduler],
+        progress: Callable[[int], float],
+    ) -> Float[Tensor, "steps r"]:
+        """One optimiser step of every learner for each batch of a burst; see `FastPath.run`.
+
+        Args:
+            burst: the batches, with an axis of learners after the first.
+            optimizers: one a learner, over its trainable parameters.
+            schedules: of their rates; none for constant rates.
+            progress: the part of the phase done at step 0, 1, ... of the burst.
+
+        Returns:
+            The losses, penalty included.
+        """
+        losses = [
+            path.run(
+                Burst(burst.inputs[:, number], burst.labels[:, number]),
+                optimizers[number : number + 1],
+                schedules[number : number + 1],
+                progress,
+            )
+            for number, path in enumerate(self.paths)
+        ]
+        return torch.stack(losses, dim=1)
+
+
+def path_of(
+    networks: Sequence[DenseNet],
+    objectives: Sequence[Objective],
+    *,
+    regularization: Sequence[Sequence[float]],
+    clipping: Clipping,
+    batch_size: int,
+) -> FastPath | InTurn:
+    """The faster way to train several learners in one process.
+
+    Args:
+        networks: the learners, all of one shape.
+        objectives: the loss of each.
+        regularization: lambda, one a layer, for each learner.
+        clipping: of the gradients of each.
+        batch_size: samples of a batch.
+
+    Returns:
+        All of them together, or each in its turn.
+    """
+    neurons = sum(layer.width for layer in networks[0].dense_layers())
+    if batch_size * (networks[0].input_dim + neurons) <= _MOST_TOGETHER:
+        return FastPath(networks, objectives, regularization=regularization, clipping=clipping)
+    return InTurn([
+        FastPath([network], [objective], regularization=[coefficients], clipping=clipping)
+        for network, objective, coefficients in zip(
+            networks, objectives, regularization, strict=True
+        )
+    ])
 
 
 def _is_fused_adam(optimizer: Optimizer) -> bool:

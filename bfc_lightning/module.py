@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
-from bfc_lightning.fast_path import Clipping, FastPath, why_not_fast
+from bfc_lightning.fast_path import Clipping, FastPath, InTurn, why_not_fast
 from bfc_lightning.labels import Labels
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.networks import Activation, DenseNet
@@ -260,7 +260,7 @@ class HierarchicalLearner(LightningModule):
 
 
 def take_steps(
-    module: LightningModule, path: FastPath, burst: Burst, progress: Callable[[int], float]
+    module: LightningModule, path: FastPath | InTurn, burst: Burst, progress: Callable[[int], float]
 ) -> Tensor:
     """Takes the steps of a burst, and tells Lightning.
 

@@ -21,6 +21,7 @@ from bfc_lightning.callbacks.measurements import Measurements, measure_steps
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
+from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Interrupted
 from bfc_lightning.callbacks.summary import Summary
@@ -312,6 +313,8 @@ class Fitting:
         )
         keep = LambdaCallback(on_train_start=lambda trainer, model: self._keep())
         first: list[Callback] = [keep, measurements, TrainingLog(), StopAtMaxSteps()]
+        if self.replicas:
+            first.append(ReplicaBests(len(self.replicas)))
         if flags["enable_progress_bar"] is not False:
             first.append(RunProgress())
         last: list[Callback] = [Interruption(checkpoints), summary, checkpoints]

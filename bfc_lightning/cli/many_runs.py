@@ -26,7 +26,7 @@ def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
     """Runs commands in a worker, as if they had been typed.
 
     Args:
-        words: after `bfc`; with `&&` between one command and the next.
+        words: after `bfc`, commands with signs between them, as `group_words` puts them.
         gigabytes: of memory that each may take; any if not given.
 
     Returns:
@@ -34,17 +34,30 @@ def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
     """
     import_module("lightning.pytorch")  # what is mapped before the limit does not count
 
-    from bfc_lightning.cli import main
+    from bfc_lightning.experiments.together import ALSO, AND, parted
 
-    status, rest = 0, list(words)
-    while rest and not status:
-        end = rest.index("&&") if "&&" in rest else len(rest)
-        command, rest = rest[:end], rest[end + 1 :]
-        print(f"$ bfc {shlex.join(command)}", flush=True)
-        sys.argv[1:] = command  # Lightning starts further processes with these
-        with _memory_limit(gigabytes):
-            status = main(command)
+    status = 0
+    for part in parted(words, AND):
+        if not status:
+            with _memory_limit(gigabytes):
+                status = max([_run_command(command) for command in parted(part, ALSO)])
     return status
+
+
+def _run_command(words: list[str]) -> int:
+    """One command of `bfc`, or what makes run folders of replicas."""
+    from bfc_lightning.cli import main
+    from bfc_lightning.experiments.together import SPLIT
+
+    print(f"$ bfc {shlex.join(words)}", flush=True)
+    if words[0] == SPLIT:
+        from bfc_lightning.runs.splitting import split_run
+
+        _, folder, root, *names = words
+        split_run(Path(folder), Path(root), names)
+        return 0
+    sys.argv[1:] = words  # Lightning starts further processes with these
+    return main(words)
 
 
 @contextmanager

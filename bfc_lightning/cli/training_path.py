@@ -72,19 +72,35 @@ def settle_training_path(
         if trainer.is_global_zero:
             say(f"plain training path: {reason}.")
         return
-    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
-    model.use_fast_path(Clipping(trainer.gradient_clip_val, "value" if by_value else "norm"))
-    trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
-    every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
-    interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
-    if isinstance(interval, int):
-        every.append(interval)
+    clipping = _take_over_clipping(trainer)
+    if isinstance(model, ReplicatedLearner):
+        model.use_fast_path(clipping, data.batch_size)
+    else:
+        model.use_fast_path(clipping)
+    every = _intervals(trainer)
     if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
         if isinstance(data, HierarchicalData):
             data.reads_blocks = True  # batches as on the plain path, samples as in bursts
             return
         every = [1]
     data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
+
+
+def _intervals(trainer: Trainer) -> list[int]:
+    """Numbers of steps after whose multiples a burst must end."""
+    every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
+    interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
+    if isinstance(interval, int):
+        every.append(interval)
+    return every
+
+
+def _take_over_clipping(trainer: Trainer) -> Clipping:
+    """What the Trainer was told of clipping, which it then does no more."""
+    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+    clipping = Clipping(trainer.gradient_clip_val, "value" if by_value else "norm")
+    trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
+    return clipping
 
 
 def _why_plain(trainer: Trainer, model: AnyLearner, callbacks: Sequence[Callback]) -> str | None:

@@ -101,6 +101,8 @@ class Comparison:
             has both.
         run: the folder of the comparison.
         workers: runs at a time; cores / threads if not given.
+        together: train the seeds of a point in one process, as one batched program, where the fast
+            training path can; the numbers are those of single runs, to rounding.
     """
 
     base: list[Path_fr]
@@ -114,6 +116,7 @@ class Comparison:
     scaling: Scaling | None = None
     run: ExperimentOptions = field(default_factory=ExperimentOptions)
     workers: int | None = None
+    together: bool = True
 
 
 def points(comparison: Comparison) -> list[Point]:

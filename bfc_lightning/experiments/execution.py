@@ -1,5 +1,6 @@
 """Running what a comparison asks for, and writing down what came out after every run."""
 
+import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from bfc_lightning.experiments.progress import RunsProgress
 from bfc_lightning.experiments.results import (
     DONE,
     FAILED,
+    MISSING,
     Row,
     as_csv,
     as_markdown,
@@ -31,12 +33,12 @@ from bfc_lightning.experiments.results import (
 )
 from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
-from bfc_lightning.experiments.settings import LOGS, RUNS, as_yaml
+from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, as_yaml
+from bfc_lightning.experiments.together import Group, group_words, groups_of, joined
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import write_atomically
 
-AND = "&&"
 _REFUSED = 2
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _TAIL_LINES = 6
@@ -208,12 +210,6 @@ def working(
         yield Work(record, progress, pool)
 
 
-def joined(commands: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The words of several commands in one row, with `&&` between them."""
-    words = [word for command in commands for word in (AND, *command)]
-    return tuple(words[1:])
-
-
 def _choose(record: _Record, progress: RunsProgress, runs: Sequence[PlannedRun]) -> None:
     """Settles what the trials have shown."""
     record.choices = choose(record.comparison, list(record.trials.values()))
@@ -241,7 +237,9 @@ class Work:
     shown: set[str] = field(default_factory=set)
 
     def run(self, runs: Iterable[PlannedRun]) -> None:
-        """Runs those that have no result yet."""
+        """Runs those that have no result yet: together what can be, then the rest one by one."""
+        runs = list(runs)
+        self._run_together(runs)
         todo = {run.name: run for run in runs if self.record.look(run).status not in DONE}
         tasks = [
             Task(name, joined(self.record.commands(run)), self.record.folder / LOGS / f"{name}.txt")
@@ -252,6 +250,58 @@ class Work:
                 self.progress.begin(event.task.name)
             else:
                 self._end(event, todo[event.task.name])
+
+    def _run_together(self, runs: Iterable[PlannedRun]) -> None:
+        """Runs groups of seeds; leaves alone what was begun by itself, or cannot be in one."""
+        record, folder = self.record, self.record.folder
+        groups: dict[str, Group] = {}
+        if record.experiment.together:
+            fresh = [run for run in runs if record.look(run).status == MISSING]
+            found = groups_of(fresh, record.commands, self.pool.num_workers)
+            groups = {group.name: group for group in found}
+        for path in folder.glob(f"{TOGETHER}/*"):  # of other seeds
+            if path.name not in groups:
+                shutil.rmtree(path)
+        tasks = [
+            Task(
+                name,
+                group_words(group, record.commands, folder),
+                folder / LOGS / f"{name}.txt",
+                num_runs=len(group.runs),
+            )
+            for name, group in groups.items()
+        ]
+        for event in self.pool.run(tasks):
+            group = groups[event.task.name]
+            if isinstance(event, Started):
+                for run in group.runs:
+                    self.progress.begin(run.name)
+            else:
+                self._end_together(event, group)
+
+    def _end_together(self, event: Ended, group: Group) -> None:
+        """What a group left behind; what has no result is run alone, later."""
+        is_done = True
+        for run in group.runs:
+            row = self.record.look(run)
+            if row.status in DONE:
+                outcome = _outcome(row, self.record.experiment.metrics[0])
+                seconds = event.seconds / len(group.runs)
+                self.progress.end(run.name, outcome, seconds, status=row.status)
+            else:
+                self.progress.put_back(run.name)
+                is_done = False
+        is_stopped = self.pool.signum or (event.status in _STOPPED and not event.has_died)
+        if is_done or not is_stopped:  # one that was stopped goes on
+            shutil.rmtree(self.record.folder / TOGETHER / group.name, ignore_errors=True)
+        if not is_done and not is_stopped:
+            name = group.runs[0].point.name
+            reason = (_tail(event.task.log, only_last=True) or [""])[0]
+            line = f"  {name}: its seeds are run one by one ({reason})"
+            if line not in self.shown:
+                self.progress.say(line)
+            self.shown.add(line)
+        self.record.write()
 
     def _end(self, event: Ended, run: PlannedRun) -> None:
         """What a run left behind; one that left no result and was not stopped has failed."""

@@ -5,6 +5,7 @@ base/ learners/ grid/       the configs of the runs
 trials/ chosen/     what is tried where learners are tuned, and what won
 commands.txt        one command for each run
 runs/ logs/         the runs' folders; what they printed
+together/           replicas that are being trained
 stopped/            which runs were stopped at a limit
 compare.md *.csv *.png      what came out
 """
@@ -20,14 +21,14 @@ from bfc_lightning.experiments.commands import commands_of, settings_files
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials
 from bfc_lightning.experiments.limits import STOPPED
 from bfc_lightning.experiments.own_folder import FolderKind, locked
-from bfc_lightning.experiments.settings import BASE, LOGS, RUNS
+from bfc_lightning.experiments.settings import BASE, LOGS, RUNS, TOGETHER
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.identity import differences, flatten
 
 KIND = FolderKind(
     command="compare",
     noun="comparison",
-    parts=(BASE, "learners", "grid", "trials", "chosen", STOPPED, RUNS, LOGS),
+    parts=(BASE, "learners", "grid", "trials", "chosen", STOPPED, RUNS, TOGETHER, LOGS),
     files=(
         *("compare.md", "compare.csv", "trials.csv", "scaling.csv"),
         *("compare.png", "features.png", "scaling.png"),

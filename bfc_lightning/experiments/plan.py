@@ -107,6 +107,7 @@ class Experiment(Protocol):
     limits: Limits
     run: ExperimentOptions
     workers: int | None
+    together: bool
 
 
 def num_workers(experiment: Experiment) -> int:

@@ -74,6 +74,14 @@ class RunsProgress:
         times = f"{seconds:.0f} s, {left}" if left else f"{seconds:.0f} s"
         self.say(f"{self.num_done}/{self.total} {name} {outcome} ({times})")
 
+    def put_back(self, name: str) -> None:
+        """A run that began is still to be done.
+
+        Args:
+            name: of the run.
+        """
+        del self._running[name]
+
     def undo(self, count: int) -> None:
         """Runs that were done are to be run again.
 

@@ -41,11 +41,13 @@ class Task:
         words: the argument.
         log: the file that what it prints is added to; no two tasks with the same file run at once,
             not even those of different parents.
+        num_runs: that it makes; it may take as many times the seconds of one.
     """
 
     name: str
     words: tuple[str, ...]
     log: Path
+    num_runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ class WorkerPool:
     def _stop_overdue(self) -> None:
         limit = math.inf if self.seconds is None else self.seconds
         for worker in self._busy():
-            over = time.perf_counter() - worker.began - limit
+            assert worker.task is not None
+            over = time.perf_counter() - worker.began - limit * worker.task.num_runs
             if over > 0 and not worker.num_signals:
                 worker.process.terminate()
                 worker.num_signals, worker.is_overdue = 1, True

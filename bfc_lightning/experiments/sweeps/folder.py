@@ -4,6 +4,7 @@ sweep.yaml          everything the sweep was told, ready to be run again
 base/               the configs that all runs share
 commands.txt        one command for each run
 runs/ logs/         the runs' folders; what they printed
+together/           replicas that are being trained
 stopped/            which runs were stopped at a limit
 sweep.md *.csv *.png        what came out
 """
@@ -15,14 +16,21 @@ from pathlib import Path
 
 from bfc_lightning.experiments.limits import STOPPED
 from bfc_lightning.experiments.own_folder import FolderKind, locked
-from bfc_lightning.experiments.settings import BASE, LOGS, RUNS, base_files, base_names
+from bfc_lightning.experiments.settings import (
+    BASE,
+    LOGS,
+    RUNS,
+    TOGETHER,
+    base_files,
+    base_names,
+)
 from bfc_lightning.experiments.sweeps.commands import commands_of
 from bfc_lightning.experiments.sweeps.sweep import Sweep
 
 KIND = FolderKind(
     command="sweep",
     noun="sweep",
-    parts=(BASE, STOPPED, RUNS, LOGS),
+    parts=(BASE, STOPPED, RUNS, TOGETHER, LOGS),
     files=("sweep.md", "sweep.csv", "sweep.png"),
     has_lines=True,
 )

@@ -26,6 +26,8 @@ class Sweep:
         limits: what a run may take.
         run: the folder of the sweep.
         workers: runs at a time; if not given, cores / threads, or on GPUs one for each.
+        together: train the seeds of a point in one process, as one batched program, where the fast
+            training path can; the numbers are those of single runs, to rounding.
     """
 
     # Bare `dict` and `list`: with parameters, jsonargparse would build the classes in them.
@@ -37,6 +39,7 @@ class Sweep:
     limits: Limits = field(default_factory=Limits)
     run: ExperimentOptions = field(default_factory=ExperimentOptions)
     workers: int | None = None
+    together: bool = True
 
 
 def swept_keys(sweep: Sweep) -> list[str]:
