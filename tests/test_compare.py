@@ -30,9 +30,10 @@ def test_folder_holds_what_the_help_names(compared):
     files = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "png")}
     assert names == {*files, "features.png", "commands.txt", "base", "learners", "runs", "logs"}
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
-    log = (compared / "logs" / "wide-seed1.txt").read_text()
-    assert log.startswith("$ bfc fit -c ")
-    assert "wide-seed1: finished" in log
+    (log,) = (compared / "logs").glob("wide-2seeds-*.txt")
+    assert log.read_text().startswith("$ bfc fit -c ")
+    assert ": finished" in log.read_text()
+    assert (compared / "logs" / "wild-seed1.txt").read_text().startswith("$ bfc fit -c ")
 
 
 def test_csv_says_what_the_summaries_say(compared):
@@ -70,7 +71,10 @@ def test_diverged_runs_are_rows_and_counted_and_in_no_median(compared):
     assert "| wild | 0 of 2, 2 diverged | - | - |" in (compared / "compare.md").read_text()
 
 
-def test_a_run_is_bit_for_bit_that_of_its_command_by_hand(compared, tmp_path):
+def test_a_run_is_bit_for_bit_that_of_its_command_by_hand(tmp_path):
+    path = write(tmp_path, learners={"wide": {}})
+    assert main(["compare", "-c", str(path), "--together", "false"]) == 0
+    compared = tmp_path / "logs" / "few"
     lines = (compared / "commands.txt").read_text().splitlines()
     command = next(line for line in lines if "--run.name wide-seed1" in line)
     words = shlex.split(command)

@@ -3,7 +3,7 @@
 import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -278,6 +278,8 @@ class Work:
                     self.progress.begin(run.name)
             else:
                 self._end_together(event, group)
+        with suppress(OSError):  # some are left where a signal came
+            (folder / TOGETHER).rmdir()
 
     def _end_together(self, event: Ended, group: Group) -> None:
         """What a group left behind; what has no result is run alone, later."""

@@ -119,6 +119,11 @@ def find_resumption(resume: str, folder: Path, options: RunOptions) -> Resumptio
         if own is not None and options.name is not None and own.resolve() != folder.resolve():
             own = None
     content = {} if checkpoint is None else read_checkpoint(checkpoint)
+    if checkpoint is not None and "optimizer_states" not in content:
+        raise RunError(
+            f"the checkpoint must hold the state of an optimiser, got {checkpoint}: of seeds that "
+            "were trained together only last.ckpt does."
+        )
     return Resumption(own, checkpoint, content)
 
 
