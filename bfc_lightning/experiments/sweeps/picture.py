@@ -32,8 +32,9 @@ from bfc_lightning.experiments.sweeps.sweep import Sweep, sweep_points
 from bfc_lightning.figures import COLOURS
 
 _PANELS_IN_A_ROW = 3
-# Labels of more points than this, or longer ones, are turned.
-_MOST_LEVEL, _LONGEST_LEVEL = 6, 12
+# Labels that would make a panel wider than this are turned.
+_WIDEST_INCHES = 9.0
+_INCHES_A_LETTER = 0.1
 
 
 def sweep_figure(sweep: Sweep, rows: Sequence[Row], *, title: str) -> Figure | None:
@@ -56,13 +57,13 @@ def sweep_figure(sweep: Sweep, rows: Sequence[Row], *, title: str) -> Figure | N
     points = list(sweep_points(sweep))
     axes = _axes(points)
     is_grid = math.prod(len(labels) for labels in axes.values()) == len(points)
-    title = with_seeds(title, rows)
     if is_grid and len(axes) >= 2:
         figure = heat_maps(rows, metrics, axes)
-        title = title.replace("median and range", "median") + _about_maps(axes)
+        figure.suptitle(with_seeds(title, rows, what="median") + _about_maps(axes))
     else:
-        figure = _curves(rows, metrics, _places(points, axes), words=", ".join(axes))
-    figure.suptitle(title)
+        names = list(axes) or [name for name, _ in points[0].labels]
+        figure = _curves(rows, metrics, _places(points, names), words="\n".join(names))
+        figure.suptitle(with_seeds(title, rows))
     return figure
 
 
@@ -87,17 +88,14 @@ def _about_maps(axes: Mapping[str, list[str]]) -> str:
     return f"\nthe first {MOST_MAPS} of {count} combinations of {others}; all are in sweep.csv"
 
 
-def _places(points: Sequence[Point], axes: Mapping[str, list[str]]) -> dict[str, Point]:
-    """Points by what stands below them: the values of the keys that have several."""
-    if len(axes) == 1:
-        (name,) = axes
-        mine = {dict(point.labels)[name]: point for point in points}
-        return {label: mine[label] for label in axes[name]}
-    names = list(axes) or [name for name, _ in points[0].labels]
-    return {
-        "\n".join(f"{name} {label}" for name, label in point.labels if name in names): point
-        for point in points
+def _places(points: Sequence[Point], names: Sequence[str]) -> dict[str, Point]:
+    """Points by what stands below them, the value of each key in a line; numbers in their order."""
+    places = {
+        "\n".join(label for name, label in point.labels if name in names): point for point in points
     }
+    if numbers_of(list(places)) is None:
+        return places
+    return dict(sorted(places.items(), key=lambda place: float(place[0])))
 
 
 def _curves(
@@ -106,7 +104,7 @@ def _curves(
     """A panel for each metric, over numbers as a line with a band, else as dots with ranges."""
     num_columns = min(_PANELS_IN_A_ROW, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
-    width = max(4.6, 0.5 * len(places) + 1.0)
+    width = min(max(4.6, _label_inches(_ticks(rows, places)) + 1.0), _WIDEST_INCHES)
     figure = Figure(figsize=(width * num_columns, 3.6 * num_rows + 0.8), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for panel in panels[len(metrics) :]:
@@ -116,8 +114,7 @@ def _curves(
         _draw_seeds(panel, rows, metric, places)
         _draw_reference(panel, rows, metric, places)
         _dress(panel, rows, metric, places)
-        if numbers_of(list(places)) is not None:
-            panel.set_xlabel(words)
+        panel.set_xlabel(words)
     handles = {
         label: handle
         for panel in figure.axes
@@ -199,10 +196,21 @@ def _dress(panel: Axes, rows: Sequence[Row], metric: str, places: Mapping[str, P
     """Labels, with how many runs did not finish, and scales."""
     labels = list(places)
     label_places(panel, labels)
-    told = ["\n".join([name, *losses(of_point(rows, point))]) for name, point in places.items()]
-    is_level = len(told) <= _MOST_LEVEL or max(map(len, told)) <= _LONGEST_LEVEL
-    ticks = [place_of(label, labels) for label in labels]
-    panel.set_xticks(ticks, told, rotation=0 if is_level else 60)
+    ticks = _ticks(rows, places)
+    is_level = numbers_of(labels) is not None or _label_inches(ticks) < _WIDEST_INCHES
+    where = [place_of(label, labels) for label in labels]
+    panel.set_xticks(where, ticks, rotation=0 if is_level else 60)
     panel.set(ylabel=metric_in_words(metric), title=metric)
     panel.grid(alpha=0.3)
     scale_values(panel)
+
+
+def _ticks(rows: Sequence[Row], places: Mapping[str, Point]) -> list[str]:
+    """The labels of the horizontal axis, each with how many runs did not finish."""
+    return ["\n".join([name, *losses(of_point(rows, point))]) for name, point in places.items()]
+
+
+def _label_inches(ticks: Sequence[str]) -> float:
+    """How much room labels need side by side."""
+    longest = max(len(line) for tick in ticks for line in tick.splitlines())
+    return _INCHES_A_LETTER * (longest + 1) * len(ticks)
