@@ -182,6 +182,7 @@ def test_meaning_of_a_label_may_not_change(swept, capsys):
     assert "since lr=0.001-widths=two-seed0 was begun: target.init_args.widths" in error
 
 
+@pytest.mark.slow
 def test_seeds_and_values_may_be_added_and_left_out(tmp_path, capsys):
     assert main(["sweep", "-c", str(write(tmp_path, grid={"model.width": [4]}, seeds=[0]))]) == 0
     more = write(tmp_path, grid={"model.width": [6, 4]}, seeds=[0, 2])
@@ -198,6 +199,7 @@ def test_seeds_and_values_may_be_added_and_left_out(tmp_path, capsys):
     assert len(cells(tmp_path / "logs" / "few")) == 1
 
 
+@pytest.mark.slow
 def test_list_of_points_runs_these_and_no_others(tmp_path):
     points = [{"model.width": 4, WIDTHS: [3, 2]}, {WIDTHS: [3, 1], "model.width": 6}]
     assert main(["sweep", "-c", str(write(tmp_path, points=points, seeds=[5]))]) == 0
@@ -208,6 +210,7 @@ def test_list_of_points_runs_these_and_no_others(tmp_path):
     assert names == {"width=4-widths=3,2-seed5", "width=6-widths=3,1-seed5"}
 
 
+@pytest.mark.slow
 def test_failed_point_is_a_row_and_all_refused_is_a_mistake(tmp_path, capsys):
     path = write(tmp_path, grid={WIDTHS: [[3, 9], [3, 2]]}, seeds=[0])
     assert main(["sweep", "-c", str(path)]) == 1
@@ -219,6 +222,7 @@ def test_failed_point_is_a_row_and_all_refused_is_a_mistake(tmp_path, capsys):
     assert main(["sweep", "-c", str(path), "--grid", f"{{{WIDTHS}: [[3, 9]]}}"]) == 2
 
 
+@pytest.mark.slow
 def test_run_that_takes_too_long_is_a_row_and_stays_one(tmp_path, capsys):
     words = ["sweep", "-c", str(write(tmp_path, seeds=[0])), "--limits.seconds", "0.3"]
     assert main(words) == 0

@@ -46,6 +46,7 @@ def test_near_numbers_are_linear_and_runs_that_did_not_finish_are_told(tmp_path)
     assert (panel.get_xscale(), panel.get_yscale()) == ("linear", "linear")
     ticks = [label.get_text() for label in panel.get_xticklabels()]
     assert ticks == ["4", "6", "8\n2 diverged"]
+    assert panel.get_xlim() == pytest.approx((3.76, 8.24))
     assert list(panel.lines[0].get_ydata()) == pytest.approx([0.6, 0.6, 0.5])
 
 
@@ -60,6 +61,15 @@ def test_words_stand_side_by_side_without_a_line(tmp_path):
     assert ticks == ["narrow", "wide", "lost\n3 failed"]
     assert {line.get_linestyle() for line in panel.lines} == {"None"}
     assert list(panel.containers[0].lines[0].get_ydata()) == [0.2, 0.1]
+
+
+def test_long_words_are_turned_and_have_room(tmp_path):
+    values = {f"activation_number_{number}_of_a_long_name": [3, number] for number in (1, 2, 3)}
+    figure = figure_of(tmp_path, lambda labels, seed: 0.1, grid={WIDTHS: values})
+    (panel,) = figure.axes
+    assert {label.get_rotation() for label in panel.get_xticklabels()} == {60.0}
+    figure.canvas.draw()
+    assert panel.get_window_extent().height > 0.4 * figure.bbox.height
 
 
 def test_points_that_are_no_grid_stand_side_by_side(tmp_path):

@@ -34,6 +34,8 @@ from bfc_lightning.figures import COLOURS
 _PANELS_IN_A_ROW = 3
 # Labels that would make a panel wider than this are turned.
 _WIDEST_INCHES = 9.0
+_TURN_DEGREES = 60
+_MARGIN = 0.06
 _INCHES_A_LETTER = 0.1
 
 
@@ -104,8 +106,8 @@ def _curves(
     """A panel for each metric, over numbers as a line with a band, else as dots with ranges."""
     num_columns = min(_PANELS_IN_A_ROW, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
-    width = min(max(4.6, _label_inches(_ticks(rows, places)) + 1.0), _WIDEST_INCHES)
-    figure = Figure(figsize=(width * num_columns, 3.6 * num_rows + 0.8), layout="constrained")
+    size = _panel_inches(_ticks(rows, places), is_level=numbers_of(list(places)) is not None)
+    figure = Figure(figsize=(size[0] * num_columns, size[1] * num_rows + 0.8), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for panel in panels[len(metrics) :]:
         panel.remove()
@@ -197,9 +199,10 @@ def _dress(panel: Axes, rows: Sequence[Row], metric: str, places: Mapping[str, P
     labels = list(places)
     label_places(panel, labels)
     ticks = _ticks(rows, places)
-    is_level = numbers_of(labels) is not None or _label_inches(ticks) < _WIDEST_INCHES
+    is_level = numbers_of(labels) is not None or _row_inches(ticks) < _WIDEST_INCHES
     where = [place_of(label, labels) for label in labels]
-    panel.set_xticks(where, ticks, rotation=0 if is_level else 60)
+    panel.set_xticks(where, ticks, rotation=0 if is_level else _TURN_DEGREES)
+    panel.set_xlim(_limits(where, is_log=panel.get_xscale() == "log"))
     panel.set(ylabel=metric_in_words(metric), title=metric)
     panel.grid(alpha=0.3)
     scale_values(panel)
@@ -210,7 +213,25 @@ def _ticks(rows: Sequence[Row], places: Mapping[str, Point]) -> list[str]:
     return ["\n".join([name, *losses(of_point(rows, point))]) for name, point in places.items()]
 
 
-def _label_inches(ticks: Sequence[str]) -> float:
-    """How much room labels need side by side."""
+def _panel_inches(ticks: Sequence[str], *, is_level: bool) -> tuple[float, float]:
+    """Width and height of a panel with room for its labels, side by side or turned."""
+    row = _row_inches(ticks)
+    if is_level or row < _WIDEST_INCHES:
+        return min(max(4.6, row + 1.0), _WIDEST_INCHES), 3.6
+    return _WIDEST_INCHES, 3.6 + math.sin(math.radians(_TURN_DEGREES)) * row / len(ticks)
+
+
+def _row_inches(ticks: Sequence[str]) -> float:
+    """How wide labels are side by side."""
     longest = max(len(line) for tick in ticks for line in tick.splitlines())
     return _INCHES_A_LETTER * (longest + 1) * len(ticks)
+
+
+def _limits(places: Sequence[float], *, is_log: bool) -> tuple[float, float]:
+    """The ends of the axis, with a margin; also points without a result lie on it."""
+    low, high = min(places), max(places)
+    if is_log:
+        factor = (high / low) ** _MARGIN
+        return low / factor, high * factor
+    margin = _MARGIN * (high - low) or 0.5
+    return low - margin, high + margin
