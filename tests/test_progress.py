@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from bfc_lightning.experiments.progress import RunsProgress
+from bfc_lightning.experiments.progress import RunsProgress, in_words
 
 
 def shown(progress: RunsProgress) -> str:
@@ -62,3 +62,17 @@ def test_terminal_gets_the_table_below_the_lines(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "1/2 a finished (3 s, about 3 s left)" in error
     assert error.rindex("to go") > error.rindex("1/2 a finished")
+
+
+def test_time_left_counts_the_workers(capsys):
+    with RunsProgress(9, num_done=1, num_workers=2) as progress:
+        progress.begin("a")
+        progress.end("a", "finished val/nmse 1.0e-02", 40.0, status="finished")
+    assert capsys.readouterr().err == ("2/9 a finished val/nmse 1.0e-02 (40 s, about 2 min left)\n")
+    assert [in_words(t) for t in (5, 89, 90, 3600, 7200)] == [
+        "5 s",
+        "89 s",
+        "2 min",
+        "60 min",
+        "2.0 h",
+    ]

@@ -32,7 +32,7 @@ MISTAKES = {
     "seed out of range": ({"seeds": [-1]}, r"seeds must lie in \[0, 2\^32\), got -1"),
     "no workers": ({"workers": 0}, "workers must be at least 1, got 0"),
     "limit of nothing": ({"limits": {"seconds": 0}}, "limits.seconds must be positive, got 0"),
-    "unknown key of the sweep": ({"gird": {}}, "gird"),
+    "unknown key of the sweep": ({"gird": [3]}, "gird"),
     "no values": ({"grid": {LR: []}}, "grid.model.*lr must be a list of values, .* got \\[\\]"),
     "one value without a list": ({"grid": {LR: 3}}, "must be a list of values, .* got 3"),
     "value twice": (
