@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.progress import RunsProgress, in_words
 from bfc_lightning.experiments.workers import WorkerPool
 from tests.comparisons import KILL, POISON, cells, write
 from tests.runs import TINY, same_weights, summary
@@ -150,20 +149,6 @@ def test_dead_worker_is_a_row_and_the_others_finish(compared, capsys):
     assert "1 of 3 runs failed" in error
     statuses = {row["learner"]: row["status"] for row in cells(compared)}
     assert statuses == {"wide": "finished", "dying": "failed", "late": "finished"}
-
-
-def test_time_left_counts_the_workers(capsys):
-    with RunsProgress(9, num_done=1, num_workers=2) as progress:
-        progress.begin("a")
-        progress.end("a", "finished val/nmse 1.0e-02", 40.0, status="finished")
-    assert capsys.readouterr().err == ("2/9 a finished val/nmse 1.0e-02 (40 s, about 2 min left)\n")
-    assert [in_words(t) for t in (5, 89, 90, 3600, 7200)] == [
-        "5 s",
-        "89 s",
-        "2 min",
-        "60 min",
-        "2.0 h",
-    ]
 
 
 @pytest.mark.slow

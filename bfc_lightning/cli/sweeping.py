@@ -82,7 +82,7 @@ class Request:
     """What is to be done with a sweep.
 
     Args:
-        configs: the files it was read from, as request.
+        configs: the files it was read from, as given.
         list: only print the commands of its runs.
         report: only make table and figure.
     """

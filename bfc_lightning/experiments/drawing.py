@@ -82,10 +82,10 @@ def reference_key(metric: str) -> str:
     return _REFERENCE if metric in SCORES else f"{metric}_untrained"
 
 
-def with_seeds(title: str, rows: Sequence[Row]) -> str:
-    """With the number of seeds of which some run finished."""
+def with_seeds(title: str, rows: Sequence[Row], *, what: str = "median and range") -> str:
+    """A title with what is shown, and the number of seeds of which some run finished."""
     num_seeds = len({row.run.seed for row in rows if row.status == FINISHED})
-    return f"{title}, median and range over {num_seeds} seeds" if num_seeds > 1 else title
+    return f"{title}, {what} over {num_seeds} seeds" if num_seeds > 1 else title
 
 
 def numbers_of(labels: Sequence[str]) -> list[float] | None:

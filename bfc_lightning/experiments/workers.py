@@ -99,7 +99,7 @@ class WorkerPool:
         num_workers: tasks at a time.
         seconds: that a task may take; then it is stopped as by a signal, and killed if that does
             not help. No limit if not given.
-        environments: variables that each worker starts with, such as its GPU; none, or
+        environments: variables that each worker starts with, such as its GPU; none, or at least
             `num_workers` of them.
 
     Attributes:

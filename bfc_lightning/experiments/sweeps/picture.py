@@ -32,8 +32,11 @@ from bfc_lightning.experiments.sweeps.sweep import Sweep, sweep_points
 from bfc_lightning.figures import COLOURS
 
 _PANELS_IN_A_ROW = 3
-# Labels of more points than this, or longer ones, are turned.
-_MOST_LEVEL, _LONGEST_LEVEL = 6, 12
+# Labels that would make a panel wider than this are turned.
+_WIDEST_INCHES = 9.0
+_TURN_DEGREES = 60
+_MARGIN = 0.06
+_INCHES_A_LETTER = 0.1
 
 
 def sweep_figure(sweep: Sweep, rows: Sequence[Row], *, title: str) -> Figure | None:
@@ -56,13 +59,13 @@ def sweep_figure(sweep: Sweep, rows: Sequence[Row], *, title: str) -> Figure | N
     points = list(sweep_points(sweep))
     axes = _axes(points)
     is_grid = math.prod(len(labels) for labels in axes.values()) == len(points)
-    title = with_seeds(title, rows)
     if is_grid and len(axes) >= 2:
         figure = heat_maps(rows, metrics, axes)
-        title = title.replace("median and range", "median") + _about_maps(axes)
+        figure.suptitle(with_seeds(title, rows, what="median") + _about_maps(axes))
     else:
-        figure = _curves(rows, metrics, _places(points, axes), words=", ".join(axes))
-    figure.suptitle(title)
+        names = list(axes) or [name for name, _ in points[0].labels]
+        figure = _curves(rows, metrics, _places(points, names), words="\n".join(names))
+        figure.suptitle(with_seeds(title, rows))
     return figure
 
 
@@ -87,17 +90,14 @@ def _about_maps(axes: Mapping[str, list[str]]) -> str:
     return f"\nthe first {MOST_MAPS} of {count} combinations of {others}; all are in sweep.csv"
 
 
-def _places(points: Sequence[Point], axes: Mapping[str, list[str]]) -> dict[str, Point]:
-    """Points by what stands below them: the values of the keys that have several."""
-    if len(axes) == 1:
-        (name,) = axes
-        mine = {dict(point.labels)[name]: point for point in points}
-        return {label: mine[label] for label in axes[name]}
-    names = list(axes) or [name for name, _ in points[0].labels]
-    return {
-        "\n".join(f"{name} {label}" for name, label in point.labels if name in names): point
-        for point in points
+def _places(points: Sequence[Point], names: Sequence[str]) -> dict[str, Point]:
+    """Points by what stands below them, the value of each key in a line; numbers in their order."""
+    places = {
+        "\n".join(label for name, label in point.labels if name in names): point for point in points
     }
+    if numbers_of(list(places)) is None:
+        return places
+    return dict(sorted(places.items(), key=lambda place: float(place[0])))
 
 
 def _curves(
@@ -106,8 +106,8 @@ def _curves(
     """A panel for each metric, over numbers as a line with a band, else as dots with ranges."""
     num_columns = min(_PANELS_IN_A_ROW, len(metrics))
     num_rows = math.ceil(len(metrics) / num_columns)
-    width = max(4.6, 0.5 * len(places) + 1.0)
-    figure = Figure(figsize=(width * num_columns, 3.6 * num_rows + 0.8), layout="constrained")
+    size = _panel_inches(_ticks(rows, places), is_level=numbers_of(list(places)) is not None)
+    figure = Figure(figsize=(size[0] * num_columns, size[1] * num_rows + 0.8), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for panel in panels[len(metrics) :]:
         panel.remove()
@@ -116,8 +116,7 @@ def _curves(
         _draw_seeds(panel, rows, metric, places)
         _draw_reference(panel, rows, metric, places)
         _dress(panel, rows, metric, places)
-        if numbers_of(list(places)) is not None:
-            panel.set_xlabel(words)
+        panel.set_xlabel(words)
     handles = {
         label: handle
         for panel in figure.axes
@@ -199,10 +198,40 @@ def _dress(panel: Axes, rows: Sequence[Row], metric: str, places: Mapping[str, P
     """Labels, with how many runs did not finish, and scales."""
     labels = list(places)
     label_places(panel, labels)
-    told = ["\n".join([name, *losses(of_point(rows, point))]) for name, point in places.items()]
-    is_level = len(told) <= _MOST_LEVEL or max(map(len, told)) <= _LONGEST_LEVEL
-    ticks = [place_of(label, labels) for label in labels]
-    panel.set_xticks(ticks, told, rotation=0 if is_level else 60)
+    ticks = _ticks(rows, places)
+    is_level = numbers_of(labels) is not None or _row_inches(ticks) < _WIDEST_INCHES
+    where = [place_of(label, labels) for label in labels]
+    panel.set_xticks(where, ticks, rotation=0 if is_level else _TURN_DEGREES)
+    panel.set_xlim(_limits(where, is_log=panel.get_xscale() == "log"))
     panel.set(ylabel=metric_in_words(metric), title=metric)
     panel.grid(alpha=0.3)
     scale_values(panel)
+
+
+def _ticks(rows: Sequence[Row], places: Mapping[str, Point]) -> list[str]:
+    """The labels of the horizontal axis, each with how many runs did not finish."""
+    return ["\n".join([name, *losses(of_point(rows, point))]) for name, point in places.items()]
+
+
+def _panel_inches(ticks: Sequence[str], *, is_level: bool) -> tuple[float, float]:
+    """Width and height of a panel with room for its labels, side by side or turned."""
+    row = _row_inches(ticks)
+    if is_level or row < _WIDEST_INCHES:
+        return min(max(4.6, row + 1.0), _WIDEST_INCHES), 3.6
+    return _WIDEST_INCHES, 3.6 + math.sin(math.radians(_TURN_DEGREES)) * row / len(ticks)
+
+
+def _row_inches(ticks: Sequence[str]) -> float:
+    """How wide labels are side by side."""
+    longest = max(len(line) for tick in ticks for line in tick.splitlines())
+    return _INCHES_A_LETTER * (longest + 1) * len(ticks)
+
+
+def _limits(places: Sequence[float], *, is_log: bool) -> tuple[float, float]:
+    """The ends of the axis, with a margin; also points without a result lie on it."""
+    low, high = min(places), max(places)
+    if is_log:
+        factor = (high / low) ** _MARGIN
+        return low / factor, high * factor
+    margin = _MARGIN * (high - low) or 0.5
+    return low - margin, high + margin
