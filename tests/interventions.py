@@ -1,6 +1,7 @@
 """Callbacks with which tests intervene in a run from outside, by class path."""
 
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -138,3 +139,26 @@ class SignalTheFirst(Callback):
     def on_train_batch_end(self, trainer, *args) -> None:
         if trainer.global_step == self.step and trainer.is_global_zero:
             os.kill(os.getpid(), self.signum)
+
+
+class SleepInTheFirst(Callback):
+    """Keeps the first process busy while the others wait for it."""
+
+    def __init__(self, step: int, seconds: float) -> None:
+        self.step = step
+        self.seconds = seconds
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            time.sleep(self.seconds)
+
+
+class FailInTheSecond(Callback):
+    """Raises in one process only."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == 1:
+            raise LookupError("only here")

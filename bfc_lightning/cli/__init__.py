@@ -34,7 +34,8 @@ often used with fit:
 exit status: 0 done, 2 a mistake in the input, 3 diverged, 4 out of memory, 130 and 143 stopped by a
 signal, 1 else.
 """
-_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare", "claims", "bench")
+_SHARED = ("fit", "validate", "test", "predict")
+_COMMANDS = (*_SHARED, "baseline", "compare", "claims", "bench")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -60,6 +61,8 @@ def main(args: Sequence[str] | None = None) -> int:
         known = ", ".join(_COMMANDS)
         print(f"bfc: error: the command must be one of {known}, got {words[0]!r}.", file=sys.stderr)
         return 2
+    if words[0] not in _SHARED and "TORCHELASTIC_RUN_ID" in os.environ:
+        return _refuse_torchrun(words[0])
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own classes, by class_path
     if words[0] == "compare":
@@ -81,3 +84,12 @@ def main(args: Sequence[str] | None = None) -> int:
     from bfc_lightning.cli.application import run_command
 
     return run_command(words, started)
+
+
+def _refuse_torchrun(command: str) -> int:
+    from bfc_lightning.cli.processes import is_first_process
+
+    if is_first_process():
+        told = f"bfc {command} must be started once, got {os.environ['WORLD_SIZE']} by torchrun."
+        print(f"bfc: error: {told}", file=sys.stderr)
+    return 2

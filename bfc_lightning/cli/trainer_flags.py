@@ -51,6 +51,8 @@ def check_trainer_flags(flags: Namespace) -> None:
         value = flags[name]
         if value is not None and value < 1:
             raise RunError(f"trainer.{name} must be at least 1, got {value}.")
+    if str(flags.devices) == "0":
+        raise RunError(f"trainer.devices must be at least 1, got {flags.devices}.")
     if str(flags.precision) in _LOW_PRECISIONS:
         raise RunError(
             f"trainer.precision must leave the samples exact, got {flags.precision}: take "
