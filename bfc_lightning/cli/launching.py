@@ -87,9 +87,9 @@ class Launcher(_SubprocessScriptLauncher):
             self._call_children_scripts()
         ended = threading.Event()
         if isinstance(environment, LightningEnvironment):
+            self._share_threads()
             watch = threading.Thread(target=self._watch, args=(ended,), daemon=True, name="watch")
             watch.start()
-        self._share_threads()
         try:
             return function(*args, **kwargs)
         finally:
