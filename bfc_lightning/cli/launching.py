@@ -178,15 +178,14 @@ def prepare_launch(
     Raises:
         RunError: if something else than bfc, torchrun or srun started the processes.
     """
-    strategy = trainer.strategy
+    strategy, environment = trainer.strategy, trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False  # would save in the middle of a step, beside our files
     if not isinstance(strategy, DDPStrategy):
         return
-    environment = strategy.cluster_environment
     if not isinstance(environment, _LAUNCHERS):
         name = type(environment).__name__
         raise RunError(f"several processes must be started by bfc, torchrun or srun, got {name}.")
-    if isinstance(environment, SLURMEnvironment):
-        environment.auto_requeue = False  # would save in the middle of a step, beside our folder
     strategy._launcher = Launcher(
         environment,
         strategy.num_processes,
