@@ -34,8 +34,10 @@ def run(devices: int, root: Path, *words: str, status: int = 0) -> Path:
     return root / name
 
 
-def test_two_processes_train_as_one(tmp_path):
-    one, two = fit_with_one_and_two_processes(tmp_path)
+@pytest.mark.parametrize("path", ["fast", pytest.param("plain", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(tmp_path, path):
+    words = ["--training_path", path, "--model.regularization", "1e-4"]
+    one, two = fit_with_one_and_two_processes(tmp_path, *words)
     for name, value in one.items():
         assert torch.allclose(value, two[name], rtol=1e-10, atol=1e-12), name
     scores = [summary(tmp_path / name)["metrics"]["val/nmse"] for name in ("1", "2")]
@@ -142,12 +144,14 @@ def _signal(step: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_step_costs_no_collective_but_the_gradients(tmp_path):
-    path = tmp_path / "count"
-    watch = intervene("CollectiveCounter", path=path, first=21, last=24)
-    code, told = fit_with(2, tmp_path, *watch)
+@pytest.mark.parametrize(("path", "count"), [("fast", "3"), ("plain", "0")])
+def test_three_steps_need_no_collective_but_that_of_the_gradients(tmp_path, path, count):
+    """On the plain path that is PyTorch's own, which is not counted."""
+    written = tmp_path / "count"
+    watch = intervene("CollectiveCounter", path=written, first=21, last=24)
+    code, told = fit_with(2, tmp_path, *watch, "--training_path", path)
     assert code == 0, told
-    assert path.read_text() == "0"  # those of the gradients are PyTorch's own
+    assert written.read_text() == count
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_sigterm_to_torchrun_saves_and_ends_all(tmp_path):
 
 
 def test_diverged_run_is_told_once_and_ends_all_alike(tmp_path):
-    launcher = torchrun(words_of(tmp_path, *intervene("PoisonAt", step=33)))
+    launcher = torchrun(words_of(tmp_path, *intervene("PoisonAt", step=33)), "--standalone")
     code, told = end(launcher)
     assert code == 1
     assert exit_statuses(told) == [3, 3]
@@ -130,9 +130,9 @@ def test_diverged_run_is_told_once_and_ends_all_alike(tmp_path):
 
 
 def test_tasks_with_the_variables_of_srun_train_together(tmp_path):
-    told = srun(words_of(tmp_path, "--training_path", "plain"))
+    told = srun(words_of(tmp_path))
     assert [status for status, _ in told] == [0, 0], told
-    assert fit(tmp_path, "--run.name", "one", "--training_path", "plain") == 0
+    assert fit(tmp_path, "--run.name", "one") == 0
     assert summary(tmp_path / "tiny")["devices"] == 2
     scores = [summary(tmp_path / name)["metrics"]["val/nmse"] for name in ("tiny", "one")]
     assert scores[0] == pytest.approx(scores[1], rel=1e-3)

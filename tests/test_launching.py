@@ -54,7 +54,11 @@ def test_strategy_that_shares_out_the_learner_is_refused_in_one_line(tmp_path, c
         (["--trainer.devices", "3"], "data.num_shards must be a multiple of the number of proc"),
         (["--trainer.devices", "8"], "number of processes, 8, got 4"),
         (["--trainer.num_nodes", "2"], "trainer.num_nodes must be 1 without torchrun or srun"),
-        (["--trainer.devices", "2", "--model.num_replicas", "2"], "must be 1 with model.num_replicas"),
+        (
+            ["--trainer.devices", "2", "--model.num_replicas", "2"],
+            "must be 1 with model.num_replicas",
+        ),
+        (["--trainer.accelerator", "gpu", "--trainer.devices", "64"], "gpu"),
         (["--trainer.devices", "0"], "trainer.devices must be at least 1, got 0."),
     ],
 )

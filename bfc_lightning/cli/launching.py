@@ -123,14 +123,19 @@ class Launcher(_SubprocessScriptLauncher):
 
     def _dismiss(self) -> None:
         """Waits for the others, and leaves nothing behind that a further run would stumble over."""
+        if sys.exception() is not None:
+            self._disconnect()  # the others may be waiting
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline and any(child.poll() is None for child in self.procs):
             time.sleep(_LOOK_SECONDS / 10)
         self.end_children()
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        self._disconnect()
         for name in self._names:
             os.environ.pop(name, None)
+
+    def _disconnect(self) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     def _call_children_scripts(self) -> None:
         environment = self.cluster_environment
