@@ -63,6 +63,11 @@ class Launcher(_SubprocessScriptLauncher):
         self._parent = os.getppid()
         self._names = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether bfc has started the processes, and not torchrun or srun."""
+        return isinstance(self.cluster_environment, LightningEnvironment)
+
     def launch(
         self,
         function: Callable[..., object],
@@ -86,7 +91,7 @@ class Launcher(_SubprocessScriptLauncher):
         if not environment.creates_processes_externally:
             self._call_children_scripts()
         ended = threading.Event()
-        if isinstance(environment, LightningEnvironment):
+        if self.is_ours:
             self._share_threads()
             watch = threading.Thread(target=self._watch, args=(ended,), daemon=True, name="watch")
             watch.start()
@@ -110,7 +115,7 @@ class Launcher(_SubprocessScriptLauncher):
                 told = f"process {number} of {self.num_processes} ended by {how}: the run stops."
                 return LostProcess(told, exit_status=max(status, 1))
         is_child = self.cluster_environment.local_rank() > 0
-        if is_child and os.getppid() != self._parent:
+        if self.is_ours and is_child and os.getppid() != self._parent:
             return LostProcess(f"the first of {self.num_processes} processes ended: the run stops.")
         return None
 
@@ -230,7 +235,7 @@ def _whom(trainer: Trainer) -> LostProcess:
     """Who is gone; the launcher learns of it a little later than the connection."""
     launcher, rank = trainer.strategy.launcher, trainer.global_rank
     unknown = f"process {rank} of {trainer.world_size} lost another one: the run stops."
-    if not isinstance(launcher, Launcher):
+    if not isinstance(launcher, Launcher) or not launcher.is_ours:
         return LostProcess(unknown)
     started = time.monotonic()
     lost = launcher.lost()
@@ -240,5 +245,4 @@ def _whom(trainer: Trainer) -> LostProcess:
     launcher.end_children()
     if lost is not None:
         return lost
-    is_child = isinstance(launcher.cluster_environment, LightningEnvironment) and rank > 0
-    return LostProcess("" if is_child else unknown)
+    return LostProcess("" if rank > 0 else unknown)
