@@ -52,6 +52,18 @@ class Clipping:
         gradients.mul_((self.value / (norm + 1e-6)).clamp_(max=1))
 
 
+def average_over_processes(gradients: Float[Tensor, "r p"]) -> None:
+    """The mean over all processes, in place: each has equal shards of the same batch.
+
+    Source: ours.
+
+    Args:
+        gradients: of this process.
+    """
+    torch.distributed.all_reduce(gradients)
+    gradients.div_(torch.distributed.get_world_size())
+
+
 def _norms(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r 1"]:
     """The Euclidean norm of each row; along rows PyTorch's own takes several times as long."""
     if len(rows) == 1:
@@ -99,6 +111,8 @@ class FastPath:
         objectives: the loss of each.
         regularization: lambda, one a layer, for each learner.
         clipping: of the gradients of each.
+        share: makes the gradients of a process's own samples those of the whole batch, in place,
+            before penalty and clipping; not needed where there is one process.
     """
 
     def __init__(
@@ -108,10 +122,12 @@ class FastPath:
         *,
         regularization: Sequence[Sequence[float]],
         clipping: Clipping | None = None,
+        share: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.networks = list(networks)
         self.objectives = list(objectives)
         self.clipping = Clipping() if clipping is None else clipping
+        self._share = share
         self._many = len(self.networks) > 1
         self._coefficients = [list(each) for each in regularization]
         self._is_regularized = any(any(each) for each in regularization)
@@ -137,7 +153,7 @@ class FastPath:
             progress: the part of the phase done at step 0, 1, ... of the burst.
 
         Returns:
-            The losses, penalty included.
+            The losses, penalty included; of a process's own samples.
         """
         gradients, parameters = self._prepare(burst)
         take_step = self._stepper(optimizers)
@@ -148,6 +164,8 @@ class FastPath:
                 gradients.forward(x), y, progress(step), variance
             )
             gradients.backward(slope)
+            if self._share is not None:
+                self._share(parameters.gradients)
             losses[step] = loss
             if self._is_regularized:
                 losses[step] += self._add_penalty(parameters)

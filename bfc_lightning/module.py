@@ -128,13 +128,16 @@ class HierarchicalLearner(LightningModule):
         """A few words on why the fast training path cannot train this learner; None if it can."""
         return why_not_fast(self.network, self.make_optimizer(list(self.parameters())))
 
-    def use_fast_path(self, clipping: Clipping) -> None:
+    def use_fast_path(
+        self, clipping: Clipping, share: Callable[[Tensor], None] | None = None
+    ) -> None:
         """Trains with gradients by hand, several steps at a time; see `FastPath`.
 
         It takes a step for each batch, or, where the data module hands out bursts, many at once.
 
         Args:
             clipping: of the gradients; the Trainer cannot clip what it does not compute.
+            share: of the gradients with other processes, where there are any.
         """
         assert isinstance(self.network, DenseNet)
         self.automatic_optimization = False
@@ -143,6 +146,7 @@ class HierarchicalLearner(LightningModule):
             [self.objective],
             regularization=[self.regularization],
             clipping=clipping,
+            share=share,
         )
 
     def training_step(self, batch: Batch | Burst, batch_index: int) -> Tensor | dict[str, Any]:
