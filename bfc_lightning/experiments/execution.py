@@ -302,7 +302,7 @@ class Work:
             line = f"  {name}: its seeds are run one by one ({reason})"
             if line not in self.shown:
                 self.progress.say(line)
-            self.shown.add(line)
+            self.shown |= {line, f"    {reason}"}
         self.record.write()
 
     def _end(self, event: Ended, run: PlannedRun) -> None:
