@@ -52,6 +52,7 @@ from bfc_lightning.runs.folder import (
     RunError,
     RunOptions,
     claim_new_folder,
+    config_text,
     find_folder,
 )
 from bfc_lightning.runs.identity import flatten, run_identity
@@ -376,9 +377,7 @@ class Fitting:
         settings.pop("resume", None)
         settings.run.name = folder.name
         settings.run.overwrite = False
-        command = f"bfc fit -c {folder / CONFIG} --run.name ANOTHER"
-        text = self.parser.dump(settings, skip_unset=False)
-        return f"# Every setting of the run {folder.name}. Again: {command}\n{text}"
+        return config_text(folder, str(self.parser.dump(settings, skip_unset=False)))
 
 
 def _banded_keys(model: AnyLearner) -> list[str]:

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli.console import say_from_any
+from bfc_lightning.experiments.plan import num_cores
 from bfc_lightning.runs.folder import RunError
 
 # The first process tells those that it starts where the run lives.
@@ -161,8 +162,7 @@ class Launcher(_SubprocessScriptLauncher):
     def _share_threads(self) -> None:
         """Lets the processes of a machine share its cores, unless the user has."""
         if self.threads is None and "OMP_NUM_THREADS" not in os.environ:
-            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-            torch.set_num_threads(max(1, cores // self.num_processes))
+            torch.set_num_threads(max(1, num_cores() // self.num_processes))
 
     def _watch(self, ended: threading.Event) -> None:
         """Ends this process when another is gone and nothing else notices: it may wait for it."""
