@@ -97,11 +97,11 @@ class Launcher(_SubprocessScriptLauncher):
             watch = threading.Thread(target=self._watch, args=(ended,), daemon=True, name="watch")
             watch.start()
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            self.dismiss()
         finally:
             ended.set()
-            if not isinstance(sys.exception(), RuntimeError):  # nobody is left to wait for
-                self._dismiss()
+        return result
 
     def lost(self) -> LostProcess | None:
         """Which process of this run is gone, if one is.
@@ -127,8 +127,12 @@ class Launcher(_SubprocessScriptLauncher):
         for child in self.procs:
             child.wait()
 
-    def _dismiss(self) -> None:
-        """Waits for the others, and leaves nothing behind that a further run would stumble over."""
+    def dismiss(self) -> None:
+        """Waits for the others, and leaves nothing behind that a further run would stumble over.
+
+        Only after the Trainer has let go of the model: as the last owner of the process group, that
+        would wait for PyTorch's thread while it holds the lock that the thread waits for.
+        """
         if sys.exception() is not None:
             self._disconnect()  # the others may be waiting
         deadline = time.monotonic() + _GRACE_SECONDS
@@ -210,6 +214,8 @@ def prepare_launch(
 def noticing_losses(trainer: Trainer) -> Iterator[None]:
     """Makes one clear word of what PyTorch says when another process is gone.
 
+    At any other end the other processes come to theirs first.
+
     Args:
         trainer: that runs inside the `with` block.
 
@@ -224,6 +230,11 @@ def noticing_losses(trainer: Trainer) -> Iterator[None]:
             raise
         lost = _whom(trainer)
         raise LostProcess(str(lost), lost.exit_status) from failed
+    except BaseException:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, Launcher):
+            launcher.dismiss()
+        raise
 
 
 def is_broken_link(failed: RuntimeError) -> bool:
