@@ -157,8 +157,8 @@ class Fitting:
                 pause_steps=self._pause_steps(phases),
             )
             folder = None if self.claim is None else str(self.claim.path)
-            threads = self.options.threads
-            prepare_launch(trainer, self.words, folder=folder, threads=threads)
+            threads, peers = self.options.threads, self.peers
+            prepare_launch(trainer, self.words, folder=folder, threads=threads, peers=peers)
             self.peers.meet("ready")
         except RunError:
             self._abandon()

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli.console import say_from_any
+from bfc_lightning.cli.peers import Peers
 from bfc_lightning.experiments.plan import num_cores
 from bfc_lightning.runs.folder import RunError
 
@@ -45,6 +46,7 @@ class Launcher(_SubprocessScriptLauncher):
         words: the command, after `bfc`.
         folder: of the run, where it has one.
         threads: of each process, where the user has chosen.
+        peers: the processes that were started together with this one.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Launcher(_SubprocessScriptLauncher):
         words: Sequence[str],
         folder: str | None,
         threads: int | None,
+        peers: Peers,
     ) -> None:
         super().__init__(cluster_environment, num_processes, num_nodes)
         self.words = list(words)
         self.folder = folder
         self.threads = threads
+        self.peers = peers
         self._parent = os.getppid()
         self._names = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
 
@@ -91,6 +95,8 @@ class Launcher(_SubprocessScriptLauncher):
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:
             self._call_children_scripts()
+        elif trainer is not None:
+            self._connect(trainer)
         ended = threading.Event()
         if self.is_ours:
             self._share_threads()
@@ -143,6 +149,23 @@ class Launcher(_SubprocessScriptLauncher):
         for name in self._names:
             os.environ.pop(name, None)
 
+    def _connect(self, trainer: Trainer) -> None:
+        """Makes the process group before Lightning does, in a store without words of the dead."""
+        store, strategy = self.peers.group_store(), trainer.strategy
+        assert isinstance(strategy, DDPStrategy)
+        if store is None or torch.distributed.is_initialized():
+            return
+        device = strategy.root_device
+        trainer.accelerator.setup_device(device)
+        torch.distributed.init_process_group(
+            strategy._get_process_group_backend(),
+            store=store,
+            rank=self.peers.rank,
+            world_size=self.peers.size,
+            timeout=strategy._timeout,
+            device_id=None if device.type == "cpu" else device,
+        )
+
     def _disconnect(self) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -179,7 +202,12 @@ class Launcher(_SubprocessScriptLauncher):
 
 
 def prepare_launch(
-    trainer: Trainer, words: Sequence[str], *, folder: str | None, threads: int | None
+    trainer: Trainer,
+    words: Sequence[str],
+    *,
+    folder: str | None,
+    threads: int | None,
+    peers: Peers,
 ) -> None:
     """Gives a Trainer our launcher, where it trains with several processes.
 
@@ -188,6 +216,7 @@ def prepare_launch(
         words: the command, after `bfc`.
         folder: of the run, where it has one.
         threads: of each process, where the user has chosen.
+        peers: the processes that were started together with this one.
 
     Raises:
         RunError: if something else than bfc, torchrun or srun started the processes.
@@ -207,6 +236,7 @@ def prepare_launch(
         words=words,
         folder=folder,
         threads=threads,
+        peers=peers,
     )
 
 
