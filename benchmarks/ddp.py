@@ -3,6 +3,7 @@
 From the root of the repository, on a machine with nothing else to do:
 
     python benchmarks/ddp.py equal    # draws and weights of 1, 2, 4 and 2 x 2 processes
+    python benchmarks/ddp.py runs     # whole runs of each, five seeds: the last val/nmse
     python benchmarks/ddp.py cost     # 2 processes of one thread beside one process of two threads
 """
 
@@ -83,6 +84,19 @@ def equal(root: Path) -> None:
             print(f"{name}: {steps} steps, draws equal: {same}, weights {gap:.1e}", flush=True)
 
 
+def runs(root: Path, seeds: int) -> None:
+    """Prints the last validation error of whole runs, and their medians."""
+    for devices in ("1", "2", "4", "2x2"):
+        errors = []
+        for seed in range(seeds):
+            words = ["--seed_everything", str(seed), "--num_measures", "0", "--run.threads", "1"]
+            folder = fit(root, f"{devices}-{seed}", devices, words)
+            content = json.loads((folder / "summary.json").read_text())
+            errors.append(content["metrics"]["val/nmse"])
+        told = " ".join(f"{error:.1e}" for error in errors)
+        print(f"{devices}: median {statistics.median(errors):.2e} of {told}", flush=True)
+
+
 def cost(root: Path, rounds: int, steps: int) -> None:
     """Prints milliseconds a global batch, medians of alternating rounds, and their ratios."""
     contestants = {
@@ -107,13 +121,16 @@ def cost(root: Path, rounds: int, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("question", choices=("equal", "cost"))
+    parser.add_argument("question", choices=("equal", "runs", "cost"))
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         if given.question == "equal":
             equal(Path(root))
+        elif given.question == "runs":
+            runs(Path(root), given.seeds)
         else:
             cost(Path(root), given.rounds, given.steps)
 
