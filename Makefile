@@ -21,8 +21,8 @@ demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the 
 test: $(INSTALLED)  ## the tests but for the slow ones (five minutes on two cores)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-all: $(INSTALLED)  ## every test that this machine can run
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m ""
+test-all: test  ## every test that this machine can run: those, then the slow ones (ten more)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 check: $(INSTALLED)  ## style, types, order of the imports
 	$(BIN)/ruff check .
