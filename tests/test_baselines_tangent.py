@@ -154,6 +154,6 @@ def test_arguments_that_cannot_be_are_refused(make, message):
 
 def test_learner_that_the_formula_does_not_cover_is_a_mistake_of_the_user():
     task = make_task(quadratic, num_samples=10, input_dim=3)
-    learner = DenseNet(3, [4], positive_readout=True).double()
-    with pytest.raises(RunError, match="readout must be half"):
+    learner = DenseNet(3, [4, 6], positive_readout=True).double()
+    with pytest.raises(RunError, match="width must be the same"):
         LearnerNTK().fit(Task(task.train, task.holdout, learner, 0))

@@ -10,6 +10,7 @@ import torch
 
 from bfc_lightning.activations import TruncatedQuadratic
 from bfc_lightning.kernels import (
+    has_positive_readout,
     learner_nngp,
     learner_ntk,
     quadratic_chain_nngp,
@@ -112,14 +113,18 @@ def scaled_gradients(network: DenseNet, x: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def test_jacobians_of_wide_learners_come_near_as_one_over_the_root_of_the_width():
+@pytest.mark.parametrize("is_positive", [False, True])
+def test_jacobians_of_wide_learners_come_near_as_one_over_the_root_of_the_width(is_positive):
     x = points(5)
-    limit = learner_ntk(x, x, SCALES)
+    limit = learner_ntk(x, x, SCALES, positive_readout=is_positive)
     widths, errors = [32, 128, 512], []
     for width in widths:
         squares = []
         for seed in range(12 if width < 512 else 6):
-            network = DenseNet(5, [width] * 3, level_scales=SCALES, seed=seed).double()
+            network = DenseNet(
+                5, [width] * 3, level_scales=SCALES, positive_readout=is_positive, seed=seed
+            ).double()
+            assert has_positive_readout(network) == is_positive
             assert readout_scales(network) == pytest.approx(SCALES)
             rows = scaled_gradients(network, x)
             difference = rows @ rows.T - limit
@@ -159,9 +164,13 @@ def test_what_the_formulas_do_not_cover_is_refused():
         quadratic_chain_ntk(points(1), points(1), 0)
     with pytest.raises(ValueError, match="bias_std must not be negative, got -1"):
         relu_chain_nngp(points(1), points(1), 1, -1.0)
+    with pytest.raises(ValueError, match=r"width must be the same .* got \[4, 6\]"):
+        readout_scales(DenseNet(5, [4, 6], positive_readout=True))
+    trained = DenseNet(5, [4, 4])
+    trained.dense_layers()[1].readout.data[3] = 1
     with pytest.raises(
-        ValueError, match=r"readout must be half .* got the sum 4 over 4 in layer 1"
+        ValueError, match=r"readout must be half .* got the sum 2 over 4 in layer 2"
     ):
-        readout_scales(DenseNet(5, [4, 4], positive_readout=True))
+        readout_scales(trained)
     with pytest.raises(ValueError, match=r"activation must be Quadratic .* got TruncatedQuadratic"):
         readout_scales(DenseNet(5, [4], activation=TruncatedQuadratic()))

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
 from bfc_lightning.baselines.kernel_fit import Kernel, KernelFit
-from bfc_lightning.kernels import learner_ntk, quadratic_chain_ntk, readout_scales, relu_chain_ntk
+from bfc_lightning.kernels import (
+    has_positive_readout,
+    learner_ntk,
+    quadratic_chain_ntk,
+    readout_scales,
+    relu_chain_ntk,
+)
 from bfc_lightning.measures import empirical_ntk
 from bfc_lightning.runs.folder import RunError
 
@@ -76,6 +82,7 @@ class LearnerNTK(TangentKernel):
             scales=scales,
             train_readout=task.learner.train_readout,
             linear_readout=task.learner.linear is not None,
+            positive_readout=has_positive_readout(task.learner),
         )
 
 

@@ -6,9 +6,15 @@ from bfc_lightning.kernels.chains import (
     relu_chain_nngp,
     relu_chain_ntk,
 )
-from bfc_lightning.kernels.learner import learner_nngp, learner_ntk, readout_scales
+from bfc_lightning.kernels.learner import (
+    has_positive_readout,
+    learner_nngp,
+    learner_ntk,
+    readout_scales,
+)
 
 __all__ = [
+    "has_positive_readout",
     "learner_nngp",
     "learner_ntk",
     "quadratic_chain_nngp",

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.kernels.moments import linear_covariance, squared
+from bfc_lightning.kernels.moments import Sides, cubic_products, linear_covariance, squared
 from bfc_lightning.networks import FEATURE_STD, DenseNet
 
 
@@ -19,6 +19,7 @@ def learner_ntk(
     *,
     train_readout: bool = True,
     linear_readout: bool = False,
+    positive_readout: bool = False,
 ) -> Float[Tensor, "n m"]:
     """The tangent kernel of an infinitely wide DenseNet with quadratic activations.
 
@@ -27,27 +28,34 @@ def learner_ntk(
 
     This is the learner with V written as its standard deviation times U, and trained in U (NTK
     parameterisation), b, c and, where they are, u and v; U from N(0, 1), the rest 0 at the start,
-    but v half +1 and half -1. Wide layers first, from the bottom:
+    but v half +1 and half -1, or all +1.
 
-    1. Neurons of layer l are independent Gaussians with covariance Sigma_l, and the mean of
-       F_l F_l' over neurons is K_l, by Isserlis' theorem:
+    1. Forward, wide layers first: neurons of layer l are independent Gaussians with covariance
+       Sigma_l, and the mean of F_l F_l' over neurons is K_l, by Isserlis' theorem:
 
            Sigma_l = <x, x'> / d + 0.09 sum_{1<=j<l} K_j
            K_l     = 2 Sigma_l(x,x')^2 + Sigma_l(x,x) Sigma_l(x',x')
 
-    2. Theta_l, the product of the gradients of one neuron Z_{l,i} at x and x', has a part from
-       U_l, which is Sigma_l, one from b_l, which is 1, and those through the neurons k of lower
-       layers, each 0.09 U_{l,j}[i,k]^2 / m_j times the slopes 2 Z_{j,k} 2 Z'_{j,k}. Products of two
-       different neurons k, k' carry two independent signs of U, and vanish:
+    2. Backward: m_l^(1/2) df/dZ_{l,i} is 2 Z_{l,i} times what comes down on F_{l,i}: a_l v_{l,i} of
+       its own, and from the neurons k of each layer l' > l the sum of their own derivatives times
+       0.3 U_{k,i}. With balanced signs the terms of that sum are independent and centred, so its
+       product at x and x' has the mean 0.09 P_{l'}, where P_l is the mean over neurons of the
+       products of derivatives:
 
-           Theta_l = Sigma_l + 1 + 0.36 sum_{1<=j<l} Sigma_j Theta_j
+           P_l = 4 Sigma_l (a_l^2 + 0.09 sum_{l'>l} P_{l'})
 
-    3. In f, c gives 1, u gives <x, x'>, v_l gives a_l^2 K_l. Through Z_l comes the mean over
-       neurons of (2 Z_l)(2 Z_l') Theta_l. Two different neurons of a layer have a product of
-       gradients of order 1/m_l, times their signs in v; these sum to nothing because v is balanced
-       (all-positive signs leave a term of order 1, which is not covered):
+    3. All-positive signs add a mean to that sum. Z_k contains 0.3 m_l^(-1/2) U_{k,i} F_i, hence by
+       Stein's lemma E U_{k,i} D(Z_k) = 0.3 m_l^(-1/2) F_i E D'(Z_k), and over as many neurons k as
+       there are i the mean is of the order of a_l. So derivatives have a part that the neuron's own
+       value decides, D_l(z) = 2 (a_l z + c_l z^3), of which only the mean slope goes further down:
 
-           Theta_f = 1 + [<x,x'>] + sum_l a_l^2 (4 Sigma_l Theta_l + [v trained] K_l)
+           c_l(x) = 0.09 sum_{l'>l} E D_{l'}',   E D_l' = 2 (a_l + 3 c_l Sigma_l(x,x))
+           P_l    = E D_l(z) D_l(z') + 4 Sigma_l 0.09 sum_{l'>l} P_{l'},   (z, z') ~ N(0, Sigma_l)
+
+    4. The gradient in U_l is that in Z_l times its inputs, that in b_l is that in Z_l, c gives 1,
+       u gives <x, x'>, and v_l gives a_l^2 K_l:
+
+           Theta_f = 1 + [<x,x'>] + sum_l (P_l (Sigma_l + 1) + [v trained] a_l^2 K_l)
 
     Source: ours, along Jacot, Gabriel and Hongler, arXiv 1806.07572, theorem 1.
 
@@ -57,6 +65,7 @@ def learner_ntk(
         scales: a_1, ..., a_L.
         train_readout: v is trained.
         linear_readout: <u, x> is part of f.
+        positive_readout: v is all +1 at the start, and all layers have the same width.
 
     Returns:
         Theta_f(x, x').
@@ -65,13 +74,26 @@ def learner_ntk(
     kernel = torch.ones_like(inputs.cross)
     if linear_readout:
         kernel += x.shape[1] * inputs.cross
-    covariance, through = inputs, torch.zeros_like(kernel)
-    for scale in scales:
-        squares = squared(covariance)
-        slopes = covariance.cross * (covariance.cross + 1 + 4 * FEATURE_STD**2 * through)
-        kernel += scale**2 * (4 * slopes + squares.cross if train_readout else 4 * slopes)
-        covariance = covariance.plus(FEATURE_STD**2, squares)
-        through += slopes
+    covariances = [inputs]
+    for _ in scales[1:]:
+        covariances.append(covariances[-1].plus(FEATURE_STD**2, squared(covariances[-1])))
+    from_above = torch.zeros_like(kernel)
+    mean_above = Sides(torch.zeros_like(inputs.left), torch.zeros_like(inputs.right))
+    for scale, covariance in zip(reversed(scales), reversed(covariances), strict=True):
+        products = 4 * scale**2 * covariance.cross
+        if positive_readout:
+            products = cubic_products(covariance, scale, mean_above)
+            mean_above = Sides(
+                *(
+                    cube + FEATURE_STD**2 * 2 * (scale + 3 * cube * variance)
+                    for cube, variance in zip(mean_above, covariance[1:], strict=True)
+                )
+            )
+        products = products + 4 * covariance.cross * from_above
+        from_above += FEATURE_STD**2 * products
+        kernel += products * (covariance.cross + 1)
+        if train_readout:
+            kernel += scale**2 * squared(covariance).cross
     return kernel
 
 
@@ -118,18 +140,39 @@ def readout_scales(network: DenseNet) -> list[float]:
         a_l, without the factor m_l^(-1/2).
 
     Raises:
-        ValueError: if its activation is not the square, or a readout is not balanced.
+        ValueError: if its activation is not the square, or its readouts are neither balanced nor
+            all +1, or that with different widths.
     """
+    is_positive = has_positive_readout(network)
+    widths = [layer.width for layer in network.dense_layers()]
+    if is_positive and len(set(widths)) > 1:
+        raise ValueError(
+            f"width must be the same in every layer for the kernel's formula, got {widths}, with "
+            "readouts that are all +1."
+        )
     for level, layer in enumerate(network.dense_layers(), start=1):
         if not isinstance(layer.activation, Quadratic):
             name = type(layer.activation).__name__
             raise ValueError(f"activation must be Quadratic for the kernel's formula, got {name}.")
-        if layer.width > 1 and abs(float(layer.readout.detach().sum())) > layer.width % 2:
+        if not is_positive and abs(float(layer.readout.detach().sum())) > layer.width % 2:
             raise ValueError(
-                "readout must be half +1 and half -1 for the kernel's formula, got the sum "
-                f"{float(layer.readout.detach().sum()):g} over {layer.width} in layer {level}."
+                "readout must be half +1 and half -1, or all +1, for the kernel's formula, got the "
+                f"sum {float(layer.readout.detach().sum()):g} over {layer.width} in layer {level}."
             )
     return [
         scale * math.sqrt(layer.width)
         for scale, layer in zip(network.scales, network.dense_layers(), strict=True)
     ]
+
+
+def has_positive_readout(network: DenseNet) -> bool:
+    """Whether the readouts of all layers are all +1, and not for want of a second neuron.
+
+    Source: ours.
+
+    Args:
+        network: the learner at its start.
+    """
+    layers = network.dense_layers()
+    is_positive = all(bool((layer.readout == 1).all()) for layer in layers)
+    return is_positive and any(layer.width > 1 for layer in layers)

@@ -32,6 +32,18 @@ class Covariance(NamedTuple):
         return Covariance(*(part + constant for part in self))
 
 
+class Sides(NamedTuple):
+    """A number at each point of either set.
+
+    Attributes:
+        left: at x.
+        right: at x'.
+    """
+
+    left: Float[Tensor, "n 1"]
+    right: Float[Tensor, "1 m"]
+
+
 def linear_covariance(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], variance: float = 1.0
 ) -> Covariance:
@@ -69,6 +81,28 @@ def squared(before: Covariance) -> Covariance:
     """
     cross, left, right = before
     return Covariance(2 * cross.square() + left * right, 3 * left.square(), 3 * right.square())
+
+
+def cubic_products(before: Covariance, linear: float, cubic: Sides) -> Float[Tensor, "n m"]:
+    """E D(z) D'(z') for centred Gaussians with covariance q and D(z) = 2 (a z + c z^3).
+
+        E z z'^3 = 3 q(x,x') q(x',x')
+        E z^3 z'^3 = 9 q(x,x) q(x',x') q(x,x') + 6 q(x,x')^3
+
+    Source: Isserlis' theorem.
+
+    Args:
+        before: q.
+        linear: a.
+        cubic: c, at x and at x'.
+
+    Returns:
+        The mean at all pairs.
+    """
+    cross, left, right = before
+    mixed = 3 * linear * (cubic.left * left + cubic.right * right)
+    cubes = cubic.left * cubic.right * (9 * left * right + 6 * cross.square())
+    return 4 * cross * (linear**2 + mixed + cubes)
 
 
 def rectified(before: Covariance) -> tuple[Covariance, Float[Tensor, "n m"]]:
