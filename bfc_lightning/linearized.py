@@ -70,6 +70,12 @@ class LinearizedDenseNet(DenseNet):
         output, slope = self._tangent(x)
         return output + slope
 
+    @torch.no_grad()
+    def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f_lin(x), as `forward` does it."""
+        output, slope = self._tangent(x)
+        return output + slope
+
     def _start(self) -> dict[str, nn.Parameter]:
         """theta_0 by name."""
         return {

@@ -184,7 +184,11 @@ class HierarchicalLearner(LightningModule):
 
     def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Inputs, noise-free targets and predictions of a batch."""
-        return {"inputs": batch.inputs, "targets": batch.signal, "predictions": self(batch.inputs)}
+        return {
+            "inputs": batch.inputs,
+            "targets": batch.signal,
+            "predictions": self.network.evaluate(batch.inputs),
+        }
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over all trainable parameters, and the schedule over the phase."""
@@ -245,7 +249,8 @@ class HierarchicalLearner(LightningModule):
         Returns:
             A scalar, and f(x).
         """
-        prediction = self(batch.inputs)
+        is_trained = torch.is_grad_enabled()
+        prediction = self(batch.inputs) if is_trained else self.network.evaluate(batch.inputs)
         return self.objective.loss(prediction, batch, progress), prediction
 
     def _evaluation_step(self, batch: Batch) -> None:

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bfc_lightning.activations import Quadratic
+from bfc_lightning.activations import Quadratic, in_place
 from bfc_lightning.seeds import generator
 
 Activation = Callable[..., Any]
 
+_EVALUATED_ROWS = 1024  # whose features fit a core's cache
 FEATURE_STD = 0.3
 
 
@@ -228,3 +229,36 @@ class DenseNet(nn.Module):
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""
         return self.read_out(x, self.features(x))
+
+    @torch.no_grad()
+    def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x) to rounding, without a graph, in less time and memory than `forward`.
+
+        All features of some rows lie side by side in one buffer, so that nothing is put together
+        for the next layer.
+        """
+        layers = self.active_layers()
+        readout = torch.cat([
+            scale * layer.readout for scale, layer in zip(self.scales, layers, strict=False)
+        ])
+        size = min(len(x), _EVALUATED_ROWS)
+        buffer = x.new_empty(size, self.input_dim + len(readout))
+        spaces = [x.new_empty(size, layer.width) for layer in layers]
+        output = x.new_empty(len(x))
+        for rows, part in zip(torch.split(x, size), torch.split(output, size), strict=True):
+            here, stop = buffer[: len(rows)], self.input_dim
+            here[:, :stop] = rows
+            for layer, space in zip(layers, spaces, strict=True):
+                z = space[: len(rows)]
+                torch.addmm(layer.bias, here[:, :stop], layer.weight.T, out=z)
+                features = here[:, stop : stop + layer.width]
+                activation = in_place(layer.activation)
+                if activation is None:
+                    features.copy_(layer.activation(z))
+                else:
+                    activation.evaluate(z, out=features)
+                stop += layer.width
+            torch.addmv(self.constant, here[:, self.input_dim :], readout, out=part)
+            if self.linear is not None:
+                part += rows @ self.linear
+        return output

@@ -243,6 +243,34 @@ def test_gradients_are_those_of_finite_differences(linear_readout):
     assert torch.autograd.gradcheck(output, values, eps=1e-6, atol=1e-7, rtol=1e-6)
 
 
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.GELU(), TruncatedQuadratic(0.5)])
+@pytest.mark.parametrize(("active_depth", "linear_readout"), [(3, False), (2, True)])
+@pytest.mark.parametrize("num_samples", [1, 2500])
+def test_evaluation_without_a_graph_is_the_same(
+    activation, active_depth, linear_readout, num_samples
+):
+    network = DenseNet(
+        4, [6, 3, 5], activation=activation, linear_readout=linear_readout, seed=2
+    ).double()
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn(
+            parameter.shape, generator=generator(3, "moved"), dtype=torch.float64
+        )
+    network.active_depth = active_depth
+    x = torch.randn(num_samples, 4, generator=generator(4, "x"), dtype=torch.float64)
+    found = network.evaluate(x)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, network(x).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(network.evaluate(x), found, rtol=0, atol=0)
+
+
+def test_evaluation_leaves_nothing_behind_when_the_shape_changes():
+    network = DenseNet(4, [6, 3], seed=2)
+    for size in (7, 1024, 1025, 3):
+        x = torch.randn(size, 4, generator=generator(size, "x"))
+        torch.testing.assert_close(network.evaluate(x), network(x).detach())
+
+
 def test_gradient_reaches_every_parameter():
     network = perturbed(DenseNet(3, [4, 3, 2], linear_readout=True))
     network(inputs(20, 3)).square().mean().backward()
