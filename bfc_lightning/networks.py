@@ -14,7 +14,7 @@ from bfc_lightning.seeds import generator
 
 Activation = Callable[..., Any]
 
-_EVALUATED_ROWS = 1024  # whose features fit a core's cache
+_EVALUATED_ROWS = 2048
 FEATURE_STD = 0.3
 
 
