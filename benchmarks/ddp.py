@@ -5,11 +5,13 @@ From the root of the repository, on a machine with nothing else to do:
     python benchmarks/ddp.py equal    # draws and weights of 1, 2, 4 and 2 x 2 processes
     python benchmarks/ddp.py runs     # whole runs of each, five seeds: the last val/nmse
     python benchmarks/ddp.py cost     # 2 processes of one thread beside one process of two threads
+    python benchmarks/ddp.py profile  # where the first of 2 processes spends its time
 """
 
 import argparse
 import json
 import os
+import pstats
 import socket
 import statistics
 import subprocess
@@ -21,6 +23,19 @@ import torch
 
 BIN = Path(sys.executable).parent
 FIT = ["fit", "-c", "configs/depth3.yaml", "--run.figures", "false"]
+PARTS = [
+    ("module.py", "take_steps"),
+    ("gradients.py", "forward"),
+    ("gradients.py", "backward"),
+    ("objectives.py", "loss_and_slope"),
+    ("fast_path.py", "average_over_processes"),
+    ("fast_path.py", "apply"),
+    ("row_optimizers.py", "step"),
+    ("stream.py", "batch"),
+    ("training_log.py", "on_validation_end"),
+    ("checkpoints.py", "on_validation_end"),
+    ("evaluation_loop.py", "run"),
+]
 QUIET = ["--trainer.enable_progress_bar", "false"]
 
 
@@ -119,9 +134,25 @@ def cost(root: Path, rounds: int, steps: int) -> None:
         print(f"{name}: {middle:.2f} [{low:.2f}, {high:.2f}] ms, ratio {middle / base:.2f}")
 
 
+def profile(root: Path, steps: int) -> None:
+    """Prints what the parts of a step take in the first process, of one and of two."""
+    for devices, threads in (("1", "2"), ("2", "1")):
+        file = root / f"{devices}.profile"
+        words = ["--run.root", str(root), "--run.name", devices, "--run.threads", threads]
+        words += ["--num_measures", "0", "--trainer.max_steps", str(steps)]
+        many = ["--trainer.devices", devices, "--trainer.strategy", "ddp"] * (devices != "1")
+        command = [sys.executable, "-m", "cProfile", "-o", str(file), "-m", "bfc_lightning"]
+        subprocess.run([*command, *FIT, *QUIET, *words, *many], check=True)
+        rows = pstats.Stats(str(file)).stats  # type: ignore[attr-defined]
+        seconds = {(Path(place).name, name): row[3] for (place, _, name), row in rows.items()}
+        print(f"{devices} process(es) of {threads} thread(s), ms a step:", flush=True)
+        for part in PARTS:
+            print(f"  {1000 * seconds.get(part, 0.0) / steps:6.3f}  {part[1]}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("question", choices=("equal", "runs", "cost"))
+    parser.add_argument("question", choices=("equal", "runs", "cost", "profile"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1000)
@@ -131,6 +162,8 @@ def main() -> None:
             equal(Path(root))
         elif given.question == "runs":
             runs(Path(root), given.seeds)
+        elif given.question == "profile":
+            profile(Path(root), given.steps)
         else:
             cost(Path(root), given.rounds, given.steps)
 
