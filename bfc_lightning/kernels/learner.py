@@ -8,7 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.kernels.moments import Sides, cubic_products, linear_covariance, squared
+from bfc_lightning.kernels.moments import (
+    Covariance,
+    Sides,
+    cubic_products,
+    linear_covariance,
+    squared,
+)
 from bfc_lightning.networks import FEATURE_STD, DenseNet
 
 
@@ -74,27 +80,34 @@ def learner_ntk(
     kernel = torch.ones_like(inputs.cross)
     if linear_readout:
         kernel += x.shape[1] * inputs.cross
-    covariances = [inputs]
-    for _ in scales[1:]:
-        covariances.append(covariances[-1].plus(FEATURE_STD**2, squared(covariances[-1])))
+    layers, covariance = [], inputs
+    for scale in scales:
+        squares = squared(covariance)
+        layers.append((scale, covariance, squares))
+        covariance = covariance.plus(FEATURE_STD**2, squares)
     from_above = torch.zeros_like(kernel)
-    mean_above = Sides(torch.zeros_like(inputs.left), torch.zeros_like(inputs.right))
-    for scale, covariance in zip(reversed(scales), reversed(covariances), strict=True):
-        products = 4 * scale**2 * covariance.cross
+    cubic = Sides(torch.zeros_like(inputs.left), torch.zeros_like(inputs.right))
+    for scale, covariance, squares in reversed(layers):
         if positive_readout:
-            products = cubic_products(covariance, scale, mean_above)
-            mean_above = Sides(
-                *(
-                    cube + FEATURE_STD**2 * 2 * (scale + 3 * cube * variance)
-                    for cube, variance in zip(mean_above, covariance[1:], strict=True)
-                )
-            )
+            products = cubic_products(covariance, scale, cubic)
+            cubic = _below(cubic, scale, covariance)
+        else:
+            products = 4 * scale**2 * covariance.cross
         products = products + 4 * covariance.cross * from_above
         from_above += FEATURE_STD**2 * products
         kernel += products * (covariance.cross + 1)
         if train_readout:
-            kernel += scale**2 * squared(covariance).cross
+            kernel += scale**2 * squares.cross
     return kernel
+
+
+def _below(cubic: Sides, scale: float, covariance: Covariance) -> Sides:
+    """The c of the layer below, from a layer's own: one more mean slope comes down."""
+    left, right = (
+        own + FEATURE_STD**2 * 2 * (scale + 3 * own * variance)
+        for own, variance in zip(cubic, covariance[1:], strict=True)
+    )
+    return Sides(left, right)
 
 
 def learner_nngp(
