@@ -35,7 +35,7 @@ from bfc_lightning.cli.trainer_flags import (
     validation_interval,
 )
 from bfc_lightning.cli.training_path import settle_training_path
-from bfc_lightning.files import write_atomically
+from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.measures.battery import Measure
 from bfc_lightning.replicas import AnyData, AnyLearner, learners_of
 from bfc_lightning.runs.folder import (
@@ -215,6 +215,8 @@ class Fitting:
         check_monitors(flags["callbacks"], [model.score_key, "val/loss"])
         if self.config.resume == "auto" and self.resumption.checkpoint is None:
             say(f"no checkpoint in {self.wanted} yet: starting afresh.")
+        if self.resumption.warning and is_first_process():
+            say(f"warning: {self.resumption.warning}")
 
     def _claim_folder(self) -> FolderClaim:
         """Settles the run folder; processes other than the first take what that one made."""
@@ -223,6 +225,7 @@ class Fitting:
         if self.resumption.folder is not None:
             claim = FolderClaim(self.resumption.folder)
             (claim.path / CHECKPOINTS).mkdir(exist_ok=True)
+            remove_unfinished(claim.path)
         else:
             is_named = self.config.resume == "auto" or self.options.name is not None
             options = replace(self.options, name=self.wanted.name if is_named else None)

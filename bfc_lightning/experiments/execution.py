@@ -38,7 +38,7 @@ from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
-from bfc_lightning.files import write_atomically
+from bfc_lightning.files import replacing, write_atomically
 
 AND = "&&"
 _REFUSED = 2
@@ -122,7 +122,8 @@ class _Record:
         for name, make in pictures.items():
             figure = make(self.comparison, self.sorted_rows(), title=title)
             if figure is not None:
-                figure.savefig(self.folder / f"{name}.png", dpi=150)
+                with replacing(self.folder / f"{name}.png") as beside:
+                    figure.savefig(beside, dpi=150, format="png")
 
 
 def run_comparison(

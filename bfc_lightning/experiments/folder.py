@@ -24,7 +24,7 @@ import yaml
 from bfc_lightning.experiments.commands import as_yaml, commands_of, settings_files
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials
 from bfc_lightning.experiments.limits import STOPPED
-from bfc_lightning.files import write_atomically
+from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.identity import differences, flatten
 
@@ -176,6 +176,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
         raise RunError(f"{folder} is being worked on by another bfc.") from taken
     try:
+        remove_unfinished(folder)
         yield
     finally:
         os.close(handle)
