@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,10 @@ def remove_unfinished(folder: Path) -> None:
     """
     for pattern in (".*.tmp", "*/.*.tmp"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:

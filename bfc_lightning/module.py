@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
-from bfc_lightning.fast_path import Clipping, FastPath, why_not_fast
+from bfc_lightning.fast_path import Clipping, FastPath, InTurn, why_not_fast
 from bfc_lightning.labels import Labels
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.networks import Activation, DenseNet
@@ -128,13 +128,16 @@ class HierarchicalLearner(LightningModule):
         """A few words on why the fast training path cannot train this learner; None if it can."""
         return why_not_fast(self.network, self.make_optimizer(list(self.parameters())))
 
-    def use_fast_path(self, clipping: Clipping) -> None:
+    def use_fast_path(
+        self, clipping: Clipping, share: Callable[[Tensor], None] | None = None
+    ) -> None:
         """Trains with gradients by hand, several steps at a time; see `FastPath`.
 
         It takes a step for each batch, or, where the data module hands out bursts, many at once.
 
         Args:
             clipping: of the gradients; the Trainer cannot clip what it does not compute.
+            share: of the gradients with other processes, where there are any.
         """
         assert isinstance(self.network, DenseNet)
         self.automatic_optimization = False
@@ -143,6 +146,7 @@ class HierarchicalLearner(LightningModule):
             [self.objective],
             regularization=[self.regularization],
             clipping=clipping,
+            share=share,
         )
 
     def training_step(self, batch: Batch | Burst, batch_index: int) -> Tensor | dict[str, Any]:
@@ -260,7 +264,7 @@ class HierarchicalLearner(LightningModule):
 
 
 def take_steps(
-    module: LightningModule, path: FastPath, burst: Burst, progress: Callable[[int], float]
+    module: LightningModule, path: FastPath | InTurn, burst: Burst, progress: Callable[[int], float]
 ) -> Tensor:
     """Takes the steps of a burst, and tells Lightning.
 

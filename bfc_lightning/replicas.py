@@ -10,7 +10,7 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData
-from bfc_lightning.fast_path import Clipping, FastPath
+from bfc_lightning.fast_path import Clipping, FastPath, InTurn, path_of
 from bfc_lightning.medians import median_of
 from bfc_lightning.module import PHASE_KEY, HierarchicalLearner, take_steps
 from bfc_lightning.networks import DenseNet
@@ -127,7 +127,7 @@ class ReplicatedLearner(LightningModule):
         self.learners = nn.ModuleList(learners)
         self.automatic_optimization = False
         self.diverged: list[int | None] = [None] * len(learners)
-        self.fast_path: FastPath | None = None
+        self.fast_path: FastPath | InTurn | None = None
         self._losses: list[list[float]] = []
         reason = learners[0].why_not_fast()
         if reason is not None:
@@ -151,18 +151,20 @@ class ReplicatedLearner(LightningModule):
         """The learners, typed."""
         return [part for part in self.learners if isinstance(part, HierarchicalLearner)]
 
-    def use_fast_path(self, clipping: Clipping) -> None:
+    def use_fast_path(self, clipping: Clipping, batch_size: int) -> None:
         """Settles how gradients are held down; see `HierarchicalLearner.use_fast_path`.
 
         Args:
             clipping: of the gradients of each learner.
+            batch_size: samples of a batch of each.
         """
         networks = [each.network for each in self.each]
-        self.fast_path = FastPath(
+        self.fast_path = path_of(
             [network for network in networks if isinstance(network, DenseNet)],
             [each.objective for each in self.each],
             regularization=[each.regularization for each in self.each],
             clipping=clipping,
+            batch_size=batch_size,
         )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401, Lightning's union of unions

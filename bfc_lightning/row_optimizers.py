@@ -1,7 +1,7 @@
 """SGD, Adam and AdamW on many networks at once, each with its own rate and decay."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from torch.optim.adam import adam
 
 from bfc_lightning.gradients import FlatParameters
 
-_PER_NETWORK = ("lr", "weight_decay")
 _SHARED = ("betas", "eps", "momentum", "dampening", "nesterov", "decoupled_weight_decay")
 _REFUSED = ("amsgrad", "maximize", "differentiable", "capturable")
 
@@ -50,7 +49,6 @@ class RowOptimizer:
         self._parameters = parameters
         self._columns = parameters.trained_columns()
         kind = type(optimizers[0])
-        self._update: Callable[[slice, dict[str, Tensor]], None]
         self._update = self._sgd if kind is SGD else self._adam
         decoupled = bool(self._groups[0].get("decoupled_weight_decay"))  # Adam has it, too
         self._is_decoupled = kind is AdamW or decoupled
@@ -65,22 +63,12 @@ class RowOptimizer:
         self._steps_taken = max(counts, default=0)
         self._state = {name: self._rows_of(name) for name in names}
         self._first_of = {name: self._trained_states[0][name] for name in names}
-        if kind is not SGD and len(optimizers) == 1:
-            self._counts = {
-                columns.start: parameters.values.new_tensor(
-                    float(self._steps_taken), dtype=torch.float32
-                )
-                for columns in self._columns
-            }
-            self._update = self._fused_adam
+        self._pieces = [self._pieces_of(number) for number in range(len(optimizers))]
 
     def step(self) -> None:
         """One step of every network, with the gradients in the rows."""
         self._steps_taken += 1
-        many = len(self._groups) > 1 or self._update == self._sgd
-        chosen = {key: self._column(key) for key in _PER_NETWORK} if many else {}
-        for columns in self._columns:
-            self._update(columns, chosen)
+        self._update()
 
     def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
         """Whether these are still the optimisers, and nobody else has stepped or loaded them.
@@ -122,62 +110,63 @@ class RowOptimizer:
                     state.setdefault("step", torch.zeros(()))
         return rows
 
-    def _sgd(self, columns: slice, chosen: dict[str, Tensor]) -> None:
-        group: dict[str, Any] = self._groups[0]
-        values = self._parameters.values[:, columns]
-        gradient = self._parameters.gradients[:, columns]
-        if any(each["weight_decay"] for each in self._groups):
-            gradient.add_(values * chosen["weight_decay"])
-        if group["momentum"]:
-            buffer = self._state["momentum_buffer"][:, columns]
-            kept = 1.0 if self._steps_taken == 1 else 1 - group["dampening"]
-            buffer.mul_(group["momentum"]).add_(gradient, alpha=kept)
-            if group["nesterov"]:
-                gradient.add_(buffer, alpha=group["momentum"])
-            else:
-                gradient = buffer
-        values.addcmul_(gradient, chosen["lr"], value=-1)
-
-    def _adam(self, columns: slice, chosen: dict[str, Tensor]) -> None:
-        group: dict[str, Any] = self._groups[0]
-        values = self._parameters.values[:, columns]
-        gradient = self._parameters.gradients[:, columns]
-        if any(each["weight_decay"] for each in self._groups):
-            if self._is_decoupled:
-                values.mul_(1 - chosen["lr"] * chosen["weight_decay"])
-            else:
-                gradient.add_(values * chosen["weight_decay"])
-        first, second = group["betas"]
-        mean = self._state["exp_avg"][:, columns].lerp_(gradient, 1 - first)
-        square = self._state["exp_avg_sq"][:, columns]
-        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        correction = 1 - first**self._steps_taken
-        root = square.sqrt().div_(math.sqrt(1 - second**self._steps_taken)).add_(group["eps"])
-        values.addcmul_(mean.div(root), chosen["lr"] / correction, value=-1)
-
-    def _fused_adam(self, columns: slice, chosen: dict[str, Tensor]) -> None:
-        """The same for one network, by the kernel that PyTorch has for it."""
-        group: dict[str, Any] = self._groups[0]
+    def _pieces_of(self, number: int) -> list[tuple[Tensor, ...]]:
+        """The trained parts of a network's row: parameters, gradients, state, count of steps."""
         rows = (self._parameters.values, self._parameters.gradients, *self._state.values())
-        values, gradient, mean, square = ([row[0, columns]] for row in rows)
-        first, second = group["betas"]
-        adam(
-            values,
-            gradient,
-            mean,
-            square,
-            [],
-            [self._counts[columns.start]],
-            fused=True,
-            amsgrad=False,
-            beta1=first,
-            beta2=second,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-            decoupled_weight_decay=self._is_decoupled,
-        )
+        taken = self._parameters.values.new_tensor(float(self._steps_taken), dtype=torch.float32)
+        return [
+            (*(row[number, columns] for row in rows), taken.clone()) for columns in self._columns
+        ]
+
+    def _sgd(self) -> None:
+        """On all rows at once; PyTorch's own kernel takes one tensor after another here."""
+        group: dict[str, Any] = self._groups[0]
+        rate, decay = self._column("lr"), self._column("weight_decay")
+        for columns in self._columns:
+            values = self._parameters.values[:, columns]
+            gradient = self._parameters.gradients[:, columns]
+            if any(each["weight_decay"] for each in self._groups):
+                gradient.add_(values * decay)
+            if group["momentum"]:
+                buffer = self._state["momentum_buffer"][:, columns]
+                kept = 1.0 if self._steps_taken == 1 else 1 - group["dampening"]
+                buffer.mul_(group["momentum"]).add_(gradient, alpha=kept)
+                if group["nesterov"]:
+                    gradient.add_(buffer, alpha=group["momentum"])
+                else:
+                    gradient = buffer
+            values.addcmul_(gradient, rate, value=-1)
+
+    def _adam(self) -> None:
+        """By PyTorch's fused kernel, on the rows of one rate and decay at a time."""
+        first, second = self._groups[0]["betas"]
+        for (rate, decay), numbers in self._alike().items():
+            pieces = [piece for number in numbers for piece in self._pieces[number]]
+            values, gradients, means, squares, counts = map(list, zip(*pieces, strict=True))
+            adam(
+                values,
+                gradients,
+                means,
+                squares,
+                [],
+                counts,
+                fused=True,
+                amsgrad=False,
+                beta1=first,
+                beta2=second,
+                lr=rate,
+                weight_decay=decay,
+                eps=self._groups[0]["eps"],
+                maximize=False,
+                decoupled_weight_decay=self._is_decoupled,
+            )
+
+    def _alike(self) -> dict[tuple[float, float], list[int]]:
+        """Numbers of the rows by rate and decay."""
+        found: dict[tuple[float, float], list[int]] = defaultdict(list)
+        for number, group in enumerate(self._groups):
+            found[group["lr"], group["weight_decay"]].append(number)
+        return found
 
 
 def why_not_in_rows(optimizers: Sequence[Optimizer]) -> str | None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from bfc_lightning.experiments.comparison import Comparison, PlannedRun, points
+from bfc_lightning.experiments.comparison import Comparison, points
+from bfc_lightning.experiments.plan import PlannedRun
 from bfc_lightning.experiments.results import FINISHED, Row
 from tests.comparisons import write
 

@@ -1,6 +1,8 @@
 """Callbacks with which tests intervene in a run from outside, by class path."""
 
 import os
+import time
+from pathlib import Path
 
 import torch
 from lightning import Callback
@@ -84,3 +86,79 @@ class MeasureThatSignals(Measure):
         if self.calls == self.call:
             os.kill(os.getpid(), 2)
         return {}
+
+
+class DrawsRecorder(Callback):
+    """Writes down the inputs that this process has seen, a file a rank."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.seen: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.seen.append(batch.inputs.clone())
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self.folder.mkdir(exist_ok=True)
+        torch.save(torch.stack(self.seen), self.folder / f"{trainer.global_rank}.pt")
+
+
+class CollectiveCounter(Callback):
+    """Writes down how many collectives of Lightning's and ours there are between two steps."""
+
+    def __init__(self, path: str, first: int, last: int) -> None:
+        self.path = Path(path)
+        self.first, self.last = first, last
+        self.count = 0
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        for name in ("broadcast", "all_reduce", "all_gather", "barrier"):
+            setattr(torch.distributed, name, self.counted(getattr(torch.distributed, name)))
+
+    def counted(self, collective):
+        def call(*args, **kwargs):
+            self.count += 1
+            return collective(*args, **kwargs)
+
+        return call
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.first:
+            self.count = 0
+        if trainer.global_step == self.last and trainer.is_global_zero:
+            self.path.write_text(str(self.count))
+
+
+class SignalTheFirst(Callback):
+    """Sends the first process alone a signal at the end of a training step."""
+
+    def __init__(self, step: int, signum: int = 15) -> None:
+        self.step = step
+        self.signum = signum
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            os.kill(os.getpid(), self.signum)
+
+
+class SleepInTheFirst(Callback):
+    """Keeps the first process busy while the others wait for it."""
+
+    def __init__(self, step: int, seconds: float) -> None:
+        self.step = step
+        self.seconds = seconds
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            time.sleep(self.seconds)
+
+
+class FailInTheSecond(Callback):
+    """Raises in one process only."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == 1:
+            raise LookupError("only here")

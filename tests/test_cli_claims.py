@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.folder import locked
+from bfc_lightning.experiments.own_folder import locked
 from tests.claim_files import RATIO, write_claim
 from tests.comparisons import write
 

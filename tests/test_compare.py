@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.progress import RunsProgress, in_words
 from bfc_lightning.experiments.workers import WorkerPool
 from tests.comparisons import KILL, POISON, cells, write
 from tests.runs import TINY, same_weights, summary
@@ -30,9 +29,10 @@ def test_folder_holds_what_the_help_names(compared):
     files = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "png")}
     assert names == {*files, "features.png", "commands.txt", "base", "learners", "runs", "logs"}
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
-    log = (compared / "logs" / "wide-seed1.txt").read_text()
-    assert log.startswith("$ bfc fit -c ")
-    assert "wide-seed1: finished" in log
+    (log,) = (compared / "logs").glob("wide-2seeds-*.txt")
+    assert log.read_text().startswith("$ bfc fit -c ")
+    assert ": finished" in log.read_text()
+    assert (compared / "logs" / "wild-seed1.txt").read_text().startswith("$ bfc fit -c ")
 
 
 def test_csv_says_what_the_summaries_say(compared):
@@ -70,7 +70,10 @@ def test_diverged_runs_are_rows_and_counted_and_in_no_median(compared):
     assert "| wild | 0 of 2, 2 diverged | - | - |" in (compared / "compare.md").read_text()
 
 
-def test_a_run_is_bit_for_bit_that_of_its_command_by_hand(compared, tmp_path):
+def test_a_run_is_bit_for_bit_that_of_its_command_by_hand(tmp_path):
+    path = write(tmp_path, learners={"wide": {}})
+    assert main(["compare", "-c", str(path), "--together", "false"]) == 0
+    compared = tmp_path / "logs" / "few"
     lines = (compared / "commands.txt").read_text().splitlines()
     command = next(line for line in lines if "--run.name wide-seed1" in line)
     words = shlex.split(command)
@@ -146,20 +149,6 @@ def test_dead_worker_is_a_row_and_the_others_finish(compared, capsys):
     assert "1 of 3 runs failed" in error
     statuses = {row["learner"]: row["status"] for row in cells(compared)}
     assert statuses == {"wide": "finished", "dying": "failed", "late": "finished"}
-
-
-def test_time_left_counts_the_workers(capsys):
-    with RunsProgress(9, num_done=1, num_workers=2) as progress:
-        progress.begin("a")
-        progress.end("a", "finished val/nmse 1.0e-02", 40.0)
-    assert capsys.readouterr().err == ("2/9 a finished val/nmse 1.0e-02 (40 s, about 2 min left)\n")
-    assert [in_words(t) for t in (5, 89, 90, 3600, 7200)] == [
-        "5 s",
-        "89 s",
-        "2 min",
-        "60 min",
-        "2.0 h",
-    ]
 
 
 @pytest.mark.slow

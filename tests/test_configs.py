@@ -9,11 +9,15 @@ import yaml
 from bfc_lightning.cli.application import Application
 from bfc_lightning.cli.comparing import parse_comparison
 from bfc_lightning.cli.learner_settings import check_learners
+from bfc_lightning.cli.sweep_settings import parse_points
+from bfc_lightning.cli.sweeping import parse_sweep
+from bfc_lightning.experiments.sweeps.sweep import sweep_points
 
 ALL = sorted(Path("configs").rglob("*.yaml"))
 COMPARISONS = [path for path in ALL if "learners" in yaml.safe_load(path.read_text())]
 CLAIMS = [path for path in ALL if path.parent.name == "claims"]
-CONFIGS = [path for path in ALL if path not in (*COMPARISONS, *CLAIMS)]
+SWEEPS = [path for path in ALL if path.parent.name == "sweep"]
+CONFIGS = [path for path in ALL if path not in (*COMPARISONS, *CLAIMS, *SWEEPS)]
 
 
 def leaves(tree: object, prefix: str = "") -> dict[str, object]:
@@ -86,6 +90,28 @@ def test_comparison_says_what_it_is_and_how_to_run_it(path):
     text = path.read_text()
     assert text.startswith("# ")
     assert f"#   bfc compare -c {path}" in text
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_is_parsed_at_all_its_points(path):
+    sweep, _ = parse_sweep(["-c", str(path)])
+    content = yaml.safe_load(path.read_text())
+    assert (sweep.grid or sweep.points) == (content.get("grid") or content["points"])
+    assert len(sweep.seeds) >= 3
+    assert parse_points(sweep).keys() == sweep_points(sweep).keys()
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_says_what_it_is_and_how_to_run_it(path):
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert f"#   bfc sweep -c {path}" in text
+
+
+def test_there_is_a_sweep_of_one_key_one_of_two_and_a_list():
+    kinds = [yaml.safe_load(path.read_text()) for path in SWEEPS]
+    assert {len(content["grid"]) for content in kinds if "grid" in content} == {1, 2}
+    assert any("points" in content for content in kinds)
 
 
 def test_only_comparisons_have_learners_and_a_base():

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from bfc_lightning.cli import main
-from bfc_lightning.cli.comparing import run_one
-from bfc_lightning.experiments.comparison import Limits, PlannedRun, Point
+from bfc_lightning.cli.many_runs import run_one
 from bfc_lightning.experiments.limits import remember_stop, stop_of
+from bfc_lightning.experiments.plan import Limits, PlannedRun, Point
 from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
 from tests.comparisons import cells, write
 from tests.worker_functions import obey

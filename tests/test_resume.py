@@ -15,7 +15,6 @@ from tests.runs import (
     TINY,
     checkpoint,
     fit,
-    fit_with_one_and_two_processes,
     intervene,
     same_weights,
     summary,
@@ -238,12 +237,3 @@ def test_run_goes_on_from_its_own_config_wherever_one_calls_from(
     assert main(words) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert same_weights(undisturbed, tmp_path / "tiny")
-
-
-@pytest.mark.ddp
-def test_two_processes_see_the_global_batches_of_one(tmp_path):
-    one, two = fit_with_one_and_two_processes(tmp_path)
-    for name, value in one.items():
-        assert torch.allclose(value, two[name], rtol=1e-10, atol=1e-12), name
-    scores = [summary(tmp_path / name)["metrics"]["val/nmse"] for name in ("1", "2")]
-    assert scores[0] == pytest.approx(scores[1], rel=1e-6)

@@ -28,8 +28,8 @@ def reasons() -> dict[str, tuple[list[str], str]]:
             "trainer.detect_anomaly watches autograd",
         ),
         "strategy": (
-            ["--trainer.strategy", "ddp"],
-            "several processes share their gradients there",
+            ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.model_averaging_period", "2"],
+            "DDPStrategy has a way of its own to share gradients",
         ),
         "gradients": (
             intervene("GradientWatcher"),

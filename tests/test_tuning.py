@@ -10,13 +10,8 @@ import yaml
 
 from bfc_lightning.cli import main
 from bfc_lightning.experiments.commands import commands_of, files_of
-from bfc_lightning.experiments.comparison import (
-    PlannedRun,
-    planned_runs,
-    planned_trials,
-    points,
-    trials,
-)
+from bfc_lightning.experiments.comparison import planned_runs, planned_trials, points, trials
+from bfc_lightning.experiments.plan import PlannedRun
 from bfc_lightning.experiments.results import Row, table
 from bfc_lightning.experiments.tuning import choose, edge_warnings, keep_choice
 from tests.comparisons import cells, parse, write

@@ -136,6 +136,22 @@ def test_worker_that_dies_while_idle_is_replaced_and_its_next_task_runs(tmp_path
     assert [(e.status, e.has_died) for e in events if isinstance(e, Ended)] == [(5, False)]
 
 
+def test_each_worker_has_variables_of_its_own_and_so_has_its_successor(tmp_path):
+    note, path = ("note", str(tmp_path / "pids")), tmp_path / "pids"
+    orders = [note, ("die", "9"), note, note]
+    tasks = [Task(f"{n}", words, tmp_path / f"{n}.txt") for n, words in enumerate(orders)]
+    with WorkerPool(obey, 1, environments=[{"BFC_TEST": "mine"}]) as pool:
+        list(pool.run(tasks))
+    lines = [line.split() for line in path.read_text().splitlines()]
+    assert [variable for _, variable in lines] == ["mine"] * 3
+    assert len({pid for pid, _ in lines}) == 2
+    variables = [{"BFC_TEST": name} for name in "ab"]
+    tasks = [Task(name, ("hold", str(tmp_path / name)), tmp_path / f"{name}.txt") for name in "cd"]
+    with WorkerPool(obey, 2, environments=variables) as pool:
+        list(pool.run(tasks))
+    assert {(tmp_path / name).read_text() for name in "cd"} == {"a", "b"}
+
+
 def test_same_log_means_one_after_the_other(tmp_path):
     task = Task("a", ("sleep", str(tmp_path / "times"), "0.4"), tmp_path / "log")
     with WorkerPool(obey, 2) as pool:

@@ -26,6 +26,13 @@ def _note_process(path: str) -> int:
     return 0
 
 
+def _hold(path: str) -> int:
+    """Keeps its worker for a while, so that the next task needs another."""
+    Path(path).write_text(os.environ["BFC_TEST"])
+    time.sleep(0.5)
+    return 0
+
+
 def _die(number: str) -> int:
     os.kill(os.getpid(), int(number))
     return 0
@@ -67,6 +74,7 @@ def _ignore_signals(path: str) -> int:
 _ORDERS = {
     "say": _say,
     "note": _note_process,
+    "hold": _hold,
     "return": int,
     "exit": lambda number: sys.exit(int(number)),
     "die": _die,

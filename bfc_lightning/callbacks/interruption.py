@@ -19,7 +19,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption(Callback):
     """Turns signals into a checkpoint at the end of the step, so that nothing is lost or doubled.
 
-    Several processes agree at the logging interval, so that all stop at the same step.
+    Several processes agree at the logging interval and after a validation, so that all stop at the
+    same step.
 
     Args:
         checkpoints: saves the state.
@@ -50,8 +51,12 @@ class Interruption(Callback):
                 signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes SIGTERM back from Lightning, which would stop without a checkpoint."""
+        """Takes SIGTERM back from Lightning, which would stop without a checkpoint.
+
+        For the sake of it Lightning lets several processes wait for each other at every batch.
+        """
         self._trainer = trainer
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         if self._is_listening:
             signal.signal(signal.SIGTERM, self._receive)
 
@@ -91,7 +96,8 @@ class Interruption(Callback):
     def _is_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self._signum != 0
-        if trainer.global_step % log_interval(trainer):
+        has_saved = self.checkpoints.saved_step == trainer.global_step
+        if trainer.global_step % log_interval(trainer) and not has_saved:
             return False
         return trainer.strategy.reduce_boolean_decision(self._signum != 0, all=False)
 
@@ -102,6 +108,10 @@ class Interruption(Callback):
         launcher = self._trainer.strategy.launcher if self._trainer is not None else None
         if launcher is not None and signum == signal.SIGTERM:
             launcher.kill(signum)  # a terminal sends Ctrl-C to every process, SIGTERM to one
+
+
+def _nothing() -> None:
+    """What is left of Lightning's agreement."""
 
 
 class StopAtMaxSteps(Callback):

@@ -2,6 +2,8 @@
 
 import signal
 
+LOST = 1
+
 
 class Diverged(Exception):  # noqa: N818, a way to end and no error of the program
     """The loss became NaN or infinite.
@@ -28,3 +30,16 @@ class Interrupted(Exception):  # noqa: N818, likewise
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}.")
         self.exit_status = 128 + signum
+
+
+class LostProcess(Exception):  # noqa: N818, likewise
+    """Another process of the run is gone.
+
+    Args:
+        told: one line; empty where another process tells it.
+        exit_status: of the processes that are left.
+    """
+
+    def __init__(self, told: str, exit_status: int = LOST) -> None:
+        super().__init__(told)
+        self.exit_status = exit_status

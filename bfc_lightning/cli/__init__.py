@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 
 USAGE = """\
 usage: bfc COMMAND [-c CONFIG.yaml ...] [--key value ...]
@@ -17,6 +18,7 @@ commands:
   predict    write inputs, targets and predictions to predictions.npz
   baseline   kernels and other rivals on the same problem: --baseline KernelRidge
   compare    several learners, seeds and targets: bfc compare -c configs/compare/schemes.yaml
+  sweep      one learner at many settings and seeds: bfc sweep -c configs/sweep/gap.yaml
   claims     sentences of the theory, run to a verdict: bfc claims --profile quick
   bench      speed of fit beside bare loops in PyTorch and JAX, and beside the machine's limit
 
@@ -34,7 +36,15 @@ often used with fit:
 exit status: 0 done, 2 a mistake in the input, 3 diverged, 4 out of memory, 130 and 143 stopped by a
 signal, 1 else.
 """
-_COMMANDS = ("fit", "validate", "test", "predict", "baseline", "compare", "claims", "bench")
+_SHARED = ("fit", "validate", "test", "predict")
+_OWN = {
+    "baseline": ("baseline", "baseline_command"),
+    "compare": ("comparing", "compare_command"),
+    "sweep": ("sweeping", "sweep_command"),
+    "claims": ("claiming", "claims_command"),
+    "bench": ("benching", "bench_command"),
+}
+_COMMANDS = (*_SHARED, *_OWN)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -60,24 +70,23 @@ def main(args: Sequence[str] | None = None) -> int:
         known = ", ".join(_COMMANDS)
         print(f"bfc: error: the command must be one of {known}, got {words[0]!r}.", file=sys.stderr)
         return 2
+    if words[0] not in _SHARED and "TORCHELASTIC_RUN_ID" in os.environ:
+        return _refuse_torchrun(words[0])
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own classes, by class_path
-    if words[0] == "compare":
-        from bfc_lightning.cli.comparing import compare_command
-
-        return compare_command(words[1:])
-    if words[0] == "claims":
-        from bfc_lightning.cli.claiming import claims_command
-
-        return claims_command(words[1:])
-    if words[0] == "bench":
-        from bfc_lightning.cli.benching import bench_command
-
-        return bench_command(words[1:])
-    if words[0] == "baseline":
-        from bfc_lightning.cli.baseline import baseline_command
-
-        return baseline_command(words[1:])
+    if words[0] in _OWN:
+        module, name = _OWN[words[0]]
+        command = getattr(import_module(f"bfc_lightning.cli.{module}"), name)
+        return int(command(words[1:]))
     from bfc_lightning.cli.application import run_command
 
     return run_command(words, started)
+
+
+def _refuse_torchrun(command: str) -> int:
+    from bfc_lightning.cli.processes import is_first_process
+
+    if is_first_process():
+        told = f"bfc {command} must be started once, got {os.environ['WORLD_SIZE']} by torchrun."
+        print(f"bfc: error: {told}", file=sys.stderr)
+    return 2

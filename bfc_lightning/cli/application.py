@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,19 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from bfc_lightning.callbacks.stops import Diverged, Interrupted
+from bfc_lightning.callbacks.stops import LOST, Diverged, Interrupted
 from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.evaluation import Evaluation
 from bfc_lightning.cli.fitting import Fitting
-from bfc_lightning.cli.trainer_flags import TRAINER_DEFAULTS, check_trainer_flags
+from bfc_lightning.cli.peers import Peers, find_peers
+from bfc_lightning.cli.trainer_flags import (
+    TRAINER_DEFAULTS,
+    check_strategy,
+    check_trainer_flags,
+    share_out,
+)
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.assembly import add_problem_arguments, add_study_arguments, fill_seeds
@@ -28,8 +35,10 @@ from bfc_lightning.runs.replication import build_replicas, check_memory, describ
 class Application(LightningCLI):
     """Parses a command, builds its objects, and leaves the run to `Fitting` or `Evaluation`."""
 
-    def __init__(self, args: list[str], started: float) -> None:
+    def __init__(self, args: list[str], started: float, peers: Peers | None = None) -> None:
         self.started = started
+        self.given_words = args
+        self.peers = Peers() if peers is None else peers
         self.command = args[0] if args else "fit"
         plain = {"prog": "bfc", "exit_on_error": False}
         super().__init__(
@@ -139,6 +148,7 @@ class Application(LightningCLI):
         """Checks what needs no objects, and gives every part its seed."""
         mine = self.config[self.subcommand]
         check_trainer_flags(mine.trainer)
+        check_strategy(mine.trainer.strategy)
         _set_threads(mine.run.threads)
         self.resolved = self.config.clone()
         fill_seeds(self.resolved[self.subcommand], mine.seed_everything)
@@ -152,7 +162,13 @@ class Application(LightningCLI):
         """
         parser = self._parser(self.subcommand)
         self.job: Fitting | Evaluation
-        parts = {"parser": parser, "config": mine, "resolved": self.resolved[self.subcommand]}
+        parts = {
+            "parser": parser,
+            "config": mine,
+            "resolved": self.resolved[self.subcommand],
+            "words": self.given_words,
+            "peers": self.peers,
+        }
         if self.subcommand == "fit":
             self.job = Fitting(started=self.started, **parts)
         else:
@@ -182,6 +198,7 @@ class Application(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        share_out(config, self.peers)
         if isinstance(self.job, Fitting):
             self.job.scheme = self._get(self.config_init, "scheme")
             self.job.measures = self._get(self.config_init, "measures")
@@ -209,16 +226,25 @@ def run_command(args: Sequence[str], started: float) -> int:
         The exit status.
     """
     _quieten()
+    peers = Peers()
 
     def run() -> int:
+        nonlocal peers
+        peers = find_peers()
         try:
-            Application(list(args), started)
+            Application(list(args), started, peers)
         except (Diverged, Interrupted) as stop:
             say(str(stop))
             return stop.exit_status
+        except (ArgumentError, RunError, OSError) as mistake:
+            peers.complain(str(mistake))
+            raise
         return 0
 
-    return ended(run)
+    status = ended(run)
+    if status != LOST:
+        peers.leave()
+    return status
 
 
 def _set_threads(threads: int | None) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.cli.comparing import PlainHelp
 from bfc_lightning.cli.console import rich_table, say
 from bfc_lightning.cli.ends import ended
+from bfc_lightning.cli.many_runs import PlainHelp
 from bfc_lightning.experiments.bench.rounds import CONTESTANTS, Name
 from bfc_lightning.runs.folder import RunError
 
@@ -99,7 +99,7 @@ def _run(given: Namespace, *, command: str) -> int:
     from bfc_lightning.cli.bench_sizes import read_sizes
     from bfc_lightning.experiments.bench.fitting import STOPPED_BY_SIGNAL, FitEnded
     from bfc_lightning.experiments.bench.running import Record, time_size
-    from bfc_lightning.experiments.folder import locked
+    from bfc_lightning.experiments.own_folder import locked
 
     folder = _folder(given)
     sizes = read_sizes(given.config or _CONFIGS, given.steps)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.cli.comparing import PlainHelp, parse_comparison, run_in_folder
+from bfc_lightning.cli.comparing import parse_comparison, run_in_folder
 from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
+from bfc_lightning.cli.many_runs import PlainHelp
 from bfc_lightning.experiments.claims.claim import (
     PROFILES,
     Claim,
@@ -110,7 +111,8 @@ def _read(given: Namespace) -> list[Claim]:
 def _run(claims: Sequence[Claim], given: Namespace, *, command: str) -> int:
     """Does it, once the words are understood."""
     from bfc_lightning.experiments.claims.running import RUNS, Record, run_claims
-    from bfc_lightning.experiments.folder import check_unchanged, find_comparison, locked
+    from bfc_lightning.experiments.folder import check_unchanged, find_comparison
+    from bfc_lightning.experiments.own_folder import locked
 
     folder = _folder(given)
     evidence = _evidence(claims, given, folder)

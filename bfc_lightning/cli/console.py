@@ -10,11 +10,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bfc_lightning.cli.processes import is_first_process
 from bfc_lightning.runs.folder import FIGURES
 
 
 def say(text: str) -> None:
-    """Prints one line beside the results.
+    """Prints one line beside the results; of several processes the first one does.
+
+    Args:
+        text: the line.
+    """
+    if is_first_process():
+        say_from_any(text)
+
+
+def say_from_any(text: str) -> None:
+    """Prints one line beside the results, from any process.
 
     Args:
         text: the line.

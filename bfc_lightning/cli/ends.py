@@ -3,8 +3,9 @@
 from argparse import ArgumentError
 from collections.abc import Callable
 
+from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli.complaints import one_line
-from bfc_lightning.cli.console import say
+from bfc_lightning.cli.console import say, say_from_any
 from bfc_lightning.experiments.limits import LACKED_MEMORY
 from bfc_lightning.runs.folder import RunError
 
@@ -17,7 +18,7 @@ def ended(command: Callable[[], int]) -> int:
 
     Returns:
         That, or 2 for a mistake of the user, 4 where it needed more memory than there is, 130 after
-        Ctrl-C.
+        Ctrl-C, 1 where another process of the run is gone.
     """
     try:
         return command()
@@ -27,6 +28,10 @@ def ended(command: Callable[[], int]) -> int:
     except (PermissionError, NotADirectoryError) as refused:
         say(f"error: {refused.filename} must be writable: {refused.strerror}.")
         return 2
+    except LostProcess as lost:
+        if str(lost):
+            say_from_any(f"error: {lost}")
+        return lost.exit_status
     except KeyboardInterrupt:
         say("stopped by SIGINT.")
         return 130

@@ -1,6 +1,7 @@
 """`bfc validate`, `test` and `predict`: a checkpoint of a run, scored or written out."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.callbacks.predictions import PredictionsFile
 from bfc_lightning.cli.console import say, show_scores, whose_medians
+from bfc_lightning.cli.launching import noticing_losses, prepare_launch
+from bfc_lightning.cli.peers import Peers
 from bfc_lightning.cli.trainer_flags import as_list
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner
@@ -33,6 +36,8 @@ class Evaluation:
         parser: of the command, to write settings with.
         config: the user's settings.
         resolved: the same with every seed filled in.
+        words: the command, as it was given.
+        peers: the processes that were started together with this one.
         command: which of the three.
 
     Raises:
@@ -40,10 +45,19 @@ class Evaluation:
     """
 
     def __init__(
-        self, *, parser: ArgumentParser, config: Namespace, resolved: Namespace, command: str
+        self,
+        *,
+        parser: ArgumentParser,
+        config: Namespace,
+        resolved: Namespace,
+        words: Sequence[str],
+        peers: Peers,
+        command: str,
     ) -> None:
         self.parser = parser
         self.config = config
+        self.words = words
+        self.peers = peers
         self.command = command
         self.replicas: list[dict[str, Any]] = []
         configs = [str(file) for file in config.config or []]
@@ -107,9 +121,11 @@ class Evaluation:
             raise RunError(
                 f"trainer.devices must be 1 for predict, got {trainer.world_size} processes."
             )
+        prepare_launch(trainer, self.words, folder=None, threads=self.config.run.threads)
         # First, or weights of float64 would be rounded.
         trainer.strategy.precision_plugin.convert_module(model)
         load_state(self.content, model=model, data=data)
+        self.peers.meet("ready")
         return trainer
 
     def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
@@ -125,7 +141,8 @@ class Evaluation:
             task(model, datamodule=data, return_predictions=False)
             say(f"{self.checkpoint}, step {self.step}: wrote {self._predictions()}")
             return
-        task(model, datamodule=data, verbose=False)
+        with noticing_losses(trainer):
+            task(model, datamodule=data, verbose=False)
         if not trainer.is_global_zero:
             return
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}

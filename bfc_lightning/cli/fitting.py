@@ -1,7 +1,7 @@
 """`bfc fit`: a run folder, a Trainer that writes into it, and going on where a run stopped."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from bfc_lightning.callbacks.measurements import Measurements, measure_steps
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
+from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Interrupted
 from bfc_lightning.callbacks.summary import Summary
@@ -28,6 +29,9 @@ from bfc_lightning.callbacks.tensorboard import RunBoard
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.cli.console import say, show_result, show_start
+from bfc_lightning.cli.launching import FOLDER_VARIABLE, noticing_losses, prepare_launch
+from bfc_lightning.cli.peers import Peers
+from bfc_lightning.cli.processes import is_first_process
 from bfc_lightning.cli.trainer_flags import (
     as_list,
     check_monitors,
@@ -56,8 +60,6 @@ from bfc_lightning.runs.resuming import Resumption, find_resumption
 from bfc_lightning.schedules import open_length
 from bfc_lightning.schemes import Joint, Phase, Scheme
 
-# Rank 0 tells the processes that it starts where the run lives.
-_FOLDER_VARIABLE = "BFC_RUN_FOLDER"
 # Settings that change no result; TensorBoard's table of settings has better use for its columns.
 _EVALUATION_KEYS = frozenset(
     f"data.{name}"
@@ -72,14 +74,25 @@ class Fitting:
         parser: of the command, to write settings with.
         config: the user's settings.
         resolved: the same with every seed filled in.
+        words: the command.
+        peers: the processes that were started together with this one.
         started: when the command began.
     """
 
     def __init__(
-        self, *, parser: ArgumentParser, config: Namespace, resolved: Namespace, started: float
+        self,
+        *,
+        parser: ArgumentParser,
+        config: Namespace,
+        resolved: Namespace,
+        words: Sequence[str],
+        peers: Peers,
+        started: float,
     ) -> None:
         self.parser = parser
         self.config = config
+        self.words = words
+        self.peers = peers
         self.started = started
         self.options = RunOptions(**vars(config.run))
         self.identity = run_identity(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
@@ -142,6 +155,10 @@ class Fitting:
                 callbacks=given,
                 pause_steps=self._pause_steps(phases),
             )
+            folder = None if self.claim is None else str(self.claim.path)
+            threads = self.options.threads
+            prepare_launch(trainer, self.words, folder=folder, threads=threads)
+            self.peers.meet("ready")
         except RunError:
             self._abandon()
             raise
@@ -164,6 +181,7 @@ class Fitting:
             self._announce(folder, trainer, model)
         checkpoint = self.resumption.checkpoint
         with ExitStack() as stack:
+            stack.enter_context(noticing_losses(trainer))
             stack.enter_context(self._refusing(trainer))
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Interruption):
@@ -182,7 +200,7 @@ class Fitting:
             phases = self.scheme.phases(learners_of(model)[0].network.depth, flags["max_steps"])
         except ValueError as refused:
             raise RunError(str(refused)) from refused
-        if len(phases) > 1 and is_first_process():
+        if len(phases) > 1:
             lengths = " + ".join(f"{phase.length:,}" for phase in phases)
             say(f"{type(self.scheme).__name__}: {lengths} = {phases[-1].stop:,} optimiser steps")
         total = phases[-1].stop
@@ -220,18 +238,24 @@ class Fitting:
 
     def _claim_folder(self) -> FolderClaim:
         """Settles the run folder; processes other than the first take what that one made."""
+        self.peers.meet("checked")
         if not is_first_process():
-            return FolderClaim(Path(os.environ.get(_FOLDER_VARIABLE, self.wanted)))
+            told = os.environ.get(FOLDER_VARIABLE)
+            return FolderClaim(Path(told if told else self.peers.hear("folder")))
+        claim = self._make_folder()
+        self.peers.tell("folder", str(claim.path))
+        return claim
+
+    def _make_folder(self) -> FolderClaim:
+        """A new folder, or that of the run that goes on."""
         if self.resumption.folder is not None:
             claim = FolderClaim(self.resumption.folder)
             (claim.path / CHECKPOINTS).mkdir(exist_ok=True)
             remove_unfinished(claim.path)
-        else:
-            is_named = self.config.resume == "auto" or self.options.name is not None
-            options = replace(self.options, name=self.wanted.name if is_named else None)
-            claim = claim_new_folder(self.wanted, options)
-        os.environ[_FOLDER_VARIABLE] = str(claim.path)
-        return claim
+            return claim
+        is_named = self.config.resume == "auto" or self.options.name is not None
+        options = replace(self.options, name=self.wanted.name if is_named else None)
+        return claim_new_folder(self.wanted, options)
 
     @contextmanager
     def _refusing(self, trainer: Trainer) -> Iterator[None]:
@@ -315,6 +339,8 @@ class Fitting:
         )
         keep = LambdaCallback(on_train_start=lambda trainer, model: self._keep())
         first: list[Callback] = [keep, measurements, TrainingLog(), StopAtMaxSteps()]
+        if self.replicas:
+            first.append(ReplicaBests(len(self.replicas)))
         if flags["enable_progress_bar"] is not False:
             first.append(RunProgress())
         last: list[Callback] = [Interruption(checkpoints), summary, checkpoints]
@@ -363,9 +389,3 @@ def _banded_keys(model: AnyLearner) -> list[str]:
     levels = range(1, learners_of(model)[0].network.depth + 1)
     kinds = ("levels/residual", "features/residual")
     return [model.score_key, "train/loss", *(f"{kind}_{each}" for kind in kinds for each in levels)]
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes, before there is a Trainer to ask."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
-    return all(int(os.environ.get(name, 0)) == 0 for name in names)

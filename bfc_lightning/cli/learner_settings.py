@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
@@ -25,13 +26,13 @@ from bfc_lightning.experiments.comparison import (
     TUNE,
     TUNE_WITH,
     Comparison,
-    PlannedRun,
     points,
     trials,
 )
+from bfc_lightning.experiments.plan import PlannedRun
 from bfc_lightning.runs.folder import RunError
 
-# Groups of `bfc fit` that belong to the comparison and to no learner.
+# Groups of `bfc fit` that belong to the comparison or sweep and to no learner.
 _NOT_FOR_LEARNERS = ("config", "run", "resume", "seed_everything")
 
 
@@ -68,8 +69,9 @@ class FitParser(Application):
         """Nothing."""
 
     def groups(self) -> list[str]:
-        """The first-level keys of a config."""
-        return list(vars(self._parser("fit").get_defaults()))
+        """The first-level keys of a config that a learner may change."""
+        known = vars(self._parser("fit").get_defaults())
+        return [key for key in known if key not in _NOT_FOR_LEARNERS]
 
     def check(self, words: list[str]) -> None:
         """Parses the words after `bfc fit`.
@@ -84,9 +86,15 @@ class FitParser(Application):
         check_trainer_flags(self.config.fit.trainer)
         if self.config.fit.model.num_replicas != 1:
             raise RunError(
-                "model.num_replicas must be 1 in a comparison, which has seeds of its own, "
-                f"got {self.config.fit.model.num_replicas}."
+                "model.num_replicas must be 1 in a comparison or a sweep, which have seeds of "
+                f"their own, got {self.config.fit.model.num_replicas}."
             )
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the checked words mean, as a run's `config.yaml` has it."""
+        text = self._parser("fit").dump(self.config.fit, skip_unset=False)
+        content: dict[str, Any] = yaml.safe_load(text)
+        return content
 
 
 def check_learners(comparison: Comparison) -> None:
@@ -136,7 +144,7 @@ def _check_first_level(comparison: Comparison) -> None:
     Raises:
         RunError: if there is one; it lists the known ones.
     """
-    known = [key for key in FitParser().groups() if key not in _NOT_FOR_LEARNERS]
+    known = FitParser().groups()
     given = [
         (f"learners.{name}", set(learner_settings(comparison, name)) - {BASELINE})
         for name in comparison.learners

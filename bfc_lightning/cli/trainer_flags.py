@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.optim import LBFGS
 
+from bfc_lightning.cli.peers import Peers
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase, Scheme
@@ -17,6 +18,12 @@ Interval = int | float | str | timedelta | dict[str, int]
 
 # The target itself would be computed in half precision, and the score taken against that.
 _LOW_PRECISIONS = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
+
+_STRATEGIES = (
+    *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"),
+    *("lightning.pytorch.strategies.DDPStrategy", "pytorch_lightning.strategies.DDPStrategy"),
+    "lightning.pytorch.strategies.SingleDeviceStrategy",
+)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 4000,
@@ -44,6 +51,8 @@ def check_trainer_flags(flags: Namespace) -> None:
         value = flags[name]
         if value is not None and value < 1:
             raise RunError(f"trainer.{name} must be at least 1, got {value}.")
+    if str(flags.devices) == "0":
+        raise RunError(f"trainer.devices must be at least 1, got {flags.devices}.")
     if str(flags.precision) in _LOW_PRECISIONS:
         raise RunError(
             f"trainer.precision must leave the samples exact, got {flags.precision}: take "
@@ -75,6 +84,52 @@ def check_trainer_flags(flags: Namespace) -> None:
             f"trainer.accumulate_grad_batches = {accumulate}, got {interval}: a checkpoint belongs "
             "between two optimiser steps."
         )
+
+
+def check_strategy(strategy: object) -> None:
+    """Refuses strategies that share out more than samples.
+
+    Args:
+        strategy: as the user gave it, a name or a class with its arguments.
+
+    Raises:
+        RunError: if it is none of those that train one whole learner in each process.
+    """
+    name = strategy.get("class_path") if isinstance(strategy, Namespace) else strategy
+    if name not in _STRATEGIES:
+        raise RunError(
+            f"trainer.strategy must be auto or ddp, got {name}: every process needs the whole "
+            "learner, and its share of the samples."
+        )
+
+
+def share_out(flags: dict[str, Any], peers: Peers) -> None:
+    """Makes the Trainer's flags agree with the processes that torchrun or srun have started.
+
+    Args:
+        flags: the group `trainer`, instantiated; changed in place where they were left open.
+        peers: the processes.
+
+    Raises:
+        RunError: if they do not agree.
+    """
+    if peers.size == 1:
+        if flags["num_nodes"] != 1:
+            raise RunError(
+                f"trainer.num_nodes must be 1 without torchrun or srun, got {flags['num_nodes']}."
+            )
+        return
+    started = {"devices": peers.size // peers.num_nodes, "num_nodes": peers.num_nodes}
+    left_open = {"devices": ("auto", "-1"), "num_nodes": ("1",)}
+    for name, number in started.items():
+        if str(flags[name]) not in (*left_open[name], str(number)):
+            raise RunError(
+                f"trainer.{name} must be {number}, as {peers.launcher} has started the processes, "
+                f"got {flags[name]}."
+            )
+    flags.update(started)
+    if flags["strategy"] == "auto":
+        flags["strategy"] = "ddp"
 
 
 def validation_interval(

@@ -9,13 +9,13 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     ModelCheckpoint,
 )
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from bfc_lightning.cli.console import say
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.fast_path import Clipping
+from bfc_lightning.fast_path import Clipping, average_over_processes
 from bfc_lightning.pauses import make_pauses
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner, learners_of
 from bfc_lightning.runs.folder import RunError
@@ -72,13 +72,8 @@ def settle_training_path(
         if trainer.is_global_zero:
             say(f"plain training path: {reason}.")
         return
-    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
-    model.use_fast_path(Clipping(trainer.gradient_clip_val, "value" if by_value else "norm"))
-    trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
-    every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
-    interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
-    if isinstance(interval, int):
-        every.append(interval)
+    _take_over_gradients(trainer, model, data.batch_size)
+    every = _intervals(trainer)
     if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
         if isinstance(data, HierarchicalData):
             data.reads_blocks = True  # batches as on the plain path, samples as in bursts
@@ -87,16 +82,50 @@ def settle_training_path(
     data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
 
 
+def _intervals(trainer: Trainer) -> list[int]:
+    """Numbers of steps after whose multiples a burst must end."""
+    every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
+    interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
+    if isinstance(interval, int):
+        every.append(interval)
+    return every
+
+
+def _take_over_gradients(trainer: Trainer, model: AnyLearner, batch_size: int) -> None:
+    """Lets the learner clip its gradients and share them with other processes."""
+    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+    clipping = Clipping(trainer.gradient_clip_val, "value" if by_value else "norm")
+    trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
+    if isinstance(model, ReplicatedLearner):
+        model.use_fast_path(clipping, batch_size)
+    elif isinstance(trainer.strategy, DDPStrategy):
+        model.use_fast_path(clipping, average_over_processes)
+    else:
+        model.use_fast_path(clipping)
+
+
 def _why_plain(trainer: Trainer, model: AnyLearner, callbacks: Sequence[Callback]) -> str | None:
     """What the fast path cannot do, in a few words, or None."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):
-        return "several processes share their gradients there"
+    if isinstance(trainer.strategy, DDPStrategy):
+        if isinstance(model, ReplicatedLearner):
+            return "several processes share one learner"
+        if _has_own_sharing(trainer.strategy):
+            return "DDPStrategy has a way of its own to share gradients"
     if trainer.accumulate_grad_batches != 1:
         return "trainer.accumulate_grad_batches adds up gradients there"
     if trainer.precision not in _EXACT_PRECISIONS:
         return f"trainer.precision {trainer.precision} mixes precisions there"
     if trainer._detect_anomaly:
         return "trainer.detect_anomaly watches autograd"
+    return _why_plain_for(callbacks) or learners_of(model)[0].why_not_fast()
+
+
+def _has_own_sharing(strategy: DDPStrategy) -> bool:
+    return strategy._ddp_comm_hook is not None or strategy._model_averaging_period is not None
+
+
+def _why_plain_for(callbacks: Sequence[Callback]) -> str | None:
+    """What the user's callbacks ask for that only the plain path has."""
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
             return "GradientAccumulationScheduler adds up gradients"
@@ -105,4 +134,4 @@ def _why_plain(trainer: Trainer, model: AnyLearner, callbacks: Sequence[Callback
         hooks = [hook for hook in _GRADIENT_HOOKS if is_overridden(hook, callback)]
         if hooks:
             return f"{type(callback).__name__} waits for {hooks[0]}"
-    return learners_of(model)[0].why_not_fast()
+    return None

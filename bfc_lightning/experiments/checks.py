@@ -10,10 +10,10 @@ from bfc_lightning.experiments.comparison import (
     TUNE_WITH,
     Axis,
     Comparison,
-    Limits,
     Scaling,
     trials,
 )
+from bfc_lightning.experiments.plan import Experiment, Limits
 from bfc_lightning.runs.folder import RunError
 
 
@@ -26,24 +26,38 @@ def check_comparison(comparison: Comparison) -> None:
     Raises:
         RunError: if something is missing, stands twice, or makes no folder name.
     """
-    for name in ("base", "learners", "seeds", "metrics"):
-        if not getattr(comparison, name):
-            raise RunError(f"{name} must not be empty.")
-    for name in ("seeds", "metrics"):
-        _check_different(name, getattr(comparison, name))
-    for seed in comparison.seeds:
-        if not 0 <= seed < 2**32:
-            raise RunError(f"seeds must lie in [0, 2^32), got {seed}.")
-    for name, count in (("run.threads", comparison.run.threads), ("workers", comparison.workers)):
-        if count is not None and count < 1:
-            raise RunError(f"{name} must be at least 1, got {count}.")
+    check_experiment(comparison)
+    if not comparison.learners:
+        raise RunError("learners must not be empty.")
     for learner in comparison.learners:
-        _check_word("the name of a learner", learner)
+        check_word("the name of a learner", learner)
     for name, axis in comparison.grid.items():
         _check_axis(name, axis)
     _check_tuning(comparison)
-    _check_limits(comparison.limits)
     _check_scaling(comparison.scaling, comparison.grid)
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Refuses what no experiment can be run with.
+
+    Args:
+        experiment: a comparison or a sweep.
+
+    Raises:
+        RunError: if something is missing, stands twice or is out of range.
+    """
+    for name in ("base", "seeds", "metrics"):
+        if not getattr(experiment, name):
+            raise RunError(f"{name} must not be empty.")
+    for name in ("seeds", "metrics"):
+        check_different(name, getattr(experiment, name))
+    for seed in experiment.seeds:
+        if not 0 <= seed < 2**32:
+            raise RunError(f"seeds must lie in [0, 2^32), got {seed}.")
+    for name, count in (("run.threads", experiment.run.threads), ("workers", experiment.workers)):
+        if count is not None and count < 1:
+            raise RunError(f"{name} must be at least 1, got {count}.")
+    _check_limits(experiment.limits)
 
 
 def _check_limits(limits: Limits) -> None:
@@ -116,12 +130,12 @@ def _check_tune(name: str, block: Mapping[str, Any]) -> None:
         for value in values:
             if isinstance(value, list | dict):
                 raise RunError(f"{name}.tune.{key} must list numbers or words, got {value!r}.")
-            _check_word(f"a value of {name}.tune.{key}", str(value))
-        _check_different(f"{name}.tune.{key}", [str(value) for value in values])
+            check_word(f"a value of {name}.tune.{key}", str(value))
+        check_different(f"{name}.tune.{key}", [str(value) for value in values])
 
 
 def _check_axis(name: str, axis: Axis) -> None:
-    _check_word("the name of an axis", name)
+    check_word("the name of an axis", name)
     if name in COLUMNS:
         raise RunError(f"an axis must not be named like a column of compare.csv, got {name!r}.")
     if not axis.key or not all(axis.key.split(".")):
@@ -135,12 +149,21 @@ def _check_axis(name: str, axis: Axis) -> None:
                 f"grid.{name}.values must be numbers or words, or label: value for what is more, "
                 f"got {nested[0]!r}."
             )
-    _check_different(f"grid.{name}.values", [str(value) for value in axis.values])
+    check_different(f"grid.{name}.values", [str(value) for value in axis.values])
     for label in axis.labelled():
-        _check_word(f"a label of the axis {name}", label)
+        check_word(f"a label of the axis {name}", label)
 
 
-def _check_different(name: str, values: Iterable[object]) -> None:
+def check_different(name: str, values: Iterable[object]) -> None:
+    """Refuses values of which one stands twice.
+
+    Args:
+        name: of the setting.
+        values: in it.
+
+    Raises:
+        RunError: if one does.
+    """
     seen: set[object] = set()
     for value in values:
         if value in seen:
@@ -148,7 +171,16 @@ def _check_different(name: str, values: Iterable[object]) -> None:
         seen.add(value)
 
 
-def _check_word(what: str, word: str) -> None:
+def check_word(what: str, word: str) -> None:
+    """Refuses words that can't be a part of the name of a folder.
+
+    Args:
+        what: is called so.
+        word: its name.
+
+    Raises:
+        RunError: if it can't.
+    """
     plain = word == word.strip() and not word.startswith(".") and word.isprintable()
     if not word or not plain or any(sign in word for sign in "/\\="):
         raise RunError(f"{what} must be a plain folder name without '=', got {word!r}.")

@@ -1,21 +1,20 @@
 """The configs and the commands of a comparison's runs."""
 
-import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bfc_lightning.experiments.comparison import (
-    BASELINE,
-    TUNE,
-    TUNE_WITH,
-    Comparison,
-    PlannedRun,
-    Point,
-    Trial,
-    trials,
+from bfc_lightning.experiments.comparison import BASELINE, TUNE, TUNE_WITH, Comparison, trials
+from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
+from bfc_lightning.experiments.settings import (
+    RESUMED,
+    RUNS,
+    as_yaml,
+    base_files,
+    base_names,
+    merged,
+    nested,
+    options_of,
+    words_of,
 )
 
 
@@ -29,10 +28,7 @@ def settings_files(comparison: Comparison) -> dict[str, str]:
         Text by path in the folder: `base/*`, `learners/NAME.yaml`, `grid/AXIS=LABEL.yaml`,
         `trials/NAME/KEY=VALUE.yaml`. What was chosen comes later, as `chosen/POINT.yaml`.
     """
-    files = {
-        name: Path(path.absolute).read_text(encoding="utf-8")
-        for name, path in zip(_base_names(comparison), comparison.base, strict=True)
-    }
+    files = base_files(comparison)
     for learner in comparison.learners:
         files[f"learners/{learner}.yaml"] = as_yaml(learner_settings(comparison, learner))
         for trial in trials(comparison, learner):
@@ -63,7 +59,7 @@ def files_of(comparison: Comparison, run: PlannedRun) -> list[str]:
         last = [_trial_file(learner, run.trial)]
     elif trials(comparison, learner):
         last = [chosen_file(run.point)]
-    return [*_base_names(comparison), f"learners/{learner}.yaml", *grid, *last]
+    return [*base_names(comparison), f"learners/{learner}.yaml", *grid, *last]
 
 
 def chosen_file(point: Point) -> str:
@@ -91,22 +87,14 @@ def commands_of(comparison: Comparison, run: PlannedRun, folder: Path) -> list[l
         The words after `bfc`: `fit` or `baseline`, and its arguments; then `test`, where trained
         learners are tested. Tuning does without.
     """
-    configs = [("-c", str(folder / name)) for name in files_of(comparison, run)]
-    options = {
-        "seed_everything": run.seed,
-        "run.root": folder / "runs",
-        "run.name": run.name,
-        "run.figures": "false",
-        "run.threads": comparison.run.threads,
-    }
-    command = "fit"
-    more = {"run.overwrite": "false", "resume": "auto", "trainer.enable_progress_bar": "false"}
+    configs = [str(folder / name) for name in files_of(comparison, run)]
+    command, more = "fit", RESUMED
     if is_baseline(comparison, run.point.learner):
         command, more = "baseline", {"run.overwrite": "true"}
-    given = [(f"--{key}", str(value)) for key, value in {**options, **more}.items()]
-    commands = [[command, *itertools.chain.from_iterable([*configs, *given])]]
+    options = {**options_of(comparison, run, folder), **more}
+    commands = [words_of(command, configs, options)]
     if is_tested(comparison, run):
-        config = folder / "runs" / run.name / "config.yaml"
+        config = folder / RUNS / run.name / "config.yaml"
         commands.append(["test", "-c", str(config), "--ckpt_path", "best"])
     return commands
 
@@ -117,45 +105,9 @@ def is_tested(comparison: Comparison, run: PlannedRun) -> bool:
     return comparison.test and trained and run.trial is None
 
 
-def as_yaml(content: Mapping[str, Any]) -> str:
-    """A mapping as YAML text, in its order; short lists in one line."""
-    text: str = yaml.safe_dump(dict(content), sort_keys=False, default_flow_style=None, width=100)
-    return text
-
-
-def nested(key: str, value: object) -> dict[str, Any]:
-    """{a: {b: value}} from the dotted key a.b."""
-    first, _, rest = key.partition(".")
-    return {first: nested(rest, value) if rest else value}
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested mappings, the second laid over the first."""
-    result = dict(below)
-    for key, value in above.items():
-        known = result.get(key)
-        if isinstance(known, dict) and isinstance(value, dict):
-            result[key] = merged(known, value)
-        else:
-            result[key] = value
-    return result
-
-
 def _tried(comparison: Comparison, learner: str, trial: Trial) -> dict[str, Any]:
     return merged(comparison.learners[learner].get(TUNE_WITH, {}), chosen_settings(trial))
 
 
 def _trial_file(learner: str, trial: Trial) -> str:
     return f"trials/{learner}/{trial.name}.yaml"
-
-
-def _base_names(comparison: Comparison) -> list[str]:
-    """The bases' names in the folder; a number tells apart those of the same name."""
-    names: list[str] = []
-    for path in comparison.base:
-        name, number = f"base/{Path(path.absolute).name}", 1
-        while name in names:
-            number += 1
-            name = f"base/{number}-{Path(path.absolute).name}"
-        names.append(name)
-    return names

@@ -1,11 +1,18 @@
 """A comparison: learners, grid and seeds, and the runs that follow from them."""
 
 import itertools
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from jsonargparse.typing import Path_fr
+
+from bfc_lightning.experiments.plan import (
+    ExperimentOptions,
+    Limits,
+    PlannedRun,
+    Point,
+    Trial,
+)
 
 # Settings that a user hands on to the learners are annotated as bare `dict` and `list`: with
 # `dict[str, Any]`, jsonargparse would build the classes that a class_path in them names.
@@ -37,24 +44,6 @@ class Axis:
 
 
 @dataclass
-class ComparisonOptions:
-    """Where a comparison lives, and what of the machine it takes.
-
-    Args:
-        name: of the comparison and its folder; the first config's name if not given. One that
-            exists is gone on with.
-        root: the folder that it is put in.
-        overwrite: delete the comparison of this name first, with all its runs.
-        threads: CPU threads of each run.
-    """
-
-    name: str | None = None
-    root: str = "logs"
-    overwrite: bool = False
-    threads: int = 1
-
-
-@dataclass
 class Tuning:
     """How learners that have `tune` are tuned, before any of the comparison's seeds is run.
 
@@ -70,23 +59,6 @@ class Tuning:
     seeds: list[int] = field(default_factory=lambda: [100])
     trials: int | None = None
     metric: str = "val/nmse"
-
-
-@dataclass
-class Limits:
-    """What a run may take.
-
-    One that takes more is stopped, is a row that says so, and the others go on. It is not run again
-    unless the limit has grown.
-
-    Args:
-        seconds: of wall time for each run.
-        gigabytes: of memory for each run, on top of what its process holds before; enforced where
-            the system limits a process's address space, which Linux does and macOS does not.
-    """
-
-    seconds: float | None = None
-    gigabytes: float | None = None
 
 
 @dataclass
@@ -129,6 +101,8 @@ class Comparison:
             has both.
         run: the folder of the comparison.
         workers: runs at a time; cores / threads if not given.
+        together: train the seeds of a point in one process, as one batched program, where the fast
+            training path can; the numbers are those of single runs, to rounding.
     """
 
     base: list[Path_fr]
@@ -140,63 +114,9 @@ class Comparison:
     limits: Limits = field(default_factory=Limits)
     test: bool = False
     scaling: Scaling | None = None
-    run: ComparisonOptions = field(default_factory=ComparisonOptions)
+    run: ExperimentOptions = field(default_factory=ExperimentOptions)
     workers: int | None = None
-
-
-@dataclass(frozen=True)
-class Point:
-    """A learner at a point of the grid: what is repeated with every seed.
-
-    Args:
-        learner: its name.
-        labels: (axis, label) for every axis.
-    """
-
-    learner: str
-    labels: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Learner and labels, as in the names of runs."""
-        return "-".join([self.learner, *(f"{axis}={label}" for axis, label in self.labels)])
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One choice of the settings that a learner is tuned in.
-
-    Args:
-        chosen: (dotted key, value) for every key.
-    """
-
-    chosen: tuple[tuple[str, Any], ...]
-
-    @property
-    def name(self) -> str:
-        """Keys by their last word, with their values, as in the names of runs."""
-        return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.chosen)
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One `bfc fit` or `bfc baseline` of a comparison.
-
-    Args:
-        point: learner and point of the grid.
-        seed: of the run.
-        trial: what is tried, where the run is for tuning.
-    """
-
-    point: Point
-    seed: int
-    trial: Trial | None = None
-
-    @property
-    def name(self) -> str:
-        """Of the run folder."""
-        tried = "" if self.trial is None else f"-tune({self.trial.name})"
-        return f"{self.point.name}{tried}-seed{self.seed}"
+    together: bool = True
 
 
 def points(comparison: Comparison) -> list[Point]:
@@ -254,13 +174,3 @@ def planned_trials(comparison: Comparison) -> list[PlannedRun]:
         for trial in trials(comparison, point.learner)
         for seed in comparison.tuning.seeds
     ]
-
-
-def num_workers(comparison: Comparison) -> int:
-    """Runs at a time: the user's, or as many as the cores that this process may use allow."""
-    if comparison.workers is not None:
-        return comparison.workers
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    return max(1, cores // comparison.run.threads)

@@ -1,21 +1,16 @@
 """Running what a comparison asks for, and writing down what came out after every run."""
 
+import shutil
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from bfc_lightning.experiments.commands import as_yaml, commands_of, is_tested
-from bfc_lightning.experiments.comparison import (
-    Comparison,
-    PlannedRun,
-    Point,
-    num_workers,
-    planned_runs,
-    planned_trials,
-    points,
-)
-from bfc_lightning.experiments.folder import COMPARISON, LOGS, RUNS
+from bfc_lightning.experiments.commands import commands_of, is_tested
+from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials, points
+from bfc_lightning.experiments.folder import KIND
 from bfc_lightning.experiments.limits import (
     LACKED_MEMORY,
     OUT_OF_MEMORY,
@@ -24,10 +19,12 @@ from bfc_lightning.experiments.limits import (
     stop_of,
 )
 from bfc_lightning.experiments.pictures import comparison_figure, features_figure
+from bfc_lightning.experiments.plan import Experiment, PlannedRun, Point, num_workers
 from bfc_lightning.experiments.progress import RunsProgress
 from bfc_lightning.experiments.results import (
     DONE,
     FAILED,
+    MISSING,
     Row,
     as_csv,
     as_markdown,
@@ -36,11 +33,12 @@ from bfc_lightning.experiments.results import (
 )
 from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
+from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, as_yaml
+from bfc_lightning.experiments.together import Group, group_words, groups_of, joined
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import replacing, write_atomically
 
-AND = "&&"
 _REFUSED = 2
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _TAIL_LINES = 6
@@ -65,9 +63,28 @@ class Outcome:
     num_trials_left: int = 0
 
 
+class Record(Protocol):
+    """What is known of an experiment's runs, and the files that show it."""
+
+    folder: Path
+
+    @property
+    def experiment(self) -> Experiment:
+        """What is run."""
+
+    def commands(self, run: PlannedRun) -> list[list[str]]:
+        """The words after `bfc` of the commands that make a run."""
+
+    def look(self, run: PlannedRun, end: str | None = None) -> Row:
+        """Keeps how far a run is; `end` is how its process was seen to end."""
+
+    def write(self) -> None:
+        """Writes down all rows."""
+
+
 @dataclass
 class _Record:
-    """The rows so far, and the files that show them."""
+    """The rows of a comparison so far, and the files that show them."""
 
     comparison: Comparison
     folder: Path
@@ -75,6 +92,13 @@ class _Record:
     rows: dict[str, Row] = field(default_factory=dict)
     trials: dict[str, Row] = field(default_factory=dict)
     choices: dict[Point, Choice] = field(default_factory=dict)
+
+    @property
+    def experiment(self) -> Comparison:
+        return self.comparison
+
+    def commands(self, run: PlannedRun) -> list[list[str]]:
+        return commands_of(self.comparison, run, self.folder)
 
     def look(self, run: PlannedRun, end: str | None = None) -> Row:
         if end is None:
@@ -99,7 +123,7 @@ class _Record:
             comparison,
             rows,
             title=self.folder.absolute().name,
-            command=f"{self.command}\n    bfc compare -c {self.folder / COMPARISON}",
+            command=f"{self.command}\n    bfc compare -c {self.folder / KIND.mark}",
             settings=as_yaml(differing),
             chosen={point: choice.trial for point, choice in self.choices.items()},
             sections=scaling_sections(comparison, rows) if comparison.scaling is not None else [],
@@ -143,52 +167,83 @@ def run_comparison(
     """
     record = _Record(comparison, folder, command)
     tuning, runs = planned_trials(comparison), planned_runs(comparison)
-    todo = [run for run in (*tuning, *runs) if record.look(run).status not in DONE]
-    record.write()
-    total = len(tuning) + len(runs)
-    workers = min(num_workers(comparison), max(1, len(todo)))
-    with (
-        RunsProgress(total, num_done=total - len(todo), num_workers=workers) as progress,
-        WorkerPool(run_one, workers, seconds=comparison.limits.seconds) as pool,
-    ):
-        if total > len(todo):
-            progress.say(f"{total - len(todo)} of {total} runs are done already.")
-        work = _Work(record, progress, pool)
+    with working(record, [*tuning, *runs], run_one=run_one) as work:
         work.run(tuning)
-        if not pool.signum:
-            work.choose(runs)
+        if not work.pool.signum:
+            _choose(record, work.progress, runs)
             work.run(runs)
         record.draw()
     left = sum(row.status not in (*DONE, FAILED) for row in record.trials.values())
-    return Outcome(record.sorted_rows(), work.num_refused, pool.signum, record.choices, left)
+    return Outcome(record.sorted_rows(), work.num_refused, work.pool.signum, record.choices, left)
 
 
-def joined(commands: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The words of several commands in one row, with `&&` between them."""
-    words = [word for command in commands for word in (AND, *command)]
-    return tuple(words[1:])
+@contextmanager
+def working(
+    record: Record,
+    runs: Sequence[PlannedRun],
+    *,
+    run_one: Function,
+    environments: Sequence[Mapping[str, str]] = (),
+) -> Iterator["Work"]:
+    """Workers, and what shows their progress, until the block ends.
+
+    Args:
+        record: of the experiment; what is there of its runs is looked up and written down first.
+        runs: all that there are.
+        run_one: runs commands of `bfc`, given their words as `joined` puts them.
+        environments: variables of each worker, where they differ.
+
+    Yields:
+        What runs them.
+    """
+    num_left = sum(record.look(run).status not in DONE for run in runs)
+    record.write()
+    experiment, num_done = record.experiment, len(runs) - num_left
+    workers = min(len(environments) or num_workers(experiment), max(1, num_left))
+    with (
+        RunsProgress(len(runs), num_done=num_done, num_workers=workers) as progress,
+        WorkerPool(
+            run_one, workers, seconds=experiment.limits.seconds, environments=environments
+        ) as pool,
+    ):
+        if num_done:
+            progress.say(f"{num_done} of {len(runs)} runs are done already.")
+        yield Work(record, progress, pool)
+
+
+def _choose(record: _Record, progress: RunsProgress, runs: Sequence[PlannedRun]) -> None:
+    """Settles what the trials have shown."""
+    record.choices = choose(record.comparison, list(record.trials.values()))
+    for choice in record.choices.values():
+        gone = keep_choice(choice, runs, record.folder)
+        if gone:
+            name = choice.point.name
+            progress.say(f"{name} is now tuned otherwise: its {len(gone)} runs are redone.")
+        progress.undo(sum(record.rows[run.name].status in DONE for run in gone))
+    record.write()
 
 
 @dataclass
-class _Work:
-    """Runs under way, and what is said of them."""
+class Work:
+    """Runs under way, and what is said of them.
 
-    record: _Record
+    Attributes:
+        num_refused: runs that found a mistake in their settings.
+    """
+
+    record: Record
     progress: RunsProgress
     pool: WorkerPool
     num_refused: int = 0
     shown: set[str] = field(default_factory=set)
 
     def run(self, runs: Iterable[PlannedRun]) -> None:
-        """Runs those that have no result yet."""
-        comparison, folder = self.record.comparison, self.record.folder
+        """Runs those that have no result yet: together what can be, then the rest one by one."""
+        runs = list(runs)
+        self._run_together(runs)
         todo = {run.name: run for run in runs if self.record.look(run).status not in DONE}
         tasks = [
-            Task(
-                name,
-                joined(commands_of(comparison, run, folder)),
-                folder / LOGS / f"{name}.txt",
-            )
+            Task(name, joined(self.record.commands(run)), self.record.folder / LOGS / f"{name}.txt")
             for name, run in todo.items()
         ]
         for event in self.pool.run(tasks):
@@ -197,19 +252,59 @@ class _Work:
             else:
                 self._end(event, todo[event.task.name])
 
-    def choose(self, runs: Sequence[PlannedRun]) -> None:
-        """Settles what the trials have shown."""
-        record = self.record
-        record.choices = choose(record.comparison, list(record.trials.values()))
-        for choice in record.choices.values():
-            gone = keep_choice(choice, runs, record.folder)
-            if gone:
-                name = choice.point.name
-                self.progress.say(
-                    f"{name} is now tuned otherwise: its {len(gone)} runs are redone."
-                )
-            self.progress.undo(sum(record.rows[run.name].status in DONE for run in gone))
-        record.write()
+    def _run_together(self, runs: Iterable[PlannedRun]) -> None:
+        """Runs groups of seeds; leaves alone what was begun by itself, or cannot be in one."""
+        record, folder = self.record, self.record.folder
+        groups: dict[str, Group] = {}
+        if record.experiment.together:
+            fresh = [run for run in runs if record.look(run).status == MISSING]
+            found = groups_of(fresh, record.commands, self.pool.num_workers)
+            groups = {group.name: group for group in found}
+        for path in folder.glob(f"{TOGETHER}/*"):  # of other seeds
+            if path.name not in groups:
+                shutil.rmtree(path)
+        tasks = [
+            Task(
+                name,
+                group_words(group, record.commands, folder),
+                folder / LOGS / f"{name}.txt",
+                num_runs=len(group.runs),
+            )
+            for name, group in groups.items()
+        ]
+        for event in self.pool.run(tasks):
+            group = groups[event.task.name]
+            if isinstance(event, Started):
+                for run in group.runs:
+                    self.progress.begin(run.name)
+            else:
+                self._end_together(event, group)
+        with suppress(OSError):  # some are left where a signal came
+            (folder / TOGETHER).rmdir()
+
+    def _end_together(self, event: Ended, group: Group) -> None:
+        """What a group left behind; what has no result is run alone, later."""
+        is_done = True
+        for run in group.runs:
+            row = self.record.look(run)
+            if row.status in DONE:
+                outcome = _outcome(row, self.record.experiment.metrics[0])
+                seconds = event.seconds / len(group.runs)
+                self.progress.end(run.name, outcome, seconds, status=row.status)
+            else:
+                self.progress.put_back(run.name)
+                is_done = False
+        is_stopped = self.pool.signum or (event.status in _STOPPED and not event.has_died)
+        if is_done or not is_stopped:  # one that was stopped goes on
+            shutil.rmtree(self.record.folder / TOGETHER / group.name, ignore_errors=True)
+        if not is_done and not is_stopped:
+            name = group.runs[0].point.name
+            reason = (_tail(event.task.log, only_last=True) or [""])[0]
+            line = f"  {name}: its seeds are run one by one ({reason})"
+            if line not in self.shown:
+                self.progress.say(line)
+            self.shown.add(line)
+        self.record.write()
 
     def _end(self, event: Ended, run: PlannedRun) -> None:
         """What a run left behind; one that left no result and was not stopped has failed."""
@@ -223,10 +318,10 @@ class _Work:
             end = None
         row = self.record.look(run, end)
         if row.status in (OUT_OF_TIME, OUT_OF_MEMORY):
-            remember_stop(run, self.record.folder, row.status, self.record.comparison.limits)
+            remember_stop(run, self.record.folder, row.status, self.record.experiment.limits)
         self.num_refused += row.status == FAILED and event.status == _REFUSED
-        headline = self.record.comparison.metrics[0]
-        self.progress.end(event.task.name, _outcome(row, headline), event.seconds)
+        outcome = _outcome(row, self.record.experiment.metrics[0])
+        self.progress.end(event.task.name, outcome, event.seconds, status=row.status)
         if row.status == FAILED:
             _explain(event, self.progress, self.shown)
         self.record.write()

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bfc_lightning.experiments.comparison import Limits, PlannedRun
+from bfc_lightning.experiments.plan import Limits, PlannedRun
 from bfc_lightning.files import write_json
 
 OUT_OF_TIME, OUT_OF_MEMORY = "out_of_time", "out_of_memory"

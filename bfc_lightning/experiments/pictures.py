@@ -7,12 +7,24 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bfc_lightning.experiments.comparison import Comparison, Point, points
+from bfc_lightning.experiments.comparison import Comparison, points
+from bfc_lightning.experiments.drawing import (
+    SCORES,
+    WIDE,
+    Spot,
+    add_legend,
+    draw_line,
+    label_places,
+    metric_in_words,
+    place_of,
+    reference_key,
+    scale_values,
+    with_seeds,
+)
+from bfc_lightning.experiments.plan import Point
 from bfc_lightning.experiments.results import (
     DIVERGED,
     FINISHED,
@@ -25,26 +37,6 @@ from bfc_lightning.experiments.results import (
 from bfc_lightning.figures import COLOURS, MARKERS, bands, side_by_side
 
 Rows = Sequence[Mapping[str, float]]
-_Spot = tuple[float, Band]
-
-_STYLES = ("-", "--", "-.")
-_REFERENCE = "reference/without_last_level"
-_SCORES = ("val/nmse", "val/error")
-# An axis whose numbers span this factor is logarithmic.
-_WIDE = 8.0
-_WORDS = {
-    "val/nmse": "E(f - G)² / Var G",
-    "test/nmse": "E(f - G)² / Var G",
-    "val/error": "wrong classes (fraction)",
-    "test/error": "wrong classes (fraction)",
-    "features/residual": "1 - R² of level {} from layer {}",
-    "features/leakage": "leakage of layer {}",
-    "features/correction": "correction of layer {} (factor)",
-    "features/richness": "richness of layer {}",
-    "levels/residual": "residual of level {} (1: all missing)",
-    "ntk/drift": "drift of the kernel",
-    "train/loss": "training loss",
-}
 
 
 def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
@@ -67,7 +59,7 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
     if not comparison.metrics:
         return None
     figure = _over_grid(comparison, rows) if comparison.grid else _over_steps(comparison, rows)
-    figure.suptitle(_with_seeds(title, rows))
+    figure.suptitle(with_seeds(title, rows))
     for panel in figure.axes:
         panel.grid(alpha=0.3)
     handles = {
@@ -78,23 +70,6 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
     if handles:
         add_legend(figure, handles)
     return figure
-
-
-def add_legend(figure: Figure, handles: Mapping[str, Artist], *, ncols: int = 4) -> None:
-    """One legend for all panels, below them.
-
-    Args:
-        figure: without one.
-        handles: what is explained, by label.
-        ncols: columns at the most.
-    """
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(ncols, len(handles)),
-        frameon=False,
-    )
 
 
 def features_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
@@ -120,7 +95,7 @@ def features_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) 
     }
     if comparison.grid or not measured:
         return None
-    return side_by_side(measured, title=_with_seeds(title, rows))
+    return side_by_side(measured, title=with_seeds(title, rows))
 
 
 def _over_steps(comparison: Comparison, rows: Sequence[Row]) -> Figure:
@@ -151,7 +126,7 @@ def _draw_history(
     comparison: Comparison,
     rows: Sequence[Row],
     metric: str,
-    lines: Mapping[Point, Sequence[_Spot]],
+    lines: Mapping[Point, Sequence[Spot]],
 ) -> None:
     """A line for each learner; one without a history is level over the steps of the others."""
     steps = [step for line in lines.values() for step, _ in line]
@@ -161,12 +136,12 @@ def _draw_history(
         if not line and final is not None:
             line = [(min(steps), final), (max(steps), final)]
         label = _with_losses(point.learner, of_point(rows, point))
-        _draw(panel, line, number=number, label=label, marker=False)
+        draw_line(panel, line, number=number, label=label, marker=False)
         if known.get(point.learner, 0.0) > 0:
             style = _reference_style(metric, number, is_common=_are_equal(known))
             panel.axhline(known[point.learner], **style)
     panel.set(xlabel="optimiser steps", ylabel=metric_in_words(metric), title=metric)
-    _scale(panel)
+    scale_values(panel)
 
 
 def _draw_final(panel: Axes, comparison: Comparison, rows: Sequence[Row], metric: str) -> None:
@@ -189,11 +164,11 @@ def _draw_final(panel: Axes, comparison: Comparison, rows: Sequence[Row], metric
     panel.set_yticks(range(len(order)), names)
     panel.set(xlabel=metric_in_words(metric), title=metric, ylim=(-0.6, len(order) - 0.4))
     spots = [end for spot in places.values() for end in (spot.low, spot.high)]
-    if min(spots) > 0 and max(spots) >= _WIDE * min(spots):
+    if min(spots) > 0 and max(spots) >= WIDE * min(spots):
         panel.set_xscale("log")
 
 
-def _curve(runs: Sequence[Rows], metric: str) -> list[_Spot]:
+def _curve(runs: Sequence[Rows], metric: str) -> list[Spot]:
     """The band over seeds, step by step."""
     steps, middle, low, high = bands(runs, metric)
     return [(s, Band(*found)) for s, *found in zip(steps, middle, low, high, strict=True)]
@@ -218,43 +193,24 @@ def _over_grid(comparison: Comparison, rows: Sequence[Row]) -> Figure:
                 wanted = {label: Point(learner, ((first, label), *rest)) for label in labels}
                 found = [(label, final_band(rows, p, metric)) for label, p in wanted.items()]
                 mine = [row for row in rows if row.run.point.learner == learner]
-                _draw(
+                draw_line(
                     panel,
-                    [(_place(label, labels), spot) for label, spot in found if spot is not None],
+                    [(place_of(label, labels), spot) for label, spot in found if spot is not None],
                     number=number,
                     label=_with_losses(learner, mine),
                     marker=True,
                 )
             where = ", ".join(f"{name} = {label}" for name, label in rest)
             panel.set(xlabel=first, title=f"{metric}\n{where}" if where else metric)
-            _label_places(panel, labels)
+            label_places(panel, labels)
         line[0].set_ylabel(metric_in_words(metric))
-        _scale(*line)
+        scale_values(*line)
     return figure
-
-
-def _draw(panel: Axes, spots: Sequence[_Spot], *, number: int, label: str, marker: bool) -> None:
-    """A median line with its band, in the colour and style of its number."""
-    spots = sorted(spots, key=lambda spot: spot[0])
-    x = [place for place, _ in spots]
-    colour = COLOURS[number % len(COLOURS)]
-    panel.plot(
-        x,
-        [found.middle for _, found in spots],
-        color=colour,
-        linestyle=_STYLES[number // len(COLOURS) % len(_STYLES)],
-        marker=MARKERS[number % len(MARKERS)],
-        markevery=1 if marker else max(1, len(x) // 8),
-        markersize=5 if marker else 4,
-        label=label,
-    )
-    low, high = [found.low for _, found in spots], [found.high for _, found in spots]
-    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _references(rows: Sequence[Row], metric: str) -> dict[str, float]:
     """What an untrained network, or a learner without the last level, has; by learner."""
-    key = _REFERENCE if metric in _SCORES else f"{metric}_untrained"
+    key = reference_key(metric)
     found: dict[str, list[float]] = {}
     for row in rows:
         if row.status == FINISHED and key in row.metrics:
@@ -268,63 +224,14 @@ def _are_equal(references: Mapping[str, float]) -> bool:
 
 def _reference_style(metric: str, number: int, *, is_common: bool) -> dict[str, Any]:
     """Grey where all learners have the same one, else in the learner's colour."""
-    words = "without last level" if metric in _SCORES else "untrained"
+    words = "without last level" if metric in SCORES else "untrained"
     colour = "0.35" if is_common else COLOURS[number % len(COLOURS)]
     label = words if is_common else f"{words}, each learner's" if number == 0 else None
-    pattern = ":" if metric in _SCORES else (0, (4, 3))
+    pattern = ":" if metric in SCORES else (0, (4, 3))
     return {"color": colour, "linestyle": pattern, "linewidth": 1, "label": label, "zorder": 1}
-
-
-def _with_seeds(title: str, rows: Sequence[Row]) -> str:
-    """With the number of seeds of which some run finished."""
-    num_seeds = len({row.run.seed for row in rows if row.status == FINISHED})
-    return f"{title}, median and range over {num_seeds} seeds" if num_seeds > 1 else title
 
 
 def _with_losses(name: str, rows: Sequence[Row]) -> str:
     """A learner's name, with how many of its runs diverged."""
     lost = sum(row.status == DIVERGED for row in rows)
     return f"{name} ({lost} of {len(rows)} diverged)" if lost else name
-
-
-def _numbers(labels: Sequence[str]) -> list[float] | None:
-    try:
-        return [float(label) for label in labels]
-    except ValueError:
-        return None
-
-
-def _place(label: str, labels: Sequence[str]) -> float:
-    """Where a label stands: at its number, or in its turn."""
-    return float(label) if _numbers(labels) is not None else float(labels.index(label))
-
-
-def _label_places(panel: Axes, labels: Sequence[str]) -> None:
-    numbers = _numbers(labels)
-    if numbers is not None and min(numbers) > 0 and max(numbers) >= _WIDE * min(numbers):
-        panel.set_xscale("log")
-    panel.set_xticks([_place(label, labels) for label in labels], list(labels))
-    panel.minorticks_off()
-
-
-def _scale(*panels: Axes) -> None:
-    """A logarithmic axis where values differ by much, and all have a logarithm."""
-    lines = [line.get_ydata() for panel in panels for line in panel.lines]
-    values = np.concatenate([np.zeros(0), *(np.asarray(y, dtype=float) for y in lines)])
-    if values.size and values.min() > 0 and values.max() >= _WIDE * values.min():
-        for panel in panels:
-            panel.set_yscale("log")
-
-
-def metric_in_words(metric: str) -> str:
-    """What a metric is, for its axis.
-
-    Args:
-        metric: a logged key.
-
-    Returns:
-        The words; the key itself where there are none.
-    """
-    stem, _, level = metric.rpartition("_")
-    words = _WORDS.get(metric) or (_WORDS.get(stem) if level.isdigit() else None) or metric
-    return words.replace("{}", level)

@@ -1,12 +1,19 @@
-"""How far many runs are: a bar on a terminal, elsewhere a line for each run that ends."""
+"""How far many runs are: a live table on a terminal, elsewhere a line for each run that ends."""
 
 import sys
+import time
+from statistics import median
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_MOST_NAMES = 20
+_DAY_SECONDS = 86400.0
 
 
 class RunsProgress:
@@ -22,22 +29,16 @@ class RunsProgress:
         self.total = total
         self.num_done = num_done
         self.num_workers = num_workers
-        self._running: list[str] = []
+        self._num_before = num_done
+        self._running: dict[str, float] = {}
         self._seconds: list[float] = []
+        self._ended: dict[str, list[str]] = {}
         self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("runs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=total, completed=num_done)
+        self._live = Live(console=self._console, get_renderable=self.table, auto_refresh=True)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
@@ -46,7 +47,7 @@ class RunsProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def begin(self, name: str) -> None:
         """A run begins.
@@ -54,24 +55,32 @@ class RunsProgress:
         Args:
             name: of the run.
         """
-        self._running.append(name)
-        self._show()
+        self._running[name] = time.monotonic()
 
-    def end(self, name: str, outcome: str, seconds: float) -> None:
+    def end(self, name: str, outcome: str, seconds: float, *, status: str) -> None:
         """A run ends.
 
         Args:
             name: of the run.
             outcome: in words.
             seconds: that it took.
+            status: of its row.
         """
-        self._running.remove(name)
+        del self._running[name]
         self._seconds.append(seconds)
+        self._ended.setdefault(status, []).append(name)
         self.num_done += 1
         left = self._left()
         times = f"{seconds:.0f} s, {left}" if left else f"{seconds:.0f} s"
         self.say(f"{self.num_done}/{self.total} {name} {outcome} ({times})")
-        self._show()
+
+    def put_back(self, name: str) -> None:
+        """A run that began is still to be done.
+
+        Args:
+            name: of the run.
+        """
+        del self._running[name]
 
     def undo(self, count: int) -> None:
         """Runs that were done are to be run again.
@@ -80,32 +89,61 @@ class RunsProgress:
             count: how many.
         """
         self.num_done -= count
-        self._show()
+        self._num_before -= count
 
     def say(self, line: str) -> None:
-        """Prints a line, above the bar where there is one.
+        """Prints a line, above the table where there is one.
 
         Args:
             line: the text.
         """
         if self._console.is_terminal:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._console.print(line, highlight=False, markup=False)
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def _show(self) -> None:
-        parts = [self._left(), ", ".join(self._running)]
-        words = escape("  ".join(part for part in parts if part))
-        self._bar.update(self._task, completed=self.num_done, description=words)
+    def table(self) -> Table:
+        """What is running, what has ended and how, and when all will be done.
+
+        Returns:
+            A line for each state: its name, how many runs are in it, and which.
+        """
+        now = time.monotonic()
+        running = [f"{name} ({now - began:.0f} s)" for name, began in self._running.items()]
+        lines = [("running", len(running), ", ".join(running))]
+        if self._num_before:
+            lines.append(("done before", self._num_before, ""))
+        for status, names in self._ended.items():
+            newest = ", ".join(reversed(names[-_MOST_NAMES:]))
+            lines.append((status.replace("_", " "), len(names), newest))
+        lines.append(("to go", self.total - self.num_done - len(running), self._end_in_words()))
+        shown = Table.grid(padding=(0, 2))
+        shown.add_column(no_wrap=True)
+        shown.add_column(justify="right", no_wrap=True)
+        shown.add_column(no_wrap=True, overflow="ellipsis")
+        bar = ProgressBar(total=max(self.total, 1), completed=self.num_done, width=40)
+        shown.add_row("runs", f"{self.num_done}/{self.total}", bar)
+        for word, count, which in lines:
+            shown.add_row(word, str(count), Text(which))
+        return shown
+
+    def _end_in_words(self) -> str:
+        """When all is done, and what that is reckoned from."""
+        if not self._left():
+            return ""
+        day = "" if self._seconds_left() < _DAY_SECONDS / 2 else "%a "
+        when = time.strftime(f"{day}%H:%M", time.localtime(time.time() + self._seconds_left()))
+        return f"{self._left()}, until {when}; a run takes {in_words(median(self._seconds))}"
 
     def _left(self) -> str:
         """The time left, if runs go on taking as long as they took so far."""
-        num_left = self.total - self.num_done
-        if not self._seconds or not num_left:
+        if not self._seconds or self.num_done == self.total:
             return ""
+        return f"about {in_words(self._seconds_left())} left"
+
+    def _seconds_left(self) -> float:
         mean = sum(self._seconds) / len(self._seconds)
-        seconds = mean * max(1.0, num_left / self.num_workers)
-        return f"about {in_words(seconds)} left"
+        return mean * max(1.0, (self.total - self.num_done) / self.num_workers)
 
 
 def in_words(seconds: float) -> str:

@@ -11,15 +11,9 @@ from statistics import median
 from typing import Any
 
 from bfc_lightning.callbacks.metrics_file import read_metrics
-from bfc_lightning.experiments.comparison import (
-    Comparison,
-    PlannedRun,
-    Point,
-    Trial,
-    points,
-    trials,
-)
+from bfc_lightning.experiments.comparison import Comparison, points, trials
 from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME
+from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 from bfc_lightning.runs.folder import METRICS
 from bfc_lightning.runs.loading import read_summary
 
@@ -28,6 +22,7 @@ INTERRUPTED, MISSING = "interrupted", "missing"
 # Runs in these states are not run again.
 DONE = (FINISHED, DIVERGED, OUT_OF_TIME, OUT_OF_MEMORY)
 _ENDS = (FINISHED, DIVERGED, INTERRUPTED)
+_NUMBERS = ("steps", "samples_seen", "wall_seconds")
 
 
 @dataclass(frozen=True)
@@ -102,22 +97,28 @@ def as_csv(rows: Sequence[Row]) -> str:
     Returns:
         The text.
     """
-    axes = [axis for axis, _ in rows[0].run.point.labels]
-    numbers = ["steps", "samples_seen", "wall_seconds"]
-    columns = ["learner", *axes, "seed", "status", *numbers, *metric_names(rows)]
+    where = [{"learner": row.run.point.learner, **dict(row.run.point.labels)} for row in rows]
+    return runs_csv(rows, where)
+
+
+def runs_csv(rows: Sequence[Row], where: Sequence[Mapping[str, object]]) -> str:
+    """One line for each run, with every final metric; empty cells where there is no number.
+
+    Args:
+        rows: at least one.
+        where: what each row's point is, by column; the columns of all are the same.
+
+    Returns:
+        The text.
+    """
+    columns = [*where[0], "seed", "status", *_NUMBERS, *metric_names(rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        known = {name: row.summary[name] for name in numbers if name in row.summary}
-        where = {"learner": row.run.point.learner, **dict(row.run.point.labels)}
-        writer.writerow({
-            **where,
-            "seed": row.run.seed,
-            "status": row.status,
-            **known,
-            **row.metrics,
-        })
+    for row, point in zip(rows, where, strict=True):
+        known = {name: row.summary[name] for name in _NUMBERS if name in row.summary}
+        ended = {"seed": row.run.seed, "status": row.status}
+        writer.writerow({**point, **ended, **known, **row.metrics})
     return text.getvalue()
 
 
@@ -155,13 +156,17 @@ def final_band(rows: Iterable[Row], point: Point, metric: str) -> Band | None:
 
 def counts(rows: Sequence[Row]) -> str:
     """How many runs finished, and what became of the others."""
-    total = {status: sum(row.status == status for row in rows) for status in (FINISHED, DIVERGED)}
+    finished = sum(row.status == FINISHED for row in rows)
+    return ", ".join([f"{finished} of {len(rows)}", *losses(rows)])
+
+
+def losses(rows: Sequence[Row]) -> list[str]:
+    """How many runs did not finish, in the words of each state."""
     others = [DIVERGED, FAILED, OUT_OF_TIME, OUT_OF_MEMORY, INTERRUPTED, MISSING]
     told = [
         (sum(row.status == status for row in rows), status.replace("_", " ")) for status in others
     ]
-    words = [f"{total[FINISHED]} of {len(rows)}", *(f"{n} {name}" for n, name in told if n)]
-    return ", ".join(words)
+    return [f"{count} {name}" for count, name in told if count]
 
 
 def table(
@@ -177,28 +182,44 @@ def table(
     Returns:
         Column titles, and one row of cells for each learner and point of the grid.
     """
-    metrics = _with_untrained(comparison.metrics, metric_names(rows))
+    metrics = with_untrained(comparison.metrics, metric_names(rows))
     is_tuned = any(trials(comparison, learner) for learner in comparison.learners)
     titles = ["learner", *comparison.grid, "runs finished"]
     titles += [*(["trials", "chosen"] if is_tuned else []), "steps", *metrics]
     lines = []
     for point in points(comparison):
-        mine = of_point(rows, point)
-        ended = [row.summary for row in mine if row.status == FINISHED]
-        steps = band([summary["steps"] for summary in ended if "steps" in summary])
-        cells = [point.learner, *(label for _, label in point.labels), counts(mine)]
+        cells = [point.learner, *(label for _, label in point.labels)]
+        cells.append(counts(of_point(rows, point)))
         if is_tuned:
             won = (chosen or {}).get(point)
             num_trials = len(trials(comparison, point.learner))
             cells += [str(num_trials or "-"), "-" if won is None else won.name]
-        bands = [final_band(rows, point, metric) for metric in metrics]
-        results = ["-" if found is None else str(found) for found in bands]
-        lines.append([*cells, _steps(steps), *results])
+        lines.append([*cells, *medians_of(rows, point, metrics)])
     return titles, lines
 
 
-def _with_untrained(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Beside a measure of features, that of the untrained network: wide layers help any probe."""
+def medians_of(rows: Sequence[Row], point: Point, metrics: Sequence[str]) -> list[str]:
+    """Steps and bands of the runs of a point that finished, as the cells of a table.
+
+    Args:
+        rows: of all runs.
+        point: which.
+        metrics: a cell for each, after that of the steps.
+
+    Returns:
+        The cells; a dash where there is no number.
+    """
+    ended = [row.summary for row in of_point(rows, point, FINISHED)]
+    steps = band([summary["steps"] for summary in ended if "steps" in summary])
+    bands = [final_band(rows, point, metric) for metric in metrics]
+    return [_steps(steps), *("-" if found is None else str(found) for found in bands)]
+
+
+def with_untrained(metrics: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Metrics, and beside a measure of features that of the untrained network.
+
+    Wide layers help any probe.
+    """
     wanted = [name for metric in metrics for name in (metric, f"{metric}_untrained")]
     return [name for name in dict.fromkeys(wanted) if name in metrics or name in known]
 

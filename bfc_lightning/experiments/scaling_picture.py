@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bfc_lightning.experiments.bootstrap import Estimate
 from bfc_lightning.experiments.comparison import Comparison
-from bfc_lightning.experiments.pictures import add_legend
+from bfc_lightning.experiments.drawing import add_legend
 from bfc_lightning.experiments.results import FINISHED, Row
 from bfc_lightning.experiments.scaling import (
     Median,

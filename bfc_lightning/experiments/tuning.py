@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bfc_lightning.experiments.commands import as_yaml, chosen_file, chosen_settings
-from bfc_lightning.experiments.comparison import (
-    TUNE,
-    Comparison,
-    PlannedRun,
-    Point,
-    Trial,
-    points,
-    trials,
-)
+from bfc_lightning.experiments.commands import chosen_file, chosen_settings
+from bfc_lightning.experiments.comparison import TUNE, Comparison, points, trials
+from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 from bfc_lightning.experiments.results import DONE, FINISHED, Row
+from bfc_lightning.experiments.settings import RUNS, as_yaml
 from bfc_lightning.files import write_atomically
 
 _FEWEST_FOR_EDGES = 3
@@ -172,7 +166,7 @@ def _edges(comparison: Comparison, learner: str, best: Trial) -> tuple[str, ...]
 
 def _forget(run: PlannedRun, folder: Path) -> bool:
     """Deletes a run's folder; whether there was one."""
-    path = folder / "runs" / run.name
+    path = folder / RUNS / run.name
     if not path.is_dir():
         return False
     shutil.rmtree(path)

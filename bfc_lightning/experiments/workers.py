@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
@@ -41,11 +41,13 @@ class Task:
         words: the argument.
         log: the file that what it prints is added to; no two tasks with the same file run at once,
             not even those of different parents.
+        num_runs: that it makes; it may take as many times the seconds of one.
     """
 
     name: str
     words: tuple[str, ...]
     log: Path
+    num_runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Ended:
 class _Worker:
     process: SpawnProcess
     pipe: "connection.Connection[Task, int]"
+    number: int
     task: Task | None = None
     began: float = 0.0
     num_signals: int = 0
@@ -96,6 +99,8 @@ class WorkerPool:
         num_workers: tasks at a time.
         seconds: that a task may take; then it is stopped as by a signal, and killed if that does
             not help. No limit if not given.
+        environments: variables that each worker starts with, such as its GPU; none, or at least
+            `num_workers` of them.
 
     Attributes:
         signum: the first signal that was received, 0 if none.
@@ -104,6 +109,7 @@ class WorkerPool:
     function: Function
     num_workers: int
     seconds: float | None = None
+    environments: Sequence[Mapping[str, str]] = ()
     signum: int = field(default=0, init=False)
     _num_signals: int = field(default=0, init=False)
     _workers: list[_Worker] = field(default_factory=list, init=False)
@@ -166,8 +172,10 @@ class WorkerPool:
         resource_tracker.ensure_running()  # else it is started below, and unblocks the signals
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
+        number = min(set(range(self.num_workers)) - {worker.number for worker in self._workers})
+        variables = self.environments[number] if self.environments else {}
         process = context.Process(
-            target=_work, args=(theirs, self.function, os.getcwd()), daemon=True
+            target=_work, args=(theirs, self.function, os.getcwd(), variables), daemon=True
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -175,7 +183,7 @@ class WorkerPool:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        worker = _Worker(process, ours)
+        worker = _Worker(process, ours, number)
         self._workers.append(worker)
         return worker
 
@@ -223,7 +231,8 @@ class WorkerPool:
     def _stop_overdue(self) -> None:
         limit = math.inf if self.seconds is None else self.seconds
         for worker in self._busy():
-            over = time.perf_counter() - worker.began - limit
+            assert worker.task is not None
+            over = time.perf_counter() - worker.began - limit * worker.task.num_runs
             if over > 0 and not worker.num_signals:
                 worker.process.terminate()
                 worker.num_signals, worker.is_overdue = 1, True
@@ -245,9 +254,15 @@ def _kill(worker: _Worker) -> None:
     worker.process.kill()
 
 
-def _work(pipe: "connection.Connection[int, Task]", function: Function, directory: str) -> None:
+def _work(
+    pipe: "connection.Connection[int, Task]",
+    function: Function,
+    directory: str,
+    variables: Mapping[str, str],
+) -> None:
     """A worker's life: tasks from the pipe until that closes."""
     os.setpgid(0, 0)
+    os.environ.update(variables)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()

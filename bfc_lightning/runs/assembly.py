@@ -6,16 +6,27 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
 
 from bfc_lightning.callbacks.measurements import NUM_POINTS
+from bfc_lightning.data import HierarchicalData
 from bfc_lightning.inputs import InputLaw
 from bfc_lightning.labels import Labels
 from bfc_lightning.measures.battery import Measure
-from bfc_lightning.module import default_optimizer
+from bfc_lightning.module import HierarchicalLearner, default_optimizer
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target
 
+PROBLEM_GROUPS = ("inputs", "labels", "target", "model", "data")
 # Which generator draws for which group of arguments, where the group has no seed of its own.
 _GENERATORS = {"inputs": "inputs", "target": "target", "model": "init", "data": "stream"}
+
+
+def problem_parser() -> ArgumentParser:
+    """A parser of the groups that make a learner and its problem, for configs that were written."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(HierarchicalLearner, "model")
+    parser.add_class_arguments(HierarchicalData, "data")
+    add_problem_arguments(parser)
+    return parser
 
 
 def add_problem_arguments(parser: ArgumentParser) -> None:

@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Labels
-from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.replicas import AnyData, AnyLearner, content_of_replica
-from bfc_lightning.runs.assembly import add_problem_arguments, fill_seeds
+from bfc_lightning.runs.assembly import PROBLEM_GROUPS, fill_seeds, problem_parser
 from bfc_lightning.runs.folder import CONFIG, SUMMARY, RunError, find_checkpoint
 from bfc_lightning.runs.identity import check_same_network, flatten, read_checkpoint
 from bfc_lightning.runs.replication import describe_replicas, settings_of
 from bfc_lightning.targets import Target
-
-_GROUPS = ("inputs", "labels", "target", "model", "data")
 
 
 class LoadedRun(NamedTuple):
@@ -63,11 +59,8 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         raise RunError(f"path must be a run folder, got {folder}, which holds no {CONFIG}.")
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     content = read_checkpoint(find_checkpoint(checkpoint, folder))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(HierarchicalLearner, "model")
-    parser.add_class_arguments(HierarchicalData, "data")
-    add_problem_arguments(parser)
-    whole = parser.parse_object({group: config[group] for group in _GROUPS})
+    parser = problem_parser()
+    whole = parser.parse_object({group: config[group] for group in PROBLEM_GROUPS})
     base = whole.clone()
     fill_seeds(base, config["seed_everything"])
     resolved = yaml.safe_load(parser.dump(base, skip_unset=False))

@@ -122,7 +122,7 @@ def find_resumption(resume: str, folder: Path, options: RunOptions) -> Resumptio
     own = _own_folder(checkpoint)
     if own is not None and options.name is not None and own.resolve() != folder.resolve():
         own = None
-    return Resumption(own, checkpoint, read_checkpoint(checkpoint))
+    return Resumption(own, checkpoint, _read_whole_state(checkpoint))
 
 
 def _find_latest(folder: Path) -> Resumption:
@@ -134,7 +134,7 @@ def _find_latest(folder: Path) -> Resumption:
     last, previous = (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))
     if last.is_file():
         try:
-            return Resumption(folder, last, read_checkpoint(last))
+            return Resumption(folder, last, _read_whole_state(last))
         except DamagedCheckpointError as damaged:
             if not previous.is_file():
                 raise RunError(
@@ -145,8 +145,23 @@ def _find_latest(folder: Path) -> Resumption:
         warning = f"there is no {last}."
     else:
         return Resumption(folder if folder.is_dir() else None)
-    content = read_checkpoint(previous)
+    content = _read_whole_state(previous)
     return Resumption(folder, previous, content, f"{warning} Going back to {previous}.")
+
+
+def _read_whole_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint that one can go on from.
+
+    Raises:
+        RunError: if it holds weights only.
+    """
+    content = read_checkpoint(checkpoint)
+    if "optimizer_states" not in content:
+        raise RunError(
+            f"the checkpoint must hold the state of an optimiser, got {checkpoint}: of seeds that "
+            "were trained together only last.ckpt does."
+        )
+    return content
 
 
 def _own_folder(checkpoint: Path) -> Path | None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from bfc_lightning.experiments.claims.claim import Term
 from bfc_lightning.experiments.claims.verdicts import Judgement
 from bfc_lightning.experiments.comparison import Comparison
-from bfc_lightning.experiments.pictures import metric_in_words
+from bfc_lightning.experiments.drawing import metric_in_words
 from bfc_lightning.experiments.results import Row
 from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.figures import COLOURS

@@ -14,7 +14,8 @@ from bfc_lightning.experiments.claims.claim import (
     Ratio,
     Term,
 )
-from bfc_lightning.experiments.comparison import Comparison, Point
+from bfc_lightning.experiments.comparison import Comparison
+from bfc_lightning.experiments.plan import Point
 from bfc_lightning.experiments.results import FINISHED, Row, of_point
 from bfc_lightning.experiments.scaling import exponent_difference
 from bfc_lightning.runs.folder import RunError

@@ -1,0 +1,1 @@
+"""One learner at many settings: points, runs, table and picture."""

@@ -1,0 +1,129 @@
+"""What processes that were started together agree on, here as threads with a store in common."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from torch.distributed import TCPStore
+
+from bfc_lightning.callbacks.stops import LostProcess
+from bfc_lightning.cli import peers as module
+from bfc_lightning.cli.peers import Peers, find_peers
+from bfc_lightning.cli.trainer_flags import share_out
+from bfc_lightning.runs.folder import RunError
+from tests.launches import free_port
+
+VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
+
+
+@pytest.fixture
+def three():
+    """Three peers, each with a connection of its own."""
+    port = free_port()
+    stores = [
+        TCPStore(
+            "127.0.0.1",
+            port,
+            is_master=rank == 0,
+            timeout=timedelta(seconds=20),
+            wait_for_workers=False,
+        )
+        for rank in range(3)
+    ]
+    return [Peers("torchrun", rank=rank, size=3, store=store) for rank, store in enumerate(stores)]
+
+
+def together(peers, function):
+    """What a function of each gives, or raises, when all call it at the same time."""
+    with ThreadPoolExecutor(len(peers)) as pool:
+        futures = [pool.submit(function, each) for each in peers]
+    return [future.exception() or future.result() for future in futures]
+
+
+def test_nobody_goes_on_before_all_have_come(three):
+    gone_on = []
+    waiting = [
+        threading.Thread(target=lambda peer=peer: (peer.meet("here"), gone_on.append(peer.rank)))
+        for peer in three[:2]
+    ]
+    for thread in waiting:
+        thread.start()
+    waiting[0].join(timeout=0.5)
+    assert gone_on == []
+    three[2].meet("here")
+    for thread in waiting:
+        thread.join(timeout=20)
+    assert sorted(gone_on) == [0, 1]
+
+
+def test_all_hear_what_the_first_tells(three):
+    three[0].tell("folder", "logs/tiny-2")
+    assert together(three[1:], lambda peer: peer.hear("folder")) == ["logs/tiny-2"] * 2
+
+
+def test_mistake_of_one_ends_the_waiting_of_all(three):
+    def check(peer):
+        if peer.rank == 2:
+            peer.complain("run.name must be free.")
+            raise RunError("run.name must be free.")
+        peer.meet("checked")
+
+    found = together(three, check)
+    assert all(isinstance(each, RunError) for each in found)
+    assert {str(each) for each in found} == {"run.name must be free."}
+
+
+def test_first_mistake_counts(three):
+    three[1].complain("this")
+    three[2].complain("that")
+    with pytest.raises(RunError, match="this"):
+        three[0].meet("checked")
+
+
+def test_waiting_for_one_that_never_comes_ends(three, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.2)
+    with pytest.raises(LostProcess, match="all 3 processes must start within"):
+        three[0].meet("here")
+
+
+def test_one_process_waits_for_nobody():
+    alone = Peers()
+    alone.meet("here")
+    alone.tell("folder", "logs/tiny")
+    alone.complain("nothing")
+    alone.leave()
+
+
+def test_process_that_nobody_else_started_is_alone(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert find_peers().size == 1
+
+
+def test_srun_that_does_not_say_how_many_tasks_a_node_has_is_refused(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(RunError, match="--ntasks-per-node"):
+        find_peers()
+
+
+def flags(**given):
+    return {"devices": "auto", "num_nodes": 1, "strategy": "auto", **given}
+
+
+def test_flags_left_open_are_those_of_the_launcher():
+    given = flags()
+    share_out(given, Peers("torchrun", rank=3, size=4, num_nodes=2))
+    assert given == {"devices": 2, "num_nodes": 2, "strategy": "ddp"}
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (flags(devices=4), "trainer.devices must be 2, as torchrun has started"),
+        (flags(num_nodes=3), "trainer.num_nodes must be 2, as torchrun has started"),
+    ],
+)
+def test_flags_that_disagree_with_the_launcher_are_refused(given, complaint):
+    with pytest.raises(RunError, match=complaint):
+        share_out(given, Peers("torchrun", rank=3, size=4, num_nodes=2))
