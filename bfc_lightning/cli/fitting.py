@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 from lightning.pytorch.loggers import Logger
 
@@ -23,7 +22,7 @@ from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
-from bfc_lightning.callbacks.stops import Interrupted
+from bfc_lightning.callbacks.stops import Diverged, Interrupted, LostProcess
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.tensorboard import RunBoard
 from bfc_lightning.callbacks.training_log import TrainingLog
@@ -32,6 +31,7 @@ from bfc_lightning.cli.console import say, show_result, show_start
 from bfc_lightning.cli.launching import FOLDER_VARIABLE, noticing_losses, prepare_launch
 from bfc_lightning.cli.peers import Peers
 from bfc_lightning.cli.processes import is_first_process
+from bfc_lightning.cli.refusals import in_words, is_lack_of_memory
 from bfc_lightning.cli.trainer_flags import (
     as_list,
     check_monitors,
@@ -159,12 +159,9 @@ class Fitting:
             threads = self.options.threads
             prepare_launch(trainer, self.words, folder=folder, threads=threads)
             self.peers.meet("ready")
-        except RunError:
+        except BaseException:
             self._abandon()
             raise
-        except (MisconfigurationException, ValueError, TypeError, ImportError, OSError) as refused:
-            self._abandon()
-            raise RunError(str(refused)) from refused
         return trainer
 
     def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
@@ -181,8 +178,8 @@ class Fitting:
             self._announce(folder, trainer, model)
         checkpoint = self.resumption.checkpoint
         with ExitStack() as stack:
-            stack.enter_context(noticing_losses(trainer))
             stack.enter_context(self._refusing(trainer))
+            stack.enter_context(noticing_losses(trainer))
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Interruption):
                     stack.enter_context(callback.listening())
@@ -263,20 +260,21 @@ class Fitting:
 
         Raises:
             RunError: if it does; no new folder is left then.
-            MisconfigurationException: if Lightning refuses something later.
-            ValueError: likewise.
-            Interrupted: after saying how to go on.
+            Interrupted: after saying how to go on, and whatever else ends a run.
         """
         try:
             yield
-        except Interrupted:
+        except (Interrupted, OSError):
             self._say_how_to_go_on(trainer)
             raise
-        except (MisconfigurationException, ValueError) as refused:
-            if trainer.global_step != self.resumption.content.get("global_step", 0):
+        except (Diverged, LostProcess):
+            raise
+        except Exception as refused:
+            is_begun = trainer.global_step != self.resumption.content.get("global_step", 0)
+            if is_begun or is_lack_of_memory(refused):
                 raise
             self._abandon()
-            raise RunError(str(refused)) from refused
+            raise RunError(in_words(refused)) from refused
 
     def _say_how_to_go_on(self, trainer: Trainer) -> None:
         if self.claim is not None and trainer.is_global_zero:

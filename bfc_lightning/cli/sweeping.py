@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.many_runs import PlainHelp, exit_status, run_one, show_end, show_table
+from bfc_lightning.cli.refusals import parsing, refusing
 from bfc_lightning.experiments.plan import ExperimentOptions, Limits
 from bfc_lightning.experiments.sweeps.checks import check_sweep
 from bfc_lightning.experiments.sweeps.sweep import Sweep, swept_keys
@@ -68,7 +69,8 @@ def sweep_command(words: Sequence[str]) -> int:
     """
 
     def run() -> int:
-        sweep, request = parse_sweep(words)
+        with parsing():
+            sweep, request = parse_sweep(words)
         if request.list:
             _print_lines(sweep, request.configs)
             return 0
@@ -168,9 +170,10 @@ def _sweep(sweep: Sweep, request: Request, *, command: str) -> int:
         raise RunError(
             f"--report must have a sweep that was begun, got {folder}, which is not there."
         )
-    parsed = parse_points(sweep)
-    if not sweep.run.overwrite:
-        check_unchanged(sweep, folder, parsed)
+    with refusing():
+        parsed = parse_points(sweep)
+        if not sweep.run.overwrite:
+            check_unchanged(sweep, folder, parsed)
     accelerators = {settings.accelerator for settings in parsed.values()}
     with claimed(sweep, folder):
         if request.report:

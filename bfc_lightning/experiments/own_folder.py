@@ -12,7 +12,7 @@ from typing import Any
 from bfc_lightning.experiments.plan import ExperimentOptions
 from bfc_lightning.experiments.settings import BASE, RUNS, as_yaml, command_line
 from bfc_lightning.files import remove_unfinished, write_atomically
-from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.folder import RunError, check_name
 
 COMMANDS = "commands.txt"
 
@@ -77,8 +77,7 @@ class FolderKind:
         if is_own and options.name in (None, first.absolute().parent.name):
             return first.parent
         name = options.name if options.name is not None else first.stem
-        if name in ("", ".", "..") or Path(name).name != name:
-            raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+        check_name(name)
         folder = Path(options.root) / name
         if folder.exists() and not self.owns(folder) and not self._may_take(folder):
             raise RunError(

@@ -11,6 +11,7 @@ SUMMARY = "summary.json"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
+_LONGEST_NAME = 200  # 255 bytes for most file systems, and we put endings to it
 
 
 class RunError(ValueError):
@@ -58,9 +59,22 @@ def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
         if options.name in (None, own.name):
             return first.parent
     name = options.name if options.name is not None else first.stem
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+    check_name(name)
     return Path(options.root) / name
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no name of a folder, or would break a line of text.
+
+    Args:
+        name: of a run or experiment.
+
+    Raises:
+        RunError: if it is none.
+    """
+    is_plain = name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
+    if not is_plain or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise RunError(f"run.name must be a plain folder name, got {name!r}.")
 
 
 @dataclass

@@ -96,12 +96,15 @@ class Command:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
-def start(words: list[str], log: Path, *, gigabytes: float | None = None) -> Command:
+def start(
+    words: list[str], log: Path, *, folder: Path | None = None, gigabytes: float | None = None
+) -> Command:
     """Starts a command.
 
     Args:
         words: after `bfc`.
         log: where stderr goes; stdout goes nowhere.
+        folder: to work in; where this process does if not given.
         gigabytes: of memory that it may map beside what is mapped now.
     """
     sys.stdout.flush()
@@ -112,6 +115,7 @@ def start(words: list[str], log: Path, *, gigabytes: float | None = None) -> Com
     status = 1
     try:
         _prepare(words, log, gigabytes)
+        os.chdir(folder or ".")
         status = main(words)
     except BaseException:
         traceback.print_exc()

@@ -75,6 +75,7 @@ def try_inputs(count: int, seed: int, folder: Path) -> Tally:
         folder: an empty one; what was lost stays in it.
     """
     tally, trained = Tally(), _train(folder)
+    seen: set[Case] = set()
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -86,6 +87,8 @@ def try_inputs(count: int, seed: int, folder: Path) -> Tally:
     )
     @hypothesis.given(cases())
     def try_one(case: "Case") -> None:
+        hypothesis.assume(case not in seen)  # it likes to come back to what it has tried
+        seen.add(case)
         _try(case, trained, folder, tally)
 
     try_one()
@@ -97,7 +100,7 @@ class Case:
     """A command of `bfc` and the content of its config file; CONFIG and ROOT stand for paths."""
 
     kind: str
-    words: list[str]
+    words: tuple[str, ...]
     text: bytes
 
 
@@ -118,8 +121,8 @@ def cases(draw) -> Case:
         words += ["--run.name", "trained", "--ckpt_path", draw(st.sampled_from(["best", "last"]))]
     if kind.endswith("words"):
         text = yaml.safe_dump(tree, sort_keys=False).encode()
-        return Case(kind, draw(command_lines(words)), text)
-    return Case(kind, words, draw(config_texts(tree)))
+        return Case(kind, tuple(draw(command_lines(words))), text)
+    return Case(kind, tuple(words), draw(config_texts(tree)))
 
 
 def _train(folder: Path) -> Path:
@@ -142,7 +145,7 @@ def _try(case: Case, trained: Path, folder: Path, tally: Tally) -> None:
     words = [paths.get(word, word) for word in case.words]
     (here / "words.json").write_text(json.dumps(words))
     before = _names(root)
-    command = start(words, here / "stderr.txt", gigabytes=_GIGABYTES)
+    command = start(words, here / "stderr.txt", folder=here, gigabytes=_GIGABYTES)
     status = command.wait_working(_WORK_SECONDS)
     is_long = status is None
     if is_long:  # a long run is one, too: it must stop when it is told

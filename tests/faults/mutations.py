@@ -38,6 +38,14 @@ NASTY = [
     *("torch.optim.SGD", "torch.optim.LBFGS", "torch.optim.SparseAdam", "theory", "auto", "auto:"),
     *("64-true", "bf16-mixed", "fast", "plain", "cuda", "mps", "ddp", "01:00", "2001-01-01"),
 ]
+WORDS_OF_CONFIGS = [
+    *("Gaussian", "GaussianMixture", "HierarchicalTarget", "RichRepresentation", "Sight", "theory"),
+    *("BackwardCorrection", "SingleIndex", "QuadraticFeature", "DepthSeparation", "Classification"),
+    *("torch.nn.ReLU", "torch.nn.GELU", "torch.nn.Softmax", "torch.nn.Identity", "TruncatedQuadratic"),
+    *("torch.optim.SGD", "torch.optim.AdamW", "torch.optim.LBFGS", "torch.optim.SparseAdam"),
+    *("torch.optim.lr_scheduler.OneCycleLR", "torch.optim.lr_scheduler.CyclicLR", "Progressive"),
+    *("torch.optim.lr_scheduler.StepLR", "Layerwise", "cpu", "random", "positive", "relu", "tanh"),
+]
 EXTRA_KEYS = [
     "model.width", "model.depth", "model.activation", "model.optimizer", "model.lr_scheduler",
     "model.regularization", "model.num_replicas", "model.linearized", "model.final_temperature",
@@ -78,11 +86,11 @@ def _places(tree: object, above: tuple = ()) -> list[tuple]:
 
 @st.composite
 def mutated_trees(draw, tree: dict) -> dict:
-    """One to three changes of a config."""
+    """One to three changes of a config, half of them to a value of the same type."""
     tree = copy.deepcopy(tree)
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         places = _places(tree)
-        kind = draw(st.sampled_from(["set", "set", "set", "add", "add", "delete", "rename", "wrap"]))
+        kind = draw(st.sampled_from([*["nudge"] * 6, "set", "set", "add", "delete", "rename", "wrap"]))
         if kind == "add" or not places:
             _set_dotted(tree, draw(st.sampled_from(EXTRA_KEYS)), draw(st.sampled_from(NASTY)))
         else:
@@ -99,10 +107,26 @@ def _change(draw, tree: dict, place: tuple, kind: str) -> None:
         del parent[key]
     elif kind == "rename" and isinstance(parent, dict):
         parent[draw(st.sampled_from([f"{key}x", "", "ü", 3, None, str(key).upper()]))] = parent.pop(key)
+    elif kind == "nudge":
+        alike = _alike(parent[key])
+        parent[key] = copy.deepcopy(draw(st.sampled_from(alike or NASTY)))
     elif kind == "wrap":
         parent[key] = draw(st.sampled_from([[parent[key]], {"init_args": parent[key]}, str(parent[key])]))
     else:
         parent[key] = copy.deepcopy(draw(st.sampled_from(NASTY)))
+
+
+def _alike(value: object) -> list:
+    """Other values of the same type; none for a mapping."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, list):
+        return [value[:1], value[::-1], value + value[:1], [*value, *value], []]
+    if isinstance(value, int | float):
+        kind = type(value)
+        numbers = [kind(each) for each in (0, 1, 2, 3, 5, 8, 64, -1, 1000, 10**6, 10**12, 2**63)]
+        return numbers if kind is int else [*numbers, value / 7, 1e300, float("nan"), float("inf")]
+    return WORDS_OF_CONFIGS if isinstance(value, str) else []
 
 
 def _set_dotted(tree: dict, dotted: str, value: object) -> None:
