@@ -1,6 +1,7 @@
 """Comparisons of tiny learners, for tests."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -18,13 +19,18 @@ KILL = {
 
 def write(folder: Path, name: str = "few", **content: object) -> Path:
     """A comparison of tiny learners, in a file of its own."""
+    learners = {"narrow": {"model": {"width": 4}}, "wide": {}}
+    return write_experiment(folder, name, {"learners": learners, **content})
+
+
+def write_experiment(folder: Path, name: str, content: Mapping[str, object]) -> Path:
+    """Two seeds of something tiny and short, in a file of its own."""
     short = folder / "short.yaml"
     if not short.exists():
         short.write_text("trainer: {max_steps: 20, val_check_interval: 10}\n")
     settings = {
         "base": [str(Path(TINY).resolve()), "short.yaml"],
         "seeds": [0, 1],
-        "learners": {"narrow": {"model": {"width": 4}}, "wide": {}},
         "run": {"root": str(folder / "logs")},
         "workers": 1,
         **content,

@@ -114,10 +114,14 @@ def wait_until_it_trains(folder: Path, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
+need_proc = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(),
+    reason="processes are found in /proc, which only Linux has",
+)
+
+
 def children(process: subprocess.Popen) -> dict[int, int]:
-    """Those that a process started for the run, by their rank."""
-    if not Path("/proc/self/environ").exists():
-        pytest.skip("needs /proc to find processes")
+    """Those that a process started for the run, by their rank; for tests that `need_proc`."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -3,12 +3,10 @@
 import csv
 from pathlib import Path
 
-import yaml
-
 from bfc_lightning.cli.sweeping import parse_sweep
 from bfc_lightning.experiments.results import Row
 from bfc_lightning.experiments.sweeps.sweep import Sweep, sweep_runs
-from tests.runs import TINY
+from tests.comparisons import write_experiment
 
 LR = "model.optimizer.init_args.lr"
 WIDTHS = "target.init_args.widths"
@@ -16,21 +14,8 @@ WIDTHS = "target.init_args.widths"
 
 def write(folder: Path, name: str = "few", **content: object) -> Path:
     """A sweep of tiny learners, in a file of its own."""
-    short = folder / "short.yaml"
-    if not short.exists():
-        short.write_text("trainer: {max_steps: 20, val_check_interval: 10}\n")
-    settings = {
-        "base": [str(Path(TINY).resolve()), "short.yaml"],
-        "seeds": [0, 1],
-        "run": {"root": str(folder / "logs")},
-        "workers": 1,
-        **content,
-    }
-    if not {"grid", "points"} & set(content):
-        settings["grid"] = {"model.width": [4, 8]}
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
-    return path
+    grid = {} if {"grid", "points"} & set(content) else {"grid": {"model.width": [4, 8]}}
+    return write_experiment(folder, name, {**content, **grid})
 
 
 def parse(path: Path, *words: str) -> Sweep:

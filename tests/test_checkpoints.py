@@ -138,7 +138,9 @@ def test_code_in_a_checkpoint_is_not_run(killed, tmp_path, capsys, is_bare):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path)
-    words = [["--resume", str(path)]] if is_bare else [["--resume", "auto"], ["--resume", str(path)]]
+    words = (
+        [["--resume", str(path)]] if is_bare else [["--resume", "auto"], ["--resume", str(path)]]
+    )
     for resume in words:
         assert fit(tmp_path, "--run.name", "killed", *resume) == 2
         error = capsys.readouterr().err
@@ -184,5 +186,3 @@ def test_file_system_without_hard_links_keeps_the_checkpoint_before_too(tmp_path
     monkeypatch.setattr(checkpoints.os, "link", refuse)
     assert fit(tmp_path) == 0
     assert checkpoint(tmp_path / "tiny", "previous")["global_step"] == 20
-
-

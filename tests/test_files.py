@@ -126,7 +126,9 @@ def test_no_file_of_a_run_or_comparison_is_written_in_its_place(tmp_path):
     here = [Path(path) for path in WRITTEN if Path(path).is_relative_to(tmp_path / "logs")]
     in_place = {path.name for path in here if not path.name.endswith(".tmp")}
     assert {path for path in in_place if not path.startswith("events.")} == set()
-    names = {path.name.removeprefix(".").removesuffix(".tmp").rstrip("0123456789.") for path in here}
+    names = {
+        path.name.removeprefix(".").removesuffix(".tmp").rstrip("0123456789.") for path in here
+    }
     assert names >= {"config.yaml", "summary.json", "metrics.csv", "last.ckpt", "best.ckpt"}
     assert names >= {"validate.json", "test.json", "predictions.npz", "learning_curves.png"}
     assert names >= {"compare.csv", "compare.md", "compare.png", "features.png", "compare.yaml"}

@@ -14,6 +14,7 @@ from tests.launches import (
     exit_statuses,
     free_port,
     is_gone,
+    need_proc,
     said,
     srun,
     torchrun,
@@ -60,6 +61,7 @@ def test_mistake_ends_all_processes_of_two_nodes_with_one_line(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+@need_proc
 @pytest.mark.parametrize("victim", [0, 1])
 def test_torchrun_ends_when_a_process_is_killed(tmp_path, victim):
     long = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "200"]
@@ -74,6 +76,7 @@ def test_torchrun_ends_when_a_process_is_killed(tmp_path, victim):
     assert all(is_gone(pid) for pid in started.values())
 
 
+@need_proc
 def test_run_on_two_nodes_ends_when_a_process_is_killed(tmp_path):
     long = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "200"]
     place = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
@@ -89,6 +92,7 @@ def test_run_on_two_nodes_ends_when_a_process_is_killed(tmp_path):
     assert all(is_gone(pid) for each in started for pid in each.values())
 
 
+@need_proc
 def test_restarted_processes_go_on_from_the_last_checkpoint(tmp_path):
     words = ["--trainer.max_steps", "1500", "--trainer.val_check_interval", "500"]
     launcher = torchrun(words_of(tmp_path, *words, "--resume", "auto"), "--max-restarts", "1")
@@ -105,6 +109,7 @@ def test_restarted_processes_go_on_from_the_last_checkpoint(tmp_path):
     )
 
 
+@need_proc
 def test_sigterm_to_torchrun_saves_and_ends_all(tmp_path):
     long = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "200"]
     launcher = torchrun(words_of(tmp_path, *long))

@@ -14,6 +14,7 @@ from tests.launches import (
     end,
     fit_with,
     is_gone,
+    need_proc,
     said,
     wait_until_it_trains,
     words_of,
@@ -84,6 +85,7 @@ def test_error_of_a_lost_connection_is_told_from_others():
     assert not is_broken_link(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
+@need_proc
 @pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("victim", [0, 1])
@@ -107,6 +109,7 @@ def test_run_ends_within_a_minute_when_a_process_is_killed(tmp_path, victim):
     assert checkpoint(tmp_path / "run")["global_step"] % 200 == 0
 
 
+@need_proc
 @pytest.mark.slow
 @pytest.mark.ddp
 def test_process_that_waits_for_nobody_notices_too(tmp_path):

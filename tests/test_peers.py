@@ -1,6 +1,7 @@
 """What processes that were started together agree on, here as threads with a store in common."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -87,11 +88,36 @@ def test_waiting_for_one_that_never_comes_ends(three, monkeypatch):
         three[0].meet("here")
 
 
+def test_words_of_processes_that_are_gone_mislead_nobody(three):
+    store, gone = three[0]._store, ["a", "b", "c"]
+    for rank, name in enumerate(gone):
+        store.set(f"shown/{rank}", name)
+        store.set(f"signed/{rank}", ",".join(gone))
+    for key in ("list", "settled"):
+        store.set(key, ",".join(gone))
+
+    def start(peer):
+        time.sleep((2 - peer.rank) * 0.3)  # the first one reads the list of the dead last
+        return module._name_of_this_start(peer._store, peer.rank, 3)
+
+    names = together(three, start)
+    assert len(set(names)) == 1
+    assert names[0] not in gone
+    assert together(three, start) != names
+
+
+def test_process_that_starts_alone_ends_with_a_word(three, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.2)
+    with pytest.raises(LostProcess, match="process 1 waited for the others in vain"):
+        module._name_of_this_start(three[1]._store, 1, 3)
+
+
 def test_one_process_waits_for_nobody():
     alone = Peers()
     alone.meet("here")
     alone.tell("folder", "logs/tiny")
     alone.complain("nothing")
+    assert alone.group_store() is None
     alone.leave()
 
 

@@ -127,6 +127,17 @@ def test_each_replica_is_its_single_run_in_single_precision(tmp_path):
         assert gap(together, weights_of(tmp_path / f"alone{number}")) <= 1e-5
 
 
+def test_wide_replicas_take_turns_and_are_bit_for_bit_their_single_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("bfc_lightning.fast_path._MOST_TOGETHER", 0)
+    overrides = [{}, {RATE: 0.02, PENALTY: 1e-3}]
+    words = [*UNMEASURED, "--model.regularization", "1e-4"]
+    assert fit(tmp_path, *words, *replicas(2, overrides)) == 0
+    for number, own in enumerate(overrides):
+        assert fit(tmp_path, *words, *alone(own, number), "--run.name", f"alone{number}") == 0
+        together = weights_of(tmp_path / "tiny", number)
+        assert torch.equal(together, weights_of(tmp_path / f"alone{number}"))
+
+
 def test_numbers_of_a_replica_are_those_of_its_single_run(mixed, three_alone):
     rows = rows_of(mixed)
     for number in KEPT:

@@ -29,6 +29,16 @@ def swept(tmp_path_factory) -> Path:
     return folder / "logs" / "few"
 
 
+def test_seeds_are_trained_together_where_asked_for(tmp_path):
+    path = write(tmp_path)
+    assert main(["sweep", "-c", str(path), "--together", "true"]) == 0
+    for width in (4, 8):
+        for seed in (0, 1):
+            run = tmp_path / "logs" / "few" / "runs" / f"width={width}-seed{seed}"
+            assert summary(run)["trained_together"] == 2
+    assert {row["status"] for row in cells(tmp_path / "logs" / "few")} == {"finished"}
+
+
 def lines_of(path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     capsys.readouterr()
     assert main(["sweep", "--list", "-c", str(path)]) == 0

@@ -52,11 +52,11 @@ def sizes(runs: list[PlannedRun], commands=PLAIN, num_workers: int = 1) -> list[
     ("num_points", "num_seeds", "num_workers", "expected"),
     [
         (1, 5, 1, [5]),
-        (1, 5, 2, [3, 2]),
-        (1, 5, 3, [2, 2]),  # the fifth is trained alone
+        (1, 5, 2, [2, 3]),
+        (1, 5, 3, [2, 2]),  # the first is trained alone
         (1, 4, 8, []),
         (2, 5, 2, [5, 5]),
-        (3, 4, 4, [3, 3, 3]),  # the fourth of each is trained alone
+        (3, 4, 4, [2, 2, 2, 2, 2, 2]),
         (2, 1, 2, []),
     ],
 )

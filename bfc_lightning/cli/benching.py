@@ -12,8 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.cli.console import rich_table, say
 from bfc_lightning.cli.ends import ended
-from bfc_lightning.cli.refusals import parsing
 from bfc_lightning.cli.many_runs import PlainHelp
+from bfc_lightning.cli.refusals import parsing
 from bfc_lightning.experiments.bench.rounds import CONTESTANTS, Name
 from bfc_lightning.runs.folder import RunError
 

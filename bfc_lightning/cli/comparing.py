@@ -6,16 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-
-from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
-from bfc_lightning.cli.many_runs import PlainHelp, exit_status, run_one, show_end, show_table
+from bfc_lightning.cli.many_runs import (
+    exit_status,
+    experiment_parser,
+    parse_experiment,
+    run_one,
+    show_end,
+    show_table,
+)
 from bfc_lightning.cli.refusals import parsing, refusing
 from bfc_lightning.experiments.checks import check_comparison
 from bfc_lightning.experiments.comparison import Axis, Comparison, Scaling, Tuning
-from bfc_lightning.experiments.plan import ExperimentOptions, Limits
 
 if TYPE_CHECKING:
     from bfc_lightning.experiments.execution import Outcome
@@ -82,24 +85,14 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
     Returns:
         The comparison, checked as far as its settings alone allow; and the configs, as given.
     """
-    parser = ArgumentParser(
-        prog="bfc compare", exit_on_error=False, description=DESCRIPTION, formatter_class=PlainHelp
-    )
-    parser.add_argument(
-        "-c", "--config", action="config", help="A comparison; a later one overrides an earlier."
-    )
+    parser = experiment_parser("compare", "comparison", DESCRIPTION)
     parser.add_class_arguments(Comparison)
-    words = list(words)
-    check_config_files(words)
-    parsed = parser.parse_args(words)
-    configs = [str(file) for file in parsed.pop("config") or []]
-    parts = vars(parsed)
-    parts["grid"] = {name: Axis(axis["key"], axis["values"]) for name, axis in parsed.grid.items()}
-    parts["run"] = ExperimentOptions(**vars(parsed.run))
-    parts["tuning"] = Tuning(**vars(parsed.tuning))
-    parts["limits"] = Limits(**vars(parsed.limits))
-    if parsed.scaling is not None:
-        parts["scaling"] = Scaling(**vars(parsed.scaling))
+    parts, configs = parse_experiment(parser, words)
+    grid = parts["grid"].items()
+    parts["grid"] = {name: Axis(axis["key"], axis["values"]) for name, axis in grid}
+    parts["tuning"] = Tuning(**vars(parts["tuning"]))
+    if parts["scaling"] is not None:
+        parts["scaling"] = Scaling(**vars(parts["scaling"]))
     comparison = Comparison(**parts)
     check_comparison(comparison)
     return comparison, configs

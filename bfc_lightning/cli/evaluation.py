@@ -121,7 +121,8 @@ class Evaluation:
             raise RunError(
                 f"trainer.devices must be 1 for predict, got {trainer.world_size} processes."
             )
-        prepare_launch(trainer, self.words, folder=None, threads=self.config.run.threads)
+        threads, peers = self.config.run.threads, self.peers
+        prepare_launch(trainer, self.words, folder=None, threads=threads, peers=peers)
         # First, or weights of float64 would be rounded.
         trainer.strategy.precision_plugin.convert_module(model)
         load_state(self.content, model=model, data=data)

@@ -52,6 +52,7 @@ from bfc_lightning.runs.folder import (
     RunError,
     RunOptions,
     claim_new_folder,
+    config_text,
     find_folder,
 )
 from bfc_lightning.runs.identity import flatten, run_identity
@@ -156,8 +157,8 @@ class Fitting:
                 pause_steps=self._pause_steps(phases),
             )
             folder = None if self.claim is None else str(self.claim.path)
-            threads = self.options.threads
-            prepare_launch(trainer, self.words, folder=folder, threads=threads)
+            threads, peers = self.options.threads, self.peers
+            prepare_launch(trainer, self.words, folder=folder, threads=threads, peers=peers)
             self.peers.meet("ready")
         except BaseException:
             self._abandon()
@@ -377,9 +378,7 @@ class Fitting:
         settings.pop("resume", None)
         settings.run.name = folder.name
         settings.run.overwrite = False
-        command = f"bfc fit -c {folder / CONFIG} --run.name ANOTHER"
-        text = self.parser.dump(settings, skip_unset=False)
-        return f"# Every setting of the run {folder.name}. Again: {command}\n{text}"
+        return config_text(folder, str(self.parser.dump(settings, skip_unset=False)))
 
 
 def _banded_keys(model: AnyLearner) -> list[str]:

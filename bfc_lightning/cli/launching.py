@@ -20,6 +20,8 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli.console import say_from_any
+from bfc_lightning.cli.peers import Peers
+from bfc_lightning.experiments.plan import num_cores
 from bfc_lightning.runs.folder import RunError
 
 # The first process tells those that it starts where the run lives.
@@ -44,6 +46,7 @@ class Launcher(_SubprocessScriptLauncher):
         words: the command, after `bfc`.
         folder: of the run, where it has one.
         threads: of each process, where the user has chosen.
+        peers: the processes that were started together with this one.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class Launcher(_SubprocessScriptLauncher):
         words: Sequence[str],
         folder: str | None,
         threads: int | None,
+        peers: Peers,
     ) -> None:
         super().__init__(cluster_environment, num_processes, num_nodes)
         self.words = list(words)
         self.folder = folder
         self.threads = threads
+        self.peers = peers
         self._parent = os.getppid()
         self._names = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
 
@@ -90,17 +95,19 @@ class Launcher(_SubprocessScriptLauncher):
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:
             self._call_children_scripts()
+        elif trainer is not None:
+            self._connect(trainer)
         ended = threading.Event()
         if self.is_ours:
             self._share_threads()
             watch = threading.Thread(target=self._watch, args=(ended,), daemon=True, name="watch")
             watch.start()
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            self.dismiss()
         finally:
             ended.set()
-            if not isinstance(sys.exception(), RuntimeError):  # nobody is left to wait for
-                self._dismiss()
+        return result
 
     def lost(self) -> LostProcess | None:
         """Which process of this run is gone, if one is.
@@ -126,8 +133,12 @@ class Launcher(_SubprocessScriptLauncher):
         for child in self.procs:
             child.wait()
 
-    def _dismiss(self) -> None:
-        """Waits for the others, and leaves nothing behind that a further run would stumble over."""
+    def dismiss(self) -> None:
+        """Waits for the others, and leaves nothing behind that a further run would stumble over.
+
+        Only after the Trainer has let go of the model: as the last owner of the process group, that
+        would wait for PyTorch's thread while it holds the lock that the thread waits for.
+        """
         if sys.exception() is not None:
             self._disconnect()  # the others may be waiting
         deadline = time.monotonic() + _GRACE_SECONDS
@@ -137,6 +148,23 @@ class Launcher(_SubprocessScriptLauncher):
         self._disconnect()
         for name in self._names:
             os.environ.pop(name, None)
+
+    def _connect(self, trainer: Trainer) -> None:
+        """Makes the process group before Lightning does, in a store without words of the dead."""
+        store, strategy = self.peers.group_store(), trainer.strategy
+        assert isinstance(strategy, DDPStrategy)
+        if store is None or torch.distributed.is_initialized():
+            return
+        device = strategy.root_device
+        trainer.accelerator.setup_device(device)
+        torch.distributed.init_process_group(
+            strategy._get_process_group_backend(),
+            store=store,
+            rank=self.peers.rank,
+            world_size=self.peers.size,
+            timeout=strategy._timeout,
+            device_id=None if device.type == "cpu" else device,
+        )
 
     def _disconnect(self) -> None:
         if torch.distributed.is_initialized():
@@ -161,8 +189,7 @@ class Launcher(_SubprocessScriptLauncher):
     def _share_threads(self) -> None:
         """Lets the processes of a machine share its cores, unless the user has."""
         if self.threads is None and "OMP_NUM_THREADS" not in os.environ:
-            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-            torch.set_num_threads(max(1, cores // self.num_processes))
+            torch.set_num_threads(max(1, num_cores() // self.num_processes))
 
     def _watch(self, ended: threading.Event) -> None:
         """Ends this process when another is gone and nothing else notices: it may wait for it."""
@@ -175,7 +202,12 @@ class Launcher(_SubprocessScriptLauncher):
 
 
 def prepare_launch(
-    trainer: Trainer, words: Sequence[str], *, folder: str | None, threads: int | None
+    trainer: Trainer,
+    words: Sequence[str],
+    *,
+    folder: str | None,
+    threads: int | None,
+    peers: Peers,
 ) -> None:
     """Gives a Trainer our launcher, where it trains with several processes.
 
@@ -184,6 +216,7 @@ def prepare_launch(
         words: the command, after `bfc`.
         folder: of the run, where it has one.
         threads: of each process, where the user has chosen.
+        peers: the processes that were started together with this one.
 
     Raises:
         RunError: if something else than bfc, torchrun or srun started the processes.
@@ -203,12 +236,15 @@ def prepare_launch(
         words=words,
         folder=folder,
         threads=threads,
+        peers=peers,
     )
 
 
 @contextmanager
 def noticing_losses(trainer: Trainer) -> Iterator[None]:
     """Makes one clear word of what PyTorch says when another process is gone.
+
+    At any other end the other processes come to theirs first.
 
     Args:
         trainer: that runs inside the `with` block.
@@ -224,6 +260,11 @@ def noticing_losses(trainer: Trainer) -> Iterator[None]:
             raise
         lost = _whom(trainer)
         raise LostProcess(str(lost), lost.exit_status) from failed
+    except BaseException:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, Launcher):
+            launcher.dismiss()
+        raise
 
 
 def is_broken_link(failed: RuntimeError) -> bool:

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import rich_table, say
+from bfc_lightning.experiments.plan import ExperimentOptions, Limits
 
 if TYPE_CHECKING:
     from bfc_lightning.experiments.execution import Outcome
@@ -20,6 +22,50 @@ if TYPE_CHECKING:
 
 class PlainHelp(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Leaves the lines of the description as they are."""
+
+
+def experiment_parser(command: str, noun: str, description: str) -> ArgumentParser:
+    """A parser for an experiment's configs, without its own arguments.
+
+    Args:
+        command: of `bfc`.
+        noun: what a config holds.
+        description: for its help.
+
+    Returns:
+        The parser.
+    """
+    parser = ArgumentParser(
+        prog=f"bfc {command}",
+        exit_on_error=False,
+        description=description,
+        formatter_class=PlainHelp,
+    )
+    told = f"A {noun}; a later one overrides an earlier."
+    parser.add_argument("-c", "--config", action="config", help=told)
+    return parser
+
+
+def parse_experiment(
+    parser: ArgumentParser, words: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Reads what every experiment has.
+
+    Args:
+        parser: with all arguments.
+        words: of the command.
+
+    Returns:
+        Settings by name, `run` and `limits` built; and the configs, as given.
+    """
+    words = list(words)
+    check_config_files(words)
+    parsed = parser.parse_args(words)
+    configs = [str(file) for file in parsed.pop("config") or []]
+    parts = vars(parsed)
+    parts["run"] = ExperimentOptions(**vars(parsed.run))
+    parts["limits"] = Limits(**vars(parsed.limits))
+    return parts, configs
 
 
 def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -32,7 +33,7 @@ class Peers:
         rank: of this process.
         size: how many there are.
         num_nodes: on how many machines.
-        store: that all of them reach; None where there is one process.
+        store: that all of them reach, and nothing else uses; None where there is one process.
     """
 
     def __init__(
@@ -82,6 +83,10 @@ class Peers:
         assert self._store is not None
         self._wait_for([topic])
         return self._store.get(topic).decode()
+
+    def group_store(self) -> Store | None:
+        """Where the process group of this start of the processes may meet; None for one process."""
+        return None if self._store is None else PrefixStore("group", self._store)
 
     def complain(self, mistake: str) -> None:
         """Tells all of a mistake; the first one counts.
@@ -158,11 +163,11 @@ def find_peers() -> Peers:
         return Peers(launcher)
     if size % per_node:
         raise RunError(f"{launcher} must start as many processes on every node, got {size} in all.")
-    store = _reach_store(environment, rank)
+    store = _reach_store(environment, rank, size)
     return Peers(launcher, rank=rank, size=size, num_nodes=size // per_node, store=store)
 
 
-def _reach_store(environment: ClusterEnvironment, rank: int) -> Store:
+def _reach_store(environment: ClusterEnvironment, rank: int, size: int) -> Store:
     """Torchrun keeps a store for its processes; else the first of them does.
 
     Raises:
@@ -183,4 +188,44 @@ def _reach_store(environment: ClusterEnvironment, rank: int) -> Store:
             f"process {rank} could not reach the first one at {environment.main_address}, port "
             f"{environment.main_port}."
         ) from unreachable
-    return PrefixStore(f"bfc/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return PrefixStore(f"bfc/{_name_of_this_start(store, rank, size)}", store)
+
+
+def _name_of_this_start(store: Store, rank: int, size: int) -> str:
+    """A name that only the processes know which are there now.
+
+    A launcher that starts processes again keeps its store, with the words of those that are gone:
+    among them the addresses at which PyTorch's process group would look for them. Torchrun's count
+    of restarts tells them apart on one machine only. So each process shows a name of its own; the
+    first one lists the names that it sees, and the list counts once every process has signed it.
+
+    Raises:
+        LostProcess: if they do not come together.
+    """
+    own = uuid.uuid4().hex
+    ranks = range(size)
+    shown, signed = ([f"{word}/{each}" for each in ranks] for word in ("shown", "signed"))
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    try:
+        store.set(shown[rank], own)
+        while time.monotonic() < deadline:
+            if rank == 0 and store.check(shown):
+                store.set("list", ",".join(store.get(key).decode() for key in shown))
+            names = _read(store, "list")
+            if names.split(",")[rank:][:1] == [own]:
+                store.set(signed[rank], names)
+                if rank == 0 and all(_read(store, key) == names for key in signed):
+                    store.set("settled", names)
+                if _read(store, "settled") == names:
+                    return names.split(",")[0]
+            time.sleep(_PAUSE_SECONDS)
+    except DistError as broken:
+        raise LostProcess(f"process {rank} lost the first of {size}.") from broken
+    raise LostProcess(
+        f"all {size} processes must start within {_PATIENCE_SECONDS:.0f} seconds; process {rank} "
+        "waited for the others in vain."
+    )
+
+
+def _read(store: Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""

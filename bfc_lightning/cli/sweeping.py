@@ -9,13 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-
-from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.ends import ended
-from bfc_lightning.cli.many_runs import PlainHelp, exit_status, run_one, show_end, show_table
+from bfc_lightning.cli.many_runs import (
+    exit_status,
+    experiment_parser,
+    parse_experiment,
+    run_one,
+    show_end,
+    show_table,
+)
 from bfc_lightning.cli.refusals import parsing, refusing
-from bfc_lightning.experiments.plan import ExperimentOptions, Limits
 from bfc_lightning.experiments.sweeps.checks import check_sweep
 from bfc_lightning.experiments.sweeps.sweep import Sweep, swept_keys
 from bfc_lightning.runs.folder import RunError
@@ -103,12 +106,7 @@ def parse_sweep(words: Sequence[str]) -> tuple[Sweep, Request]:
     Returns:
         The sweep, checked as far as its settings alone allow, and what is to be done with it.
     """
-    parser = ArgumentParser(
-        prog="bfc sweep", exit_on_error=False, description=DESCRIPTION, formatter_class=PlainHelp
-    )
-    parser.add_argument(
-        "-c", "--config", action="config", help="A sweep; a later one overrides an earlier."
-    )
+    parser = experiment_parser("sweep", "sweep", DESCRIPTION)
     parser.add_argument(
         "--list", action="store_true", help="Only print one command for each run, in a fixed order."
     )
@@ -116,14 +114,8 @@ def parse_sweep(words: Sequence[str]) -> tuple[Sweep, Request]:
         "--report", action="store_true", help="Only make table and figure of what is there."
     )
     parser.add_class_arguments(Sweep)
-    words = list(words)
-    check_config_files(words)
-    parsed = parser.parse_args(words)
-    configs = [str(file) for file in parsed.pop("config") or []]
-    request = Request(configs=configs, list=parsed.pop("list"), report=parsed.pop("report"))
-    parts = vars(parsed)
-    parts["run"] = ExperimentOptions(**vars(parsed.run))
-    parts["limits"] = Limits(**vars(parsed.limits))
+    parts, configs = parse_experiment(parser, words)
+    request = Request(configs=configs, list=parts.pop("list"), report=parts.pop("report"))
     sweep = Sweep(**parts)
     check_sweep(sweep)
     _check_request(sweep, request)

@@ -239,9 +239,10 @@ class Work:
 
     def run(self, runs: Iterable[PlannedRun]) -> None:
         """Runs those that have no result yet: together what can be, then the rest one by one."""
-        runs = list(runs)
-        self._run_together(runs)
-        todo = {run.name: run for run in runs if self.record.look(run).status not in DONE}
+        rows = [self.record.look(run) for run in runs]
+        done = self._run_together([row.run for row in rows if row.status == MISSING])
+        todo = {row.run.name: row.run for row in rows if row.status not in DONE}
+        todo = {name: run for name, run in todo.items() if name not in done}
         tasks = [
             Task(name, joined(self.record.commands(run)), self.record.folder / LOGS / f"{name}.txt")
             for name, run in todo.items()
@@ -252,12 +253,11 @@ class Work:
             else:
                 self._end(event, todo[event.task.name])
 
-    def _run_together(self, runs: Iterable[PlannedRun]) -> None:
-        """Runs groups of seeds; leaves alone what was begun by itself, or cannot be in one."""
+    def _run_together(self, fresh: Iterable[PlannedRun]) -> set[str]:
+        """Runs groups of seeds of what was not begun; the names of those that are done."""
         record, folder = self.record, self.record.folder
         groups: dict[str, Group] = {}
         if record.experiment.together:
-            fresh = [run for run in runs if record.look(run).status == MISSING]
             found = groups_of(fresh, record.commands, self.pool.num_workers)
             groups = {group.name: group for group in found}
         for path in folder.glob(f"{TOGETHER}/*"):  # of other seeds
@@ -272,29 +272,32 @@ class Work:
             )
             for name, group in groups.items()
         ]
+        done: set[str] = set()
         for event in self.pool.run(tasks):
             group = groups[event.task.name]
             if isinstance(event, Started):
                 for run in group.runs:
                     self.progress.begin(run.name)
             else:
-                self._end_together(event, group)
+                done |= self._end_together(event, group)
         with suppress(OSError):  # some are left where a signal came
             (folder / TOGETHER).rmdir()
+        return done
 
-    def _end_together(self, event: Ended, group: Group) -> None:
-        """What a group left behind; what has no result is run alone, later."""
-        is_done = True
+    def _end_together(self, event: Ended, group: Group) -> set[str]:
+        """The names of what has a result; the rest of the group is run alone, later."""
+        done = set()
         for run in group.runs:
             row = self.record.look(run)
             if row.status in DONE:
                 outcome = _outcome(row, self.record.experiment.metrics[0])
                 seconds = event.seconds / len(group.runs)
                 self.progress.end(run.name, outcome, seconds, status=row.status)
+                done.add(run.name)
             else:
                 self.progress.put_back(run.name)
-                is_done = False
-        is_stopped = self.pool.signum or (event.status in _STOPPED and not event.has_died)
+        is_done = len(done) == len(group.runs)
+        is_stopped = self._was_stopped(event)
         if is_done or not is_stopped:  # one that was stopped goes on
             shutil.rmtree(self.record.folder / TOGETHER / group.name, ignore_errors=True)
         if not is_done and not is_stopped:
@@ -303,18 +306,22 @@ class Work:
             line = f"  {name}: its seeds are run one by one ({reason})"
             if line not in self.shown:
                 self.progress.say(line)
-            self.shown.add(line)
+            self.shown |= {line, f"    {reason}"}
         self.record.write()
+        return done
+
+    def _was_stopped(self, event: Ended) -> bool:
+        """Whether a signal ended a task."""
+        return bool(self.pool.signum) or (event.status in _STOPPED and not event.has_died)
 
     def _end(self, event: Ended, run: PlannedRun) -> None:
         """What a run left behind; one that left no result and was not stopped has failed."""
-        is_stopped = event.status in _STOPPED and not event.has_died
         end: str | None = FAILED
         if event.is_overdue:
             end = OUT_OF_TIME
         elif event.status == LACKED_MEMORY and not event.has_died:
             end = OUT_OF_MEMORY
-        elif self.pool.signum or is_stopped:
+        elif self._was_stopped(event):
             end = None
         row = self.record.look(run, end)
         if row.status in (OUT_OF_TIME, OUT_OF_MEMORY):

@@ -110,11 +110,15 @@ class Experiment(Protocol):
     together: bool
 
 
+def num_cores() -> int:
+    """Cores that this process may use, where the system tells; else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def num_workers(experiment: Experiment) -> int:
     """Runs at a time: the user's, or as many as the cores that this process may use allow."""
     if experiment.workers is not None:
         return experiment.workers
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    return max(1, cores // experiment.run.threads)
+    return max(1, num_cores() // experiment.run.threads)

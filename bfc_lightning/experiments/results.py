@@ -256,12 +256,9 @@ def as_markdown(
     Returns:
         The text.
     """
-    seeds = ", ".join(str(seed) for seed in comparison.seeds)
     parts = [
         f"# {title}",
-        f"Median [lowest, highest] over the runs that finished, of seeds {seeds}. Runs that "
-        "diverged, failed or were stopped at a limit have no part in the medians; they are counted "
-        "beside them.",
+        about_medians(comparison.seeds),
         _about_tuning(comparison),
         markdown_table(*table(comparison, rows, chosen)),
         *sections,
@@ -271,6 +268,16 @@ def as_markdown(
         f"    {command}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def about_medians(seeds: Sequence[int]) -> str:
+    """What the numbers of a table are."""
+    listed = ", ".join(str(seed) for seed in seeds)
+    return (
+        f"Median [lowest, highest] over the runs that finished, of seeds {listed}. Runs that "
+        "diverged, failed or were stopped at a limit have no part in the medians; they are counted "
+        "beside them."
+    )
 
 
 def markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

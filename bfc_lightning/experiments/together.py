@@ -1,5 +1,6 @@
 """Which runs are trained together, as replicas in one process, and what that takes."""
 
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,12 +61,15 @@ def groups_of(runs: Iterable[PlannedRun], commands: Commands, num_workers: int) 
     size = max((len(each) for each in several), default=0)
     while several and size > 1 and sum(-(-len(each) // size) for each in several) < num_workers:
         size -= 1
-    parts = [
-        Group(tuple(each[start : start + size]))
-        for each in several
-        for start in range(0, len(each), size)
-    ]
+    parts = [Group(part) for each in several for part in _evenly(each, size)]
     return [part for part in parts if len(part.runs) > 1]
+
+
+def _evenly(runs: Sequence[PlannedRun], size: int) -> list[tuple[PlannedRun, ...]]:
+    """Parts of at most a size, none more than one larger than another."""
+    count = -(-len(runs) // size)
+    ends = [len(runs) * number // count for number in range(count + 1)]
+    return [tuple(runs[start:stop]) for start, stop in itertools.pairwise(ends)]
 
 
 def group_words(group: Group, commands: Commands, folder: Path) -> tuple[str, ...]:

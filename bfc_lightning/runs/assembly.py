@@ -82,7 +82,7 @@ def add_study_arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="`plain` takes Lightning's own steps, one at a time, with autograd; `fast` takes many "
         "at a time with gradients by hand, equal to rounding; `auto` is `fast` wherever it can "
-        "train the run: not with several devices, accumulated gradients, mixed precision, LBFGS, "
+        "train the run: not with accumulated gradients, mixed precision, LBFGS, "
         "a linearized learner or an activation without a form in place.",
     )
     parser.add_argument(

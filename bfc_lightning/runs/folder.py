@@ -39,6 +39,20 @@ class RunOptions:
     threads: int | None = None
 
 
+def config_text(folder: Path, settings: str) -> str:
+    """`config.yaml` of a run, which says how to run it again.
+
+    Args:
+        folder: of the run.
+        settings: everything that it was told, as YAML.
+
+    Returns:
+        The text.
+    """
+    command = f"bfc fit -c {folder / CONFIG} --run.name ANOTHER"
+    return f"# Every setting of the run {folder.name}. Again: {command}\n{settings}"
+
+
 def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
     """The folder of an existing or coming run: by its name, its own config, or its config's name.
 

@@ -113,7 +113,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as unreadable:  # whatever a file that torch did not write makes of torch
         raise RunError(f"the checkpoint must come from bfc fit, got {path}.") from unreadable
     record = content.get(RECORD_KEY) if isinstance(content, dict) else None
-    if not (isinstance(record, dict) and _RECORDED <= {*content, *record}):
+    if not (isinstance(record, dict) and {*content, *record} >= _RECORDED):
         raise RunError(f"the checkpoint must come from bfc fit, got {path}.")
     if record["format"] > FORMAT_VERSION:
         raise RunError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY, Checkpoints
 from bfc_lightning.callbacks.measurements import Measurements
@@ -28,6 +28,7 @@ from bfc_lightning.runs.folder import (
     METRICS,
     SUMMARY,
     RunError,
+    config_text,
     find_checkpoint,
 )
 from bfc_lightning.runs.identity import flatten, read_checkpoint
@@ -47,7 +48,8 @@ class _Group:
         content: of its last checkpoint.
         summary: of the run.
         metrics: every row of every replica.
-        settings: the groups of the config that make learner and problem.
+        parser: of the groups that make learner and problem.
+        settings: these groups.
         replicas: from `describe_replicas`.
     """
 
@@ -55,6 +57,7 @@ class _Group:
     content: dict[str, Any]
     summary: dict[str, Any]
     metrics: ReplicaMetricsFile
+    parser: ArgumentParser
     settings: Namespace
     replicas: list[dict[str, Any]]
 
@@ -100,24 +103,22 @@ def _read(folder: Path) -> _Group:
     if summary.get("status") != "finished":
         raise RunError(f"the run must have finished, got {summary.get('status')} in {folder}.")
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    settings = problem_parser().parse_object({part: config[part] for part in PROBLEM_GROUPS})
+    parser = problem_parser()
+    settings = parser.parse_object({part: config[part] for part in PROBLEM_GROUPS})
     settings.seed_everything = config["seed_everything"]
     settings.replica_overrides = config["replica_overrides"]
     replicas = describe_replicas(settings)
     metrics = ReplicaMetricsFile(folder / METRICS, len(replicas))
     metrics.keep_until(summary["steps"])
     content = read_checkpoint(find_checkpoint("last", folder))
-    return _Group(config, content, summary, metrics, settings, replicas)
+    return _Group(config, content, summary, metrics, parser, settings, replicas)
 
 
 def _write(group: _Group, number: int, folder: Path, *, name: str, root: Path) -> None:
     """The folder of one replica."""
     config = _own_config(group, number, name=name, root=root)
-    text = yaml.safe_dump(config, sort_keys=False)
-    command = f"bfc fit -c {root / name / CONFIG} --run.name ANOTHER"
-    write_atomically(
-        folder / CONFIG, f"# Every setting of the run {name}. Again: {command}\n{text}"
-    )
+    text = config_text(root / name, yaml.safe_dump(config, sort_keys=False))
+    write_atomically(folder / CONFIG, text)
     identity = _own_identity(group, number, config)
     has_diverged = group.content["diverged"][number] is not None
     _write_checkpoints(group, number, folder / CHECKPOINTS, identity, is_whole=not has_diverged)
@@ -147,7 +148,7 @@ def _own_identity(group: _Group, number: int, config: Mapping[str, Any]) -> dict
     own = settings_of(group.settings, group.replicas[number])
     for key in ("seed_everything", "replica_overrides"):
         own.pop(key)
-    resolved = yaml.safe_load(problem_parser().dump(own, skip_unset=False))
+    resolved = yaml.safe_load(group.parser.dump(own, skip_unset=False))
     kept = {
         key: value
         for key, value in group.content[RECORD_KEY]["identity"].items()

@@ -37,7 +37,9 @@ def _of_a_run(whole: Path, other: Path) -> list[str]:
     }:
         found.append("summary.json differs")
     for name in ("best.ckpt", "last.ckpt"):
-        clause = _unequal(*(read_checkpoint(path / "checkpoints" / name) for path in (whole, other)))
+        clause = _unequal(
+            *(read_checkpoint(path / "checkpoints" / name) for path in (whole, other))
+        )
         if clause:
             found.append(f"{name} differs in {clause}")
     names = [{path.name for path in folder.rglob("*")} for folder in (whole, other)]

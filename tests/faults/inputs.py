@@ -56,7 +56,12 @@ class Tally:
         for kind in kinds:
             numbers = (self._tried(kind), self.ran[kind], self.refused[kind], self._lost(kind))
             table.append("{:<20}{:>8}{:>8}{:>9}{:>6}".format(kind, *numbers))
-        numbers = (sum(map(self._tried, kinds)), self.ran.total(), self.refused.total(), len(self.lost))
+        numbers = (
+            sum(map(self._tried, kinds)),
+            self.ran.total(),
+            self.refused.total(),
+            len(self.lost),
+        )
         return [*table, "{:<20}{:>8}{:>8}{:>9}{:>6}".format("together", *numbers)]
 
     def _lost(self, kind: str) -> int:
@@ -107,7 +112,9 @@ class Case:
 @st.composite
 def cases(draw) -> Case:
     kind = draw(st.sampled_from([*KINDS[:2] * 3, *KINDS]))
-    base = draw(st.sampled_from([_TINY, *shipped(), *shipped("demos"), *shipped("three_layer_targets")]))
+    base = draw(
+        st.sampled_from([_TINY, *shipped(), *shipped("demos"), *shipped("three_layer_targets")])
+    )
     problem = yaml.safe_load(base.read_text()) if isinstance(base, Path) else base
     tree = merged(problem, SMALL)
     command = "fit"

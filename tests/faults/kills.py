@@ -48,7 +48,9 @@ KINDS = (
     Kind("fit, plain path", (*FIT, "--training_path", "plain"), weight=4),
     Kind("fit, replicas", (*FIT, "--model.num_replicas", "3"), weight=4),
     Kind("fit, 2 processes", (*FIT, *DDP), is_forked=False),
-    Kind("compare", ("compare", "-c", "COMPARISON", "--workers", "2"), is_fit=False, is_forked=False),
+    Kind(
+        "compare", ("compare", "-c", "COMPARISON", "--workers", "2"), is_fit=False, is_forked=False
+    ),
 )
 MOMENTS = ("start", "training", "saving", "end")
 

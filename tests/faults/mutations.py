@@ -41,7 +41,13 @@ NASTY = [
 WORDS_OF_CONFIGS = [
     *("Gaussian", "GaussianMixture", "HierarchicalTarget", "RichRepresentation", "Sight", "theory"),
     *("BackwardCorrection", "SingleIndex", "QuadraticFeature", "DepthSeparation", "Classification"),
-    *("torch.nn.ReLU", "torch.nn.GELU", "torch.nn.Softmax", "torch.nn.Identity", "TruncatedQuadratic"),
+    *(
+        "torch.nn.ReLU",
+        "torch.nn.GELU",
+        "torch.nn.Softmax",
+        "torch.nn.Identity",
+        "TruncatedQuadratic",
+    ),
     *("torch.optim.SGD", "torch.optim.AdamW", "torch.optim.LBFGS", "torch.optim.SparseAdam"),
     *("torch.optim.lr_scheduler.OneCycleLR", "torch.optim.lr_scheduler.CyclicLR", "Progressive"),
     *("torch.optim.lr_scheduler.StepLR", "Layerwise", "cpu", "random", "positive", "relu", "tanh"),
@@ -80,7 +86,13 @@ def merged(base: dict, over: dict) -> dict:
 
 def _places(tree: object, above: tuple = ()) -> list[tuple]:
     """Every place in a tree of mappings and lists, but its root."""
-    keys = tree.keys() if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
+    keys = (
+        tree.keys()
+        if isinstance(tree, dict)
+        else range(len(tree))
+        if isinstance(tree, list)
+        else ()
+    )
     return [place for key in keys for place in [(*above, key), *_places(tree[key], (*above, key))]]
 
 
@@ -90,7 +102,9 @@ def mutated_trees(draw, tree: dict) -> dict:
     tree = copy.deepcopy(tree)
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         places = _places(tree)
-        kind = draw(st.sampled_from([*["nudge"] * 6, "set", "set", "add", "delete", "rename", "wrap"]))
+        kind = draw(
+            st.sampled_from([*["nudge"] * 6, "set", "set", "add", "delete", "rename", "wrap"])
+        )
         if kind == "add" or not places:
             _set_dotted(tree, draw(st.sampled_from(EXTRA_KEYS)), draw(st.sampled_from(NASTY)))
         else:
@@ -106,12 +120,16 @@ def _change(draw, tree: dict, place: tuple, kind: str) -> None:
     if kind == "delete":
         del parent[key]
     elif kind == "rename" and isinstance(parent, dict):
-        parent[draw(st.sampled_from([f"{key}x", "", "ü", 3, None, str(key).upper()]))] = parent.pop(key)
+        parent[draw(st.sampled_from([f"{key}x", "", "ü", 3, None, str(key).upper()]))] = parent.pop(
+            key
+        )
     elif kind == "nudge":
         alike = _alike(parent[key])
         parent[key] = copy.deepcopy(draw(st.sampled_from(alike or NASTY)))
     elif kind == "wrap":
-        parent[key] = draw(st.sampled_from([[parent[key]], {"init_args": parent[key]}, str(parent[key])]))
+        parent[key] = draw(
+            st.sampled_from([[parent[key]], {"init_args": parent[key]}, str(parent[key])])
+        )
     else:
         parent[key] = copy.deepcopy(draw(st.sampled_from(NASTY)))
 
@@ -147,7 +165,19 @@ def config_texts(draw, tree: dict) -> bytes:
     if kind == "cut":
         return text[:where]
     if kind == "insert":
-        pieces = [b"\t", b"\x00", b"\xff\xfe", b"{", b"[", b'"', b"&a ", b"*a", b"!!int ", b"\n- ", b": "]
+        pieces = [
+            b"\t",
+            b"\x00",
+            b"\xff\xfe",
+            b"{",
+            b"[",
+            b'"',
+            b"&a ",
+            b"*a",
+            b"!!int ",
+            b"\n- ",
+            b": ",
+        ]
         return text[:where] + draw(st.sampled_from(pieces)) + text[where:]
     if kind == "twice":
         return text + text[text.find(b"\n", where) + 1 :]

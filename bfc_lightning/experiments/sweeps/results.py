@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bfc_lightning.experiments.results import (
     FINISHED,
     Row,
+    about_medians,
     counts,
     markdown_table,
     medians_of,
@@ -69,12 +70,9 @@ def sweep_markdown(
     Returns:
         The text.
     """
-    seeds = ", ".join(str(seed) for seed in sweep.seeds)
     parts = [
         f"# {title}",
-        f"Median [lowest, highest] over the runs that finished, of seeds {seeds}. Runs that "
-        "diverged, failed or were stopped at a limit have no part in the medians; they are counted "
-        "beside them.",
+        about_medians(sweep.seeds),
         markdown_table(*sweep_table(sweep, rows)),
         "![metrics at each point](sweep.png)" if any(r.status == FINISHED for r in rows) else "",
         "What differs:",

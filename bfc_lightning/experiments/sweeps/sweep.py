@@ -27,7 +27,8 @@ class Sweep:
         run: the folder of the sweep.
         workers: runs at a time; if not given, cores / threads, or on GPUs one for each.
         together: train the seeds of a point in one process, as one batched program, where the fast
-            training path can; the numbers are those of single runs, to rounding.
+            training path can; the numbers are those of single runs to rounding, no longer bit for
+            bit.
     """
 
     # Bare `dict` and `list`: with parameters, jsonargparse would build the classes in them.
@@ -39,7 +40,7 @@ class Sweep:
     limits: Limits = field(default_factory=Limits)
     run: ExperimentOptions = field(default_factory=ExperimentOptions)
     workers: int | None = None
-    together: bool = True
+    together: bool = False
 
 
 def swept_keys(sweep: Sweep) -> list[str]:
