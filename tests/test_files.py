@@ -79,9 +79,14 @@ def test_content_that_is_no_json_leaves_the_old_file(tmp_path):
 def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "picture.png"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), replacing(path) as beside:
-        beside.write_text("half of the n")
-        raise OSError("full")
+
+    def fail_halfway():
+        with replacing(path) as beside:
+            beside.write_text("half of the n")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail_halfway()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
 

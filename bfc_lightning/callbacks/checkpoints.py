@@ -31,8 +31,8 @@ _SYNC_SECONDS = 5.0
 class CheckpointFiles(TorchCheckpointIO):
     """Writes a checkpoint where it is told to, and nowhere else.
 
-    Lightning's own takes a detour over the folder for temporary files, where a killed process leaves
-    its part, and which may be full.
+    Lightning's own takes a detour over the folder for temporary files, where a killed process
+    leaves its part, and which may be full.
     """
 
     def save_checkpoint(
@@ -45,9 +45,22 @@ class CheckpointFiles(TorchCheckpointIO):
             path: of the file; its folder exists.
             storage_options: not used.
         """
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        Path(path).write_bytes(content.getbuffer())
+        write_checkpoint(checkpoint, Path(path))
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Writes a file of which every part has a checksum.
+
+    A file that cannot be written to its end raises `OSError`, which PyTorch's own way to write does
+    not.
+
+    Args:
+        content: of the checkpoint.
+        path: of the file; its folder exists.
+    """
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    path.write_bytes(whole.getbuffer())
 
 
 class Checkpoints(Checkpoint):
@@ -55,9 +68,9 @@ class Checkpoints(Checkpoint):
 
     A checkpoint is written beside its place and renamed, so that a run that is killed leaves the
     one before. Every few seconds it is made sure that the disk has it, with the rows of the metrics
-    that belong to it; that one stays as `previous.ckpt` when the next replaces it, for the case that
-    `last.ckpt` is damaged. A run whose score is not finite is stopped before it can overwrite a good
-    one.
+    that belong to it; that one stays as `previous.ckpt` when the next replaces it, for the case
+    that `last.ckpt` is damaged. A run whose score is not finite is stopped before it can overwrite
+    a good one.
 
     Args:
         folder: where the checkpoints live.

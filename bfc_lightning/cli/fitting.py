@@ -125,10 +125,7 @@ class Fitting:
 
         Returns:
             A Trainer with our loggers and callbacks beside the user's.
-
-        Raises:
-            RunError: if the Trainer refuses its flags, or the settings differ from the resumed
-                run's; no new folder is left then.
+        Whatever is refused, no new folder is left.
         """
         phases = self._plan(flags, model)
         self._check(flags, model, data, phases)
@@ -261,16 +258,14 @@ class Fitting:
 
         Raises:
             RunError: if it does; no new folder is left then.
-            Interrupted: after saying how to go on, and whatever else ends a run.
         """
         try:
             yield
-        except (Interrupted, OSError):
-            self._say_how_to_go_on(trainer)
-            raise
-        except (Diverged, LostProcess):
-            raise
         except Exception as refused:
+            if isinstance(refused, Interrupted | OSError):
+                self._say_how_to_go_on(trainer)
+            if isinstance(refused, Interrupted | OSError | Diverged | LostProcess):
+                raise
             is_begun = trainer.global_step != self.resumption.content.get("global_step", 0)
             if is_begun or is_lack_of_memory(refused):
                 raise

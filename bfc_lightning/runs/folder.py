@@ -63,9 +63,6 @@ def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
 
     Returns:
         The path; nothing is made.
-
-    Raises:
-        RunError: if the name is no plain folder name.
     """
     first = Path(configs[0]) if configs else Path("run.yaml")
     if first.name == CONFIG and (first.parent / CHECKPOINTS).is_dir():

@@ -99,8 +99,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         Its content, on the CPU.
 
     Raises:
-        DamagedCheckpointError: if it is not whole.
-        RunError: if it is no checkpoint of ours, carries code, or is of a later version.
+        RunError: if it is no checkpoint of ours, carries code, or is of a later version; a
+            `DamagedCheckpointError` if it is not whole.
     """
     _check_whole(path)
     try:
@@ -138,8 +138,8 @@ def _check_whole(path: Path) -> None:
         ) from unreadable
     if damaged is not None:
         raise DamagedCheckpointError(
-            f"the checkpoint must be readable, got {path}, which is damaged: {damaged} does not fit "
-            "its checksum."
+            f"the checkpoint must be readable, got {path}, which is damaged: {damaged} does not "
+            "fit its checksum."
         )
 
 
