@@ -167,11 +167,23 @@ def _make_numbered(folder: Path) -> Path:
 
 
 def _set_aside(folder: Path) -> Path:
-    if not (folder / CONFIG).is_file():
+    if not ((folder / CONFIG).is_file() or _is_just_begun(folder)):
         raise RunError(
             f"run.overwrite deletes run folders only, got {folder}, which holds no {CONFIG}."
         )
     return folder.rename(folder.with_name(f".{folder.name}.replaced.{os.getpid()}"))
+
+
+def _is_just_begun(folder: Path) -> bool:
+    """Whether a folder holds no more than a run makes before its config: the run was killed."""
+    parts = list(folder.iterdir()) if folder.is_dir() else [folder]
+    begun = [path for path in parts if path.name == CHECKPOINTS and path.is_dir()]
+    rest = [path for path in parts if path not in begun and not _is_unfinished_config(path)]
+    return not rest and not any(path for each in begun for path in each.iterdir())
+
+
+def _is_unfinished_config(path: Path) -> bool:
+    return path.match(f".{CONFIG}.*.tmp")
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:

@@ -18,14 +18,16 @@ from tests.faults.kills import try_kills
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--inputs", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--kills", type=int, default=60, help="how many commands are killed")
+    parser.add_argument("--only", default="", help="kill those with this in the name of their kind")
+    parser.add_argument("--inputs", type=int, default=300, help="how many inputs are mutated")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of all chance")
     given = parser.parse_args()
     print(f"seed {given.seed} (again: --seed {given.seed})", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="bfc-faults-"))
     warm_up()
-    lost = _kills(given.kills, given.seed, folder) + _inputs(given.inputs, given.seed, folder)
+    lost = _kills(given.kills, given.seed, folder, given.only)
+    lost += _inputs(given.inputs, given.seed, folder)
     if lost:
         print(f"what was lost is kept in {folder}")
         return 1
@@ -33,10 +35,10 @@ def main() -> int:
     return 0
 
 
-def _kills(count: int, seed: int, folder: Path) -> int:
+def _kills(count: int, seed: int, folder: Path, only: str) -> int:
     began, tally = time.monotonic(), None
     (folder / "kills").mkdir()
-    for number, tally in enumerate(try_kills(count, seed, folder / "kills"), start=1):
+    for number, tally in enumerate(try_kills(count, seed, folder / "kills", only), start=1):
         sys.stderr.write(f"\rkill {number} of {count}, {len(tally.lost)} lost ")
     return 0 if tally is None else _show("kills", tally, began)
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from bfc_lightning.runs.identity import read_checkpoint
 
 # What a clock or the machine says, or where a folder lies; nothing of the training.
-_OF_THE_DAY = {"wall_seconds", "samples_per_second", "measure_seconds", "git"}
+_OF_THE_DAY = {"wall_seconds", "samples_per_second", "measure_seconds", "seconds", "git"}
 
 
 def differences(whole: Path, other: Path) -> list[str]:
@@ -21,10 +21,17 @@ def differences(whole: Path, other: Path) -> list[str]:
     runs = sorted(path.parent.relative_to(whole) for path in whole.rglob("metrics.csv"))
     assert runs
     found = [f"{run}: {clause}" for run in runs for clause in _of_a_run(whole / run, other / run)]
-    if (whole / "compare.csv").is_file():
-        one, two = ([_cells(row) for row in _rows(path / "compare.csv")] for path in (whole, other))
-        found += ["compare.csv differs"] * (one != two)
-    return found
+    for table in [*whole.glob("compare.csv"), *whole.glob("sweep.csv")]:
+        one, two = ([_cells(row) for row in _rows(path)] for path in (table, other / table.name))
+        found += [f"{table.name} differs"] * (one != two)
+    strange = _names(whole) ^ _names(other)
+    return [*found, *(f"only one of them has {name}" for name in sorted(strange))]
+
+
+def _names(folder: Path) -> set[str]:
+    """Of all files but those of TensorBoard and what runs have printed."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*"))
+    return {str(path) for path in paths if path.parts[0] != "logs" and "events." not in path.name}
 
 
 def _of_a_run(whole: Path, other: Path) -> list[str]:
@@ -42,9 +49,7 @@ def _of_a_run(whole: Path, other: Path) -> list[str]:
         )
         if clause:
             found.append(f"{name} differs in {clause}")
-    names = [{path.name for path in folder.rglob("*")} for folder in (whole, other)]
-    strange = [name for name in names[0] ^ names[1] if not name.startswith("events.")]
-    return [*found, *(f"only one of them has {name}" for name in strange)]
+    return found
 
 
 def _unequal(one: object, two: object, place: str = "") -> str:
@@ -54,7 +59,8 @@ def _unequal(one: object, two: object, place: str = "") -> str:
     if isinstance(one, dict):
         if one.keys() != two.keys():
             return f"keys of {place}"
-        return next(filter(None, (_unequal(one[k], two[k], f"{place}.{k}") for k in one)), "")
+        keys = [key for key in one if key not in _OF_THE_DAY]
+        return next(filter(None, (_unequal(one[k], two[k], f"{place}.{k}") for k in keys)), "")
     if isinstance(one, list | tuple):
         if len(one) != len(two):
             return f"length of {place}"

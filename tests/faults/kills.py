@@ -1,4 +1,9 @@
-"""Runs that are killed at random moments, begun again until they end, and compared with whole ones."""
+"""Commands killed at random moments, begun again until they end, and compared with whole ones.
+
+Everything must be the same bit for bit: weights, optimisers, positions in the sample stream, logged
+rows. As a batch is a function of its position alone, weights that are the same have seen the same
+samples, none of them twice. Clocks, and what TensorBoard's files are called, may differ.
+"""
 
 import json
 import os
@@ -19,7 +24,8 @@ from tests.faults.folders import differences, unreadable
 from tests.faults.forked import Command, start
 
 TINY = "tests/configs/tiny.yaml"
-LONG = ["--trainer.max_steps", "120", "--trainer.val_check_interval", "5"]
+STEPS = 120
+LONG = ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", "5"]
 FIT = ["fit", "-c", TINY, *LONG, "--run.figures", "true"]
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
 
@@ -33,6 +39,7 @@ class Kind:
         words: of the command, without its folder.
         is_fit: one run, that needs `--resume auto`; else a folder of runs.
         is_forked: from a process that has the imports; else started as a user does.
+        has_children: whether it starts processes, of which one may be killed in its place.
         weight: how often it is tried beside the others.
     """
 
@@ -40,19 +47,40 @@ class Kind:
     words: tuple[str, ...]
     is_fit: bool = True
     is_forked: bool = True
+    has_children: bool = False
     weight: int = 2
+
+
+def _of_runs(name: str, *words: str) -> Kind:
+    return Kind(name, words, is_fit=False, has_children=True)
 
 
 KINDS = (
     Kind("fit, fast path", (*FIT, "--training_path", "fast"), weight=6),
     Kind("fit, plain path", (*FIT, "--training_path", "plain"), weight=4),
     Kind("fit, replicas", (*FIT, "--model.num_replicas", "3"), weight=4),
-    Kind("fit, 2 processes", (*FIT, *DDP), is_forked=False),
-    Kind(
-        "compare", ("compare", "-c", "COMPARISON", "--workers", "2"), is_fit=False, is_forked=False
-    ),
+    Kind("fit, 2 processes", (*FIT, *DDP), is_forked=False, has_children=True, weight=3),
+    _of_runs("compare, together", "compare", "-c", "compare.yaml", "--together", "true"),
+    _of_runs("compare, alone", "compare", "-c", "compare.yaml", "--together", "false"),
+    _of_runs("sweep", "sweep", "-c", "sweep.yaml"),
 )
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 MOMENTS = ("start", "training", "saving", "end")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: by which signal, at which moment, of the first process or of a child."""
+
+    signum: signal.Signals
+    moment: str
+    is_of_child: bool
+    share: float
+    patience: int
+
+    def __str__(self) -> str:
+        whom = "a child" if self.is_of_child else "the first process"
+        return f"{self.signum.name} to {whom} at {self.moment}"
 
 
 @dataclass
@@ -60,48 +88,54 @@ class Tally:
     """What became of each kill."""
 
     tried: Counter = field(default_factory=Counter)
-    lost: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+    lost: list[tuple[tuple[str, str], str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        form = "{:<18}{:<10}{:<9}{:>7}{:>10}{:>6}"
-        table = [form.format("killed", "by", "at", "tried", "survived", "lost")]
+        form = "{:<20}{:<9}{:>7}{:>15}{:>6}"
+        table = [form.format("killed", "by", "tried", "resumed equal", "lost")]
         lost = Counter(key for key, _ in self.lost)
         for key in sorted(self.tried):
             tried = self.tried[key]
             table.append(form.format(*key, tried, tried - lost[key], lost[key]))
         total = self.tried.total()
-        row = ("together", "", "", total, total - len(self.lost), len(self.lost))
+        row = ("together", "", total, total - len(self.lost), len(self.lost))
         return [*table, form.format(*row)]
 
 
-def try_kills(count: int, seed: int, folder: Path) -> Iterator[Tally]:
+def try_kills(count: int, seed: int, folder: Path, only: str = "") -> Iterator[Tally]:
     """Kills commands.
 
     Args:
         count: how many.
         seed: of the moments.
         folder: an empty one; what was lost stays in it.
+        only: kinds with this in their name.
 
     Yields:
         The tally so far, after every kill.
     """
     chance, tally = random.Random(seed), Tally()
     whole: dict[str, tuple[Path, float]] = {}
-    order = [kind for kind in KINDS for _ in range(kind.weight)]
+    kinds = [kind for kind in KINDS if only in kind.name]
+    order = [kind for kind in kinds for _ in range(kind.weight - 1)]
     chance.shuffle(order)
-    for kind in KINDS:  # each at least once, however few there are
-        order.remove(kind)
-    order = [*KINDS, *order]
+    order = [*kinds, *order]  # each at least once, however few there are
     for number in range(count):
         kind = order[number % len(order)]
         if kind.name not in whole:
             whole[kind.name] = _undisturbed(kind, folder)
-        how = (chance.choice((signal.SIGKILL, signal.SIGTERM)), chance.choice(MOMENTS))
-        problem = _try(kind, how, whole[kind.name], folder / f"kill-{number}", chance)
-        key = (kind.name, how[0].name, how[1])
+        kill = Kill(
+            chance.choice(SIGNALS),
+            chance.choice(MOMENTS),
+            kind.has_children and chance.random() < 0.4,
+            chance.random(),
+            chance.randint(1, 30),
+        )
+        problem = _try(kind, kill, whole[kind.name], folder / f"kill-{number}")
+        key = (kind.name, kill.signum.name)
         tally.tried[key] += 1
         if problem:
-            tally.lost.append((key, f"{problem}: {folder / f'kill-{number}'}"))
+            tally.lost.append((key, f"{kill}: {problem}: {folder / f'kill-{number}'}"))
         yield tally
 
 
@@ -111,75 +145,97 @@ def _undisturbed(kind: Kind, folder: Path) -> tuple[Path, float]:
     root.mkdir()
     began = time.monotonic()
     command = _start(kind, root)
-    assert command.wait(600) == 0, command.printed()
+    status = command.wait(600)
+    command.end()
+    assert status == 0, command.printed()
     return root / "logs" / "run", time.monotonic() - began
 
 
-def _try(
-    kind: Kind,
-    how: tuple[signal.Signals, str],
-    whole: tuple[Path, float],
-    root: Path,
-    chance: random.Random,
-) -> str:
+def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> str:
     """One kill; what was lost by it, empty if nothing."""
-    signum, moment = how
     reference, seconds = whole
+    run = root / "logs" / "run"
     root.mkdir()
     command = _start(kind, root)
-    _wait_for(moment, command, root / "logs" / "run", seconds * chance.random(), chance)
-    command.send(signum)
+    _wait_for(kill, command, run, seconds)
+    _send(kill, command)
     if command.wait(120) is None:
         command.end()
         return "hangs when it is told to stop"
     command.end()
-    problem = ""
-    if "Traceback" in command.printed() and signum == signal.SIGTERM:
-        problem = "traceback"
+    if "Traceback" in command.printed() and kill.signum == signal.SIGTERM:
+        return "traceback"
     again = _start(kind, root, is_again=True)
-    if again.wait(600) != 0:
-        again.end()
-        return f"does not go on: exit status {again.status}"
-    problem = problem or "; ".join([
-        *differences(reference, root / "logs" / "run"),
-        *unreadable(root / "logs" / "run"),
-    ])
+    status = again.wait(600)
+    again.end()
+    if status != 0:
+        return f"does not go on: exit status {status}"
+    problem = "; ".join([*differences(reference, run), *unreadable(run)])
     if not problem:
         shutil.rmtree(root)
     return problem
 
 
-def _wait_for(
-    moment: str, command: Command, run: Path, seconds: float, chance: random.Random
-) -> None:
+def _wait_for(kill: Kill, command: Command, run: Path, seconds: float) -> None:
     """Waits until the moment has come, or the command has ended before it."""
-    if moment == "start":  # before the first checkpoint
-        seconds /= 2
-    deadline = time.monotonic() + (600 if moment in ("saving", "end") else seconds)
-    patience = chance.randint(1, 30)
+    is_seen = kill.moment in ("saving", "end")
+    latest = 600 if is_seen else seconds * kill.share * (0.5 if kill.moment == "start" else 1)
+    deadline = time.monotonic() + latest
+    patience = kill.patience
     while command.poll() is None and time.monotonic() < deadline:
-        if moment == "saving" and any(run.rglob(".*.tmp")):
+        if kill.moment == "saving" and any(run.rglob(".*.tmp")):
             patience -= 1
             if not patience:
                 return
-        if moment == "end" and _is_at_its_end(run):
-            time.sleep(chance.uniform(0, 0.3))
+        if kill.moment == "end" and _is_at_its_end(run):
+            time.sleep(0.3 * kill.share)
             return
-        time.sleep(0.0002 if moment == "saving" else 0.005)
+        time.sleep(0.0002 if kill.moment == "saving" else 0.005)
 
 
 def _is_at_its_end(run: Path) -> bool:
     """Whether the last step is saved, or the first run of several has finished."""
-    for path in (run / "summary.json", *run.glob("runs/*/summary.json")):
-        if path.is_file():
+    for path in (run / "summary.json", *run.glob("*/*/summary.json")):
+        try:
             content = json.loads(path.read_text())
-            if content["status"] == "finished" or content["steps"] == 120:
-                return True
+        except FileNotFoundError:
+            continue
+        if content["status"] == "finished" or content["steps"] == STEPS:
+            return True
     return False
 
 
+def _send(kill: Kill, command: Command) -> None:
+    children = _children(command.pid) if kill.is_of_child else []
+    if not children:
+        command.send(kill.signum)
+    for pid in children[-1:]:
+        try:
+            os.kill(pid, kill.signum)
+        except ProcessLookupError:  # it has ended by itself
+            return
+        if kill.signum == signal.SIGTERM:
+            command.wait(60)
+
+
+def _children(parent: int) -> list[int]:
+    """Processes at work for another one, where the system tells."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            owner = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_text()
+        except OSError:  # it has ended
+            continue
+        if owner == parent and "resource_tracker" not in words:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
 def _start(kind: Kind, root: Path, *, is_again: bool = False) -> Command:
-    words = [_comparison(root) if word == "COMPARISON" else word for word in kind.words]
+    words = list(kind.words)
+    if not kind.is_fit:
+        words[2] = str(_experiment(root, words[2]))
     words += ["--run.root", str(root / "logs"), "--run.name", "run"]
     if is_again and kind.is_fit:
         words += ["--resume", "auto"]
@@ -198,13 +254,15 @@ def _start(kind: Kind, root: Path, *, is_again: bool = False) -> Command:
     return Command(words, process.pid, log)
 
 
-def _comparison(root: Path) -> str:
-    """Two learners and two seeds."""
-    (root / "long.yaml").write_text("trainer: {max_steps: 120, val_check_interval: 5}\n")
-    settings = {
-        "base": [str(Path(TINY).resolve()), "long.yaml"],
-        "seeds": [0, 1],
-        "learners": {"narrow": {"model": {"width": 4}}, "wide": {}},
+def _experiment(root: Path, name: str) -> Path:
+    """Two widths, and three seeds of each, in a file of its own."""
+    (root / "long.yaml").write_text(f"trainer: {{max_steps: {STEPS}, val_check_interval: 5}}\n")
+    parts = {
+        "compare.yaml": {"learners": {"narrow": {"model": {"width": 4}}, "wide": {}}},
+        "sweep.yaml": {"grid": {"model.width": [4, 8]}},
     }
-    (root / "few.yaml").write_text(yaml.safe_dump(settings))
-    return str(root / "few.yaml")
+    base = [str(Path(TINY).resolve()), "long.yaml"]
+    settings = {"base": base, "seeds": [0, 1, 2], "workers": 2, **parts[name]}
+    path = root / name
+    path.write_text(yaml.safe_dump(settings))
+    return path
