@@ -24,7 +24,7 @@ from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.stops import Diverged, Interrupted, LostProcess
 from bfc_lightning.callbacks.summary import Summary
-from bfc_lightning.callbacks.tensorboard import RunBoard
+from bfc_lightning.callbacks.tensorboard import RunBoard, quiet_writers
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.cli.console import say, show_result, show_start
@@ -171,11 +171,12 @@ class Fitting:
             data: the data module.
         """
         folder = None if self.claim is None else self.claim.path
-        if folder is not None and trainer.is_global_zero:
-            write_atomically(folder / CONFIG, self._config_text(folder))
-            self._announce(folder, trainer, model)
         checkpoint = self.resumption.checkpoint
         with ExitStack() as stack:
+            stack.enter_context(quiet_writers())
+            if folder is not None and trainer.is_global_zero:
+                write_atomically(folder / CONFIG, self._config_text(folder))
+                self._announce(folder, trainer, model)
             stack.enter_context(self._refusing(trainer))
             stack.enter_context(noticing_losses(trainer))
             for callback in trainer.callbacks:  # type: ignore[attr-defined]

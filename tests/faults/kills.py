@@ -206,7 +206,7 @@ def _is_at_its_end(run: Path) -> bool:
 
 
 def _send(kill: Kill, command: Command) -> None:
-    children = _children(command.pid) if kill.is_of_child else []
+    children = children_of(command.pid) if kill.is_of_child else []
     if not children:
         command.send(kill.signum)
     for pid in children[-1:]:
@@ -218,7 +218,7 @@ def _send(kill: Kill, command: Command) -> None:
             command.wait(60)
 
 
-def _children(parent: int) -> list[int]:
+def children_of(parent: int) -> list[int]:
     """Processes at work for another one, where the system tells."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
