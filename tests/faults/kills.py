@@ -26,7 +26,8 @@ from tests.faults.forked import Command, start
 TINY = "tests/configs/tiny.yaml"
 STEPS = 120
 LONG = ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", "5"]
-FIT = ["fit", "-c", TINY, *LONG, "--run.figures", "true"]
+FIT = ["fit", "-c", TINY, *LONG]
+FIGURES = ["--run.figures", "true"]
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
 
 
@@ -56,7 +57,7 @@ def _of_runs(name: str, *words: str) -> Kind:
 
 
 KINDS = (
-    Kind("fit, fast path", (*FIT, "--training_path", "fast"), weight=6),
+    Kind("fit, fast path", (*FIT, *FIGURES, "--training_path", "fast"), weight=6),
     Kind("fit, plain path", (*FIT, "--training_path", "plain"), weight=4),
     Kind("fit, replicas", (*FIT, "--model.num_replicas", "3"), weight=4),
     Kind("fit, 2 processes", (*FIT, *DDP), is_forked=False, has_children=True, weight=3),
@@ -183,14 +184,20 @@ def _wait_for(kill: Kill, command: Command, run: Path, seconds: float) -> None:
     deadline = time.monotonic() + latest
     patience = kill.patience
     while command.poll() is None and time.monotonic() < deadline:
-        if kill.moment == "saving" and any(run.rglob(".*.tmp")):
+        if kill.moment == "saving" and _is_saving(run):
             patience -= 1
             if not patience:
                 return
         if kill.moment == "end" and _is_at_its_end(run):
             time.sleep(0.3 * kill.share)
             return
-        time.sleep(0.0002 if kill.moment == "saving" else 0.005)
+        time.sleep(0.0005 if kill.moment == "saving" else 0.005)
+
+
+def _is_saving(run: Path) -> bool:
+    """Whether a file is half written, of a run or of a run of several."""
+    patterns = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp", "*/*/*/.*.tmp")
+    return any(path for pattern in patterns for path in run.glob(pattern))
 
 
 def _is_at_its_end(run: Path) -> bool:
