@@ -52,7 +52,7 @@ def test_run_that_reaches_a_limit_of_file_size_goes_on_without_it(whole, tmp_pat
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 1
@@ -66,10 +66,10 @@ def test_run_that_reaches_a_limit_of_file_size_goes_on_without_it(whole, tmp_pat
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 128 kB."""
+    """A file system of 256 kB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
     try:
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -82,10 +82,10 @@ def small_disk(tmp_path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("free_kilobytes", [4, 24, 56, 72])
+@pytest.mark.parametrize("free_kilobytes", [4, 24, 28, 36, 56, 72])
 def test_run_on_a_full_disk_goes_on_when_there_is_space(whole, small_disk, capsys, free_kilobytes):
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(1024 * (128 - free_kilobytes)))
+    filler.write_bytes(bytes(1024 * (256 - free_kilobytes)))
     assert fit(small_disk) == 1
     assert_told(capsys.readouterr().err, "no space is left", "No space left on device")
     filler.unlink()
@@ -95,7 +95,7 @@ def test_run_on_a_full_disk_goes_on_when_there_is_space(whole, small_disk, capsy
 
 
 def test_comparison_on_a_full_disk_ends_in_one_line(small_disk, tmp_path, capsys):
-    (small_disk / "filler").write_bytes(bytes(1024 * 120))
+    (small_disk / "filler").write_bytes(bytes(1024 * 248))
     (tmp_path / "few.yaml").write_text(
         f"base: [{Path(TINY).resolve()}]\nseeds: [0]\nlearners: {{a: {{}}, b: {{}}, c: {{}}}}\n"
     )
@@ -113,7 +113,6 @@ def test_folder_that_may_only_be_read_is_refused_and_left_as_it_is(whole, small_
     assert_told(capsys.readouterr().err, "must be a folder that can be written", "Read-only")
     assert fit(small_disk, "--run.name", "tiny", "--run.overwrite", "true") == 2
     assert_told(capsys.readouterr().err, "Read-only file system")
-    words = ["--resume", "auto", "--model.lr_scheduler", "null"]
-    assert fit(small_disk, *words[:2], "--trainer.max_steps", "40") == 2
+    assert fit(small_disk, "--resume", "auto", "--trainer.max_steps", "40") == 2
     assert_told(capsys.readouterr().err, "must be writable: Read-only file system")
     assert {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()} == before

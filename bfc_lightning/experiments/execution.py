@@ -347,8 +347,9 @@ class Work:
         return bool(self.pool.signum) or (event.status in _STOPPED and not event.has_died)
 
     def _is_cut_off(self, event: Ended) -> bool:
-        """Whether something from outside ended a group alone, before it had its results."""
-        return not event.is_overdue and (event.has_died or self._was_stopped(event))
+        """Whether something from outside ended a group, and not the whole experiment."""
+        is_ended = event.has_died or event.status in _STOPPED
+        return is_ended and not event.is_overdue and not self.pool.signum
 
     def _end(self, event: Ended, run: PlannedRun) -> None:
         """What a run left behind; one that left no result and was not stopped has failed."""

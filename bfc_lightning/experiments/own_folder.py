@@ -112,8 +112,10 @@ class FolderKind:
             files: text by path in the folder.
             commands: the words after `bfc` of the commands of each run.
         """
+        for parent in {(folder / name).parent for name in files}:
+            parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(parent)
         for name, content in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / name, content)
         lines = [command_line(parts) + "\n" for parts in commands]
         write_atomically(folder / COMMANDS, "".join(lines))
@@ -124,13 +126,25 @@ class FolderKind:
         write_atomically(folder / self.mark, text)
 
     def _may_take(self, folder: Path) -> bool:
-        """Whether a folder is empty, or holds nothing but runs that were begun one by one."""
+        """Whether a folder holds nothing but runs that were begun one by one, or even less."""
         if not folder.is_dir():
             return False
         names = {path.name for path in folder.iterdir()}
-        if not names or not self.has_lines:
-            return not names
-        return names == {RUNS} and all(_is_of_seed(path.name) for path in (folder / RUNS).iterdir())
+        if self.has_lines and names == {RUNS}:
+            return all(_is_of_seed(path.name) for path in (folder / RUNS).iterdir())
+        return self._is_just_begun(folder)
+
+    def _is_just_begun(self, folder: Path) -> bool:
+        """Whether nothing is there but what is written before the mark: the command was killed."""
+        known = {*self.parts, COMMANDS} - {RUNS}
+        for path in (path for path in folder.rglob("*") if not path.is_dir()):
+            place = path.relative_to(folder).parts
+            is_unfinished = path.match(".*.tmp")
+            if not is_unfinished and (
+                place[0] not in known or path.suffix not in (".yaml", ".txt")
+            ):
+                return False
+        return all(path.name in known or not path.is_dir() for path in folder.iterdir())
 
 
 @contextmanager

@@ -67,6 +67,7 @@ KINDS = (
 )
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 MOMENTS = ("start", "training", "saving", "end")
+_WORK_SECONDS = 60.0  # of a processor; more is a hang
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _undisturbed(kind: Kind, folder: Path) -> tuple[Path, float]:
     root.mkdir()
     began = time.monotonic()
     command = _start(kind, root)
-    status = command.wait(600)
+    status = command.wait_working(_WORK_SECONDS)
     command.end()
     assert status == 0, command.printed()
     return root / "logs" / "run", time.monotonic() - began
@@ -160,14 +161,14 @@ def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> str:
     command = _start(kind, root)
     _wait_for(kill, command, run, seconds)
     _send(kill, command)
-    if command.wait(120) is None:
+    if command.wait_working(_WORK_SECONDS) is None:
         command.end()
         return "hangs when it is told to stop"
     command.end()
     if "Traceback" in command.printed() and kill.signum == signal.SIGTERM:
         return "traceback"
     again = _start(kind, root, is_again=True)
-    status = again.wait(600)
+    status = again.wait_working(_WORK_SECONDS)
     again.end()
     if status != 0:
         return f"does not go on: exit status {status}"
@@ -180,7 +181,7 @@ def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> str:
 def _wait_for(kill: Kill, command: Command, run: Path, seconds: float) -> None:
     """Waits until the moment has come, or the command has ended before it."""
     is_seen = kill.moment in ("saving", "end")
-    latest = 600 if is_seen else seconds * kill.share * (0.5 if kill.moment == "start" else 1)
+    latest = 1800 if is_seen else seconds * kill.share * (0.5 if kill.moment == "start" else 1)
     deadline = time.monotonic() + latest
     patience = kill.patience
     while command.poll() is None and time.monotonic() < deadline:
