@@ -45,8 +45,10 @@ def put(self, trainer, beside, *, is_best, sync):
     last.write_bytes(content[:1000])
     time.sleep(1)
     last.write_bytes(content)
+    (self.folder / "best.ckpt").write_bytes(content)
 
 Checkpoints._put_in_place = put
+kills.SIGNALS = (kills.signal.SIGKILL,)
 kills._wait_for = wait(
     lambda folder: (folder / "last.ckpt").exists()
     and (folder / "last.ckpt").stat().st_size == 1000

@@ -17,15 +17,25 @@ _OF_THE_DAY = {"wall_seconds", "samples_per_second", "measure_seconds", "seconds
 
 
 def differences(whole: Path, other: Path) -> list[str]:
-    """What is not the same in a run, or in a folder of runs, as in an undisturbed one."""
+    """What is not the same in a run, or in a folder of runs, as in an undisturbed one.
+
+    Args:
+        whole: the undisturbed one.
+        other: what is held against it; all its files can be read.
+
+    Returns:
+        A clause for each difference.
+    """
+    strange = _names(whole) ^ _names(other)
+    if strange:
+        return [f"only one of them has {name}" for name in sorted(strange)]
     runs = sorted(path.parent.relative_to(whole) for path in whole.rglob("metrics.csv"))
     assert runs
     found = [f"{run}: {clause}" for run in runs for clause in _of_a_run(whole / run, other / run)]
     for table in [*whole.glob("compare.csv"), *whole.glob("sweep.csv")]:
         one, two = ([_cells(row) for row in _rows(path)] for path in (table, other / table.name))
         found += [f"{table.name} differs"] * (one != two)
-    strange = _names(whole) ^ _names(other)
-    return [*found, *(f"only one of them has {name}" for name in sorted(strange))]
+    return found
 
 
 def _names(folder: Path) -> set[str]:

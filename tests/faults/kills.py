@@ -172,7 +172,7 @@ def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> str:
     again.end()
     if status != 0:
         return f"does not go on: exit status {status}"
-    problem = "; ".join([*differences(reference, run), *unreadable(run)])
+    problem = "; ".join(unreadable(run) or differences(reference, run))
     if not problem:
         shutil.rmtree(root)
     return problem
