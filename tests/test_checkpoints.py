@@ -188,3 +188,20 @@ def test_file_system_without_hard_links_keeps_the_checkpoint_before_too(tmp_path
     monkeypatch.setattr(checkpoints, "_SYNC_SECONDS", math.inf)  # the first one only
     assert fit(tmp_path) == 0
     assert checkpoint(tmp_path / "tiny", "previous")["global_step"] == 20
+
+
+def test_checkpoint_of_a_users_callback_is_written_beside_its_place(tmp_path, monkeypatch):
+    files, path = checkpoints.CheckpointFiles(), tmp_path / "new" / "mine.ckpt"
+    files.save_checkpoint({"step": 1}, path)
+    write = checkpoints.write_checkpoint
+
+    def fail_halfway(content, beside):
+        write(content, beside)
+        os.truncate(beside, 100)
+        raise OSError("full")
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", fail_halfway)
+    with pytest.raises(OSError, match="full"):
+        files.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [entry.name for entry in path.parent.iterdir()] == ["mine.ckpt"]

@@ -29,7 +29,7 @@ _SYNC_SECONDS = 5.0
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint where it is told to, and nowhere else.
+    """Writes a checkpoint, ours or that of a callback of the user, beside its place and renames it.
 
     Lightning's own takes a detour over the folder for temporary files, where a killed process
     leaves its part, and which may be full.
@@ -42,10 +42,16 @@ class CheckpointFiles(TorchCheckpointIO):
 
         Args:
             checkpoint: the content.
-            path: of the file; its folder exists.
+            path: of the file; one that ends in `.tmp` is renamed by whoever asks for it.
             storage_options: not used.
         """
-        write_checkpoint(checkpoint, Path(path))
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".tmp":
+            write_checkpoint(checkpoint, path)
+            return
+        with replacing(path, sync=False) as beside:
+            write_checkpoint(checkpoint, beside)
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
