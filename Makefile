@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench docs
+.PHONY: help demo test test-all test-faults check bench docs
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -23,6 +23,9 @@ test: $(INSTALLED)  ## the tests but for the slow ones (five minutes on two core
 
 test-all: test  ## every test that this machine can run: those, then the slow ones (ten more)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+
+test-faults: $(INSTALLED)  ## kills at random moments and mutated input, counted (half an hour on two cores)
+	$(BIN)/python -m tests.faults
 
 check: $(INSTALLED)  ## style, types, order of the imports
 	$(BIN)/ruff check .

@@ -221,7 +221,8 @@ class HierarchicalLearner(LightningModule):
         phase = checkpoint.get(PHASE_KEY)
         if phase is not None:
             self.enter_phase(Phase(**phase))
-        _count_stored_steps(checkpoint)
+        if not self.automatic_optimization:
+            _count_stored_steps(checkpoint)
 
     def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
         """The optimiser and its schedule for a phase of `num_steps` optimiser steps.

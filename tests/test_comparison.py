@@ -9,7 +9,7 @@ import yaml
 
 from bfc_lightning.cli import main
 from bfc_lightning.experiments.comparison import planned_runs, points
-from bfc_lightning.experiments.folder import check_unchanged, claimed, find_comparison
+from bfc_lightning.experiments.folder import KIND, check_unchanged, claimed, find_comparison
 from bfc_lightning.runs.folder import RunError
 from tests.comparisons import POISON, parse, write
 
@@ -147,6 +147,30 @@ def test_comments_of_a_base_may_change(tmp_path):
     short = tmp_path / "short.yaml"
     short.write_text(f"# a comment\n{short.read_text()}")
     check_unchanged(parse(path), folder)
+
+
+@pytest.mark.parametrize("begun", [(), ("base/.tiny.yaml.17.tmp",), ("base/tiny.yaml",)])
+def test_folder_that_was_killed_before_its_mark_is_taken(tmp_path, begun):
+    folder = tmp_path / "logs" / "few"
+    for name in begun:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("half")
+    path = write(tmp_path)
+    assert find_comparison(parse(path), [str(path)]) == folder
+    with claimed(parse(path), folder):
+        assert KIND.owns(folder)
+        assert not list(folder.rglob(".*"))
+
+
+@pytest.mark.parametrize("file", ["base/thesis.tex", "thesis.txt", "runs/a-seed0/summary.json"])
+def test_folder_of_something_else_is_not_taken(tmp_path, file):
+    path = tmp_path / "logs" / "few" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    own = write(tmp_path)
+    with pytest.raises(RunError, match="got 'few', which is none"):
+        find_comparison(parse(own), [str(own)])
+    assert path.read_text() == "precious"
 
 
 def test_overwrite_empties_comparisons_only(tmp_path, capsys):

@@ -141,6 +141,28 @@ def test_overwrite_deletes_run_folders_only(tmp_path, capsys):
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize("begun", [[], ["checkpoints/"], ["checkpoints/", ".config.yaml.17.tmp"]])
+def test_folder_of_a_run_that_was_killed_before_its_config_may_be_overwritten(tmp_path, begun):
+    (tmp_path / "mine").mkdir()
+    for name in begun:
+        path = tmp_path / "mine" / name
+        path.mkdir() if name.endswith("/") else path.write_text("half")
+    words = ["--run.overwrite", "true", "--trainer.max_steps", "2"]
+    assert fit(tmp_path, "--run.name", "mine", *words) == 0
+    assert (tmp_path / "mine" / "checkpoints" / "last.ckpt").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("file", ["checkpoints/mine.ckpt", "checkpoints"])
+def test_folder_that_only_looks_like_a_begun_run_is_not_overwritten(tmp_path, capsys, file):
+    path = tmp_path / "mine" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    assert fit(tmp_path, "--run.name", "mine", "--run.overwrite", "true") == 2
+    assert "run.overwrite deletes run folders only" in capsys.readouterr().err
+    assert path.read_text() == "precious"
+
+
 def test_unwritable_root_is_an_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["fit", "-c", TINY, "--run.root", str(tmp_path / "file" / "logs")]) == 2

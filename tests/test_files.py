@@ -1,11 +1,17 @@
 """Files that are never half written."""
 
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from bfc_lightning.files import write_atomically, write_json
+from bfc_lightning.cli import main
+from bfc_lightning.files import remove_unfinished, replacing, write_atomically, write_json
+from tests.comparisons import write
+from tests.runs import TINY, fit
 
 
 def test_write_replaces_the_text_and_leaves_nothing_else(tmp_path):
@@ -68,3 +74,67 @@ def test_content_that_is_no_json_leaves_the_old_file(tmp_path):
         write_json(path, {"steps": {1, 2}})
     assert json.loads(path.read_text()) == {"steps": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_text("old")
+
+    def fail_halfway():
+        with replacing(path) as beside:
+            beside.write_text("half of the n")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail_halfway()
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_of_the_users(tmp_path):
+    kept = [tmp_path / name for name in (".hidden", "a.tmp", "below/.summary.json", "b.ckpt")]
+    gone = [tmp_path / name for name in (".a.csv.17.tmp", "below/.last.ckpt.tmp")]
+    (tmp_path / "below").mkdir()
+    for path in (*kept, *gone):
+        path.write_text("")
+    remove_unfinished(tmp_path)
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in gone)
+
+
+WRITTEN: list[str] = []
+"""What is opened for writing, while `IS_WATCHING`: an audit hook cannot be taken away again."""
+IS_WATCHING = threading.Event()
+
+
+def note(event, arguments):
+    if event == "open" and IS_WATCHING.is_set():
+        path, mode, flags = arguments
+        if isinstance(path, str | Path) and flags & (os.O_WRONLY | os.O_RDWR) and mode != "a":
+            WRITTEN.append(str(path))
+
+
+sys.addaudithook(note)
+
+
+def test_no_file_of_a_run_or_comparison_is_written_in_its_place(tmp_path):
+    comparison = write(tmp_path, learners={"wide": {}}, seeds=[0])
+    WRITTEN.clear()
+    IS_WATCHING.set()
+    try:
+        assert fit(tmp_path / "logs", "--run.figures", "true") == 0
+        for command in ("validate", "test", "predict"):
+            assert main([command, "-c", TINY, "--run.root", str(tmp_path / "logs")]) == 0
+        assert main(["compare", "-c", str(comparison)]) == 0
+    finally:
+        IS_WATCHING.clear()
+    here = [Path(path) for path in WRITTEN if Path(path).is_relative_to(tmp_path / "logs")]
+    in_place = {path.name for path in here if not path.name.endswith(".tmp")}
+    assert {path for path in in_place if not path.startswith("events.")} == set()
+    names = {
+        path.name.removeprefix(".").removesuffix(".tmp").rstrip("0123456789.") for path in here
+    }
+    assert names >= {"config.yaml", "summary.json", "metrics.csv", "last.ckpt", "best.ckpt"}
+    assert names >= {"validate.json", "test.json", "predictions.npz", "learning_curves.png"}
+    assert names >= {"compare.csv", "compare.md", "compare.png", "features.png", "compare.yaml"}
+    assert not list((tmp_path / "logs").rglob("*.tmp"))

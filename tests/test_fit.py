@@ -31,7 +31,8 @@ def test_run_folder_holds_what_the_documentation_names(run):
         "figures",
         "events.out",
     }
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    saved = {path.name for path in (run / "checkpoints").iterdir()}
+    assert saved == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert (run / "figures" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 

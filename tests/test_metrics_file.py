@@ -70,3 +70,22 @@ def test_numbers_keep_every_digit_and_nan_stays_nan(path):
     row = read_metrics(path)[0]
     assert row["a"] == 0.1 + 0.2
     assert math.isnan(row["b"])
+
+
+def test_full_disk_costs_no_row_and_leaves_no_torn_one(path, monkeypatch):
+    """A new column finds no space: the next write must not put longer rows under the old header."""
+    metrics = MetricsFile(path)
+    for step in (1, 2):
+        metrics.log_metrics({"a": float(step)}, step=step)
+    metrics.save()
+
+    def refuse(path, text):
+        raise OSError("no space")
+
+    with monkeypatch.context() as full:
+        full.setattr("bfc_lightning.callbacks.metrics_file.write_atomically", refuse)
+        with pytest.raises(OSError, match="no space"):
+            metrics.log_metrics({"a": 3.0, "b": 1.0}, step=3)
+    assert path.read_text() == "step,a\n1,1.0\n2,2.0\n"
+    metrics.save()
+    assert path.read_text() == "step,a,b\n1,1.0,\n2,2.0,\n3,3.0,1.0\n"

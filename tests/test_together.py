@@ -17,11 +17,21 @@ from bfc_lightning import load_run
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.cli import main
 from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
-from bfc_lightning.experiments.together import ALSO, AND, group_words, groups_of, parted
+from bfc_lightning.experiments.together import (
+    ALSO,
+    AND,
+    Group,
+    KeptPlan,
+    group_words,
+    groups_of,
+    parted,
+)
 from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.splitting import split_run
 from tests.comparisons import cells, write
+from tests.faults.kills import children_of
+from tests.launches import need_proc
 from tests.replica_words import RATE, replicas
 from tests.runs import checkpoint, fit, same_weights, summary
 from tests.worker_functions import obey
@@ -113,6 +123,18 @@ def test_groups_of_other_seeds_have_other_names():
         for seeds in ([0, 1], [0, 2], [0, 1, 2])
     }
     assert len(names) == 3
+
+
+def test_plan_is_kept_for_the_runs_that_there_still_are(tmp_path):
+    runs = runs_of("a", 5)
+    kept = KeptPlan(tmp_path / "together" / "plan.json")
+    assert kept.read(runs) == []
+    groups = [Group(tuple(runs[:3])), Group(tuple(runs[3:]))]
+    kept.write(groups)
+    assert kept.read(runs) == groups
+    assert kept.read(runs[1:]) == groups[1:]
+    kept.part(groups[0])
+    assert kept.read(runs) == [groups[1], *(Group((run,)) for run in runs[:3])]
 
 
 def test_task_of_several_runs_may_take_as_many_times_as_long(tmp_path):
@@ -272,3 +294,39 @@ def test_killed_group_goes_on_bit_for_bit(tmp_path):
         assert summary(runs[0])["trained_together"] == 3
         assert same_weights(*runs)
         assert (runs[0] / "metrics.csv").read_text() == (runs[1] / "metrics.csv").read_text()
+
+
+def test_group_that_was_killed_between_two_of_its_folders_goes_on_as_that_group(tmp_path):
+    """Seed 0 has its folder already: alone, seeds 1 and 2 would be equal only to rounding."""
+    path = write(tmp_path, learners={"wide": {}}, seeds=[0, 1, 2])
+    assert main(["compare", "-c", str(path), "--seeds", "[0]"]) == 0
+    folder = tmp_path / "logs" / "few"
+    runs = [folder / "runs" / f"wide-seed{seed}" for seed in range(3)]
+    assert "trained_together" not in summary(runs[0])
+    KeptPlan(folder / "together" / "plan.json").write([Group(tuple(runs_of("wide", 3)))])
+    assert main(["compare", "-c", str(path)]) == 0
+    assert [summary(run)["trained_together"] for run in runs] == [3, 3, 3]
+    assert [row["status"] for row in cells(folder)] == ["finished"] * 3
+    assert not (folder / "together").exists()
+
+
+@need_proc
+def test_group_whose_worker_is_killed_goes_on_as_that_group(tmp_path):
+    longer = {"trainer": {"max_steps": 2000, "val_check_interval": 100}}
+    path = write(tmp_path, learners={"wide": longer}, seeds=[0, 1])
+    command = [str(Path(sys.executable).with_name("bfc")), "compare", "-c", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    last = "few/together/*/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "logs").glob(last)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (worker,) = children_of(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, error
+    assert "one by one" not in error
+    log = next((tmp_path / "logs" / "few" / "logs").glob("wide-2seeds-*.txt")).read_text()
+    assert log.count("$ bfc fit") == 2
+    for seed in (0, 1):
+        run = tmp_path / "logs" / "few" / "runs" / f"wide-seed{seed}"
+        assert summary(run)["trained_together"] == 2

@@ -1,32 +1,85 @@
-"""`last.ckpt` and `best.ckpt`: written whole, under stable names, after every validation."""
+"""`last.ckpt`, `previous.ckpt` and `best.ckpt`: written whole, after every validation."""
 
+import io
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from bfc_lightning.callbacks.environment import environment
+from bfc_lightning.callbacks.metrics_file import FileLogger
 from bfc_lightning.callbacks.stops import Diverged
 from bfc_lightning.callbacks.training_log import stop_if_diverged
+from bfc_lightning.files import replacing, sync_to_disk
 from bfc_lightning.replicas import largest_weight, learners_of
 
 FORMAT_VERSION = 3
 RECORD_KEY = "bfc_lightning"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+# Waiting for a disk takes 5 ms, as long as ten short steps.
+_SYNC_SECONDS = 5.0
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint, ours or that of a callback of the user, beside its place and renames it.
+
+    Lightning's own takes a detour over the folder for temporary files, where a killed process
+    leaves its part, and which may be full.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Writes a file.
+
+        Args:
+            checkpoint: the content.
+            path: of the file; one that ends in `.tmp` is renamed by whoever asks for it.
+            storage_options: not used.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".tmp":
+            write_checkpoint(checkpoint, path)
+            return
+        with replacing(path, sync=False) as beside:
+            write_checkpoint(checkpoint, beside)
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Writes a file of which every part has a checksum.
+
+    A file that cannot be written to its end raises `OSError`, which PyTorch's own way to write does
+    not.
+
+    Args:
+        content: of the checkpoint.
+        path: of the file; its folder exists.
+    """
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    path.write_bytes(whole.getbuffer())
 
 
 class Checkpoints(Checkpoint):
     """Saves the state of the run after every validation, and keeps the best one.
 
     A checkpoint is written beside its place and renamed, so that a run that is killed leaves the
-    one before. A run whose score is not finite is stopped before it can overwrite a good one.
+    one before. Every few seconds it is made sure that the disk has it, with the rows of the metrics
+    that belong to it; that one stays as `previous.ckpt` when the next replaces it, for the case
+    that `last.ckpt` is damaged. A run whose score is not finite is stopped before it can overwrite
+    a good one.
 
     Args:
-        folder: where `last.ckpt` and `best.ckpt` live.
+        folder: where the checkpoints live.
         monitor: the metric of which the smallest value is best.
         record: what else belongs to the run, kept in every checkpoint: plain data only.
     """
@@ -37,9 +90,24 @@ class Checkpoints(Checkpoint):
         self.record = record
         self.best_score = math.inf
         self.saved_step = -1
+        self._is_on_disk = False
+        self._synced_at = -math.inf
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets the Trainer write files as we do."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks which checkpoint the run goes on from: others may be of later steps than it."""
+        start = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
+        self._is_on_disk = start == (self.folder / LAST).resolve()
+        is_kept = self._is_on_disk or start == (self.folder / PREVIOUS).resolve()
+        if trainer.is_global_zero and not is_kept:
+            (self.folder / PREVIOUS).unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves `last.ckpt`, and `best.ckpt` where the score is the best so far.
+        """Saves the state, also as `best.ckpt` where the score is the best so far.
 
         Raises:
             Diverged: if the score is not finite.
@@ -51,9 +119,11 @@ class Checkpoints(Checkpoint):
             raise Diverged(trainer.global_step, self.monitor)
         is_best = score < self.best_score
         self.best_score = min(score, self.best_score)
-        self.save(trainer, is_best=is_best)
+        is_end = trainer.global_step >= trainer.max_steps
+        is_due = time.monotonic() - self._synced_at >= _SYNC_SECONDS
+        self.save(trainer, is_best=is_best, sync=is_end or is_due)
 
-    def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
+    def save(self, trainer: Trainer, *, is_best: bool = False, sync: bool = True) -> None:
         """Saves the state as it is now; every process must call it.
 
         A weight that is not finite ends the run instead: a classifier of NaN has a finite error.
@@ -61,6 +131,7 @@ class Checkpoints(Checkpoint):
         Args:
             trainer: the trainer.
             is_best: whether `best.ckpt` becomes a copy.
+            sync: whether to wait until the disk has it.
         """
         largest = [largest_weight(each) for each in learners_of(trainer.lightning_module)]
         stop_if_diverged(
@@ -68,15 +139,39 @@ class Checkpoints(Checkpoint):
         )
         for logger in trainer.loggers:
             logger.save()
-        beside = self.folder / ".saving.ckpt"
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            if is_best:
-                copy = self.folder / ".best.ckpt"
-                shutil.copyfile(beside, copy)
-                os.replace(copy, self.folder / "best.ckpt")
-            os.replace(beside, self.folder / "last.ckpt")
+        beside = self.folder / f".{LAST}.tmp"  # of one name in all processes
+        try:
+            trainer.save_checkpoint(beside)
+            if trainer.is_global_zero:
+                self._put_in_place(trainer, beside, is_best=is_best, sync=sync)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
         self.saved_step = trainer.global_step
+
+    def _put_in_place(self, trainer: Trainer, beside: Path, *, is_best: bool, sync: bool) -> None:
+        if sync:
+            for logger in trainer.loggers:
+                if isinstance(logger, FileLogger) and logger.path.exists():
+                    sync_to_disk(logger.path)
+            sync_to_disk(beside)
+            self._synced_at = time.monotonic()
+        if is_best:
+            with replacing(self.folder / BEST, sync=sync) as copy:
+                shutil.copyfile(beside, copy)
+        if self._is_on_disk:
+            self._keep_last()
+        os.replace(beside, self.folder / LAST)
+        self._is_on_disk = sync
+
+    def _keep_last(self) -> None:
+        """Gives `last.ckpt` a second name, at no moment without the first one."""
+        last, previous = self.folder / LAST, self.folder / PREVIOUS
+        previous.unlink(missing_ok=True)
+        try:
+            os.link(last, previous)
+        except OSError:  # not every file system has hard links
+            os.replace(last, previous)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

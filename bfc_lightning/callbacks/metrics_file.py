@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,12 +130,26 @@ class MetricsFile(FileLogger):
             return
         fresh = self._rows[self._num_written : stop]
         if fresh:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._format(fresh, header=False))
+            self._extend(self._format(fresh, header=False))
             self._num_written = stop
+
+    def _extend(self, text: str) -> None:
+        """Adds whole lines or, on a full disk, nothing: what is added later starts on its own.
+
+        Raises:
+            OSError: if there is no space.
+        """
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            os.truncate(self.path, size)
+            raise
 
     def _rewrite(self, stop: int | None = None) -> None:
         rows = self._rows[:stop]
+        self._num_written = 0  # should it fail, the next one writes everything, too
         write_atomically(self.path, self._format(rows, header=True))
         self._num_written = len(rows)
 

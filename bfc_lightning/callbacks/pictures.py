@@ -24,6 +24,7 @@ from bfc_lightning.figures import (
     quadratic_forms,
     series,
 )
+from bfc_lightning.files import replacing
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
 from bfc_lightning.module import HierarchicalLearner
@@ -64,7 +65,8 @@ class Pictures(Callback):
             figures = self._draw(trainer, pl_module)
         for name, figure in figures:
             pixels = _render(figure)
-            imsave(self.folder / f"{name}.png", pixels)
+            with replacing(self.folder / f"{name}.png") as beside:
+                imsave(beside, pixels, format="png")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     board = logger.experiment

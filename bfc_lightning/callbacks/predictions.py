@@ -9,6 +9,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from bfc_lightning.files import replacing
+
 
 class PredictionsFile(Callback):
     """Collects what `predict` computes and writes it at the end.
@@ -39,7 +41,5 @@ class PredictionsFile(Callback):
         columns = {
             name: torch.cat([part[name] for part in self._parts]).numpy() for name in self._parts[0]
         }
-        beside = self.path.with_name(f".{self.path.name}.tmp")
-        with beside.open("wb") as file:
+        with replacing(self.path) as beside, beside.open("wb") as file:
             np.savez(file, allow_pickle=False, **columns)
-        beside.replace(self.path)

@@ -24,6 +24,7 @@ class ReplicaMetricsFile(FileLogger):
         self.num_replicas = num_replicas
         self._rows: dict[int, list[dict[str, float]]] = {}
         self._latest: list[dict[str, float]] = [{} for _ in range(num_replicas)]
+        self._is_saved = False
 
     @property
     def latest(self) -> list[dict[str, float]]:
@@ -77,7 +78,9 @@ class ReplicaMetricsFile(FileLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes the file anew, beside its place, and renames it."""
+        """Writes the file anew, beside its place, and renames it, if there is anything new."""
+        if self._is_saved:
+            return
         keys = dict.fromkeys(key for rows in self._rows.values() for row in rows for key in row)
         text = io.StringIO()
         writer = csv.DictWriter(text, ["step", "replica", *keys], restval="", lineterminator="\n")
@@ -86,9 +89,11 @@ class ReplicaMetricsFile(FileLogger):
             for replica, row in enumerate(rows):
                 writer.writerow({"step": step, "replica": replica, **row})
         write_atomically(self.path, text.getvalue())
+        self._is_saved = True
 
     def _add(self, values: Mapping[str, float], *, step: int, replica: int) -> None:
         fresh: list[dict[str, float]] = [{} for _ in range(self.num_replicas)]
         numbers = {key: float(value) for key, value in values.items()}  # as they are read again
         self._rows.setdefault(step, fresh)[replica].update(numbers)
         self._latest[replica].update(numbers)
+        self._is_saved = False

@@ -132,7 +132,7 @@ class Summary(Callback):
             content |= self._describe_replicas(trainer.lightning_module, status, self.metrics)
         else:
             content["metrics"] = self.metrics.latest
-        write_json(self.path, content)
+        write_json(self.path, content, sync=status != "running")
 
     def _describe_replicas(
         self, module: LightningModule, status: str, numbers: ReplicaMetricsFile

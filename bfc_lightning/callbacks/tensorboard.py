@@ -1,10 +1,13 @@
 """TensorBoard: scalars, and an HParams tab that shows the real metrics."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard.summary import hparams as hparams_summary
 
 
@@ -51,3 +54,25 @@ class RunBoard(TensorBoardLogger):
     def save(self) -> None:
         """Flushes the events; `config.yaml` already holds what Lightning would write here."""
         self.experiment.flush()
+
+
+@contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Keeps the threads that write events from printing a traceback, of a full disk for example.
+
+    What fails in one is raised by the next call of its logger all the same.
+
+    Yields:
+        While the block runs.
+    """
+    before = threading.excepthook
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.thread, _AsyncWriterThread):
+            before(failed)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from bfc_lightning.callbacks.stops import LOST, Diverged, Interrupted
@@ -19,6 +18,7 @@ from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.evaluation import Evaluation
 from bfc_lightning.cli.fitting import Fitting
 from bfc_lightning.cli.peers import Peers, find_peers
+from bfc_lightning.cli.refusals import parsing, refusing
 from bfc_lightning.cli.trainer_flags import (
     TRAINER_DEFAULTS,
     check_strategy,
@@ -118,8 +118,9 @@ class Application(LightningCLI):
             RunError: if the seed is out of range, or a config file is no YAML mapping.
         """
         assert isinstance(args, list)
-        check_config_files(args)
-        self.config = self._parse_without_inheritance(args)
+        with parsing():
+            check_config_files(args)
+            self.config = self._parse_without_inheritance(args)
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
             raise RunError(f"seed_everything must lie in [0, 2^32), got {seed}.")
@@ -147,12 +148,13 @@ class Application(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks what needs no objects, and gives every part its seed."""
         mine = self.config[self.subcommand]
-        check_trainer_flags(mine.trainer)
-        check_strategy(mine.trainer.strategy)
-        _set_threads(mine.run.threads)
-        self.resolved = self.config.clone()
-        fill_seeds(self.resolved[self.subcommand], mine.seed_everything)
-        self.prepare(mine)
+        with refusing():
+            check_trainer_flags(mine.trainer)
+            check_strategy(mine.trainer.strategy)
+            _set_threads(mine.run.threads)
+            self.resolved = self.config.clone()
+            fill_seeds(self.resolved[self.subcommand], mine.seed_everything)
+            self.prepare(mine)
 
     def prepare(self, mine: Namespace) -> None:
         """Settles what there is to do, once the seeds are filled in.
@@ -175,27 +177,21 @@ class Application(LightningCLI):
             self.job = Evaluation(command=str(self.subcommand), **parts)
 
     def instantiate_classes(self) -> None:
-        """Builds the objects from the resolved settings; a refusal of theirs is the user's.
-
-        Raises:
-            RunError: if one of them refuses its arguments.
-        """
+        """Builds the objects from the resolved settings; a refusal of theirs is the user's."""
         mine = self.config[self.subcommand]
-        try:
+        with refusing():
             self.config_init = self.parser.instantiate(self.resolved)
             self.datamodule = self._get(self.config_init, "data")
             self.model = self._get(self.config_init, "model")
-        except (ValueError, TypeError, MisconfigurationException) as refused:
-            raise RunError(str(refused)) from refused
-        is_measured = self.subcommand == "fit" and mine.num_measures > 0
-        count = mine.model.num_replicas
-        check_memory(self.model, self.datamodule, count, is_measured=is_measured)
-        replicas = describe_replicas(mine)
-        if len(replicas) > 1:
-            parser = self._parser(self.subcommand)
-            self.model, self.datamodule = build_replicas(parser, mine, replicas)
-            self.job.take_replicas(replicas)
-        self.trainer = self.instantiate_trainer()
+            is_measured = self.subcommand == "fit" and mine.num_measures > 0
+            count = mine.model.num_replicas
+            check_memory(self.model, self.datamodule, count, is_measured=is_measured)
+            replicas = describe_replicas(mine)
+            if len(replicas) > 1:
+                parser = self._parser(self.subcommand)
+                self.model, self.datamodule = build_replicas(parser, mine, replicas)
+                self.job.take_replicas(replicas)
+            self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         share_out(config, self.peers)

@@ -15,6 +15,7 @@ from bfc_lightning.callbacks.summary import git_revision
 from bfc_lightning.cli.application import Application
 from bfc_lightning.cli.console import say, show_metrics
 from bfc_lightning.cli.ends import ended
+from bfc_lightning.cli.refusals import refusing
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
@@ -58,15 +59,9 @@ class BaselineApplication(Application):
         self.folder = find_folder(self.options, [str(file) for file in mine.config or []])
 
     def instantiate_classes(self) -> None:
-        """Builds data, network and baseline, but no Trainer.
-
-        Raises:
-            RunError: if one of them refuses its arguments.
-        """
-        try:
+        """Builds data, network and baseline, but no Trainer."""
+        with refusing():
             self.config_init = self.parser.instantiate(self.resolved)
-        except (ValueError, TypeError, ImportError) as refused:
-            raise RunError(str(refused)) from refused
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.baseline = self._get(self.config_init, "baseline")

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from bfc_lightning.cli.console import rich_table, say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.many_runs import PlainHelp
+from bfc_lightning.cli.refusals import parsing
 from bfc_lightning.experiments.bench.rounds import CONTESTANTS, Name
 from bfc_lightning.runs.folder import RunError
 
@@ -56,7 +57,8 @@ def bench_command(words: Sequence[str]) -> int:
     """
 
     def run() -> int:
-        given = _parser().parse_args(list(words))
+        with parsing():
+            given = _parser().parse_args(list(words))
         for name in ("rounds", "steps", "replicas"):
             if given[name] is not None and given[name] < 1:
                 raise RunError(f"{name} must be at least 1, got {given[name]}.")

@@ -15,6 +15,7 @@ from bfc_lightning.cli.config_files import check_config_files
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.many_runs import PlainHelp
+from bfc_lightning.cli.refusals import parsing, refusing
 from bfc_lightning.experiments.claims.claim import (
     PROFILES,
     Claim,
@@ -22,7 +23,7 @@ from bfc_lightning.experiments.claims.claim import (
     find_claims,
     read_claim,
 )
-from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.folder import RunError, check_name
 
 if TYPE_CHECKING:
     from bfc_lightning.experiments.claims.running import Evidence
@@ -60,8 +61,9 @@ def claims_command(words: Sequence[str]) -> int:
     """
 
     def run() -> int:
-        given = _parser().parse_args(list(words))
-        claims = _read(given)
+        with parsing():
+            given = _parser().parse_args(list(words))
+            claims = _read(given)
         if given.list:
             for claim in claims:
                 print(f"{claim.name}: {claim.sentence}")
@@ -114,8 +116,9 @@ def _run(claims: Sequence[Claim], given: Namespace, *, command: str) -> int:
     from bfc_lightning.experiments.folder import check_unchanged, find_comparison
     from bfc_lightning.experiments.own_folder import locked
 
-    folder = _folder(given)
-    evidence = _evidence(claims, given, folder)
+    with refusing():
+        folder = _folder(given)
+        evidence = _evidence(claims, given, folder)
     with locked(folder):
         if given.run.overwrite:
             shutil.rmtree(folder / RUNS, ignore_errors=True)
@@ -145,8 +148,7 @@ def _folder(given: Namespace) -> Path:
     name = "-".join(["claims", given.profile, *given.names, *seeds])
     if given.run.name is not None:
         name = given.run.name
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+    check_name(name)
     folder = Path(given.run.root) / name
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
         raise RunError(

@@ -16,6 +16,7 @@ from bfc_lightning.cli.many_runs import (
     show_end,
     show_table,
 )
+from bfc_lightning.cli.refusals import parsing, refusing
 from bfc_lightning.experiments.checks import check_comparison
 from bfc_lightning.experiments.comparison import Axis, Comparison, Scaling, Tuning
 
@@ -68,7 +69,8 @@ def compare_command(words: Sequence[str]) -> int:
     """
 
     def run() -> int:
-        comparison, configs = parse_comparison(words)
+        with parsing():
+            comparison, configs = parse_comparison(words)
         return _compare(comparison, configs, command=f"bfc compare {shlex.join(words)}")
 
     return ended(run)
@@ -101,8 +103,9 @@ def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) ->
     from bfc_lightning.cli.learner_settings import check_learners
     from bfc_lightning.experiments.folder import find_comparison
 
-    folder = find_comparison(comparison, configs)
-    check_learners(comparison)
+    with refusing():
+        folder = find_comparison(comparison, configs)
+        check_learners(comparison)
     outcome = run_in_folder(comparison, folder, command=command)
     _show(comparison, folder, outcome)
     return exit_status(outcome, command)

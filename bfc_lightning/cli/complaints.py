@@ -71,8 +71,13 @@ def _plain(reason: str) -> str:
     reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", reason).replace("typing.", "")
     reason = re.sub(r"^Problem with given class_path '([^']+)':", r"class_path \1:", reason)
     reason = re.sub(
-        r"^Expected a dot import path string: (.*)",
-        r"must be the name or the import path of a class, got \1.",
+        r"^Expected a dot import path string:\s*(.*)",
+        lambda found: f"must be the name or the import path of a class, got {found[1] or 'none'}.",
+        reason,
+    )
+    reason = re.sub(
+        r"^Not a valid subclass of (\w+)\W.*",
+        r"must be the name or the import path of a class, here a \1.",
         reason,
     )
     reason = re.sub(

@@ -9,6 +9,8 @@ import yaml
 
 from bfc_lightning.runs.folder import RunError
 
+_MOST_VALUES = 1_000_000
+
 
 class _StrictLoader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a key that stands twice instead of taking the last."""
@@ -17,10 +19,14 @@ class _StrictLoader(yaml.SafeLoader):
         """A mapping whose keys are all different.
 
         Raises:
-            ConstructorError: if one stands twice.
+            ConstructorError: if one stands twice, or is no word.
         """
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
@@ -49,11 +55,37 @@ def _check(path: Path) -> None:
     if not path.is_file():
         raise RunError(f"config must be a file, got {path}.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        text = path.read_text(encoding="utf-8")
+        _check_size(path, yaml.compose(text, Loader=_StrictLoader))
+        content = yaml.load(text, Loader=_StrictLoader)
+    except RecursionError as deep:
+        raise RunError(f"config {path} must not be nested so deeply, or in itself.") from deep
     except yaml.MarkedYAMLError as wrong:
         line = wrong.problem_mark.line + 1 if wrong.problem_mark else 0
         raise RunError(f"config {path}, line {line}: {wrong.problem}.") from wrong
-    except (yaml.YAMLError, UnicodeDecodeError) as wrong:
+    except (yaml.YAMLError, ValueError) as wrong:
         raise RunError(f"config {path} must be YAML text.") from wrong
     if not isinstance(content, dict):
         raise RunError(f"config {path} must hold keys and values, got {content!r}.")
+
+
+def _check_size(path: Path, root: yaml.Node | None) -> None:
+    """Refuses a few lines that stand for billions of values, each naming the one before often.
+
+    Raises:
+        RunError: if there are too many.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            parts = node.value
+            if isinstance(node, yaml.MappingNode):
+                parts = [part for pair in node.value for part in pair]
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        return sizes[id(node)]
+
+    if root is not None and size(root) > _MOST_VALUES:
+        raise RunError(f"config {path} must hold at most {_MOST_VALUES:,} values, got more.")

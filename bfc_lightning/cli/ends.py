@@ -6,6 +6,7 @@ from collections.abc import Callable
 from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say, say_from_any
+from bfc_lightning.cli.refusals import CLOSED, FULL, is_lack_of_memory
 from bfc_lightning.experiments.limits import LACKED_MEMORY
 from bfc_lightning.runs.folder import RunError
 
@@ -25,9 +26,8 @@ def ended(command: Callable[[], int]) -> int:
     except (ArgumentError, RunError) as mistake:
         say(f"error: {one_line(str(mistake))}")
         return 2
-    except (PermissionError, NotADirectoryError) as refused:
-        say(f"error: {refused.filename} must be writable: {refused.strerror}.")
-        return 2
+    except OSError as failed:
+        return _told(failed)
     except LostProcess as lost:
         if str(lost):
             say_from_any(f"error: {lost}")
@@ -47,7 +47,18 @@ def ended(command: Callable[[], int]) -> int:
         return LACKED_MEMORY
 
 
-def is_lack_of_memory(failed: Exception) -> bool:
-    """Whether an exception says that memory ran out, on the CPU or on a GPU."""
-    words = ("can't allocate memory", "out of memory", "not enough memory")
-    return isinstance(failed, MemoryError) or any(word in str(failed) for word in words)
+def _told(failed: OSError) -> int:
+    """Says what the file system refuses; the exit status.
+
+    Raises:
+        OSError: if it is neither full nor a file that the user may not write.
+    """
+    where = f"{failed.filename} " if failed.filename else "the file "
+    if failed.errno in FULL:
+        where = f" for {failed.filename}" if failed.filename else ""
+        say(f"error: no space is left{where}: {failed.strerror}.")
+        return 1
+    if failed.errno not in CLOSED:
+        raise failed
+    say(f"error: {where}must be writable: {failed.strerror}.")
+    return 2

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 from lightning.pytorch.loggers import Logger
 
@@ -23,15 +22,16 @@ from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
-from bfc_lightning.callbacks.stops import Interrupted
+from bfc_lightning.callbacks.stops import Diverged, Interrupted, LostProcess
 from bfc_lightning.callbacks.summary import Summary
-from bfc_lightning.callbacks.tensorboard import RunBoard
+from bfc_lightning.callbacks.tensorboard import RunBoard, quiet_writers
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.cli.console import say, show_result, show_start
 from bfc_lightning.cli.launching import FOLDER_VARIABLE, noticing_losses, prepare_launch
 from bfc_lightning.cli.peers import Peers
 from bfc_lightning.cli.processes import is_first_process
+from bfc_lightning.cli.refusals import in_words, is_lack_of_memory
 from bfc_lightning.cli.trainer_flags import (
     as_list,
     check_monitors,
@@ -39,7 +39,7 @@ from bfc_lightning.cli.trainer_flags import (
     validation_interval,
 )
 from bfc_lightning.cli.training_path import settle_training_path
-from bfc_lightning.files import write_atomically
+from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.measures.battery import Measure
 from bfc_lightning.replicas import AnyData, AnyLearner, learners_of
 from bfc_lightning.runs.folder import (
@@ -125,10 +125,7 @@ class Fitting:
 
         Returns:
             A Trainer with our loggers and callbacks beside the user's.
-
-        Raises:
-            RunError: if the Trainer refuses its flags, or the settings differ from the resumed
-                run's; no new folder is left then.
+        Whatever is refused, no new folder is left.
         """
         phases = self._plan(flags, model)
         self._check(flags, model, data, phases)
@@ -160,12 +157,9 @@ class Fitting:
             threads, peers = self.options.threads, self.peers
             prepare_launch(trainer, self.words, folder=folder, threads=threads, peers=peers)
             self.peers.meet("ready")
-        except RunError:
+        except BaseException:
             self._abandon()
             raise
-        except (MisconfigurationException, ValueError, TypeError, ImportError, OSError) as refused:
-            self._abandon()
-            raise RunError(str(refused)) from refused
         return trainer
 
     def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
@@ -177,13 +171,14 @@ class Fitting:
             data: the data module.
         """
         folder = None if self.claim is None else self.claim.path
-        if folder is not None and trainer.is_global_zero:
-            write_atomically(folder / CONFIG, self._config_text(folder))
-            self._announce(folder, trainer, model)
         checkpoint = self.resumption.checkpoint
         with ExitStack() as stack:
-            stack.enter_context(noticing_losses(trainer))
+            stack.enter_context(quiet_writers())
+            if folder is not None and trainer.is_global_zero:
+                write_atomically(folder / CONFIG, self._config_text(folder))
+                self._announce(folder, trainer, model)
             stack.enter_context(self._refusing(trainer))
+            stack.enter_context(noticing_losses(trainer))
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Interruption):
                     stack.enter_context(callback.listening())
@@ -234,6 +229,8 @@ class Fitting:
         check_monitors(flags["callbacks"], [model.score_key, "val/loss"])
         if self.config.resume == "auto" and self.resumption.checkpoint is None:
             say(f"no checkpoint in {self.wanted} yet: starting afresh.")
+        if self.resumption.warning and is_first_process():
+            say(f"warning: {self.resumption.warning}")
 
     def _claim_folder(self) -> FolderClaim:
         """Settles the run folder; processes other than the first take what that one made."""
@@ -250,6 +247,7 @@ class Fitting:
         if self.resumption.folder is not None:
             claim = FolderClaim(self.resumption.folder)
             (claim.path / CHECKPOINTS).mkdir(exist_ok=True)
+            remove_unfinished(claim.path)
             return claim
         is_named = self.config.resume == "auto" or self.options.name is not None
         options = replace(self.options, name=self.wanted.name if is_named else None)
@@ -261,20 +259,19 @@ class Fitting:
 
         Raises:
             RunError: if it does; no new folder is left then.
-            MisconfigurationException: if Lightning refuses something later.
-            ValueError: likewise.
-            Interrupted: after saying how to go on.
         """
         try:
             yield
-        except Interrupted:
-            self._say_how_to_go_on(trainer)
-            raise
-        except (MisconfigurationException, ValueError) as refused:
-            if trainer.global_step != self.resumption.content.get("global_step", 0):
+        except Exception as refused:
+            if isinstance(refused, Interrupted | OSError):
+                self._say_how_to_go_on(trainer)
+            if isinstance(refused, Interrupted | OSError | Diverged | LostProcess):
+                raise
+            is_begun = trainer.global_step != self.resumption.content.get("global_step", 0)
+            if is_begun or is_lack_of_memory(refused):
                 raise
             self._abandon()
-            raise RunError(str(refused)) from refused
+            raise RunError(in_words(refused)) from refused
 
     def _say_how_to_go_on(self, trainer: Trainer) -> None:
         if self.claim is not None and trainer.is_global_zero:

@@ -18,6 +18,7 @@ from bfc_lightning.cli.many_runs import (
     show_end,
     show_table,
 )
+from bfc_lightning.cli.refusals import parsing, refusing
 from bfc_lightning.experiments.sweeps.checks import check_sweep
 from bfc_lightning.experiments.sweeps.sweep import Sweep, swept_keys
 from bfc_lightning.runs.folder import RunError
@@ -71,7 +72,8 @@ def sweep_command(words: Sequence[str]) -> int:
     """
 
     def run() -> int:
-        sweep, request = parse_sweep(words)
+        with parsing():
+            sweep, request = parse_sweep(words)
         if request.list:
             _print_lines(sweep, request.configs)
             return 0
@@ -160,9 +162,10 @@ def _sweep(sweep: Sweep, request: Request, *, command: str) -> int:
         raise RunError(
             f"--report must have a sweep that was begun, got {folder}, which is not there."
         )
-    parsed = parse_points(sweep)
-    if not sweep.run.overwrite:
-        check_unchanged(sweep, folder, parsed)
+    with refusing():
+        parsed = parse_points(sweep)
+        if not sweep.run.overwrite:
+            check_unchanged(sweep, folder, parsed)
     accelerators = {settings.accelerator for settings in parsed.values()}
     with claimed(sweep, folder):
         if request.report:

@@ -3,7 +3,7 @@
 import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -34,10 +34,17 @@ from bfc_lightning.experiments.results import (
 from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
 from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, as_yaml
-from bfc_lightning.experiments.together import Group, group_words, groups_of, joined
+from bfc_lightning.experiments.together import (
+    PLAN,
+    Group,
+    KeptPlan,
+    group_words,
+    groups_of,
+    joined,
+)
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
-from bfc_lightning.files import write_atomically
+from bfc_lightning.files import replacing, write_atomically
 
 _REFUSED = 2
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -146,7 +153,8 @@ class _Record:
         for name, make in pictures.items():
             figure = make(self.comparison, self.sorted_rows(), title=title)
             if figure is not None:
-                figure.savefig(self.folder / f"{name}.png", dpi=150)
+                with replacing(self.folder / f"{name}.png") as beside:
+                    figure.savefig(beside, dpi=150, format="png")
 
 
 def run_comparison(
@@ -239,7 +247,9 @@ class Work:
     def run(self, runs: Iterable[PlannedRun]) -> None:
         """Runs those that have no result yet: together what can be, then the rest one by one."""
         rows = [self.record.look(run) for run in runs]
-        done = self._run_together([row.run for row in rows if row.status == MISSING])
+        is_own = any(row.run.trial is None for row in rows)  # trials are alone
+        may_be_together = is_own and self.record.experiment.together
+        done = self._run_together(rows) if may_be_together else set()
         todo = {row.run.name: row.run for row in rows if row.status not in DONE}
         todo = {name: run for name, run in todo.items() if name not in done}
         tasks = [
@@ -251,16 +261,19 @@ class Work:
                 self.progress.begin(event.task.name)
             else:
                 self._end(event, todo[event.task.name])
+        if may_be_together and not self.pool.signum:
+            shutil.rmtree(self.record.folder / TOGETHER, ignore_errors=True)
 
-    def _run_together(self, fresh: Iterable[PlannedRun]) -> set[str]:
-        """Runs groups of seeds of what was not begun; the names of those that are done."""
+    def _run_together(self, rows: Sequence[Row]) -> set[str]:
+        """Runs groups of seeds, those of before and new ones of what was not begun.
+
+        Returns:
+            The names of the runs that are done.
+        """
         record, folder = self.record, self.record.folder
-        groups: dict[str, Group] = {}
-        if record.experiment.together:
-            found = groups_of(fresh, record.commands, self.pool.num_workers)
-            groups = {group.name: group for group in found}
+        groups = self._plan(rows)
         for path in folder.glob(f"{TOGETHER}/*"):  # of other seeds
-            if path.name not in groups:
+            if path.is_dir() and path.name not in groups:
                 shutil.rmtree(path)
         tasks = [
             Task(
@@ -272,16 +285,35 @@ class Work:
             for name, group in groups.items()
         ]
         done: set[str] = set()
-        for event in self.pool.run(tasks):
-            group = groups[event.task.name]
-            if isinstance(event, Started):
-                for run in group.runs:
-                    self.progress.begin(run.name)
-            else:
-                done |= self._end_together(event, group)
-        with suppress(OSError):  # some are left where a signal came
-            (folder / TOGETHER).rmdir()
+        for is_last in (False, True):
+            cut_off = []
+            for event in self.pool.run(tasks):
+                group = groups[event.task.name]
+                if isinstance(event, Started):
+                    for run in group.runs:
+                        self.progress.begin(run.name)
+                elif not is_last and self._is_cut_off(event):
+                    cut_off.append(event.task)
+                    for run in group.runs:
+                        self.progress.put_back(run.name)
+                else:
+                    done |= self._end_together(event, group)
+            tasks = cut_off  # once more, from the last checkpoint
         return done
+
+    def _plan(self, rows: Sequence[Row]) -> dict[str, Group]:
+        """Groups by name: those of the plan that was made before, unless done, and of the rest."""
+        kept = KeptPlan(self.record.folder / TOGETHER / PLAN)
+        left = {row.run for row in rows if row.status not in DONE}
+        plan = [group for group in kept.read(row.run for row in rows) if left & set(group.runs)]
+        again = {run for group in plan for run in group.runs}
+        self.progress.undo(len(again - left))
+        fresh = [row.run for row in rows if row.status == MISSING and row.run not in again]
+        found = groups_of(fresh, self.record.commands, self.pool.num_workers)
+        grouped = {run for group in found for run in group.runs}
+        plan += [*found, *(Group((run,)) for run in fresh if run not in grouped)]
+        kept.write(plan)
+        return {group.name: group for group in plan if len(group.runs) > 1}
 
     def _end_together(self, event: Ended, group: Group) -> set[str]:
         """The names of what has a result; the rest of the group is run alone, later."""
@@ -295,11 +327,12 @@ class Work:
                 done.add(run.name)
             else:
                 self.progress.put_back(run.name)
-        is_done = len(done) == len(group.runs)
-        is_stopped = self._was_stopped(event)
-        if is_done or not is_stopped:  # one that was stopped goes on
+        is_split_up = len(done) < len(group.runs) and not self._was_stopped(event)
+        if is_split_up:
+            KeptPlan(self.record.folder / TOGETHER / PLAN).part(group)
+        if is_split_up or len(done) == len(group.runs):  # one that was stopped goes on
             shutil.rmtree(self.record.folder / TOGETHER / group.name, ignore_errors=True)
-        if not is_done and not is_stopped:
+        if is_split_up:
             name = group.runs[0].point.name
             reason = (_tail(event.task.log, only_last=True) or [""])[0]
             line = f"  {name}: its seeds are run one by one ({reason})"
@@ -312,6 +345,11 @@ class Work:
     def _was_stopped(self, event: Ended) -> bool:
         """Whether a signal ended a task."""
         return bool(self.pool.signum) or (event.status in _STOPPED and not event.has_died)
+
+    def _is_cut_off(self, event: Ended) -> bool:
+        """Whether something from outside ended a group, and not the whole experiment."""
+        is_ended = event.has_died or event.status in _STOPPED
+        return is_ended and not event.is_overdue and not self.pool.signum
 
     def _end(self, event: Ended, run: PlannedRun) -> None:
         """What a run left behind; one that left no result and was not stopped has failed."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from bfc_lightning.experiments.plan import ExperimentOptions
 from bfc_lightning.experiments.settings import BASE, RUNS, as_yaml, command_line
-from bfc_lightning.files import write_atomically
-from bfc_lightning.runs.folder import RunError
+from bfc_lightning.files import remove_unfinished, write_atomically
+from bfc_lightning.runs.folder import RunError, check_name
 
 COMMANDS = "commands.txt"
 
@@ -77,8 +77,7 @@ class FolderKind:
         if is_own and options.name in (None, first.absolute().parent.name):
             return first.parent
         name = options.name if options.name is not None else first.stem
-        if name in ("", ".", "..") or Path(name).name != name:
-            raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+        check_name(name)
         folder = Path(options.root) / name
         if folder.exists() and not self.owns(folder) and not self._may_take(folder):
             raise RunError(
@@ -113,8 +112,10 @@ class FolderKind:
             files: text by path in the folder.
             commands: the words after `bfc` of the commands of each run.
         """
+        for parent in {(folder / name).parent for name in files}:
+            parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(parent)
         for name, content in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / name, content)
         lines = [command_line(parts) + "\n" for parts in commands]
         write_atomically(folder / COMMANDS, "".join(lines))
@@ -125,13 +126,25 @@ class FolderKind:
         write_atomically(folder / self.mark, text)
 
     def _may_take(self, folder: Path) -> bool:
-        """Whether a folder is empty, or holds nothing but runs that were begun one by one."""
+        """Whether a folder holds nothing but runs that were begun one by one, or even less."""
         if not folder.is_dir():
             return False
         names = {path.name for path in folder.iterdir()}
-        if not names or not self.has_lines:
-            return not names
-        return names == {RUNS} and all(_is_of_seed(path.name) for path in (folder / RUNS).iterdir())
+        if self.has_lines and names == {RUNS}:
+            return all(_is_of_seed(path.name) for path in (folder / RUNS).iterdir())
+        return self._is_just_begun(folder)
+
+    def _is_just_begun(self, folder: Path) -> bool:
+        """Whether nothing is there but what is written before the mark: the command was killed."""
+        known = {*self.parts, COMMANDS} - {RUNS}
+        for path in (path for path in folder.rglob("*") if not path.is_dir()):
+            place = path.relative_to(folder).parts
+            is_unfinished = path.match(".*.tmp")
+            if not is_unfinished and (
+                place[0] not in known or path.suffix not in (".yaml", ".txt")
+            ):
+                return False
+        return all(path.name in known or not path.is_dir() for path in folder.iterdir())
 
 
 @contextmanager
@@ -161,6 +174,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
         raise RunError(f"{folder} is being worked on by another bfc.") from taken
     try:
+        remove_unfinished(folder)
         yield
     finally:
         os.close(handle)

@@ -12,9 +12,11 @@ import yaml
 
 from bfc_lightning.experiments.plan import PlannedRun, Point
 from bfc_lightning.experiments.settings import RUNS, TOGETHER, merged, nested
+from bfc_lightning.files import write_atomically
 
 AND = "&&"
 ALSO = ";"
+PLAN = "plan.json"
 SPLIT = "split"
 """What a worker is told, to make a run folder of each replica: run folder, root, names."""
 _CONFIG = "-c"
@@ -29,7 +31,7 @@ class Group:
     """Runs that differ in nothing but their seed.
 
     Args:
-        runs: two or more.
+        runs: two or more; in a plan one, where it is to be trained alone.
     """
 
     runs: tuple[PlannedRun, ...]
@@ -40,6 +42,46 @@ class Group:
         seeds = ",".join(str(run.seed) for run in self.runs)
         mark = f"{zlib.crc32(seeds.encode()):08x}"
         return f"{self.runs[0].point.name}-{len(self.runs)}seeds-{mark}"
+
+
+@dataclass(frozen=True)
+class KeptPlan:
+    """Who is trained with whom, in a file, so that a stopped experiment goes on as it was begun.
+
+    Seeds that are trained with others, or alone, get numbers that are equal only to rounding.
+
+    Args:
+        path: of the file; there is one while an experiment is not at its end.
+    """
+
+    path: Path
+
+    def read(self, runs: Iterable[PlannedRun]) -> list[Group]:
+        """What was planned of some runs; what takes part in more than these is forgotten."""
+        known = {run.name: run for run in runs}
+        whole = [names for names in self._parts() if known.keys() >= set(names)]
+        return [Group(tuple(known[name] for name in names)) for names in whole]
+
+    def write(self, groups: Iterable[Group]) -> None:
+        """Keeps a plan in place of the one before."""
+        self.path.parent.mkdir(exist_ok=True)
+        self._write([[run.name for run in group.runs] for group in groups])
+
+    def part(self, group: Group) -> None:
+        """Plans the runs of a group to be trained alone, each by itself."""
+        names = [run.name for run in group.runs]
+        others = [part for part in self._parts() if part != names]
+        self._write([*others, *([name] for name in names)])
+
+    def _write(self, parts: list[list[str]]) -> None:
+        write_atomically(self.path, json.dumps(parts, indent=1) + "\n")
+
+    def _parts(self) -> list[list[str]]:
+        try:
+            parts: list[list[str]] = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        return parts
 
 
 def groups_of(runs: Iterable[PlannedRun], commands: Commands, num_workers: int) -> list[Group]:

@@ -11,6 +11,7 @@ SUMMARY = "summary.json"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
+_LONGEST_NAME = 200  # 255 bytes for most file systems, and we put endings to it
 
 
 class RunError(ValueError):
@@ -62,9 +63,6 @@ def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
 
     Returns:
         The path; nothing is made.
-
-    Raises:
-        RunError: if the name is no plain folder name.
     """
     first = Path(configs[0]) if configs else Path("run.yaml")
     if first.name == CONFIG and (first.parent / CHECKPOINTS).is_dir():
@@ -72,9 +70,22 @@ def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
         if options.name in (None, own.name):
             return first.parent
     name = options.name if options.name is not None else first.stem
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+    check_name(name)
     return Path(options.root) / name
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no name of a folder, or would break a line of text.
+
+    Args:
+        name: of a run or experiment.
+
+    Raises:
+        RunError: if it is none.
+    """
+    is_plain = name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
+    if not is_plain or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise RunError(f"run.name must be a plain folder name, got {name!r}.")
 
 
 @dataclass
@@ -156,11 +167,23 @@ def _make_numbered(folder: Path) -> Path:
 
 
 def _set_aside(folder: Path) -> Path:
-    if not (folder / CONFIG).is_file():
+    if not ((folder / CONFIG).is_file() or _is_just_begun(folder)):
         raise RunError(
             f"run.overwrite deletes run folders only, got {folder}, which holds no {CONFIG}."
         )
     return folder.rename(folder.with_name(f".{folder.name}.replaced.{os.getpid()}"))
+
+
+def _is_just_begun(folder: Path) -> bool:
+    """Whether a folder holds no more than a run makes before its config: the run was killed."""
+    parts = list(folder.iterdir()) if folder.is_dir() else [folder]
+    begun = [path for path in parts if path.name == CHECKPOINTS and path.is_dir()]
+    rest = [path for path in parts if path not in begun and not _is_unfinished_config(path)]
+    return not rest and not any(path for each in begun for path in each.iterdir())
+
+
+def _is_unfinished_config(path: Path) -> bool:
+    return path.match(f".{CONFIG}.*.tmp")
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:

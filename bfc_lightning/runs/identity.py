@@ -1,6 +1,7 @@
 """What makes two runs the same: which settings a checkpoint may not disagree with."""
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _TRAINER_KEYS = (
     "accumulate_grad_batches",
     "precision",
 )
+_RECORDED = {"state_dict", "global_step", "format", "identity", "environment"}
 _NETWORK_PARTS = ("inputs", "labels", "target")
 _NETWORK_KEYS = (
     "width",
@@ -36,6 +38,10 @@ _NETWORK_KEYS = (
     "linearized",
     "num_replicas",
 )
+
+
+class DamagedCheckpointError(RunError):
+    """A checkpoint that is cut off, or in which a bit has changed."""
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
@@ -93,14 +99,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         Its content, on the CPU.
 
     Raises:
-        RunError: if it is no checkpoint of ours, or of a later version.
+        RunError: if it is no checkpoint of ours, carries code, or is of a later version; a
+            `DamagedCheckpointError` if it is not whole.
     """
+    _check_whole(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as unreadable:
-        raise RunError(f"the checkpoint must be readable, got {path}.") from unreadable
+    except pickle.UnpicklingError as refused:
+        raise RunError(
+            f"the checkpoint must hold nothing but data, got {path}, which names code to run; it "
+            "was not run."
+        ) from refused
+    except Exception as unreadable:  # whatever a file that torch did not write makes of torch
+        raise RunError(f"the checkpoint must come from bfc fit, got {path}.") from unreadable
     record = content.get(RECORD_KEY) if isinstance(content, dict) else None
-    if not isinstance(record, dict):
+    if not (isinstance(record, dict) and {*content, *record} >= _RECORDED):
         raise RunError(f"the checkpoint must come from bfc fit, got {path}.")
     if record["format"] > FORMAT_VERSION:
         raise RunError(
@@ -108,6 +121,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "it comes from a later version."
         )
     return _migrate(content)
+
+
+def _check_whole(path: Path) -> None:
+    """Reads every byte against its checksum, which torch does not.
+
+    Raises:
+        DamagedCheckpointError: if one does not fit.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except Exception as unreadable:  # zipfile raises a dozen kinds for damaged files
+        raise DamagedCheckpointError(
+            f"the checkpoint must be readable, got {path}, which is damaged or something else."
+        ) from unreadable
+    if damaged is not None:
+        raise DamagedCheckpointError(
+            f"the checkpoint must be readable, got {path}, which is damaged: {damaged} does not "
+            "fit its checksum."
+        )
 
 
 def _migrate(content: dict[str, Any]) -> dict[str, Any]:

@@ -110,10 +110,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
         folder: of the run.
 
     Returns:
-        Its content; empty where there is none yet.
+        Its content; empty where there is none yet, or none that can be read after a power cut.
     """
-    path = folder / SUMMARY
-    if not path.is_file():
+    try:
+        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return content if isinstance(content, dict) else {}

@@ -5,11 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bfc_lightning.callbacks.checkpoints import RECORD_KEY
+from bfc_lightning.callbacks.checkpoints import LAST, PREVIOUS, RECORD_KEY
 from bfc_lightning.data import check_same_tensors
 from bfc_lightning.replicas import AnyData
 from bfc_lightning.runs.folder import CHECKPOINTS, RunError, RunOptions, find_checkpoint
-from bfc_lightning.runs.identity import check_resumable, read_checkpoint
+from bfc_lightning.runs.identity import (
+    DamagedCheckpointError,
+    check_resumable,
+    read_checkpoint,
+)
 
 
 @dataclass
@@ -20,11 +24,13 @@ class Resumption:
         folder: an existing folder that is the run's own; None where a new one must be made.
         checkpoint: the file; None where the run starts afresh.
         content: of the checkpoint.
+        warning: why it is not the last checkpoint; empty where it is.
     """
 
     folder: Path | None = None
     checkpoint: Path | None = None
     content: dict[str, Any] = field(default_factory=dict)
+    warning: str = ""
 
     @property
     def step(self) -> int | None:
@@ -101,8 +107,9 @@ def find_resumption(resume: str, folder: Path, options: RunOptions) -> Resumptio
         options: the user's.
 
     Returns:
-        `auto`: the folder and its last checkpoint, as far as there are any. A path: the checkpoint,
-        with its own folder unless the run has another name.
+        `auto`: the folder and its last checkpoint, as far as there are any, or the one before where
+        the last one is damaged or missing. A path: the checkpoint, with its own folder unless the
+        run has another name.
 
     Raises:
         RunError: if the checkpoint is missing or not ours, or the folder would be deleted.
@@ -110,21 +117,51 @@ def find_resumption(resume: str, folder: Path, options: RunOptions) -> Resumptio
     if options.overwrite:
         raise RunError("run.overwrite must be false with --resume, got true.")
     if resume == "auto":
-        last = folder / CHECKPOINTS / "last.ckpt"
-        checkpoint = last if last.is_file() else None
-        own: Path | None = folder if folder.is_dir() else None
+        return _find_latest(folder)
+    checkpoint = find_checkpoint(resume, folder)
+    own = _own_folder(checkpoint)
+    if own is not None and options.name is not None and own.resolve() != folder.resolve():
+        own = None
+    return Resumption(own, checkpoint, _read_whole_state(checkpoint))
+
+
+def _find_latest(folder: Path) -> Resumption:
+    """The last checkpoint of a folder that is whole.
+
+    Raises:
+        RunError: if there are some, and none is.
+    """
+    last, previous = (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))
+    if last.is_file():
+        try:
+            return Resumption(folder, last, _read_whole_state(last))
+        except DamagedCheckpointError as damaged:
+            if not previous.is_file():
+                raise RunError(
+                    f"{damaged} There is none before it: --run.overwrite true starts afresh."
+                ) from damaged
+            warning = str(damaged)
+    elif previous.is_file():
+        warning = f"there is no {last}."
     else:
-        checkpoint = find_checkpoint(resume, folder)
-        own = _own_folder(checkpoint)
-        if own is not None and options.name is not None and own.resolve() != folder.resolve():
-            own = None
-    content = {} if checkpoint is None else read_checkpoint(checkpoint)
-    if checkpoint is not None and "optimizer_states" not in content:
+        return Resumption(folder if folder.is_dir() else None)
+    content = _read_whole_state(previous)
+    return Resumption(folder, previous, content, f"{warning} Going back to {previous}.")
+
+
+def _read_whole_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint that one can go on from.
+
+    Raises:
+        RunError: if it holds weights only.
+    """
+    content = read_checkpoint(checkpoint)
+    if "optimizer_states" not in content:
         raise RunError(
             f"the checkpoint must hold the state of an optimiser, got {checkpoint}: of seeds that "
             "were trained together only last.ckpt does."
         )
-    return Resumption(own, checkpoint, content)
+    return content
 
 
 def _own_folder(checkpoint: Path) -> Path | None:

@@ -8,18 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.callbacks.checkpoints import RECORD_KEY, Checkpoints
+from bfc_lightning.callbacks.checkpoints import (
+    BEST,
+    LAST,
+    RECORD_KEY,
+    Checkpoints,
+    write_checkpoint,
+)
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.tensorboard import RunBoard
 from bfc_lightning.callbacks.training_log import TrainingLog
-from bfc_lightning.files import write_atomically, write_json
+from bfc_lightning.files import sync_to_disk, write_atomically, write_json
 from bfc_lightning.replicas import content_of_replica
 from bfc_lightning.runs.assembly import PROBLEM_GROUPS, problem_parser
 from bfc_lightning.runs.folder import (
@@ -86,6 +91,9 @@ def split_run(folder: Path, root: Path, names: Sequence[str]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         (beside / CHECKPOINTS).mkdir(parents=True)
         _write(group, number, beside, name=name, root=root)
+        for path in beside.rglob("*"):
+            if path.is_file():
+                sync_to_disk(path)
         shutil.rmtree(root / name, ignore_errors=True)
         beside.replace(root / name)
 
@@ -166,11 +174,11 @@ def _write_checkpoints(
         best = {key: value for key, value in content.items() if key not in (*_STATES, "callbacks")}
         best["state_dict"] = bests["weights"][number]
         best["global_step"] = bests["steps"][number]
-        torch.save(best, folder / "best.ckpt")
+        write_checkpoint(best, folder / BEST)
     if is_whole:
         whole = {key: content[key][number : number + 1] for key in _STATES}
         callbacks = _own_callbacks(content["callbacks"], number, bests["scores"][number])
-        torch.save({**content, **whole, "callbacks": callbacks}, folder / "last.ckpt")
+        write_checkpoint({**content, **whole, "callbacks": callbacks}, folder / LAST)
 
 
 def _own_callbacks(states: Mapping[str, Any], number: int, score: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from bfc_lightning.experiments.sweeps.picture import sweep_figure
 from bfc_lightning.experiments.sweeps.results import sweep_csv, sweep_markdown
 from bfc_lightning.experiments.sweeps.sweep import Sweep, sweep_points, sweep_runs
 from bfc_lightning.experiments.workers import Function
-from bfc_lightning.files import write_atomically
+from bfc_lightning.files import replacing, write_atomically
 
 
 @dataclass
@@ -64,7 +64,8 @@ class _Record:
         title = self.folder.absolute().name
         figure = sweep_figure(self.experiment, self.sorted_rows(), title=title)
         if figure is not None:
-            figure.savefig(self.folder / "sweep.png", dpi=150)
+            with replacing(self.folder / "sweep.png") as beside:
+                figure.savefig(beside, dpi=150, format="png")
 
 
 def run_sweep(

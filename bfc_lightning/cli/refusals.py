@@ -1,0 +1,84 @@
+"""What settings make a library raise, told as the mistakes of the user that they are."""
+
+import contextlib
+import errno
+import io
+import sys
+import traceback
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bfc_lightning.callbacks.stops import LostProcess
+from bfc_lightning.runs.folder import RunError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the file system says where there is no space left."""
+CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
+"""What it says of a place that cannot be written to."""
+# Raised with words for the user; others are told with the place where they came from.
+_IN_WORDS = ("ValueError", "TypeError", "MisconfigurationException", "ImportError", "OSError")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Makes a mistake of the user of what is raised while settings are read and objects built.
+
+    Settings reach many libraries, and each has exceptions of its own. A lack of memory stays one.
+
+    Raises:
+        ArgumentError: as it is, and whatever else can tell of itself.
+        RunError: instead of everything else.
+    """
+    try:
+        yield
+    except (ArgumentError, RunError, LostProcess):
+        raise
+    except Exception as refused:
+        if is_lack_of_memory(refused) or getattr(refused, "errno", None) in (*FULL, *CLOSED):
+            raise
+        raise RunError(in_words(refused)) from refused
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """The same for parsers, some of which print what is wrong and exit.
+
+    Raises:
+        RunError: instead of the exit.
+        SystemExit: where help was asked for.
+    """
+    said = io.StringIO()
+    try:
+        with refusing(), contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as end:
+        if not end.code:
+            raise
+        lines = said.getvalue().strip().splitlines() or ["the command could not be read"]
+        raise RunError(lines[-1].removeprefix("error: ")) from end
+    sys.stderr.write(said.getvalue())  # warnings
+
+
+def in_words(refused: Exception) -> str:
+    """What an exception says, with its kind and place where it does not speak to the user.
+
+    Args:
+        refused: the exception.
+
+    Returns:
+        Some words.
+    """
+    kinds = {kind.__name__ for kind in type(refused).__mro__}
+    if str(refused).strip() and kinds & set(_IN_WORDS) and not isinstance(refused, UnicodeError):
+        return str(refused)
+    words = " ".join(f"{type(refused).__name__}: {refused}".split()).rstrip(" .:")
+    places = traceback.extract_tb(refused.__traceback__)
+    return f"{words} ({Path(places[-1].filename).name}, line {places[-1].lineno})."
+
+
+def is_lack_of_memory(failed: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the CPU or on a GPU."""
+    words = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(failed, MemoryError) or any(word in str(failed) for word in words)

@@ -1,0 +1,1 @@
+"""Faults, tried and counted: kills at random moments, and mutated input."""
