@@ -15,7 +15,7 @@ from bfc_lightning.callbacks.summary import git_revision
 from bfc_lightning.cli.application import Application
 from bfc_lightning.cli.console import say, show_metrics
 from bfc_lightning.cli.ends import ended
-from bfc_lightning.cli.refusals import refusing
+from bfc_lightning.cli.refusals import absent_folders, refusing, remove_empty
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
@@ -68,17 +68,20 @@ class BaselineApplication(Application):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Fits, scores, and only then makes the run folder: a run that is killed leaves none."""
+        absent = absent_folders(self.folder.parent)
         claim_new_folder(self.folder, self.options).abandon()  # refuses now what it would then
+        remove_empty(absent)
         name, config = type(self.baseline).__name__, self.config[subcommand]
         say(f"{name} on {self.datamodule.num_train_samples} samples, seed {config.seed_everything}")
         seed = derive_seed(config.seed_everything, "baseline")
-        metrics, seconds = fit_and_score(
-            self.baseline,
-            self.datamodule,
-            self.model.network,
-            seed,
-            is_measured=config.num_measures > 0,
-        )
+        with refusing():
+            metrics, seconds = fit_and_score(
+                self.baseline,
+                self.datamodule,
+                self.model.network,
+                seed,
+                is_measured=config.num_measures > 0,
+            )
         claim = claim_new_folder(self.folder, self.options)
         (claim.path / CHECKPOINTS).rmdir()
         self._write(claim.path, metrics, seconds)

@@ -1,5 +1,6 @@
 """Mistakes in the input, told in one line: the key, the rule and the value."""
 
+import itertools
 import re
 from inspect import isabstract
 from pathlib import Path
@@ -19,7 +20,11 @@ _KNOWN = {
     "labels": "Regression, Classification",
     "scheme": "Joint, Progressive, Layerwise",
 }
-_NOISE = ("<class 'NoneType'>", "not accessible or invalid", "any of the Union")
+_NOISE = (
+    *("<class 'NoneType'>", "not accessible or invalid", "any of the Union", "a class path (str)"),
+    *("a dict with class_path entry", "a dict without class_path", "a dict with parameters"),
+)
+_KEY = re.compile(r'^( *)(.*?)Parser key "([^"]+)":[ ]?', re.MULTILINE)
 _LONGEST = 600
 
 
@@ -32,21 +37,41 @@ def one_line(message: str) -> str:
     Returns:
         `key: what was refused, got value`, without the alternatives that say nothing.
     """
-    key = _first(r'Parser key "([^"]+)"', message) or _group(message)
-    reasons = [_plain(reason) for reason in _reasons(message)]
+    key, text = _innermost(message)
+    reasons = [_plain(reason) for reason in _reasons(text)]
+    if {"expected float", "expected int"} & set(reasons):  # a tensor in its place is not meant
+        reasons = [reason for reason in reasons if "must be the name" not in reason]
+    given = _first(r"Given value: (.*?)(?:\. Got value: Namespace.*)?$", text)
     if not reasons:
-        line = re.sub(r'^Parser key "[^"]+":\s*', "", " ".join(message.split()))
-        line = _with_hint(line)
+        line = _with_hint(_plain(" ".join(text.partition("\n  - ")[0].split())))
     elif any(_is_whole(reason) for reason in reasons):
         line = next(reason for reason in reasons if _is_whole(reason))
     else:
-        given = _first(r"Given value: (.*)", message)
         line = " or ".join(dict.fromkeys(reasons)).rstrip(".")
-        line = f"{line}, got {given}." if given and given not in line else f"{line}."
+        is_told = given is None or ", got " in line
+        line = f"{line}." if is_told else f"{line}, got {_shown(given or '')}."
     if key is not None and "must be the name" in line:
         line = f"{line}{_known(key)}"
     line = f"{key}: {line}" if key and not line.startswith(key) else line
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
+def _innermost(message: str) -> tuple[str | None, str]:
+    """The key that is wrong, down to the argument of a class, and what is said of it."""
+    group = None if message.lstrip().startswith("Parser key") else _group(message)
+    keys, text = [] if group is None else [group], message
+    while found := _KEY.search(text):
+        keys.append(found[3])
+        first, *others = text[found.end() :].split("\n")
+        deeper = itertools.takewhile(
+            lambda line: not line.strip() or _indent(line) > len(found[1]), others
+        )
+        text = "\n".join([first, *deeper])
+    return (".init_args.".join(keys) if keys else None), text
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _reasons(message: str) -> list[str]:
@@ -54,7 +79,7 @@ def _reasons(message: str) -> list[str]:
     found: list[list[str]] = []
     dash_indent = -1
     for text in message.splitlines():
-        indent = len(text) - len(text.lstrip())
+        indent = _indent(text)
         if text.lstrip().startswith("- "):
             found.append([text.strip()[2:]])
             dash_indent = indent
@@ -66,26 +91,57 @@ def _reasons(message: str) -> list[str]:
     return [reason for reason in joined if not any(noise in reason for noise in _NOISE)]
 
 
-def _plain(reason: str) -> str:
-    """A reason in the words of our own messages."""
-    reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", reason).replace("typing.", "")
-    reason = re.sub(r"^Problem with given class_path '([^']+)':", r"class_path \1:", reason)
-    reason = re.sub(
+# What jsonargparse and Python say, and what is meant; each is tried in turn.
+_MEANT = (
+    (r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1"),
+    (r"typing\.", ""),
+    (r"^Type \S*Callable\[.*\] expects a function or a callable class: ", ""),
+    (r"\.? Got value: Namespace\(class_path='([^']*)'.*", r", got \1"),
+    (r", got Namespace\(class_path='([^']*)'.*", r", got \1."),
+    (r"^Problem with given class_path '([^']+)':", r"class_path \1:"),
+    (
         r"^Expected a dot import path string:\s*(.*)",
-        lambda found: f"must be the name or the import path of a class, got {found[1] or 'none'}.",
-        reason,
-    )
-    reason = re.sub(
-        r"^Not a valid subclass of (\w+)\W.*",
-        r"must be the name or the import path of a class, here a \1.",
-        reason,
-    )
-    reason = re.sub(
+        lambda found: f"must be the name or the import path of a class, got {_shown(found[1])}.",
+    ),
+    (
+        r"^Not a valid subclass of Axis\b.*?(?: Got value: (.*?))?(?: Subclass types .*)?$",
+        lambda found: f"each axis must have a key and values, got {_shown(found[1] or '')}.",
+    ),
+    (
+        r"^Not a valid subclass of (\w+)\b.*?(?: Got value: (.*?))?(?: Subclass types .*)?$",
+        lambda found: (
+            f"must be the name or the import path of a class, here of kind {found[1]}"
+            f"{'' if found[2] is None else f', got {_shown(found[2])}'}."
+        ),
+    ),
+    (
         r"^Expected an instantiatable class, but \S+ is abstract.*",
         "must be the name or the import path of a class.",
-        reason,
-    )
-    return re.sub(r"^Expected an? ", "expected ", reason)
+    ),
+    (r"^argument of type '\w+' is not .*", "must be the name or the import path of a class."),
+    (r"'\w+' object has no attribute 'keys'", "init_args must be a mapping"),
+    (r"^Not of type \w+: (\S+) does not conform to restriction v>=0$", r"must be v>=0, got \1"),
+    (
+        r"^Not of type \w+: invalid literal for int\(\) with base 10: (.*)$",
+        lambda found: f"expected int, got {found[1]}",
+    ),
+    (r"^Not of type Path_fr: Expected path to be .*", "must be the paths of configs"),
+    (r"^Not of type \w+: ", ""),
+    (r"^Expected an? dict\b", "expected a mapping"),
+    (r"^Expected an? ", "expected "),
+    (r"\.? Got value:(.*)$", lambda found: f", got {_shown(found[1].strip())}"),
+)
+
+
+def _plain(reason: str) -> str:
+    """A reason in the words of our own messages."""
+    for said, meant in _MEANT:
+        reason = re.sub(said, meant, reason)
+    return reason
+
+
+def _shown(value: str) -> str:
+    return value if value.strip() else "''"
 
 
 def _with_hint(line: str) -> str:
@@ -104,7 +160,8 @@ def _with_hint(line: str) -> str:
 
 def _is_whole(reason: str) -> bool:
     """Whether a reason tells all by itself."""
-    return ", got " in reason or reason.startswith("class_path") or reason.endswith("a class.")
+    is_told = ", got " in reason or "must " in reason
+    return is_told or reason.startswith(("class_path", "the following arguments"))
 
 
 def _known(key: str) -> str:
@@ -123,5 +180,5 @@ def _group(message: str) -> str | None:
 
 
 def _first(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text)
+    found = re.search(pattern, text, re.MULTILINE)
     return found.group(1) if found else None

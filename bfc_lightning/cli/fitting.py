@@ -31,7 +31,12 @@ from bfc_lightning.cli.console import say, show_result, show_start
 from bfc_lightning.cli.launching import FOLDER_VARIABLE, noticing_losses, prepare_launch
 from bfc_lightning.cli.peers import Peers
 from bfc_lightning.cli.processes import is_first_process
-from bfc_lightning.cli.refusals import in_words, is_lack_of_memory
+from bfc_lightning.cli.refusals import (
+    absent_folders,
+    in_words,
+    is_lack_of_memory,
+    remove_empty,
+)
 from bfc_lightning.cli.trainer_flags import (
     as_list,
     check_monitors,
@@ -98,6 +103,7 @@ class Fitting:
         self.options = RunOptions(**vars(config.run))
         self.identity = run_identity(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
         self.wanted = find_folder(self.options, [str(file) for file in config.config or []])
+        self.absent = absent_folders(self.wanted.parent)
         self.resumption = Resumption()
         if config.resume is not None:
             self.resumption = find_resumption(config.resume, self.wanted, self.options)
@@ -125,10 +131,6 @@ class Fitting:
 
         Returns:
             A Trainer with our loggers and callbacks beside the user's.
-
-        Raises:
-            RunError: if the Trainer refuses its flags, or the settings differ from the resumed
-                run's; no new folder is left then.
         """
         phases = self._plan(flags, model)
         self._check(flags, model, data, phases)
@@ -261,7 +263,10 @@ class Fitting:
 
         Raises:
             RunError: if it does; no new folder is left then.
-            Interrupted: after saying how to go on, and whatever else ends a run.
+            Diverged: and whatever else ends a run, as it is.
+            Interrupted: after saying how to go on.
+            LostProcess: as it is.
+            OSError: after saying how to go on.
         """
         try:
             yield
@@ -290,6 +295,7 @@ class Fitting:
     def _abandon(self) -> None:
         if self.claim is not None:
             self.claim.abandon()
+            remove_empty(self.absent)
 
     def _add_parts(
         self,

@@ -6,7 +6,7 @@ import io
 import sys
 import traceback
 from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ def refusing() -> Iterator[None]:
 
     Raises:
         ArgumentError: as it is, and whatever else can tell of itself.
+        LostProcess: likewise.
         RunError: instead of everything else.
     """
     try:
@@ -46,19 +47,42 @@ def parsing() -> Iterator[None]:
     """The same for parsers, some of which print what is wrong and exit.
 
     Raises:
-        RunError: instead of the exit.
+        ArgumentError: as it is, and RunError.
+        RunError: instead of the exit, and of everything else that settings make a parser raise.
         SystemExit: where help was asked for.
     """
     said = io.StringIO()
     try:
-        with refusing(), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said):
             yield
+    except (ArgumentError, RunError):
+        raise
+    except Exception as refused:
+        if is_lack_of_memory(refused):
+            raise
+        raise RunError(f"the settings must be readable: {in_words(refused)}") from refused
     except SystemExit as end:
         if not end.code:
             raise
         lines = said.getvalue().strip().splitlines() or ["the command could not be read"]
         raise RunError(lines[-1].removeprefix("error: ")) from end
     sys.stderr.write(said.getvalue())  # warnings
+
+
+def absent_folders(folder: Path) -> list[Path]:
+    """Which of a folder and those above it are not there yet, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Takes away what was made for something that was refused.
+
+    Args:
+        folders: the innermost first; those that hold something stay.
+    """
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def in_words(refused: Exception) -> str:

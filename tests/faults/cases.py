@@ -16,16 +16,16 @@ KINDS = {
     "fit words": 14,
     "evaluation config": 8,
     "evaluation words": 6,
-    "baseline config": 9,
+    "baseline config": 8,
     "baseline words": 5,
-    "compare config": 8,
-    "compare words": 5,
-    "sweep config": 6,
-    "sweep words": 4,
-    "claims config": 4,
+    "compare config": 5,
+    "compare words": 4,
+    "sweep config": 4,
+    "sweep words": 3,
+    "claims config": 3,
     "claims words": 3,
-    "bench config": 5,
-    "bench words": 4,
+    "bench config": 3,
+    "bench words": 3,
 }
 SMALL = {
     "num_measures": 1,
@@ -80,7 +80,7 @@ _FITTED = merged(TINY, {"data": {"num_train_samples": 64}})
 _BASELINES = [
     merged(_FITTED, {"baseline": _BASELINE}),
     merged(_FITTED, {"baseline": {"class_path": "RandomFeatures", "init_args": {"ridge": 1e-3}}}),
-    merged(_FITTED, {"baseline": {"class_path": "SpectralMethod", "init_args": {"widths": [3, 2]}}}),
+    merged(_FITTED, {"baseline": {"class_path": "SpectralMethod", "init_args": {"ridge": 0.1}}}),
 ]
 _COMPARISON = {
     "base": ["small.yaml"],
@@ -135,9 +135,7 @@ _CLAIMED = {
     "limits": {"seconds": 60.0},
     "workers": 1,
 }
-_BENCHED = merged(
-    TINY, {"num_measures": 0, "trainer": {"max_steps": 20, "val_check_interval": 5}}
-)
+_BENCHED = merged(TINY, {"num_measures": 0, "trainer": {"max_steps": 20, "val_check_interval": 5}})
 _FILES = {"CONFIG": "mutated.yaml", "CLAIM": "claims/one.yaml", "RUNS": "claims/runs/one.yaml"}
 
 

@@ -1,4 +1,4 @@
-"""Configs and command lines with mistakes in them; many are mistakes that only the building finds."""
+"""Configs and command lines with mistakes in them, many of which only the building finds."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ import yaml
 
 from tests.faults.values import EXTRA, NASTY, ODD_FILES, PIECES, ROLES, WORDS
 
-_CHANGES = {"nudge": 60, "add": 20, "set": 8, "delete": 6, "rename": 3, "wrap": 3}
+_CHANGES = {"nudge": 66, "add": 20, "set": 5, "delete": 4, "rename": 2, "wrap": 3}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -29,7 +29,7 @@ def mutated_tree(tree: dict, random: Random, strange: object) -> dict:
         strange: any value, which is put somewhere at times.
     """
     tree = copy.deepcopy(tree)
-    for _ in range(random.choice([1, 1, 1, 2, 2, 3])):
+    for _ in range(random.choice([1, 1, 1, 1, 2, 2, 3])):
         kind = _chosen(_CHANGES, random)
         places = _places(tree)
         if kind == "add" or not places:
@@ -60,15 +60,35 @@ def _at(tree: object, place: tuple) -> object:
 
 
 def _add(tree: dict, random: Random, strange: object) -> None:
-    """Sets a key of `bfc fit`, three times in four to a value of its type."""
-    dotted = random.choice(list(EXTRA))
+    """Sets a key of `bfc fit`, in an experiment that of a learner, most often to what it takes."""
+    key, value = _setting(_keys("baseline" if "baseline" in tree else "fit"), random, strange)
+    if isinstance(tree.get("learners"), dict) and tree["learners"]:
+        tree = tree["learners"].setdefault(random.choice(list(tree["learners"])), {})
+    elif "base" in tree and isinstance(tree.get("grid"), dict):
+        tree, key, value = tree["grid"], (key,), [value]
+    if isinstance(tree, dict):
+        _set(tree, key, value)
+
+
+def _keys(command: str) -> list[str]:
+    """Keys that a command takes."""
+    of_some = {"baseline": ("baseline",), "resume": ("fit",)}
+    of_some["ckpt_path"] = ("validate", "test", "predict")
+    return [key for key in EXTRA if command in of_some.get(key.split(".")[0], (command,))]
+
+
+def _setting(keys: list[str], random: Random, strange: object) -> tuple[tuple[str, ...], object]:
+    key = random.choice(keys)
     junk = random.choice([*NASTY, strange])
-    value = random.choice(EXTRA[dotted]) if random.random() < 0.75 else junk
-    *above, last = dotted.split(".")
-    for key in above:
-        if not isinstance(tree.get(key), dict):
-            tree[key] = {}
-        tree = tree[key]
+    return tuple(key.split(".")), random.choice(EXTRA[key]) if random.random() < 0.85 else junk
+
+
+def _set(tree: dict, key: tuple[str, ...], value: object) -> None:
+    *above, last = key
+    for name in above:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
     tree[last] = copy.deepcopy(value)
 
 
@@ -82,6 +102,8 @@ def _change(tree: dict, place: tuple, kind: str, random: Random, strange: object
         parent[random.choice(names)] = parent.pop(key)
     elif kind == "nudge":
         parent[key] = copy.deepcopy(alike(parent[key], place, random))
+        if key == "class_path" and random.random() < 0.6:  # which seldom fit another class
+            parent.pop("init_args", None)
     elif kind == "wrap":
         value = parent[key]
         parent[key] = random.choice([[value], {"init_args": value}, str(value)])
@@ -127,7 +149,7 @@ def config_text(tree: dict, random: Random, strange: object) -> bytes:
     """A config as it may lie on a disk: mostly YAML with other content, at times no YAML."""
     tree = mutated_tree(tree, random, strange)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode()
-    kind = _chosen({"yaml": 88, "cut": 3, "insert": 4, "twice": 2, "odd": 3}, random)
+    kind = _chosen({"yaml": 92, "cut": 2, "insert": 3, "twice": 1, "odd": 2}, random)
     where = random.randint(0, len(text))
     if kind == "cut":
         return text[:where]
@@ -144,7 +166,7 @@ def command_line(words: list[str], random: Random, strange: object) -> list[str]
     """Words left out, doubled, swapped, others put in; the command itself mostly stays."""
     words = list(words)
     for _ in range(random.choice([1, 1, 2, 3])):
-        kind = _chosen({"option": 70, "junk": 12, "drop": 6, "double": 6, "swap": 6}, random)
+        kind = _chosen({"option": 78, "junk": 10, "drop": 4, "double": 4, "swap": 4}, random)
         at = random.randint(1, len(words))
         if kind == "option":
             words += _option(words[0], random, strange)
@@ -167,9 +189,8 @@ def _option(command: str, random: Random, strange: object) -> list[str]:
         return [random.choice(own)]
     if not takes_keys:
         return [random.choice(WORDS["any"])]
-    key = random.choice(list(EXTRA))
-    junk = random.choice([*NASTY, strange])
-    value = random.choice(EXTRA[key]) if random.random() < 0.75 else junk
+    place, value = _setting(_keys(command), random, strange)
+    key = ".".join(place)
     try:
         return [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
     except (TypeError, ValueError):  # a date, or a mapping with other keys than words

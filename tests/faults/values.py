@@ -36,7 +36,12 @@ ROLES = {
     "baseline": [
         *("KernelRidge", "LearnerNTK", "RandomFeatures", "SequentialKernels", "SpectralMethod"),
         *("EmpiricalNTK", "ReLUChainNTK", "QuadraticChainNTK", "RecursiveFeatureMachine"),
-        *("ThreeLayerNetwork", "TwoLayerNetwork", "Baseline", "bfc_lightning.baselines.KernelRidge"),
+        *(
+            "ThreeLayerNetwork",
+            "TwoLayerNetwork",
+            "Baseline",
+            "bfc_lightning.baselines.KernelRidge",
+        ),
     ],
     "kernel": ["rbf", "polynomial", "laplace", "linear"],
     "link": ["hermite_2", "relu", "tanh", "hermite_3"],
@@ -195,7 +200,20 @@ ODD_FILES = [
 # Words for any command, and those that only one of them takes.
 WORDS = {
     "any": [
-        *("--help", "--nope", "--nope=1", "-x", "-c", "--config", "---", "--", "", "=", "--=", "fit"),
+        *(
+            "--help",
+            "--nope",
+            "--nope=1",
+            "-x",
+            "-c",
+            "--config",
+            "---",
+            "--",
+            "",
+            "=",
+            "--=",
+            "fit",
+        ),
         *("--config=configs", "--config={}", "--config=", "-c=", "--print_config", "-cCONFIG"),
         *("--run.name", "--run.name=", "--run.name=..", "--run.name=a/b", "--run.name=-c"),
         *("--run.name=ü ☃", "--run.name=a\nb", "--run.root=", "--run.root=/dev/null"),
@@ -204,7 +222,13 @@ WORDS = {
     ],
     "fit": [
         *("--resume", "--resume=auto", "--resume=.", "--resume=CONFIG", "--seed_everything=1e3"),
-        *("--seed_everything=true", "--seed_everything", "--trainer", "--trainer=3", "--model=null"),
+        *(
+            "--seed_everything=true",
+            "--seed_everything",
+            "--trainer",
+            "--trainer=3",
+            "--model=null",
+        ),
         *("--model.widths=3", "--model.width=", "--trainer.max_steps", "--trainer.max_steps=1e30"),
         *("--trainer.callbacks+=Nope", "--trainer.callbacks=[3]", "--trainer.logger=[{}]"),
         *("--data.batch_size=16,16", "--target", "--target=Nope", "--target.help=Sight"),
