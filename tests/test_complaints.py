@@ -32,6 +32,57 @@ CAUSE = """Parser key "target":
 NAME = """Parser key "inputs":
   - Expected a dot import path string: Gausian
   Given value: Gausian"""
+INNER = """Parser key "target":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'bfc_lightning.targets.base.Target'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'bfc_lightning.HierarchicalTarget':
+        Parser key "weights":
+          Does not validate against any of the Union subtypes
+          Subtypes: [list[list[list[list[float]]]], <class 'NoneType'>]
+          Errors:
+            - Expected a <class 'list'>
+            - Expected a <class 'NoneType'>
+          Given value type: <class 'str'>
+          Given value: x
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {'class_path': 'HierarchicalTarget', 'init_args': {'weights': 'x'}}"""
+OPTIMIZER = """Parser key "model.optimizer":
+  Type typing.Callable[[collections.abc.Iterable], torch.optim.Optimizer] expects a function or a \
+callable class: Parser key "lr":
+
+    - Expected a path but x either not accessible or invalid
+    - Does not validate against any of the Union subtypes
+    Subtypes: [<class 'float'>, <class 'torch.Tensor'>]
+    Errors:
+      - Expected a <class 'float'>
+      - Expected a dot import path string: x
+    Given value type: <class 'str'>
+    Given value: x. Got value: Namespace(class_path='torch.optim.Adam')"""
+NO_CLASS = """Parser key "inputs":
+  Errors:
+    - Not a valid subclass of InputLaw
+      Subclass types expect one of:
+      - a class path (str)
+      - a dict with class_path entry
+      - a dict without class_path but with init_args entry (class path given previously)
+      - a dict with parameters accepted by the base class (implicit class_path)
+    - Expected a <class 'NoneType'>
+  Given value: {'init_args': {'input_dim': 8}}"""
+AXIS = """Parser key "grid":
+  Not a valid subclass of Axis. Got value: 3
+  Subclass types expect one of:
+  - a class path (str)
+  - a dict with class_path entry"""
+NO_MAPPING = """Parser key "inputs":
+  Errors:
+    - Problem with given class_path 'bfc_lightning.Gaussian':
+        'int' object has no attribute 'keys'
+    - Expected a <class 'NoneType'>"""
+CALLABLE = """Parser key "model.activation":
+  Type collections.abc.Callable[..., Any] expects a function or a callable class: the following \
+arguments are required: in_features. Got value: Namespace(class_path='torch.nn.Linear')"""
 
 
 @pytest.mark.parametrize(
@@ -59,6 +110,37 @@ NAME = """Parser key "inputs":
         (UNION, "model.width: expected int or expected list, got many."),
         (OWN, "target: widths must not grow from input_dim = 8 upwards, got [3, 9]."),
         ('Parser key "config": no file', "config: no file"),
+        (INNER, "target.init_args.weights: expected list, got x."),
+        (OPTIMIZER, "model.optimizer.init_args.lr: expected float, got x."),
+        (
+            NO_CLASS,
+            "inputs: must be the name or the import path of a class, here of kind InputLaw. "
+            "Known: Gaussian, GaussianMixture.",
+        ),
+        (AXIS, "grid: each axis must have a key and values, got 3."),
+        (NO_MAPPING, "inputs: class_path bfc_lightning.Gaussian: init_args must be a mapping"),
+        (
+            CALLABLE,
+            "model.activation: init_args must have in_features, got torch.nn.Linear",
+        ),
+        (
+            'Parser key "num_measures":\n  Not of type NonNegativeInt: invalid literal for int() '
+            "with base 10: 'x'",
+            "num_measures: expected int, got 'x'",
+        ),
+        (
+            "Parser key \"model.linear_readout\":\n  Expected a <class 'bool'>. Got value: ",
+            "model.linear_readout: expected bool, got ''",
+        ),
+        (
+            'Parser key "scheme":\n  Expected a dot import path string: ',
+            "scheme: must be the name or the import path of a class, got ''. "
+            "Known: Joint, Progressive, Layerwise.",
+        ),
+        (
+            "Parser key \"base\":\n  Expected a <class 'dict'>. Got value: 3",
+            "base: expected a mapping, got 3",
+        ),
     ],
 )
 def test_message_becomes_key_rule_and_value(message, line):

@@ -25,6 +25,7 @@ _NOISE = (
     *("a dict with class_path entry", "a dict without class_path", "a dict with parameters"),
 )
 _KEY = re.compile(r'^( *)(.*?)Parser key "([^"]+)":[ ]?', re.MULTILINE)
+_REQUIRED = "the following arguments are required: "
 _LONGEST = 600
 
 
@@ -43,7 +44,8 @@ def one_line(message: str) -> str:
         reasons = [reason for reason in reasons if "must be the name" not in reason]
     given = _first(r"Given value: (.*?)(?:\. Got value: Namespace.*)?$", text)
     if not reasons:
-        line = _with_hint(_plain(" ".join(text.partition("\n  - ")[0].split())))
+        line = _plain(" ".join(text.partition("\n  - ")[0].split()))
+        line = _with_hint(line) if key is None else line.replace(_REQUIRED, "init_args must have ")
     elif any(_is_whole(reason) for reason in reasons):
         line = next(reason for reason in reasons if _is_whole(reason))
     else:
@@ -151,9 +153,8 @@ def _with_hint(line: str) -> str:
         return f"{line} (a config is given by -c {stray})"
     if "ambiguous option: --model.lr " in line:
         return f"{line} (the learning rate is --model.optimizer.lr)"
-    required = "the following arguments are required: "
-    if line.startswith(required):
-        keys = re.sub(r"\b(fit|validate|test|predict)\.", "", line.removeprefix(required))
+    if line.startswith(_REQUIRED):
+        keys = re.sub(r"\b(fit|validate|test|predict)\.", "", line.removeprefix(_REQUIRED))
         return f"{keys} must be given, in a config (-c FILE) or as --KEY."
     return line
 
@@ -161,7 +162,7 @@ def _with_hint(line: str) -> str:
 def _is_whole(reason: str) -> bool:
     """Whether a reason tells all by itself."""
     is_told = ", got " in reason or "must " in reason
-    return is_told or reason.startswith(("class_path", "the following arguments"))
+    return is_told or reason.startswith("class_path")
 
 
 def _known(key: str) -> str:
