@@ -117,6 +117,12 @@ arguments are required: in_features. Got value: Namespace(class_path='torch.nn.L
             "inputs: must be the name or the import path of a class, here of kind InputLaw. "
             "Known: Gaussian, GaussianMixture.",
         ),
+        ("unrecognized arguments: ", "unrecognized arguments: ''"),
+        (
+            'Parser key "target":\n  Errors:\n    - Import path a.B does not correspond to a '
+            "subclass of Target\n  Given value: Namespace(class_path='a.B', init_args=Namespace(c=1))",
+            "target: Import path a.B does not correspond to a subclass of Target, got a.B.",
+        ),
         (AXIS, "grid: each axis must have a key and values, got 3."),
         (NO_MAPPING, "inputs: class_path bfc_lightning.Gaussian: init_args must be a mapping"),
         (

@@ -50,8 +50,8 @@ def one_line(message: str) -> str:
         line = next(reason for reason in reasons if _is_whole(reason))
     else:
         line = " or ".join(dict.fromkeys(reasons)).rstrip(".")
-        is_told = given is None or ", got " in line
-        line = f"{line}." if is_told else f"{line}, got {_shown(given or '')}."
+        is_told = ", got " in line
+        line = f"{line}." if given is None or is_told else f"{line}, got {_shown(given)}."
     if key is not None and "must be the name" in line:
         line = f"{line}{_known(key)}"
     line = f"{key}: {line}" if key and not line.startswith(key) else line
@@ -143,11 +143,15 @@ def _plain(reason: str) -> str:
 
 
 def _shown(value: str) -> str:
+    """A value as a word: what has a class_path as that, an empty one as ''."""
+    value = re.sub(r"^(?:Namespace\(class_path=|\{'class_path': )'([^']*)'.*", r"\1", value)
     return value if value.strip() else "''"
 
 
 def _with_hint(line: str) -> str:
     """Says what was probably meant."""
+    if line.strip() == "unrecognized arguments:":
+        return f"{line.strip()} ''"
     stray = _first(r"^unrecognized arguments: (\S+)$", line)
     if stray is not None and Path(stray).is_file():
         return f"{line} (a config is given by -c {stray})"
