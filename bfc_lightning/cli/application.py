@@ -228,7 +228,7 @@ def run_command(args: Sequence[str], started: float) -> int:
     Returns:
         The exit status.
     """
-    _quieten()
+    quieten()
     peers = Peers()
 
     def run() -> int:
@@ -257,7 +257,7 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Leaves out what Lightning says of itself; warnings and errors stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

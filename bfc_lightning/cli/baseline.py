@@ -12,7 +12,7 @@ from bfc_lightning.baselines import Baseline
 from bfc_lightning.baselines.fitting import fit_and_score
 from bfc_lightning.callbacks.environment import versions
 from bfc_lightning.callbacks.summary import git_revision
-from bfc_lightning.cli.application import Application
+from bfc_lightning.cli.application import Application, quieten
 from bfc_lightning.cli.console import say, show_metrics
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.refusals import absent_folders, refusing, remove_empty
@@ -131,6 +131,8 @@ def baseline_command(words: Sequence[str]) -> int:
     Returns:
         The exit status; 4 where it needs more memory than there is.
     """
+
+    quieten()
 
     def run() -> int:
         BaselineApplication(list(words))

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def _prepare(words: list[str], log: Path, gigabytes: float | None) -> None:
     sys.stdout = open(1, "w", closefd=False, encoding="utf-8")
     sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace")
     sys.argv = ["bfc", *words]
+    sys.modules["__main__"] = types.ModuleType("__main__")  # nothing for workers to import
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if gigabytes is not None:

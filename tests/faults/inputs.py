@@ -145,7 +145,7 @@ def _try(case: Case, trained: Path, folder: Path, tally: Tally) -> None:
     (tally.refused if is_refused else tally.ran)[case.kind] += 1
     if is_refused:
         with (folder / "refused.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{case.kind}: {' '.join(words[5:])!r}\n    {printed}")
+            file.write(f"{case.kind}: {' '.join(case.words)!r}\n    {printed}")
     shutil.rmtree(here)
 
 

@@ -37,8 +37,8 @@ ROLES = {
         *("KernelRidge", "LearnerNTK", "RandomFeatures", "SequentialKernels", "SpectralMethod"),
         *("EmpiricalNTK", "ReLUChainNTK", "QuadraticChainNTK", "RecursiveFeatureMachine"),
         *(
-            "ThreeLayerNetwork",
-            "TwoLayerNetwork",
+            "ThreeLayer",
+            "TwoLayer",
             "Baseline",
             "bfc_lightning.baselines.KernelRidge",
         ),
