@@ -75,6 +75,15 @@ AXIS = """Parser key "grid":
   Subclass types expect one of:
   - a class path (str)
   - a dict with class_path entry"""
+LOADED = """Parser key "model":
+Unable to load config 'null'
+  - Parser key "model": Unable to load config "null\""""
+SIZE = """Does not validate against any of the Union subtypes
+Subtypes: [<class 'bfc_lightning.inputs.InputLaw'>, <class 'NoneType'>]
+Errors:
+  - ones(): argument 'size' failed to unpack the object at pos 1 with error "Overflow when unpacking
+    Exception raised from THPUtils_unpackLong at python_numbers.h:79 (most recent call first):
+    frame #0: c10::Error::Error(c10::SourceLocation) + 0x9d (0x7fd6dcb22b8d in libc10.so)"""
 NO_MAPPING = """Parser key "inputs":
   Errors:
     - Problem with given class_path 'bfc_lightning.Gaussian':
@@ -114,14 +123,36 @@ arguments are required: in_features. Got value: Namespace(class_path='torch.nn.L
         (OPTIMIZER, "model.optimizer.init_args.lr: expected float, got x."),
         (
             NO_CLASS,
-            "inputs: must be the name or the import path of a class, here of kind InputLaw. "
-            "Known: Gaussian, GaussianMixture.",
+            "inputs: must be the name or the import path of a class, here of kind InputLaw, "
+            "got {'init_args': {'input_dim': 8}}. Known: Gaussian, GaussianMixture.",
+        ),
+        (LOADED, "model: must be a mapping of settings, got 'null'."),
+        (SIZE, "inputs: a size in the settings is larger than any memory."),
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)",
+            "can't allocate memory: you tried to allocate 8 bytes",
+        ),
+        ("Key must be a string, got: 2.", "a key of the config must be a word, got 2."),
+        ('Empty nested key: "".', "a key of the config must be a word, got ''."),
+        ("Invalid weight_decay value: -0.1", "model.optimizer: Invalid weight_decay value: -0.1"),
+        (
+            "Subcommand 'fit' does not accept option 'learners.wide'",
+            "Subcommand 'fit' does not accept option 'learners.wide' "
+            "(it is one of bfc compare or bfc sweep)",
+        ),
+        (
+            'Parser key "num_measures":\n  Not of type NonNegativeInt: int() argument must be a '
+            "string, a bytes-like object or a real number, not 'list'",
+            "num_measures: expected int, got a list",
         ),
         ("unrecognized arguments: ", "unrecognized arguments: ''"),
         (
             'Parser key "target":\n  Errors:\n    - Import path a.B does not correspond to a '
             "subclass of Target\n  Given value: Namespace(class_path='a.B', init_args=Namespace(c=1))",
-            "target: Import path a.B does not correspond to a subclass of Target, got a.B.",
+            "target: must be the name or the import path of a class, here of kind Target, got a.B. "
+            "Known: HierarchicalTarget, RichRepresentation, BackwardCorrection, SingleIndex, "
+            "QuadraticFeature, DepthSeparation, Sight.",
         ),
         (AXIS, "grid: each axis must have a key and values, got 3."),
         (NO_MAPPING, "inputs: class_path bfc_lightning.Gaussian: init_args must be a mapping"),

@@ -86,7 +86,7 @@ MISTAKES = {
     ),
     "number in the place of a group": (
         ["--model", "3"],
-        r"model must be a mapping of settings, got 3",
+        r"model: must be a mapping of settings, got '3'",
     ),
     "argument of a class": (
         ["--target.init_args.weights", "x"],

@@ -131,7 +131,6 @@ def baseline_command(words: Sequence[str]) -> int:
     Returns:
         The exit status; 4 where it needs more memory than there is.
     """
-
     quieten()
 
     def run() -> int:

@@ -38,6 +38,8 @@ def one_line(message: str) -> str:
     Returns:
         `key: what was refused, got value`, without the alternatives that say nothing.
     """
+    for said, meant in _OF_SIZES:
+        message = re.sub(said, meant, message)
     key, text = _innermost(message)
     reasons = [_plain(reason) for reason in _reasons(text)]
     if {"expected float", "expected int"} & set(reasons):  # a tensor in its place is not meant
@@ -48,6 +50,8 @@ def one_line(message: str) -> str:
         line = _with_hint(line) if key is None else line.replace(_REQUIRED, "init_args must have ")
     elif any(_is_whole(reason) for reason in reasons):
         line = next(reason for reason in reasons if _is_whole(reason))
+        if line.startswith("must be the name") and ", got " not in line and given is not None:
+            line = f"{line.rstrip('.')}, got {_shown(given)}."
     else:
         line = " or ".join(dict.fromkeys(reasons)).rstrip(".")
         is_told = ", got " in line
@@ -63,13 +67,17 @@ def _innermost(message: str) -> tuple[str | None, str]:
     group = None if message.lstrip().startswith("Parser key") else _group(message)
     keys, text = [] if group is None else [group], message
     while found := _KEY.search(text):
-        keys.append(found[3])
         first, *others = text[found.end() :].split("\n")
-        deeper = itertools.takewhile(
-            lambda line: not line.strip() or _indent(line) > len(found[1]), others
-        )
-        text = "\n".join([first, *deeper])
+        if keys:  # else all that follows belongs to it
+            others = list(itertools.takewhile(lambda line: _is_deeper(line, found[1]), others))
+        if found[3] not in keys[-1:]:
+            keys.append(found[3])
+        text = "\n".join([first, *others])
     return (".init_args.".join(keys) if keys else None), text
+
+
+def _is_deeper(line: str, indent: str) -> bool:
+    return not line.strip() or _indent(line) > len(indent)
 
 
 def _indent(line: str) -> int:
@@ -93,6 +101,15 @@ def _reasons(message: str) -> list[str]:
     return [reason for reason in joined if not any(noise in reason for noise in _NOISE)]
 
 
+# What torch says of sizes, with addresses behind it.
+_TOO_LARGE = "a size in the settings is larger than any memory"
+_OF_SIZES = (
+    (r"\[enforce fail at [^\]]*\] err == 0\. \w+: ", ""),
+    (r"\. Error code 12 \(Cannot allocate memory\)(?:\. Got value: .*)?", ""),
+    (r"\w+\(\): argument 'size' failed to unpack [\s\S]*", _TOO_LARGE),
+    (r"(?:RuntimeError: )?Storage size calculation overflowed[\s\S]*", _TOO_LARGE),
+    (r"\s*Exception raised from [\s\S]*", ""),
+)
 # What jsonargparse and Python say, and what is meant; each is tried in turn.
 _MEANT = (
     (r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1"),
@@ -120,6 +137,19 @@ _MEANT = (
         r"^Expected an instantiatable class, but \S+ is abstract.*",
         "must be the name or the import path of a class.",
     ),
+    (
+        r"^Import path ?(\S*) does not correspond to a subclass of (\w+)",
+        lambda found: (
+            f"must be the name or the import path of a class, here of kind {found[2]}"
+            f"{f', got {found[1]}' if found[1] else ''}."
+        ),
+    ),
+    (
+        r"^Unable to load config ['\"](.*?)['\"].*",
+        r"must be a mapping of settings, got '\1'.",
+    ),
+    (r"^Key must be a string, got: (.*?)\.?$", r"a key of the config must be a word, got \1."),
+    (r"^Empty nested key: .*", "a key of the config must be a word, got ''."),
     (r"^argument of type '\w+' is not .*", "must be the name or the import path of a class."),
     (r"'\w+' object has no attribute 'keys'", "init_args must be a mapping"),
     (r"^Not of type \w+: (\S+) does not conform to restriction v>=0$", r"must be v>=0, got \1"),
@@ -127,8 +157,10 @@ _MEANT = (
         r"^Not of type \w+: invalid literal for int\(\) with base 10: (.*)$",
         lambda found: f"expected int, got {found[1]}",
     ),
+    (r"^Not of type \w+: int\(\) argument must be .*, not '(.*)'$", r"expected int, got a \1"),
     (r"^Not of type Path_fr: Expected path to be .*", "must be the paths of configs"),
     (r"^Not of type \w+: ", ""),
+    (r"(?<=: )the following arguments are required: ", "init_args must have "),
     (r"^Expected an? dict\b", "expected a mapping"),
     (r"^Expected an? ", "expected "),
     (r"\.? Got value:(.*)$", lambda found: f", got {_shown(found[1].strip())}"),
@@ -155,6 +187,10 @@ def _with_hint(line: str) -> str:
     stray = _first(r"^unrecognized arguments: (\S+)$", line)
     if stray is not None and Path(stray).is_file():
         return f"{line} (a config is given by -c {stray})"
+    if re.match("Invalid (learning rate|weight_decay|beta|momentum|epsilon)", line):
+        return f"model.optimizer: {line}"
+    if re.search("option '(learners|grid|base|seeds|points)", line):
+        return f"{line} (it is one of bfc compare or bfc sweep)"
     if "ambiguous option: --model.lr " in line:
         return f"{line} (the learning rate is --model.optimizer.lr)"
     if line.startswith(_REQUIRED):

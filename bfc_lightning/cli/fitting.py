@@ -277,9 +277,11 @@ class Fitting:
             raise
         except Exception as refused:
             is_begun = trainer.global_step != self.resumption.content.get("global_step", 0)
-            if is_begun or is_lack_of_memory(refused):
+            if is_begun:
                 raise
             self._abandon()
+            if is_lack_of_memory(refused):
+                raise
             raise RunError(in_words(refused)) from refused
 
     def _say_how_to_go_on(self, trainer: Trainer) -> None:

@@ -17,6 +17,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the file system says where there is no space left."""
 CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 """What it says of a place that cannot be written to."""
+# What torch says of sizes that no memory has.
+_TOO_LARGE = ("Overflow when unpacking long", "Storage size calculation overflowed")
 # Raised with words for the user; others are told with the place where they came from.
 _IN_WORDS = ("ValueError", "TypeError", "MisconfigurationException", "ImportError", "OSError")
 
@@ -104,5 +106,5 @@ def in_words(refused: Exception) -> str:
 
 def is_lack_of_memory(failed: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the CPU or on a GPU."""
-    words = ("can't allocate memory", "out of memory", "not enough memory")
+    words = ("can't allocate memory", "out of memory", "not enough memory", *_TOO_LARGE)
     return isinstance(failed, MemoryError) or any(word in str(failed) for word in words)

@@ -71,7 +71,7 @@ _STEPS = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_s
 _TINY_ONES = [
     TINY,
     merged(TINY, {"model": {"optimizer": _ADAM, "lr_scheduler": _STEPS, "regularization": 1e-3}}),
-    merged(TINY, {"inputs": _MIXTURE, "labels": {"class_path": "Classification"}}),
+    {**TINY, "inputs": _MIXTURE, "labels": {"class_path": "Classification"}},
     merged(TINY, {"scheme": {"class_path": "Progressive", "init_args": {"steps": [1, 2]}}}),
     merged(TINY, {"model": {"num_replicas": 2, "activation": "torch.nn.ReLU"}}),
 ]
