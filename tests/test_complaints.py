@@ -149,7 +149,7 @@ arguments are required: in_features. Got value: Namespace(class_path='torch.nn.L
         ("unrecognized arguments: ", "unrecognized arguments: ''"),
         (
             'Parser key "target":\n  Errors:\n    - Import path a.B does not correspond to a '
-            "subclass of Target\n  Given value: Namespace(class_path='a.B', init_args=Namespace(c=1))",
+            "subclass of Target\n  Given value: Namespace(class_path='a.B', init_args=3)",
             "target: must be the name or the import path of a class, here of kind Target, got a.B. "
             "Known: HierarchicalTarget, RichRepresentation, BackwardCorrection, SingleIndex, "
             "QuadraticFeature, DepthSeparation, Sight.",

@@ -44,7 +44,7 @@ def one_line(message: str) -> str:
     reasons = [_plain(reason) for reason in _reasons(text)]
     if {"expected float", "expected int"} & set(reasons):  # a tensor in its place is not meant
         reasons = [reason for reason in reasons if "must be the name" not in reason]
-    given = _first(r"Given value: (.*?)(?:\. Got value: Namespace.*)?$", text)
+    given = _first(r"Given value: (?!NestedArg)(.*?)(?:\. Got value: Namespace.*)?$", text)
     if not reasons:
         line = _plain(" ".join(text.partition("\n  - ")[0].split()))
         line = _with_hint(line) if key is None else line.replace(_REQUIRED, "init_args must have ")

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 import types
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,10 +87,8 @@ class Command:
 
     def end(self) -> None:
         """Kills what is left of the group."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         while self.poll() is None:
             time.sleep(_POLL_SECONDS)
 
@@ -133,10 +132,10 @@ def _prepare(words: list[str], log: Path, gigabytes: float | None) -> None:
     error = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(error, 2)
-    sys.stdout = open(1, "w", closefd=False, encoding="utf-8")
-    sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace")
+    sys.stdout = os.fdopen(1, "w", closefd=False, encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace")
+    sys.modules["__main__"] = types.ModuleType("__main__")  # what spawned workers import
     sys.argv = ["bfc", *words]
-    sys.modules["__main__"] = types.ModuleType("__main__")  # nothing for workers to import
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if gigabytes is not None:

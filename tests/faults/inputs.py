@@ -23,6 +23,7 @@ from tests.faults.forked import start
 _WORK_SECONDS = 15.0
 _GIGABYTES = 6.0
 _LONGEST_LINE = 800
+_LATE = ("baseline", "bench_sizes", "learner_settings", "sweep_settings")
 _PARSERS = ("application", "comparing", "sweeping", "claiming", "benching")
 _PARSED = ".parsed"
 # What bears one of these files is whole: it says how it was made, and can be gone on with.
@@ -90,7 +91,10 @@ def try_inputs(count: int, seed: int, folder: Path) -> Tally:
 
 @contextmanager
 def _marking() -> Iterator[None]:
-    """Makes each command leave a file once its parser has let its words and configs pass."""
+    """Makes each command leave a file once its parser has let its words and configs pass.
+
+    What some commands import late is imported here, once for all.
+    """
 
     @contextmanager
     def marked() -> Iterator[None]:
@@ -98,6 +102,8 @@ def _marking() -> Iterator[None]:
             yield
         Path(_PARSED).touch()
 
+    for name in _LATE:
+        import_module(f"bfc_lightning.cli.{name}")
     with ExitStack() as stack:
         for name in _PARSERS:
             module = import_module(f"bfc_lightning.cli.{name}")
@@ -172,19 +178,21 @@ def _problem(status: int | None, printed: str, *, is_long: bool, command: str) -
         return ""
     if status not in (0, 2, 3, 4):
         return f"exit status {status}"
-    return _unclear(printed) if status in (2, 4) else ""
+    return _unclear(printed, command) if status in (2, 4) else ""
 
 
-def _unclear(printed: str) -> str:
+def _unclear(printed: str, command: str) -> str:
     """What is wrong with what is printed beside a mistake; empty if nothing."""
     lines = printed.splitlines()
+    if command in _EXPERIMENTS and "every run was refused" in printed:
+        lines = lines[-1:]  # above it stands what became of each
     mistakes = [line for line in lines if line.startswith(("bfc: error: ", "bfc: out of memory: "))]
     if len(mistakes) != 1 or lines[-1] != mistakes[0] or len(mistakes[0]) > _LONGEST_LINE:
         return "no clear line"
     if not all(line.startswith("bfc: ") for line in lines):
         return "more than one line"
-    message = mistakes[0].removeprefix("bfc: error: ").removeprefix("bfc: out of memory: ")
-    return "" if message.strip(" .") else "empty message"
+    words = mistakes[0].split(": ", 2)[2].split()
+    return "empty message" if len(words) < 2 or words[-1].endswith(":") else ""
 
 
 def _left(status: int | None, made: set[Path]) -> str:
