@@ -1,6 +1,8 @@
 """`bfc baseline` from end to end: the problem of `bfc fit`, its folder, and its mistakes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,27 @@ def test_mistake_is_one_line_and_leaves_nothing_behind(tmp_path, capsys, words, 
     assert len(lines) == 1
     assert message in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_refusal_while_it_is_fitted_leaves_nothing_not_even_the_root(tmp_path, capsys):
+    assert baseline(tmp_path / "some" / "where", "--baseline", "KernelRidge") == 2
+    assert "data.num_train_samples must be given" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_but_the_mistake_is_printed(tmp_path, capsys):
+    script = "import sys; from bfc_lightning.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["baseline", "-c", TINY, *KERNEL, "--target.init_args.widths", "[3, 9]"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words, "--run.root", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("bfc: error: target: widths must not grow")
+    assert done.stderr.count("\n") == 1
 
 
 def test_taken_name_is_told_before_anything_is_fitted(ridge, capsys):

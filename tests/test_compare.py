@@ -156,9 +156,12 @@ def test_refused_learner_is_told_once_and_all_refused_is_a_mistake(tmp_path, cap
     bad = {"target": {"init_args": {"widths": [3, 9]}}}
     path = write(tmp_path, learners={"bad": bad})
     assert main(["compare", "-c", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("widths must not grow") == 1
-    assert "bad-seed1 failed: exit status 2" in error
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert "\n".join(progress).count("widths must not grow") == 1
+    assert any("bad-seed1 failed: exit status 2" in line for line in progress)
+    rule = "target: widths must not grow from input_dim = 8 upwards, got [3, 9]."
+    assert error == f"bfc: error: every run was refused: {rule}"
+    assert not (tmp_path / "logs").exists()
     path = write(tmp_path, name="both", learners={"bad": bad, "wide": {}}, seeds=[0])
     assert main(["compare", "-c", str(path)]) == 1
     statuses = {row["learner"]: row["status"] for row in cells(tmp_path / "logs" / "both")}

@@ -80,6 +80,22 @@ MISTAKES = {
         r"val_check_interval .* multiple of trainer.accumulate_grad_batches = 3, got 20",
     ),
     "less than no measures": (["--num_measures", "-1"], r"num_measures.*v>=0"),
+    "more measures than can be listed": (
+        ["--num_measures", "1000000000"],
+        r"num_measures must be at most 100,000, got 1000000000",
+    ),
+    "number in the place of a group": (
+        ["--model", "3"],
+        r"model: must be a mapping of settings, got '3'",
+    ),
+    "argument of a class": (
+        ["--target.init_args.weights", "x"],
+        r"target.init_args.weights: expected list, got x",
+    ),
+    "key that is no word": (
+        ["--replica_overrides", "[{3: 4}]"],
+        r"replica_overrides",
+    ),
     "no threads": (["--run.threads", "0"], r"run.threads must be at least 1, got 0"),
     "epochs": (["--trainer.max_epochs", "3"], r"trainer.max_epochs must be left out, got 3"),
     "no steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps must be at least 1, got -1"),
@@ -105,6 +121,16 @@ def test_mistake_is_one_clear_line_and_leaves_nothing(mistake, tmp_path, capsys)
     assert len(error) < 400
     assert __import__("re").search(message, error), error
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_above_a_refused_run_are_taken_away_again(tmp_path, capsys):
+    root = tmp_path / "some" / "where"
+    timer = "[{class_path: Timer, init_args: {duration: soon}}]"  # refused once the folder is made
+    assert fit(root, "--trainer.callbacks", timer, "--trainer.devices", "3") == 2
+    assert not list(tmp_path.iterdir())
+    root.mkdir(parents=True)
+    assert fit(root, "--trainer.devices", "3") == 2
+    assert root.is_dir()
 
 
 def test_lack_of_memory_is_one_line_with_a_status_of_its_own(tmp_path, capsys):

@@ -230,6 +230,8 @@ def test_failed_point_is_a_row_and_all_refused_is_a_mistake(tmp_path, capsys):
     rows = cells(tmp_path / "logs" / "few")
     assert [row["status"] for row in rows] == ["failed", "finished"]
     assert main(["sweep", "-c", str(path), "--grid", f"{{{WIDTHS}: [[3, 9]]}}"]) == 2
+    assert "bfc: error: every run was refused: target: widths must" in capsys.readouterr().err
+    assert (tmp_path / "logs" / "few" / "sweep.md").is_file()  # it was there before
 
 
 @pytest.mark.slow

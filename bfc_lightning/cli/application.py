@@ -12,7 +12,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from bfc_lightning.callbacks.stops import LOST, Diverged, Interrupted
-from bfc_lightning.cli.config_files import check_config_files
+from bfc_lightning.cli.config_files import check_config_files, check_groups
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.evaluation import Evaluation
@@ -30,6 +30,8 @@ from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.assembly import add_problem_arguments, add_study_arguments, fill_seeds
 from bfc_lightning.runs.folder import RunError, RunOptions
 from bfc_lightning.runs.replication import build_replicas, check_memory, describe_replicas
+
+_MOST_MEASURES = 100_000  # the steps between them are listed before the run
 
 
 class Application(LightningCLI):
@@ -115,15 +117,20 @@ class Application(LightningCLI):
         """Parses the words given to `main`, whatever the process was started with.
 
         Raises:
-            RunError: if the seed is out of range, or a config file is no YAML mapping.
+            RunError: if a number is out of range, or a config file is no YAML mapping.
         """
         assert isinstance(args, list)
         with parsing():
             check_config_files(args)
             self.config = self._parse_without_inheritance(args)
-        seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
-            raise RunError(f"seed_everything must lie in [0, 2^32), got {seed}.")
+            mine = self.config[self.config.subcommand]
+            check_groups(mine, ("model", "data", "trainer", "run"))
+        if not 0 <= mine.seed_everything < 2**32:
+            raise RunError(f"seed_everything must lie in [0, 2^32), got {mine.seed_everything}.")
+        if mine.num_measures > _MOST_MEASURES:
+            raise RunError(
+                f"num_measures must be at most {_MOST_MEASURES:,}, got {mine.num_measures}."
+            )
 
     def _parse_without_inheritance(self, args: list[str]) -> Namespace:
         """Parses so that another optimiser or schedule starts from its own defaults.
@@ -221,7 +228,7 @@ def run_command(args: Sequence[str], started: float) -> int:
     Returns:
         The exit status.
     """
-    _quieten()
+    quieten()
     peers = Peers()
 
     def run() -> int:
@@ -250,7 +257,7 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Leaves out what Lightning says of itself; warnings and errors stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -12,10 +12,10 @@ from bfc_lightning.baselines import Baseline
 from bfc_lightning.baselines.fitting import fit_and_score
 from bfc_lightning.callbacks.environment import versions
 from bfc_lightning.callbacks.summary import git_revision
-from bfc_lightning.cli.application import Application
+from bfc_lightning.cli.application import Application, quieten
 from bfc_lightning.cli.console import say, show_metrics
 from bfc_lightning.cli.ends import ended
-from bfc_lightning.cli.refusals import refusing
+from bfc_lightning.cli.refusals import absent_folders, in_words, refusing, remove_empty
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
@@ -67,18 +67,29 @@ class BaselineApplication(Application):
         self.baseline = self._get(self.config_init, "baseline")
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Fits, scores, and only then makes the run folder: a run that is killed leaves none."""
+        """Fits, scores, and only then makes the run folder: a run that is killed leaves none.
+
+        Raises:
+            RunError: if the settings make numbers with which it can't be fitted.
+        """
+        absent = absent_folders(self.folder.parent)
         claim_new_folder(self.folder, self.options).abandon()  # refuses now what it would then
+        remove_empty(absent)
         name, config = type(self.baseline).__name__, self.config[subcommand]
         say(f"{name} on {self.datamodule.num_train_samples} samples, seed {config.seed_everything}")
         seed = derive_seed(config.seed_everything, "baseline")
-        metrics, seconds = fit_and_score(
-            self.baseline,
-            self.datamodule,
-            self.model.network,
-            seed,
-            is_measured=config.num_measures > 0,
-        )
+        try:
+            metrics, seconds = fit_and_score(
+                self.baseline,
+                self.datamodule,
+                self.model.network,
+                seed,
+                is_measured=config.num_measures > 0,
+            )
+        except RunError:
+            raise
+        except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as refused:
+            raise RunError(f"{name} cannot be fitted: {in_words(refused)}") from refused
         claim = claim_new_folder(self.folder, self.options)
         (claim.path / CHECKPOINTS).rmdir()
         self._write(claim.path, metrics, seconds)
@@ -128,6 +139,7 @@ def baseline_command(words: Sequence[str]) -> int:
     Returns:
         The exit status; 4 where it needs more memory than there is.
     """
+    quieten()
 
     def run() -> int:
         BaselineApplication(list(words))

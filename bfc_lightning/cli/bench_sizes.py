@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bfc_lightning.cli.application import Application
 from bfc_lightning.cli.complaints import one_line
+from bfc_lightning.cli.refusals import refusing
 from bfc_lightning.cli.trainer_flags import validation_interval
 from bfc_lightning.experiments.bench.running import Size
 from bfc_lightning.experiments.bench.workload import Workload, check_problem
@@ -39,15 +39,9 @@ class BenchApplication(Application):
         """Nothing: there is no run folder."""
 
     def instantiate_classes(self) -> None:
-        """Builds target, learner and scheme.
-
-        Raises:
-            RunError: if one of them refuses its arguments.
-        """
-        try:
+        """Builds target, learner and scheme."""
+        with refusing():
             self.config_init = self.parser.instantiate(self.resolved)
-        except (ValueError, TypeError, MisconfigurationException) as refused:
-            raise RunError(str(refused)) from refused
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
+from bfc_lightning.cli.config_files import check_groups
 from bfc_lightning.cli.console import rich_table, say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.many_runs import PlainHelp
@@ -59,6 +60,7 @@ def bench_command(words: Sequence[str]) -> int:
     def run() -> int:
         with parsing():
             given = _parser().parse_args(list(words))
+            check_groups(given, ("run",))
         for name in ("rounds", "steps", "replicas"):
             if given[name] is not None and given[name] < 1:
                 raise RunError(f"{name} must be at least 1, got {given[name]}.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.cli.comparing import parse_comparison, run_in_folder
-from bfc_lightning.cli.config_files import check_config_files
+from bfc_lightning.cli.config_files import check_config_files, check_groups
 from bfc_lightning.cli.console import say
 from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.many_runs import PlainHelp
@@ -63,6 +63,7 @@ def claims_command(words: Sequence[str]) -> int:
     def run() -> int:
         with parsing():
             given = _parser().parse_args(list(words))
+            check_groups(given, ("run",))
             claims = _read(given)
         if given.list:
             for claim in claims:

@@ -12,11 +12,12 @@ from bfc_lightning.cli.many_runs import (
     exit_status,
     experiment_parser,
     parse_experiment,
+    refuse_all,
     run_one,
     show_end,
     show_table,
 )
-from bfc_lightning.cli.refusals import parsing, refusing
+from bfc_lightning.cli.refusals import absent_folders, parsing, refusing
 from bfc_lightning.experiments.checks import check_comparison
 from bfc_lightning.experiments.comparison import Axis, Comparison, Scaling, Tuning
 
@@ -87,7 +88,7 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
     """
     parser = experiment_parser("compare", "comparison", DESCRIPTION)
     parser.add_class_arguments(Comparison)
-    parts, configs = parse_experiment(parser, words)
+    parts, configs = parse_experiment(parser, words, groups=("run", "limits", "tuning"))
     grid = parts["grid"].items()
     parts["grid"] = {name: Axis(axis["key"], axis["values"]) for name, axis in grid}
     parts["tuning"] = Tuning(**vars(parts["tuning"]))
@@ -101,12 +102,14 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
 def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) -> int:
     """Does it, once the words are understood; only here are torch and lightning imported."""
     from bfc_lightning.cli.learner_settings import check_learners
-    from bfc_lightning.experiments.folder import find_comparison
+    from bfc_lightning.experiments.folder import KIND, find_comparison
 
     with refusing():
         folder = find_comparison(comparison, configs)
         check_learners(comparison)
+    absent = absent_folders(folder)
     outcome = run_in_folder(comparison, folder, command=command)
+    refuse_all(outcome, folder, kind=KIND, absent=absent)
     _show(comparison, folder, outcome)
     return exit_status(outcome, command)
 

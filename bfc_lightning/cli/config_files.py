@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 from bfc_lightning.runs.folder import RunError
 
@@ -44,6 +45,21 @@ def check_config_files(words: Sequence[str]) -> None:
     for option, file in itertools.pairwise(words):
         if option in ("-c", "--config") and Path(file).exists():
             _check(Path(file))
+
+
+def check_groups(settings: Namespace, names: Sequence[str]) -> None:
+    """Refuses a word or a number in the place of a group of settings, which a parser lets pass.
+
+    Args:
+        settings: as they were parsed.
+        names: of the groups.
+
+    Raises:
+        RunError: if one is no group.
+    """
+    for name in names:
+        if not isinstance(settings[name], Namespace):
+            raise RunError(f"{name} must be a mapping of settings, got {settings[name]!r}.")
 
 
 def _check(path: Path) -> None:

@@ -48,11 +48,7 @@ def ended(command: Callable[[], int]) -> int:
 
 
 def _told(failed: OSError) -> int:
-    """Says what the file system refuses; the exit status.
-
-    Raises:
-        OSError: if it is neither full nor a file that the user may not write.
-    """
+    """Says what the file system refuses, and raises anything else; the exit status."""
     where = f"{failed.filename} " if failed.filename else "the file "
     if failed.errno in FULL:
         where = f" for {failed.filename}" if failed.filename else ""

@@ -31,7 +31,12 @@ from bfc_lightning.cli.console import say, show_result, show_start
 from bfc_lightning.cli.launching import FOLDER_VARIABLE, noticing_losses, prepare_launch
 from bfc_lightning.cli.peers import Peers
 from bfc_lightning.cli.processes import is_first_process
-from bfc_lightning.cli.refusals import in_words, is_lack_of_memory
+from bfc_lightning.cli.refusals import (
+    absent_folders,
+    in_words,
+    is_lack_of_memory,
+    remove_empty,
+)
 from bfc_lightning.cli.trainer_flags import (
     as_list,
     check_monitors,
@@ -98,6 +103,7 @@ class Fitting:
         self.options = RunOptions(**vars(config.run))
         self.identity = run_identity(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
         self.wanted = find_folder(self.options, [str(file) for file in config.config or []])
+        self.absent = absent_folders(self.wanted.parent)
         self.resumption = Resumption()
         if config.resume is not None:
             self.resumption = find_resumption(config.resume, self.wanted, self.options)
@@ -125,6 +131,7 @@ class Fitting:
 
         Returns:
             A Trainer with our loggers and callbacks beside the user's.
+
         Whatever is refused, no new folder is left.
         """
         phases = self._plan(flags, model)
@@ -259,6 +266,10 @@ class Fitting:
 
         Raises:
             RunError: if it does; no new folder is left then.
+            Diverged: and whatever else ends a run, as it is.
+            Interrupted: after saying how to go on.
+            LostProcess: as it is.
+            OSError: after saying how to go on.
         """
         try:
             yield
@@ -268,9 +279,11 @@ class Fitting:
             if isinstance(refused, Interrupted | OSError | Diverged | LostProcess):
                 raise
             is_begun = trainer.global_step != self.resumption.content.get("global_step", 0)
-            if is_begun or is_lack_of_memory(refused):
+            if is_begun:
                 raise
             self._abandon()
+            if is_lack_of_memory(refused):
+                raise
             raise RunError(in_words(refused)) from refused
 
     def _say_how_to_go_on(self, trainer: Trainer) -> None:
@@ -286,6 +299,7 @@ class Fitting:
     def _abandon(self) -> None:
         if self.claim is not None:
             self.claim.abandon()
+            remove_empty(self.absent)
 
     def _add_parts(
         self,

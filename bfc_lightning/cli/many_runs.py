@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from bfc_lightning.cli.config_files import check_config_files
+from bfc_lightning.cli.config_files import check_config_files, check_groups
 from bfc_lightning.cli.console import rich_table, say
+from bfc_lightning.cli.refusals import remove_empty
 from bfc_lightning.experiments.plan import ExperimentOptions, Limits
+from bfc_lightning.runs.folder import RunError
 
 if TYPE_CHECKING:
     from bfc_lightning.experiments.execution import Outcome
+    from bfc_lightning.experiments.own_folder import FolderKind
 
 
 class PlainHelp(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -47,13 +50,14 @@ def experiment_parser(command: str, noun: str, description: str) -> ArgumentPars
 
 
 def parse_experiment(
-    parser: ArgumentParser, words: Sequence[str]
+    parser: ArgumentParser, words: Sequence[str], groups: Sequence[str] = ("run", "limits")
 ) -> tuple[dict[str, Any], list[str]]:
     """Reads what every experiment has.
 
     Args:
         parser: with all arguments.
         words: of the command.
+        groups: names of groups of settings that it has.
 
     Returns:
         Settings by name, `run` and `limits` built; and the configs, as given.
@@ -61,6 +65,7 @@ def parse_experiment(
     words = list(words)
     check_config_files(words)
     parsed = parser.parse_args(words)
+    check_groups(parsed, groups)
     configs = [str(file) for file in parsed.pop("config") or []]
     parts = vars(parsed)
     parts["run"] = ExperimentOptions(**vars(parsed.run))
@@ -165,6 +170,31 @@ def show_end(outcome: "Outcome", files: Sequence[Path], metrics: Sequence[str]) 
         say(f"warning: no run logged {', '.join(absent)}; known: {', '.join(known)}.")
 
 
+def refuse_all(
+    outcome: "Outcome", folder: Path, *, kind: "FolderKind", absent: Sequence[Path]
+) -> None:
+    """Makes a mistake of the user of an experiment of which every run was one.
+
+    Args:
+        outcome: of the experiment.
+        folder: of it.
+        kind: of the folder.
+        absent: what was not there before, of the folder and those above it; it is taken away again.
+
+    Raises:
+        RunError: if every run was refused; it has the reason of the first.
+    """
+    num_failed = sum(row.status == "failed" for row in outcome.rows)
+    if outcome.signum or num_failed < len(outcome.rows) or outcome.num_refused < num_failed:
+        return
+    log = folder / "logs" / f"{outcome.rows[0].run.name}.txt"
+    reason = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
+    if folder in absent:
+        kind.empty(folder)
+        remove_empty(absent)
+    raise RunError(f"every run was refused: {reason.removeprefix('bfc: error: ')}")
+
+
 def exit_status(outcome: "Outcome", command: str) -> int:
     """Says what is left to do, if anything.
 
@@ -173,8 +203,8 @@ def exit_status(outcome: "Outcome", command: str) -> int:
         command: that goes on with it.
 
     Returns:
-        The exit status: 0 where every run came to an end, 1 where one failed, 2 where all were
-        refused, 128 and the number of the signal where one stopped it.
+        The exit status: 0 where every run came to an end, 1 where one failed, 128 and the number of
+        the signal where one stopped it.
     """
     statuses = [row.status for row in outcome.rows]
     num_left = sum(status in ("interrupted", "missing") for status in statuses)
@@ -183,9 +213,6 @@ def exit_status(outcome: "Outcome", command: str) -> int:
         num_left += num_failed + outcome.num_trials_left
         say(f"stopped with {num_left} runs to go; go on: {command}")
         return 128 + outcome.signum
-    if outcome.num_refused == len(statuses):
-        say("error: every run was refused.")
-        return 2
     if num_failed or num_left:
         say(f"{num_failed + num_left} of {len(statuses)} runs failed; again: {command}")
         return 1

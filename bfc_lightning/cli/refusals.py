@@ -6,7 +6,7 @@ import io
 import sys
 import traceback
 from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the file system says where there is no space left."""
 CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 """What it says of a place that cannot be written to."""
+# What torch says of sizes that no memory has.
+_TOO_LARGE = ("Overflow when unpacking long", "Storage size calculation overflowed")
 # Raised with words for the user; others are told with the place where they came from.
 _IN_WORDS = ("ValueError", "TypeError", "MisconfigurationException", "ImportError", "OSError")
 
@@ -29,6 +31,7 @@ def refusing() -> Iterator[None]:
 
     Raises:
         ArgumentError: as it is, and whatever else can tell of itself.
+        LostProcess: likewise.
         RunError: instead of everything else.
     """
     try:
@@ -46,19 +49,42 @@ def parsing() -> Iterator[None]:
     """The same for parsers, some of which print what is wrong and exit.
 
     Raises:
-        RunError: instead of the exit.
+        ArgumentError: as it is, and RunError.
+        RunError: instead of the exit, and of everything else that settings make a parser raise.
         SystemExit: where help was asked for.
     """
     said = io.StringIO()
     try:
-        with refusing(), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said):
             yield
+    except (ArgumentError, RunError):
+        raise
+    except Exception as refused:
+        if is_lack_of_memory(refused):
+            raise
+        raise RunError(f"the settings must be readable: {in_words(refused)}") from refused
     except SystemExit as end:
         if not end.code:
             raise
         lines = said.getvalue().strip().splitlines() or ["the command could not be read"]
         raise RunError(lines[-1].removeprefix("error: ")) from end
     sys.stderr.write(said.getvalue())  # warnings
+
+
+def absent_folders(folder: Path) -> list[Path]:
+    """Which of a folder and those above it are not there yet, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Takes away what was made for something that was refused.
+
+    Args:
+        folders: the innermost first; those that hold something stay.
+    """
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def in_words(refused: Exception) -> str:
@@ -80,5 +106,5 @@ def in_words(refused: Exception) -> str:
 
 def is_lack_of_memory(failed: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the CPU or on a GPU."""
-    words = ("can't allocate memory", "out of memory", "not enough memory")
+    words = ("can't allocate memory", "out of memory", "not enough memory", *_TOO_LARGE)
     return isinstance(failed, MemoryError) or any(word in str(failed) for word in words)

@@ -14,11 +14,12 @@ from bfc_lightning.cli.many_runs import (
     exit_status,
     experiment_parser,
     parse_experiment,
+    refuse_all,
     run_one,
     show_end,
     show_table,
 )
-from bfc_lightning.cli.refusals import parsing, refusing
+from bfc_lightning.cli.refusals import absent_folders, parsing, refusing
 from bfc_lightning.experiments.sweeps.checks import check_sweep
 from bfc_lightning.experiments.sweeps.sweep import Sweep, swept_keys
 from bfc_lightning.runs.folder import RunError
@@ -167,6 +168,7 @@ def _sweep(sweep: Sweep, request: Request, *, command: str) -> int:
         if not sweep.run.overwrite:
             check_unchanged(sweep, folder, parsed)
     accelerators = {settings.accelerator for settings in parsed.values()}
+    absent = absent_folders(folder)
     with claimed(sweep, folder):
         if request.report:
             outcome = report_sweep(sweep, folder, command=command)
@@ -176,6 +178,7 @@ def _sweep(sweep: Sweep, request: Request, *, command: str) -> int:
             outcome = run_sweep(
                 sweep, folder, run_one=run, command=command, environments=environments
             )
+            refuse_all(outcome, folder, kind=KIND, absent=absent)
     _show(sweep, folder, outcome)
     return 0 if request.report else exit_status(outcome, command)
 

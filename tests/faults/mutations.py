@@ -1,79 +1,15 @@
-"""Configs and command lines with mistakes in them, by hypothesis."""
+"""Configs and command lines with mistakes in them, many of which only the building finds."""
 
 import copy
-from pathlib import Path
+import json
+import math
+from random import Random
 
 import yaml
-from hypothesis import strategies as st
 
-CONFIGS = Path("configs")
-SMALL = {
-    "num_measures": 1,
-    "run": {"figures": False},
-    "data": {
-        "batch_size": 16,
-        "num_val_samples": 64,
-        "num_test_samples": 64,
-        "num_predict_samples": 64,
-        "eval_batch_size": 64,
-    },
-    "trainer": {
-        "max_steps": 2,
-        "val_check_interval": 1,
-        "log_every_n_steps": 1,
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-    },
-}
-NASTY = [
-    *(None, True, False, "", " ", "ü☃", "many", "null", "x" * 400, "a\nb", "\x07", "${HOME}"),
-    *(0, -1, 1, 2, 3, 7, 0.5, -0.5, 1e-30, 1e30, 1e308, float("nan"), float("inf"), float("-inf")),
-    *(10**5, 10**9, 2**31, 2**63, 10**30, -(2**63) - 1),
-    *([], [[]], {}, [None], [1], [0.1, 0.2], ["a"], {"a": {"b": [None, {}]}}, [[1, 2], [3]]),
-    *({"class_path": None}, {"class_path": "Gaussian"}, {"init_args": {"depth": 1}}),
-    *("os.system", "torch.nn.Nope", "bfc_lightning", "bfc_lightning.Nope", "1.2.3", ".", "..a"),
-    *("collections.OrderedDict", "torch.nn.Linear", "torch.nn.ReLU", "torch.nn.Softmax"),
-    *("Gaussian", "GaussianMixture", "RichRepresentation", "BackwardCorrection", "Sight"),
-    *("SingleIndex", "DepthSeparation", "Classification", "Progressive", "Layerwise"),
-    *("torch.optim.SGD", "torch.optim.LBFGS", "torch.optim.SparseAdam", "theory", "auto", "auto:"),
-    *("64-true", "bf16-mixed", "fast", "plain", "cuda", "mps", "ddp", "01:00", "2001-01-01"),
-]
-WORDS_OF_CONFIGS = [
-    *("Gaussian", "GaussianMixture", "HierarchicalTarget", "RichRepresentation", "Sight", "theory"),
-    *("BackwardCorrection", "SingleIndex", "QuadraticFeature", "DepthSeparation", "Classification"),
-    *(
-        "torch.nn.ReLU",
-        "torch.nn.GELU",
-        "torch.nn.Softmax",
-        "torch.nn.Identity",
-        "TruncatedQuadratic",
-    ),
-    *("torch.optim.SGD", "torch.optim.AdamW", "torch.optim.LBFGS", "torch.optim.SparseAdam"),
-    *("torch.optim.lr_scheduler.OneCycleLR", "torch.optim.lr_scheduler.CyclicLR", "Progressive"),
-    *("torch.optim.lr_scheduler.StepLR", "Layerwise", "cpu", "random", "positive", "relu", "tanh"),
-]
-EXTRA_KEYS = [
-    "model.width", "model.depth", "model.activation", "model.optimizer", "model.lr_scheduler",
-    "model.regularization", "model.num_replicas", "model.linearized", "model.final_temperature",
-    "model.signs", "inputs.init_args.input_dim", "inputs.init_args.mean", "data.num_shards",
-    "inputs.init_args.eigenvalues", "inputs.init_args.condition_number", "target.init_args.widths",
-    "target.init_args.level_scales", "target.init_args.depth", "target.init_args.normalize",
-    "target.init_args.weights", "target.init_args.seed", "labels", "labels.init_args.noise_std",
-    "scheme", "scheme.init_args.steps", "scheme.init_args.freeze", "data.batch_size",
-    "data.num_train_samples", "data.num_val_samples", "data.seed", "data.eval_batch_size",
-    "trainer.max_steps", "trainer.val_check_interval", "trainer.precision", "trainer.devices",
-    "trainer.accelerator", "trainer.strategy", "trainer.gradient_clip_val", "trainer.callbacks",
-    "trainer.gradient_clip_algorithm", "trainer.accumulate_grad_batches", "trainer.logger",
-    "trainer.log_every_n_steps", "trainer.limit_val_batches", "trainer.num_nodes", "run.name",
-    "trainer.max_time", "trainer.fast_dev_run", "trainer.plugins", "trainer.profiler", "run.root",
-    "trainer.default_root_dir", "run.threads", "run.overwrite", "seed_everything", "measures",
-    "num_measures", "training_path", "replica_overrides", "resume", "ckpt_path", "config",
-]  # fmt: skip
+from tests.faults.values import EXTRA, NASTY, ODD_FILES, PIECES, ROLES, WORDS
 
-
-def shipped(folder: str = ".") -> list[Path]:
-    """Configs that the project comes with."""
-    return sorted((CONFIGS / folder).glob("*.yaml"))
+_CHANGES = {"nudge": 68, "add": 18, "set": 5, "delete": 4, "rename": 2, "wrap": 3}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -84,149 +20,158 @@ def merged(base: dict, over: dict) -> dict:
     return result
 
 
-def _places(tree: object, above: tuple = ()) -> list[tuple]:
-    """Every place in a tree of mappings and lists, but its root."""
-    keys = (
-        tree.keys()
-        if isinstance(tree, dict)
-        else range(len(tree))
-        if isinstance(tree, list)
-        else ()
-    )
-    return [place for key in keys for place in [(*above, key), *_places(tree[key], (*above, key))]]
+def mutated_tree(tree: dict, random: Random, strange: object) -> dict:
+    """One to three changes of a config, most of them to a value of the same type.
 
-
-@st.composite
-def mutated_trees(draw, tree: dict) -> dict:
-    """One to three changes of a config, half of them to a value of the same type."""
+    Args:
+        tree: the config.
+        random: what is changed follows from it.
+        strange: any value, which is put somewhere at times.
+    """
     tree = copy.deepcopy(tree)
-    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
+    for _ in range(random.choice([1, 1, 1, 1, 1, 2, 2, 3])):
+        kind = _chosen(_CHANGES, random)
         places = _places(tree)
-        kind = draw(
-            st.sampled_from([*["nudge"] * 6, "set", "set", "add", "delete", "rename", "wrap"])
-        )
         if kind == "add" or not places:
-            _set_dotted(tree, draw(st.sampled_from(EXTRA_KEYS)), draw(st.sampled_from(NASTY)))
-        else:
-            _change(draw, tree, draw(st.sampled_from(places)), kind)
+            _add(tree, random, strange)
+            continue
+        place = random.choice(places)
+        if kind == "nudge":
+            leaves = [each for each in places if not isinstance(_at(tree, each), dict)]
+            place = random.choice(leaves or places)
+        _change(tree, place, kind, random, strange)
     return tree
 
 
-def _change(draw, tree: dict, place: tuple, kind: str) -> None:
-    parent = tree
-    for key in place[:-1]:
-        parent = parent[key]
-    key = place[-1]
-    if kind == "delete":
-        del parent[key]
-    elif kind == "rename" and isinstance(parent, dict):
-        parent[draw(st.sampled_from([f"{key}x", "", "ü", 3, None, str(key).upper()]))] = parent.pop(
-            key
-        )
-    elif kind == "nudge":
-        alike = _alike(parent[key])
-        parent[key] = copy.deepcopy(draw(st.sampled_from(alike or NASTY)))
-    elif kind == "wrap":
-        parent[key] = draw(
-            st.sampled_from([[parent[key]], {"init_args": parent[key]}, str(parent[key])])
-        )
-    else:
-        parent[key] = copy.deepcopy(draw(st.sampled_from(NASTY)))
+def _chosen(weights: dict[str, int], random: Random) -> str:
+    return random.choices(list(weights), list(weights.values()))[0]
 
 
-def _alike(value: object) -> list:
-    """Other values of the same type; none for a mapping."""
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, list):
-        return [value[:1], value[::-1], value + value[:1], [*value, *value], []]
-    if isinstance(value, int | float):
-        kind = type(value)
-        numbers = [kind(each) for each in (0, 1, 2, 3, 5, 8, 64, -1, 1000, 10**6, 10**12, 2**63)]
-        return numbers if kind is int else [*numbers, value / 7, 1e300, float("nan"), float("inf")]
-    return WORDS_OF_CONFIGS if isinstance(value, str) else []
+def _places(tree: object, above: tuple = ()) -> list[tuple]:
+    """Every place in a tree of mappings and lists, but its root."""
+    keys = range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else ()
+    return [place for key in keys for place in [(*above, key), *_places(tree[key], (*above, key))]]
 
 
-def _set_dotted(tree: dict, dotted: str, value: object) -> None:
-    *above, last = dotted.split(".")
-    for key in above:
-        if not isinstance(tree.get(key), dict):
-            tree[key] = {}
+def _at(tree: object, place: tuple) -> object:
+    for key in place:
         tree = tree[key]
+    return tree
+
+
+def _add(tree: dict, random: Random, strange: object) -> None:
+    """Sets a key of `bfc fit`, in an experiment that of a learner, most often to what it takes."""
+    key, value = _setting(_keys("baseline" if "baseline" in tree else "fit"), random, strange)
+    if isinstance(tree.get("learners"), dict) and tree["learners"]:
+        tree = tree["learners"].setdefault(random.choice(list(tree["learners"])), {})
+    elif "base" in tree and isinstance(tree.get("grid"), dict):
+        tree, key, value = tree["grid"], (key,), [value]
+    if isinstance(tree, dict):
+        _set(tree, key, value)
+
+
+def _keys(command: str) -> list[str]:
+    """Keys that a command takes."""
+    of_some = {"baseline": ("baseline",), "resume": ("fit",)}
+    of_some["ckpt_path"] = ("validate", "test", "predict")
+    return [key for key in EXTRA if command in of_some.get(key.split(".")[0], (command,))]
+
+
+def _setting(keys: list[str], random: Random, strange: object) -> tuple[tuple[str, ...], object]:
+    key = random.choice(keys)
+    junk = random.choice([*NASTY, strange])
+    return tuple(key.split(".")), random.choice(EXTRA[key]) if random.random() < 0.9 else junk
+
+
+def _set(tree: dict, key: tuple[str, ...], value: object) -> None:
+    *above, last = key
+    for name in above:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
     tree[last] = copy.deepcopy(value)
 
 
-@st.composite
-def config_texts(draw, tree: dict) -> bytes:
+def _change(tree: dict, place: tuple, kind: str, random: Random, strange: object) -> None:
+    parent, key = _at(tree, place[:-1]), place[-1]
+    junk = random.choice([*NASTY, strange])
+    if kind == "delete":
+        del parent[key]
+    elif kind == "rename" and isinstance(parent, dict):
+        names = [f"{key}x", "", "ü", 3, None, str(key).upper(), str(key)[:-1]]
+        parent[random.choice(names)] = parent.pop(key)
+    elif kind == "nudge":
+        parent[key] = copy.deepcopy(alike(parent[key], place, random))
+        if key == "class_path" and random.random() < 0.7:  # which seldom fit another class
+            parent.pop("init_args", None)
+    elif kind == "wrap":
+        value = parent[key]
+        parent[key] = random.choice([[value], {"init_args": value}, str(value)])
+    else:
+        parent[key] = copy.deepcopy(junk)
+
+
+def alike(value: object, place: tuple, random: Random) -> object:
+    """Another value of the same type.
+
+    Args:
+        value: any.
+        place: where it stands; other classes for a class_path follow from it.
+        random: which one.
+    """
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        near = [value + 1, value - 1, 2 * value, value // 2, 3 * value + 1]
+        return random.choice([*near, *near, 0, 1, 2, -1, -value, 1000, 10**6, 10**12, 2**63])
+    if isinstance(value, float):
+        near = [value / 2, 2 * value, 0.9 * value, value + 0.1]
+        far = [0.0, 1.0, -value, 1e-30, 1e30, math.nan, math.inf]
+        return random.choice([*near, *near, *far])
+    if isinstance(value, list):
+        return _other_list(value, place, random)
+    words = [str(key) for key in place]
+    roles = [role for role in ROLES if role in words[-2:]]
+    known = ROLES[roles[0]] if roles else [word for role in ROLES.values() for word in role]
+    return random.choice(known)
+
+
+def _other_list(value: list, place: tuple, random: Random) -> list:
+    kinds = [value[1:], value[:-1], value[::-1], [*value, *value[-1:]], [*value, *value], []]
+    if value and random.random() < 0.5:
+        where = random.randrange(len(value))
+        entry = alike(value[where], (*place, where), random)
+        return [*value[:where], entry, *value[where + 1 :]]
+    return random.choice(kinds)
+
+
+def config_text(tree: dict, random: Random, strange: object) -> bytes:
     """A config as it may lie on a disk: mostly YAML with other content, at times no YAML."""
-    text = yaml.safe_dump(draw(mutated_trees(tree)), sort_keys=False, allow_unicode=True).encode()
-    kind = draw(st.sampled_from(["yaml"] * 7 + ["cut", "insert", "twice", "odd"]))
-    where = draw(st.integers(0, len(text)))
+    tree = mutated_tree(tree, random, strange)
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode()
+    kind = _chosen({"yaml": 92, "cut": 2, "insert": 3, "twice": 1, "odd": 2}, random)
+    where = random.randint(0, len(text))
     if kind == "cut":
         return text[:where]
     if kind == "insert":
-        pieces = [
-            b"\t",
-            b"\x00",
-            b"\xff\xfe",
-            b"{",
-            b"[",
-            b'"',
-            b"&a ",
-            b"*a",
-            b"!!int ",
-            b"\n- ",
-            b": ",
-        ]
-        return text[:where] + draw(st.sampled_from(pieces)) + text[where:]
+        return text[:where] + random.choice(PIECES) + text[where:]
     if kind == "twice":
         return text + text[text.find(b"\n", where) + 1 :]
     if kind == "odd":
-        return draw(st.sampled_from(ODD_FILES)) + draw(st.sampled_from([b"", text]))
+        return random.choice(ODD_FILES) + random.choice([b"", text])
     return text
 
 
-ODD_FILES = [
-    b"model: &a {width: *a}\n",
-    b"model: &a [*a]\n",
-    b"model: !!python/object/apply:os.system [ls]\n",
-    b"? [1, 2]\n: 3\n",
-    b"? {a: 1}\n: 3\n",
-    b"--- {}\n--- {}\n",
-    b"%YAML 9.9\n---\n",
-    b"model: " + b"[" * 2000 + b"\n",
-    b"\n".join(b"k%d: &k%d [%s]" % (n, n, b",".join([b"*k%d" % (n - 1)] * 9) if n else b"1") for n in range(9)) + b"\n",
-    bytes(range(256)),
-    b"",
-]  # fmt: skip
-WORDS = [
-    "--help", "--nope", "--nope=1", "-x", "-c", "--config", "--resume", "--resume=auto", "--resume=.",
-    "--resume=configs", "--run.name", "--run.name=", "--run.name=..", "--run.name=a/b",
-    "--run.name=" + "x" * 300, "--run.name=ü ☃", "--run.name=a\nb", "--run.name=-c", "--run.root=",
-    "--run.root=/dev/null", "--run.root=/proc", "--run.root=a\x00b", "--seed_everything=1e3", "--seed_everything=true",
-    "--seed_everything=-1", "--seed_everything", "--trainer", "--trainer=3", "--model=null",
-    "--model.widths=3", "--model.width=", "--trainer.max_steps", "--trainer.max_steps=1e30",
-    "--trainer.callbacks+=Nope", "--trainer.callbacks=[3]", "--trainer.logger=[{}]", "---", "--", "",
-    "--data.batch_size=16,16", "--target", "--target=Nope", "--target.help", "--target.help=Sight",
-    "--print_config", "--print_config=nope", "fit", "=", "--=", "--model.lr=3", "--optimizer=Adam",
-    "--model.optimizer=torch.optim.Adam(lr=3)", "--ckpt_path=last", "--ckpt_path=best", "--ckpt_path",
-    "--ckpt_path=configs/depth3.yaml", "--ckpt_path=/", "--trainer.precision=8", "--training_path=slow",
-    "--run.threads=1000000", "--trainer.devices=[0,0]", "--trainer.devices=-1", "--trainer.num_nodes=0",
-    "--replica_overrides=[{}]", "--replica_overrides=[{model.width: 3}]", "--model.num_replicas=2",
-    "--model.num_replicas=0", "--measures=[Nope]", "--scheme.freeze={a: b}", "--config=configs",
-    "--config={}", "--config=", "-c=", "--trainer.max_time=never", "--trainer.default_root_dir=/proc/x",
-]  # fmt: skip
-
-
-@st.composite
-def command_lines(draw, words: list[str]) -> list[str]:
-    """Words left out, doubled, swapped, strange ones put in; the command itself mostly stays."""
+def command_line(words: list[str], random: Random, strange: object) -> list[str]:
+    """Words left out, doubled, swapped, others put in; the command itself mostly stays."""
     words = list(words)
-    for _ in range(draw(st.integers(1, 3))):
-        kind = draw(st.sampled_from(["add", "add", "add", "drop", "double", "swap"]))
-        at = draw(st.integers(1, len(words)))
-        if kind == "add" or at == len(words):
-            words.insert(at, draw(st.sampled_from(WORDS)))
+    for _ in range(random.choice([1, 1, 2, 3])):
+        kind = _chosen({"option": 82, "junk": 9, "drop": 3, "double": 3, "swap": 3}, random)
+        at = random.randint(1, len(words))
+        if kind == "option":
+            words += _option(words[0], random, strange)
+        elif kind == "junk" or at == len(words):
+            words.insert(at, random.choice(WORDS["any"]))
         elif kind == "drop":
             del words[at]
         elif kind == "double":
@@ -234,3 +179,19 @@ def command_lines(draw, words: list[str]) -> list[str]:
         else:
             words[at], words[1] = words[1], words[at]
     return words
+
+
+def _option(command: str, random: Random, strange: object) -> list[str]:
+    """An option of a command, or a key of `bfc fit` with a value, most often one of its type."""
+    own = WORDS.get(command, [])
+    takes_keys = command in ("fit", "validate", "test", "predict", "baseline")
+    if own and (not takes_keys or random.random() < 0.4):
+        return [random.choice(own)]
+    if not takes_keys:
+        return [random.choice(WORDS["any"])]
+    place, value = _setting(_keys(command), random, strange)
+    key = ".".join(place)
+    try:
+        return [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    except (TypeError, ValueError):  # a date, or a mapping with other keys than words
+        return [f"--{key}", str(value)]
