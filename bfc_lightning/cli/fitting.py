@@ -29,11 +29,12 @@ from bfc_lightning.callbacks.tensorboard import RunBoard
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.cli.console import say, show_result, show_start
-from bfc_lightning.cli.launching import FOLDER_VARIABLE, noticing_losses, prepare_launch
+from bfc_lightning.cli.launching import noticing_losses, prepare_launch
 from bfc_lightning.cli.peers import Peers
-from bfc_lightning.cli.processes import is_first_process
+from bfc_lightning.cli.processes import FOLDER_VARIABLE, is_first_process
 from bfc_lightning.cli.trainer_flags import (
     as_list,
+    check_interval,
     check_monitors,
     check_optimizer,
     validation_interval,
@@ -102,6 +103,7 @@ class Fitting:
         if config.resume is not None:
             self.resumption = find_resumption(config.resume, self.wanted, self.options)
         self.claim: FolderClaim | None = None
+        self.is_begun = False
         self.scheme: Scheme = Joint()
         self.measures: list[Measure] = []
         self.num_measures: int = config.num_measures
@@ -144,6 +146,7 @@ class Fitting:
                 self._add_parts(self.claim.path, flags, model, phases)
             flags["callbacks"].insert(0, TrainingScheme(self.scheme, phases))
             trainer = Trainer(**flags)
+            check_interval(flags["val_check_interval"], trainer.world_size)
             # Lightning does it after loading a checkpoint, whose weights would be rounded.
             trainer.strategy.precision_plugin.convert_module(model)
             data.check_processes(trainer.world_size)
@@ -160,12 +163,12 @@ class Fitting:
             threads, peers = self.options.threads, self.peers
             prepare_launch(trainer, self.words, folder=folder, threads=threads, peers=peers)
             self.peers.meet("ready")
-        except RunError:
-            self._abandon()
-            raise
         except (MisconfigurationException, ValueError, TypeError, ImportError, OSError) as refused:
             self._abandon()
             raise RunError(str(refused)) from refused
+        except BaseException:
+            self._abandon()
+            raise
         return trainer
 
     def run(self, trainer: Trainer, *, model: AnyLearner, data: AnyData) -> None:
@@ -177,13 +180,13 @@ class Fitting:
             data: the data module.
         """
         folder = None if self.claim is None else self.claim.path
-        if folder is not None and trainer.is_global_zero:
-            write_atomically(folder / CONFIG, self._config_text(folder))
-            self._announce(folder, trainer, model)
         checkpoint = self.resumption.checkpoint
         with ExitStack() as stack:
-            stack.enter_context(noticing_losses(trainer))
             stack.enter_context(self._refusing(trainer))
+            if folder is not None and trainer.is_global_zero:
+                write_atomically(folder / CONFIG, self._config_text(folder))
+                self._announce(folder, trainer, model)
+            stack.enter_context(noticing_losses(trainer))
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Interruption):
                     stack.enter_context(callback.listening())
@@ -259,36 +262,39 @@ class Fitting:
     def _refusing(self, trainer: Trainer) -> Iterator[None]:
         """Makes the user's mistake of what Lightning refuses before the first step.
 
+        Whatever ends the run before training begins leaves no new folder.
+
         Raises:
-            RunError: if it does; no new folder is left then.
-            MisconfigurationException: if Lightning refuses something later.
-            ValueError: likewise.
-            Interrupted: after saying how to go on.
+            RunError: if Lightning refuses something.
         """
+        start = self.resumption.content.get("global_step", 0)
         try:
             yield
-        except Interrupted:
-            self._say_how_to_go_on(trainer)
+        except BaseException as failed:
+            is_refused = isinstance(failed, MisconfigurationException | ValueError)
+            if not self.is_begun or (is_refused and trainer.global_step == start):
+                self._abandon()
+            if isinstance(failed, Interrupted):
+                self._say_how_to_go_on(trainer)
+            if is_refused and trainer.global_step == start:
+                raise RunError(str(failed)) from failed
             raise
-        except (MisconfigurationException, ValueError) as refused:
-            if trainer.global_step != self.resumption.content.get("global_step", 0):
-                raise
-            self._abandon()
-            raise RunError(str(refused)) from refused
 
     def _say_how_to_go_on(self, trainer: Trainer) -> None:
-        if self.claim is not None and trainer.is_global_zero:
+        if self.claim is not None and self.is_begun and trainer.is_global_zero:
             config = self.claim.path / CONFIG
             say(f"step {trainer.global_step}; go on: bfc fit -c {config} --resume auto")
 
     def _keep(self) -> None:
         """Training starts: a run that this one replaces is gone for good."""
+        self.is_begun = True
         if self.claim is not None:
             self.claim.keep()
 
     def _abandon(self) -> None:
         if self.claim is not None:
             self.claim.abandon()
+            self.claim = None
 
     def _add_parts(
         self,
