@@ -162,3 +162,20 @@ class FailInTheSecond(Callback):
     def on_train_batch_end(self, trainer, *args) -> None:
         if trainer.global_step == self.step and trainer.global_rank == 1:
             raise LookupError("only here")
+
+
+class SignalAtStart(Callback):
+    """Sends the process SIGTERM before anything is trained or scored."""
+
+    def on_train_start(self, trainer, *args) -> None:
+        os.kill(os.getpid(), 15)
+
+    def on_test_start(self, trainer, *args) -> None:
+        os.kill(os.getpid(), 15)
+
+
+class FailInSetup(Callback):
+    """Fails as a library would, once the folder is taken."""
+
+    def setup(self, *args, **kwargs) -> None:
+        raise RuntimeError("before training")

@@ -2,12 +2,21 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch.distributed import DistBackendError
 
-from bfc_lightning.cli import main
-from bfc_lightning.cli.launching import is_broken_link
+from bfc_lightning.callbacks.metrics_file import read_metrics
+from bfc_lightning.callbacks.stops import LostProcess
+from bfc_lightning.cli import launching, main
+from bfc_lightning.cli.launching import Launcher, is_broken_link, noticing_losses
+from bfc_lightning.cli.peers import Peers
 from tests.launches import (
     bfc,
     children,
@@ -19,7 +28,7 @@ from tests.launches import (
     wait_until_it_trains,
     words_of,
 )
-from tests.runs import checkpoint, fit, intervene, same_weights, summary
+from tests.runs import TINY, checkpoint, fit, intervene, same_weights, summary
 
 LONG = [
     "--run.name",
@@ -60,6 +69,10 @@ def test_strategy_that_shares_out_the_learner_is_refused_in_one_line(tmp_path, c
             "must be 1 with model.num_replicas",
         ),
         (["--trainer.accelerator", "gpu", "--trainer.devices", "64"], "gpu"),
+        (
+            ["--trainer.devices", "2", "--trainer.val_check_interval", "00:00:01:00"],
+            "trainer.val_check_interval must be batches or a fraction",
+        ),
         (["--trainer.devices", "0"], "trainer.devices must be at least 1, got 0."),
     ],
 )
@@ -82,7 +95,99 @@ def test_mistake_in_a_run_of_two_processes_is_told_once(tmp_path):
 
 def test_error_of_a_lost_connection_is_told_from_others():
     assert is_broken_link(RuntimeError("[/x/gloo/transport/tcp/pair.cc:534] Connection closed"))
+    assert is_broken_link(DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:77"))
     assert not is_broken_link(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def trainer_of(launcher, rank=0):
+    strategy = SimpleNamespace(launcher=launcher)
+    return SimpleNamespace(strategy=strategy, global_rank=rank, world_size=2)
+
+
+def launcher(**given):
+    shared = {"words": ["fit"], "folder": "logs/tiny", "threads": None, "peers": Peers()}
+    return Launcher(LightningEnvironment(), 2, 1, **{**shared, **given})
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_error_of_the_connection_is_told_where_nobody_is_known_to_be_gone(monkeypatch, rank):
+    monkeypatch.setattr(launching, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(launching, "_NOTICE_SECONDS", 0.1)
+    for started in (None, launcher()):
+        with (
+            pytest.raises(LostProcess, match="Duplicate GPU detected : rank 1 and rank 0"),
+            noticing_losses(trainer_of(started, rank)),
+        ):
+            raise DistBackendError("Duplicate GPU detected : rank 1 and rank 0")
+
+
+def test_any_error_ends_the_children_and_keeps_its_name(monkeypatch):
+    monkeypatch.setattr(launching, "_GRACE_SECONDS", 0.1)
+    started = launcher()
+    started.procs = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])]
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), noticing_losses(trainer_of(started)):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert started.procs[0].poll() == -signal.SIGKILL
+
+
+def test_children_know_who_has_started_them(monkeypatch):
+    given = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: given.append(kwargs))
+    first = launcher()
+    first._call_children_scripts()
+    variables = given[0]["env"]
+    assert variables["BFC_FIRST_PROCESS"] == str(os.getpid())
+    assert [int(variables["BFC_WORD"])] == given[0]["pass_fds"]
+    first.peers.close()
+
+
+def test_stray_ranks_leave_a_run_of_one_process_as_it_is(tmp_path, monkeypatch):
+    for name in ("RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "1")
+    assert fit(tmp_path) == 0
+    assert summary(tmp_path / "tiny")["status"] == "finished"
+    assert read_metrics(tmp_path / "tiny" / "metrics.csv")
+
+
+def test_rank_of_a_node_that_does_not_start_others_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert fit(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp") == 2
+    assert "NODE_RANK and GROUP_RANK must be unset" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_config_that_can_be_read_once_is_refused_for_several_processes(tmp_path, capsys):
+    reading, writing = os.pipe()
+    os.write(writing, Path(TINY).read_bytes())
+    os.close(writing)
+    words = ["fit", "-c", f"/dev/fd/{reading}", "--run.root", str(tmp_path)]
+    assert main([*words, "--trainer.devices", "2", "--trainer.strategy", "ddp"]) == 2
+    assert f"must be a file, got /dev/fd/{reading}" in capsys.readouterr().err
+    os.close(reading)
+
+
+def test_sigterm_before_the_first_step_saves_and_stops(tmp_path, capsys):
+    assert fit(tmp_path, *intervene("SignalAtStart")) == 143
+    assert checkpoint(tmp_path / "tiny")["global_step"] > 0
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+
+
+def test_sigterm_ends_an_evaluation_without_a_result(tmp_path, capsys):
+    assert fit(tmp_path) == 0
+    config = str(tmp_path / "tiny" / "config.yaml")
+    assert main(["test", "-c", config, *intervene("SignalAtStart")]) == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert not (tmp_path / "tiny" / "test.json").exists()
+
+
+def test_run_that_fails_before_training_leaves_the_one_that_it_replaces(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.yaml").write_text("old")
+    words = ["--run.name", "tiny", "--run.overwrite", "true", *intervene("FailInSetup")]
+    with pytest.raises(RuntimeError, match="before training"):
+        fit(tmp_path, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    assert (tmp_path / "tiny" / "config.yaml").read_text() == "old"
 
 
 @need_proc

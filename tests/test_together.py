@@ -1,274 +1,105 @@
-"""Seeds trained together: which may be, and that each leaves the folder of its single run."""
+"""Failures of processes that were started together: one status for all, and one line."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
+import threading
 import time
-from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bfc_lightning import load_run
-from bfc_lightning.callbacks.metrics_file import read_metrics
+from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
-from bfc_lightning.experiments.together import ALSO, AND, group_words, groups_of, parted
-from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
+from bfc_lightning.cli import peers as peers_module
+from bfc_lightning.cli import together as module
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.splitting import split_run
-from tests.comparisons import cells, write
-from tests.replica_words import RATE, replicas
-from tests.runs import checkpoint, fit, same_weights, summary
-from tests.worker_functions import obey
+from tests.test_peers import three, together
 
-EXACT = {"precision": "64-true"}
-CONSTANT = ["--model.lr_scheduler", "null", "--trainer.precision", "64-true"]
+__all__ = ["three"]  # a fixture
+
+FREE = "run.name must be free."
 
 
-# Who is trained together
+@pytest.fixture
+def ends(three, monkeypatch):
+    """The statuses of three processes, each with something of its own to do."""
+    own = threading.local()
+    monkeypatch.setattr(module, "find_peers", lambda: own.peers)
+    monkeypatch.setattr(peers_module, "_REASON_SECONDS", 1.0)
+
+    def run(command, ranks=(0, 1, 2)):
+        def start(peers):
+            own.peers = peers
+            return module.run_together(command)
+
+        monkeypatch.setattr(peers_module.Peers, "check_nodes", lambda self: None)
+        return together([three[rank] for rank in ranks], start)
+
+    return run
 
 
-def runs_of(learner: str, seeds: int, trial: Trial | None = None) -> list[PlannedRun]:
-    return [PlannedRun(Point(learner), seed, trial) for seed in range(seeds)]
+def told(capsys):
+    return capsys.readouterr().err.splitlines()
 
 
-def fits(*words: str):
-    return lambda run: [["fit", *words, "--run.name", run.name], ["test", "-c", run.name]]
+def test_mistake_that_all_find_is_told_once_though_the_first_is_late(ends, capsys):
+    left = []
+
+    def command(peers):
+        time.sleep(0 if peers.rank else 0.5)
+        left.append(peers.rank)
+        raise RunError(FREE)
+
+    assert ends(command) == [2, 2, 2]
+    assert left[-1] == 0
+    assert told(capsys) == [f"bfc: error: {FREE}"]
 
 
-PLAIN = fits()
+def test_mistake_of_one_is_why_all_end_though_the_first_only_lost_it(ends, capsys):
+    def command(peers):
+        if peers.rank < 2:
+            raise LostProcess("process 0 of 3 lost another one")
+        time.sleep(0.3)
+        raise RunError(FREE)
+
+    assert ends(command) == [2, 2, 2]
+    assert told(capsys) == [f"bfc: error: {FREE}"]
 
 
-def sizes(runs: list[PlannedRun], commands=PLAIN, num_workers: int = 1) -> list[int]:
-    return [len(group.runs) for group in groups_of(runs, commands, num_workers)]
+def test_lack_of_memory_of_another_process_is_told_with_its_number(ends, capsys, monkeypatch):
+    monkeypatch.setattr(module, "rank", lambda: 1)
+
+    def command(peers):
+        if peers.rank == 1:
+            raise RuntimeError("CUDA out of memory.")
+        raise LostProcess("process 0 of 3 lost another one")
+
+    assert ends(command) == [4, 4, 4]
+    lines = told(capsys)
+    assert len(lines) == 1
+    assert "process 1 is out of memory" in lines[0] or "out of memory: CUDA" in lines[0]
 
 
-@pytest.mark.parametrize(
-    ("num_points", "num_seeds", "num_workers", "expected"),
-    [
-        (1, 5, 1, [5]),
-        (1, 5, 2, [2, 3]),
-        (1, 5, 3, [2, 2]),  # the first is trained alone
-        (1, 4, 8, []),
-        (2, 5, 2, [5, 5]),
-        (3, 4, 4, [2, 2, 2, 2, 2, 2]),
-        (2, 1, 2, []),
-    ],
-)
-def test_seeds_of_a_point_are_together_and_no_worker_goes_without(
-    num_points, num_seeds, num_workers, expected
-):
-    runs = [run for point in range(num_points) for run in runs_of(str(point), num_seeds)]
-    assert sizes(runs, num_workers=num_workers) == expected
+def test_lost_process_is_told_by_one_of_those_that_are_left(ends, capsys):
+    def command(peers):
+        raise LostProcess(f"process {peers.rank} of 3 lost another one")
+
+    assert ends(command, ranks=(1, 2)) == [1, 1]
+    assert len(told(capsys)) == 1
 
 
-def test_trials_and_baselines_are_trained_alone():
-    assert sizes(runs_of("a", 3, Trial((("model.width", 8),)))) == []
-    assert sizes(runs_of("a", 3), lambda run: [["baseline"]]) == []
+@pytest.mark.parametrize("command", ["compare", "sweep", "claims", "nonsense"])
+def test_command_of_one_process_is_refused_together(monkeypatch, command):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    refused = []
+    monkeypatch.setattr(module, "refuse_together", lambda text: refused.append(text) or 2)
+    assert main([command]) == 2
+    assert "must be" in refused[0]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--trainer.callbacks", "[{class_path: EarlyStopping}]"),
-        ("--trainer.logger", "CSVLogger"),
-        ("--trainer.max_time", "00:00:01:00"),
-        ("--training_path", "plain"),
-        ("--model.linearized", "true"),
-    ],
-)
-def test_what_replicas_would_change_or_cannot_do_is_trained_alone(words):
-    assert sizes(runs_of("a", 3), fits("--model.width", "8")) == [3]
-    assert sizes(runs_of("a", 3), fits(*words)) == []
-
-
-def test_a_config_counts_as_much_as_an_option(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text("trainer: {callbacks: [{class_path: EarlyStopping}]}\n")
-    assert sizes(runs_of("a", 3), fits("-c", str(path))) == []
-    over = ("-c", str(path), "--trainer.callbacks", "null")
-    assert sizes(runs_of("a", 3), fits(*over)) == [3]
-
-
-def test_words_of_a_group_train_then_split_then_test_each(tmp_path):
-    (group,) = groups_of(runs_of("a", 2), fits("--model.width", "8"), 1)
-    words = group_words(group, fits("--model.width", "8"), tmp_path)
-    trained, split, tested = parted(words, AND)
-    assert trained[:3] == ["fit", "--model.width", "8"]
-    assert trained[-4:-2] == ["--model.num_replicas", "2"]
-    assert json.loads(trained[-1]) == [{"seed_everything": 0}, {"seed_everything": 1}]
-    where = str(tmp_path / "together" / group.name)
-    assert split == ["split", where, str(tmp_path / "runs"), "a-seed0", "a-seed1"]
-    assert parted(tested, ALSO) == [["test", "-c", "a-seed0"], ["test", "-c", "a-seed1"]]
-
-
-def test_groups_of_other_seeds_have_other_names():
-    names = {
-        groups_of([PlannedRun(Point("a"), seed) for seed in seeds], fits(), 1)[0].name
-        for seeds in ([0, 1], [0, 2], [0, 1, 2])
-    }
-    assert len(names) == 3
-
-
-def test_task_of_several_runs_may_take_as_many_times_as_long(tmp_path):
-    tasks = [Task("a", ("save", str(tmp_path / "a")), tmp_path / "log", num_runs=3)]
-    with WorkerPool(obey, 1, seconds=0.8) as pool:
-        ends = [event for event in pool.run(tasks) if isinstance(event, Ended)]
-    assert ends[0].is_overdue
-    assert ends[0].seconds >= 2.4
-
-
-# The folders that they leave
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    """A comparison in float64 of two seeds together, with the single runs beside it."""
-    folder = tmp_path_factory.mktemp("together")
-    learners = {"wide": {"trainer": EXACT}, "rms": {"model": {"optimizer": "torch.optim.RMSprop"}}}
-    assert main(["compare", "-c", str(write(folder, learners=learners, test=True))]) == 0
-    words = ["-c", str(folder / "short.yaml"), "--run.threads", "1"]
-    for seed in ("0", "1"):
-        name = ["--run.name", f"alone{seed}", "--trainer.precision", "64-true"]
-        assert fit(folder, *words, *name, "--seed_everything", seed) == 0
-    return folder
-
-
-def pairs(root: Path) -> list[tuple[Path, Path]]:
-    """Folders of the replicas beside those of the single runs."""
-    runs = root / "logs" / "few" / "runs"
-    return [(runs / f"wide-seed{seed}", root / f"alone{seed}") for seed in (0, 1)]
-
-
-def test_seeds_were_together_and_left_nothing_else(root):
-    for mine, _ in pairs(root):
-        assert summary(mine)["trained_together"] == 2
-    assert not (root / "logs" / "few" / "together").exists()
-    assert {row["status"] for row in cells(root / "logs" / "few")} == {"finished"}
-
-
-def test_what_cannot_be_together_is_run_one_by_one(root):
-    for seed in (0, 1):
-        content = summary(root / "logs" / "few" / "runs" / f"rms-seed{seed}")
-        assert (content["status"], content.get("trained_together")) == ("finished", None)
-
-
-def test_weights_and_metrics_are_those_of_the_single_run(root):
-    for mine, alone in pairs(root):
-        states = checkpoint(mine)["state_dict"], checkpoint(alone)["state_dict"]
-        assert states[0].keys() == states[1].keys()
-        for name in states[0]:
-            assert states[0][name].numpy() == pytest.approx(states[1][name].numpy(), rel=1e-10)
-        metrics = summary(mine)["metrics"], summary(alone)["metrics"]
-        assert metrics[0] == pytest.approx(metrics[1], rel=1e-6, nan_ok=True)
-        assert summary(mine)["samples_seen"] == summary(alone)["samples_seen"]
-
-
-def test_rows_and_events_are_those_of_the_single_run(root):
-    for mine, alone in pairs(root):
-        rows = [read_metrics(folder / "metrics.csv") for folder in (mine, alone)]
-        assert [set(row) for row in rows[0]] == [set(row) for row in rows[1]]
-        for one, other in zip(*rows, strict=True):
-            assert one == pytest.approx(other, rel=1e-6, nan_ok=True)
-        events = [EventAccumulator(str(folder)).Reload() for folder in (mine, alone)]
-        tags = [set(each.Tags()["scalars"]) for each in events]
-        assert tags[0] == tags[1]
-        for tag in tags[0]:
-            steps = [[entry.step for entry in each.Scalars(tag)] for each in events]
-            assert steps[0] == steps[1]
-
-
-def test_config_and_identity_are_those_of_the_single_run(root):
-    for mine, alone in pairs(root):
-        configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (mine, alone)]
-        runs = [config.pop("run") for config in configs]
-        assert configs[0].pop("trainer").keys() == configs[1].pop("trainer").keys()
-        assert configs[0] == configs[1]
-        assert runs[0]["name"] == mine.name
-        records = [checkpoint(folder)["bfc_lightning"]["identity"] for folder in (mine, alone)]
-        assert records[0] == records[1]
-
-
-def test_best_checkpoint_is_the_replicas_own_and_can_be_loaded_and_tested(root):
-    for mine, alone in pairs(root):
-        best = checkpoint(mine, "best"), checkpoint(alone, "best")
-        assert best[0]["global_step"] == best[1]["global_step"]
-        for name, value in best[1]["state_dict"].items():
-            assert best[0]["state_dict"][name].numpy() == pytest.approx(value.numpy(), rel=1e-10)
-        x = torch.randn(5, 8, dtype=torch.float64)
-        assert torch.allclose(load_run(mine).network(x), load_run(alone).network(x), rtol=1e-8)
-        assert (mine / "test.json").is_file()
-
-
-def test_last_checkpoint_goes_on_as_the_single_run_would(tmp_path):
-    group = [*CONSTANT, *replicas(2), "--run.name", "both"]
-    assert fit(tmp_path, *group) == 0
-    split_run(tmp_path / "both", tmp_path, ["zero", "one"])
-    assert fit(tmp_path, *CONSTANT, "--seed_everything", "1", "--run.name", "alone") == 0
-    longer = ["--trainer.max_steps", "100", "--resume", "auto"]
-    for name in ("one", "alone"):
-        assert main(["fit", "-c", str(tmp_path / name / "config.yaml"), *longer]) == 0
-        assert summary(tmp_path / name)["steps"] == 100
-    one, other = (checkpoint(tmp_path / name)["state_dict"] for name in ("one", "alone"))
-    for name in one:
-        assert one[name].numpy() == pytest.approx(other[name].numpy(), rel=1e-9)
-    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "alone")]
-    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
-
-
-def test_best_checkpoint_of_a_replica_has_nothing_to_go_on_from(root, capsys):
-    (mine, _), _ = pairs(root)
-    words = ["fit", "-c", str(mine / "config.yaml"), "--run.name", "on"]
-    assert main([*words, "--resume", str(mine / "checkpoints" / "best.ckpt")]) == 2
-    assert "the checkpoint must hold the state of an optimiser, got" in capsys.readouterr().err
-
-
-def test_replica_that_diverged_says_so_and_keeps_its_best(tmp_path):
-    words = [*CONSTANT, "--trainer.val_check_interval", "10", "--model.optimizer.lr", "1e-3"]
-    assert fit(tmp_path, *words, *replicas(2, [{}, {RATE: 1e200}]), "--run.name", "both") == 0
-    split_run(tmp_path / "both", tmp_path, ["calm", "wild"])
-    assert summary(tmp_path / "calm")["status"] == "finished"
-    lost = summary(tmp_path / "wild")
-    assert lost["status"] == "diverged"
-    assert lost["steps"] <= 10
-    assert lost["samples_seen"] == 32 * lost["steps"]
-    assert not (tmp_path / "wild" / "checkpoints" / "last.ckpt").exists()
-    config = yaml.safe_load((tmp_path / "wild" / "config.yaml").read_text())
-    assert config["model"]["optimizer"]["init_args"]["lr"] == 1e200
-
-
-def test_run_that_has_not_finished_and_wrong_number_of_names_are_refused(tmp_path):
-    with pytest.raises(RunError, match="the run must have finished, got None in"):
-        split_run(tmp_path, tmp_path, ["a"])
-    assert fit(tmp_path, *replicas(2), "--trainer.max_steps", "20", "--run.name", "both") == 0
-    with pytest.raises(RunError, match="names must be one for each of 2, got 1"):
-        split_run(tmp_path / "both", tmp_path, ["a"])
-
-
-def test_killed_group_goes_on_bit_for_bit(tmp_path):
-    longer = {"trainer": {"max_steps": 4000, "val_check_interval": 200}}
-    path = write(tmp_path, learners={"wide": longer}, seeds=[0, 1, 2])
-    bfc = str(Path(sys.executable).with_name("bfc"))
-    command = [bfc, "compare", "-c", str(path)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    last = "few/together/*/checkpoints/last.ckpt"
-    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "logs").glob(last)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "logs" / "few" / "runs").glob("*"))
-    assert subprocess.run(command, env=env, timeout=180, check=False).returncode == 0
-    fresh = [*command, "--run.name", "fresh"]
-    assert subprocess.run(fresh, env=env, timeout=180, check=False).returncode == 0
-    for seed in (0, 1, 2):
-        runs = [tmp_path / "logs" / name / "runs" / f"wide-seed{seed}" for name in ("few", "fresh")]
-        assert summary(runs[0])["trained_together"] == 3
-        assert same_weights(*runs)
-        assert (runs[0] / "metrics.csv").read_text() == (runs[1] / "metrics.csv").read_text()
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_only_the_first_prints_help(monkeypatch, capsys, word):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for number, printed in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", number)
+        assert main([word]) == 0
+        assert bool(capsys.readouterr().out) == printed
