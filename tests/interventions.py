@@ -165,13 +165,27 @@ class FailInTheSecond(Callback):
 
 
 class SignalAtStart(Callback):
-    """Sends the process SIGTERM before anything is trained or scored."""
+    """Sends the process a signal before anything is trained or scored."""
+
+    def __init__(self, signum: int = 15) -> None:
+        self.signum = signum
 
     def on_train_start(self, trainer, *args) -> None:
-        os.kill(os.getpid(), 15)
+        os.kill(os.getpid(), self.signum)
 
     def on_test_start(self, trainer, *args) -> None:
-        os.kill(os.getpid(), 15)
+        os.kill(os.getpid(), self.signum)
+
+
+class FailInTheFirst(Callback):
+    """Fails in the first process as a tensor operation would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            raise RuntimeError("only here")
 
 
 class FailInSetup(Callback):

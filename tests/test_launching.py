@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch.distributed import DistBackendError
 
@@ -172,11 +173,15 @@ def test_sigterm_before_the_first_step_saves_and_stops(tmp_path, capsys):
     assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
-def test_sigterm_ends_an_evaluation_without_a_result(tmp_path, capsys):
+def test_signals_end_an_evaluation_without_a_result(tmp_path, capsys):
     assert fit(tmp_path) == 0
     config = str(tmp_path / "tiny" / "config.yaml")
-    assert main(["test", "-c", config, *intervene("SignalAtStart")]) == 143
-    assert "stopped by SIGTERM" in capsys.readouterr().err
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(signum)
+        words = ["test", "-c", config, *intervene("SignalAtStart", signum=int(signum))]
+        assert main(words) == 128 + signum
+        assert f"stopped by {signum.name}" in capsys.readouterr().err
+        assert signal.getsignal(signum) == before
     assert not (tmp_path / "tiny" / "test.json").exists()
 
 
@@ -248,6 +253,32 @@ def test_diverged_run_of_two_processes_says_so_once(tmp_path):
     assert len([line for line in said(told) if "not finite" in line]) == 1
     assert "Traceback" not in told
     assert summary(tmp_path / "tiny")["status"] == "diverged"
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_main_trains_after_an_error_in_the_first_of_two_processes(tmp_path):
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="only here"):
+        main(words_of(tmp_path, *two, *intervene("FailInTheFirst", step=7)))
+    assert time.monotonic() - started < 60
+    assert not torch.distributed.is_initialized()
+    assert main(words_of(tmp_path, "--run.name", "after", *two)) == 0
+
+
+@need_proc
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_child_whose_starter_dies_while_it_starts_ends_too(tmp_path):
+    first = bfc(words_of(tmp_path), devices=2)
+    while not children(first):
+        assert first.poll() is None
+        time.sleep(0.01)
+    child = children(first)[1]
+    first.kill()
+    first.communicate(timeout=60)  # ends once nobody holds the pipes
+    assert is_gone(child)
 
 
 @pytest.mark.slow

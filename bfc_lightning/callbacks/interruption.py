@@ -96,8 +96,8 @@ class Interruption(Callback):
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Lets SIGTERM end at once what has no state to save."""
-    with _receiving([signal.SIGTERM], _stop):
+    """Lets the signals end at once what has no state to save."""
+    with _receiving(_SIGNALS, _stop):
         yield
 
 

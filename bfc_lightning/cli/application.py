@@ -40,7 +40,8 @@ class Application(LightningCLI):
         self.given_words = args
         self.peers = Peers() if peers is None else peers
         self.command = args[0] if args else "fit"
-        rank_zero_only.rank = rank()  # Lightning would believe any variable that has a rank
+        # Lightning would believe any variable that has a rank.
+        rank_zero_only.rank = rank()  # type: ignore[attr-defined]
         plain = {"prog": "bfc", "exit_on_error": False}
         super().__init__(
             HierarchicalLearner,

@@ -4,6 +4,7 @@ from argparse import ArgumentError
 from collections.abc import Callable
 
 from bfc_lightning.callbacks.stops import LOST, Diverged, Interrupted, LostProcess
+from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say, say_from_any
 from bfc_lightning.cli.ends import ended, is_lack_of_memory
 from bfc_lightning.cli.peers import Peers, find_peers
@@ -74,4 +75,5 @@ def _tell_peers(peers: Peers, failed: Exception) -> None:
         if peers.rank > 0:
             peers.leave()
     elif is_lack_of_memory(failed):
-        peers.complain(f"process {rank()} is out of memory: {failed}", LACKED_MEMORY)
+        words = f"process {rank()} is out of memory: {one_line(str(failed))}"
+        peers.complain(words, LACKED_MEMORY)
