@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from lightning import Trainer
@@ -221,8 +220,7 @@ def prepare_launch(
         peers: the processes that were started together with this one.
 
     Raises:
-        RunError: if something else than bfc, torchrun or srun started the processes, or they could
-            not all read the config files.
+        RunError: if something else than bfc, torchrun or srun started the processes.
     """
     strategy, environment = trainer.strategy, trainer._accelerator_connector.cluster_environment
     # Lightning's handlers would stop without a checkpoint, and broadcast in the middle of a step;
@@ -241,9 +239,6 @@ def prepare_launch(
             "NODE_RANK and GROUP_RANK must be unset where bfc starts the processes, as they make "
             f"the one with number {rank()} number {trainer.global_rank}."
         )
-    pipes = [word for word in words if Path(word.rpartition("=")[2]).is_fifo()]
-    if pipes and trainer.world_size > 1:
-        raise RunError(f"a config that several processes read must be a file, got {pipes[0]}.")
     strategy._launcher = Launcher(
         environment,
         strategy.num_processes,
