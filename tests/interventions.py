@@ -162,3 +162,34 @@ class FailInTheSecond(Callback):
     def on_train_batch_end(self, trainer, *args) -> None:
         if trainer.global_step == self.step and trainer.global_rank == 1:
             raise LookupError("only here")
+
+
+class SignalAtStart(Callback):
+    """Sends the process a signal before anything is trained or scored."""
+
+    def __init__(self, signum: int = 15) -> None:
+        self.signum = signum
+
+    def on_train_start(self, trainer, *args) -> None:
+        os.kill(os.getpid(), self.signum)
+
+    def on_test_start(self, trainer, *args) -> None:
+        os.kill(os.getpid(), self.signum)
+
+
+class FailInTheFirst(Callback):
+    """Fails in the first process as a tensor operation would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            raise RuntimeError("only here")
+
+
+class FailInSetup(Callback):
+    """Fails as a library would, once the folder is taken."""
+
+    def setup(self, *args, **kwargs) -> None:
+        raise RuntimeError("before training")

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,10 +83,11 @@ def two_nodes(words: list[str], *more: str) -> list[tuple[int, str]]:
 
 def srun(words: list[str], size: int = 2) -> list[tuple[int, str]]:
     """Processes with the variables that srun gives its tasks on one node."""
-    job = 10000 + free_port() % 10000  # Lightning takes the port from its last digits
+    job = _job_with_a_free_port()
     shared = {
         **{"SLURM_JOB_ID": str(job), "SLURM_JOB_NAME": "job", "SLURM_NODELIST": "127.0.0.1"},
         **{"SLURM_NTASKS": str(size), "SLURM_NTASKS_PER_NODE": str(size), "SLURM_NNODES": "1"},
+        "SLURM_STEP_NUM_TASKS": str(size),
     }
     script = str(Path(sys.executable).with_name("bfc"))
     tasks = [
@@ -97,6 +99,15 @@ def srun(words: list[str], size: int = 2) -> list[tuple[int, str]]:
         for rank in range(size)
     ]
     return [end(task) for task in tasks]
+
+
+def _job_with_a_free_port() -> int:
+    """The number of a job: Lightning adds 15000 to its last four digits, and meets there."""
+    for digits in range(os.getpid() % 9000, 10000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", 15000 + digits))
+            return 10000 + digits
+    raise AssertionError("no port is free")
 
 
 def exit_statuses(told: str) -> list[int]:

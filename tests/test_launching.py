@@ -2,12 +2,27 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch.distributed import DistBackendError
 
-from bfc_lightning.cli import main
-from bfc_lightning.cli.launching import is_broken_link
+from bfc_lightning.callbacks.metrics_file import read_metrics
+from bfc_lightning.callbacks.stops import LostProcess
+from bfc_lightning.cli import launching, main
+from bfc_lightning.cli.launching import (
+    Launcher,
+    is_broken_link,
+    noticing_losses,
+    prepare_launch,
+)
+from bfc_lightning.cli.peers import Peers
 from tests.launches import (
     bfc,
     children,
@@ -60,6 +75,10 @@ def test_strategy_that_shares_out_the_learner_is_refused_in_one_line(tmp_path, c
             "must be 1 with model.num_replicas",
         ),
         (["--trainer.accelerator", "gpu", "--trainer.devices", "64"], "gpu"),
+        (
+            ["--trainer.devices", "2", "--trainer.val_check_interval", "00:00:01:00"],
+            "trainer.val_check_interval must be batches or a fraction",
+        ),
         (["--trainer.devices", "0"], "trainer.devices must be at least 1, got 0."),
     ],
 )
@@ -82,7 +101,104 @@ def test_mistake_in_a_run_of_two_processes_is_told_once(tmp_path):
 
 def test_error_of_a_lost_connection_is_told_from_others():
     assert is_broken_link(RuntimeError("[/x/gloo/transport/tcp/pair.cc:534] Connection closed"))
+    assert is_broken_link(DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:77"))
     assert not is_broken_link(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def trainer_of(launcher, rank=0):
+    strategy = SimpleNamespace(launcher=launcher)
+    return SimpleNamespace(strategy=strategy, global_rank=rank, world_size=2)
+
+
+def launcher(**given):
+    shared = {"words": ["fit"], "folder": "logs/tiny", "threads": None, "peers": Peers()}
+    return Launcher(LightningEnvironment(), 2, 1, **{**shared, **given})
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_error_of_the_connection_is_told_where_nobody_is_known_to_be_gone(monkeypatch, rank):
+    monkeypatch.setattr(launching, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(launching, "_NOTICE_SECONDS", 0.1)
+    for started in (None, launcher()):
+        with (
+            pytest.raises(LostProcess, match="Duplicate GPU detected : rank 1 and rank 0"),
+            noticing_losses(trainer_of(started, rank)),
+        ):
+            raise DistBackendError("Duplicate GPU detected : rank 1 and rank 0")
+
+
+def test_any_error_ends_the_children_and_keeps_its_name(monkeypatch):
+    monkeypatch.setattr(launching, "_GRACE_SECONDS", 0.1)
+    started = launcher()
+    started.procs = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])]
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), noticing_losses(trainer_of(started)):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert started.procs[0].poll() == -signal.SIGKILL
+
+
+def test_children_know_who_has_started_them(monkeypatch):
+    given = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: given.append(kwargs))
+    first = launcher()
+    first._call_children_scripts()
+    variables = given[0]["env"]
+    assert variables["BFC_FIRST_PROCESS"] == str(os.getpid())
+    assert [int(variables["BFC_WORD"])] == given[0]["pass_fds"]
+    first.peers.close()
+
+
+def test_stray_ranks_leave_a_run_of_one_process_as_it_is(tmp_path, monkeypatch):
+    for name in ("RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "1")
+    assert fit(tmp_path) == 0
+    assert summary(tmp_path / "tiny")["status"] == "finished"
+    assert read_metrics(tmp_path / "tiny" / "metrics.csv")
+
+
+def test_rank_of_a_node_that_does_not_start_others_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert fit(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp") == 2
+    assert "NODE_RANK and GROUP_RANK must be unset" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_lightning_receives_no_signals():
+    """Its handler would broadcast in the middle of a step, which the others do not expect."""
+    flags = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", devices=1, max_steps=1, **flags)
+    prepare_launch(trainer, ["fit"], folder=None, threads=None, peers=Peers())
+    before = signal.getsignal(signal.SIGTERM)
+    trainer._signal_connector.register_signal_handlers()
+    after = signal.signal(signal.SIGTERM, before)
+    assert after == before
+
+
+def test_sigterm_before_the_first_step_saves_and_stops(tmp_path, capsys):
+    assert fit(tmp_path, *intervene("SignalAtStart")) == 143
+    assert checkpoint(tmp_path / "tiny")["global_step"] > 0
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+
+
+def test_signals_end_an_evaluation_without_a_result(tmp_path, capsys):
+    assert fit(tmp_path) == 0
+    config = str(tmp_path / "tiny" / "config.yaml")
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(signum)
+        words = ["test", "-c", config, *intervene("SignalAtStart", signum=int(signum))]
+        assert main(words) == 128 + signum
+        assert f"stopped by {signum.name}" in capsys.readouterr().err
+        assert signal.getsignal(signum) == before
+    assert not (tmp_path / "tiny" / "test.json").exists()
+
+
+def test_run_that_fails_before_training_leaves_the_one_that_it_replaces(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.yaml").write_text("old")
+    words = ["--run.name", "tiny", "--run.overwrite", "true", *intervene("FailInSetup")]
+    with pytest.raises(RuntimeError, match="before training"):
+        fit(tmp_path, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    assert (tmp_path / "tiny" / "config.yaml").read_text() == "old"
 
 
 @need_proc
@@ -143,6 +259,32 @@ def test_diverged_run_of_two_processes_says_so_once(tmp_path):
     assert len([line for line in said(told) if "not finite" in line]) == 1
     assert "Traceback" not in told
     assert summary(tmp_path / "tiny")["status"] == "diverged"
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_main_trains_after_an_error_in_the_first_of_two_processes(tmp_path):
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="only here"):
+        main(words_of(tmp_path, *two, *intervene("FailInTheFirst", step=7)))
+    assert time.monotonic() - started < 60
+    assert not torch.distributed.is_initialized()
+    assert main(words_of(tmp_path, "--run.name", "after", *two)) == 0
+
+
+@need_proc
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_child_whose_starter_dies_while_it_starts_ends_too(tmp_path):
+    first = bfc(words_of(tmp_path), devices=2)
+    while not children(first):
+        assert first.poll() is None
+        time.sleep(0.01)
+    child = children(first)[1]
+    first.kill()
+    first.communicate(timeout=60)  # ends once nobody holds the pipes
+    assert is_gone(child)
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """What processes that were started together agree on, here as threads with a store in common."""
 
+import os
+import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +11,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import TCPStore
 
+from bfc_lightning import cli
 from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli import peers as module
 from bfc_lightning.cli.peers import Peers, find_peers
@@ -15,7 +19,7 @@ from bfc_lightning.cli.trainer_flags import share_out
 from bfc_lightning.runs.folder import RunError
 from tests.launches import free_port
 
-VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
+VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LOCAL_RANK", "BFC_RUN_FOLDER")
 
 
 @pytest.fixture
@@ -127,10 +131,92 @@ def test_process_that_nobody_else_started_is_alone(monkeypatch):
     assert find_peers().size == 1
 
 
-def test_srun_that_does_not_say_how_many_tasks_a_node_has_is_refused(monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    with pytest.raises(RunError, match="--ntasks-per-node"):
+def test_rank_that_nothing_we_know_has_given_is_refused(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(RunError, match="LOCAL_RANK must be unset"):
         find_peers()
+
+
+def test_child_of_a_process_that_is_gone_does_not_start(monkeypatch):
+    for name in VARIABLES[:2]:
+        monkeypatch.delenv(name, raising=False)
+    given = {"LOCAL_RANK": "1", "BFC_RUN_FOLDER": "", "BFC_WORD": "0"}
+    for name, value in {**given, "BFC_FIRST_PROCESS": str(os.getppid())}.items():
+        monkeypatch.setenv(name, value)
+    assert find_peers().rank == 1
+    monkeypatch.setenv("BFC_FIRST_PROCESS", str(os.getpid()))
+    with pytest.raises(LostProcess, match="the first process ended"):
+        find_peers()
+
+
+def test_srun_that_does_not_say_how_many_tasks_a_node_has_is_refused(monkeypatch):
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    with pytest.raises(RunError, match="--ntasks-per-node"):
+        Peers("srun", size=2).check_nodes()
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (2, 1, 1), (1, 2, 3), (2, 2)])
+def test_nodes_of_unequal_size_are_refused(monkeypatch, counts):
+    """By one of them at least, which tells the others."""
+    refused = 0
+    for count in counts:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+        monkeypatch.setenv("GROUP_WORLD_SIZE", str(len(counts)))
+        peers = Peers("torchrun", size=sum(counts))
+        try:
+            peers.check_nodes()
+        except RunError:
+            refused += 1
+    assert (refused > 0) == (len(set(counts)) > 1)
+
+
+def test_one_word_is_taken_once(three):
+    assert sum(together(three, lambda peer: peer.takes_the_word())) == 1
+    first = Peers()
+    others = [Peers(rank=rank, word=first.share_word()) for rank in (1,)]
+    assert [each.takes_the_word() for each in (*others, first, *others)] == [True, False, False]
+    first.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "num_nodes", "tellers"), [(4, 1, [1]), (4, 2, [1, 2]), (2, 2, [1])]
+)
+def test_without_a_store_one_on_each_machine_tells(size, num_nodes, tellers):
+    class Gone:
+        def compare_set(self, *words):
+            raise module.DistError("connection closed")
+
+    shared = {"size": size, "num_nodes": num_nodes, "store": Gone()}
+    found = [rank for rank in range(size) if Peers(rank=rank, **shared).takes_the_word()]
+    assert found == tellers
+
+
+def test_reason_of_another_process_ends_this_one_alike(three):
+    three[2].complain("process 2 is out of memory", 4)
+    with pytest.raises(LostProcess, match="process 2 is out of memory") as lost:
+        three[0].meet("here")
+    assert lost.value.exit_status == 4
+
+
+def test_leaving_works_in_any_thread_and_main_gives_sigterm_back(three, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    assert together(three, Peers.leave) == [None] * 3
+    monkeypatch.setattr(cli, "_run", lambda words: module._ignore_sigterm())
+    cli.main(["fit"])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_store_that_cannot_be_kept_says_why(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        with pytest.raises(LostProcess, match=r"could not meet the others at .*(in use|EADDR)"):
+            module._reach_store(module.TorchElasticEnvironment(), 0, 2)
 
 
 def flags(**given):

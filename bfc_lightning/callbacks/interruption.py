@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -29,7 +29,6 @@ class Interruption(Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self._signum = 0
-        self._is_listening = False
         self._trainer: Trainer | None = None
 
     @contextmanager
@@ -38,27 +37,12 @@ class Interruption(Callback):
 
         Python lets only its main thread receive signals; elsewhere the block changes nothing.
         """
-        if threading.current_thread() is not threading.main_thread():
+        with _receiving(_SIGNALS, self._receive):
             yield
-            return
-        self._is_listening = True
-        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            self._is_listening = False
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes SIGTERM back from Lightning, which would stop without a checkpoint.
-
-        For the sake of it Lightning lets several processes wait for each other at every batch.
-        """
+        """From here on the other processes receive what this one does."""
         self._trainer = trainer
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
-        if self._is_listening:
-            signal.signal(signal.SIGTERM, self._receive)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -110,8 +94,30 @@ class Interruption(Callback):
             launcher.kill(signum)  # a terminal sends Ctrl-C to every process, SIGTERM to one
 
 
-def _nothing() -> None:
-    """What is left of Lightning's agreement."""
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Lets the signals end at once what has no state to save."""
+    with _receiving(_SIGNALS, _stop):
+        yield
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum)
+
+
+@contextmanager
+def _receiving(
+    signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class StopAtMaxSteps(Callback):

@@ -3,6 +3,7 @@
 import signal
 
 LOST = 1
+MISTAKE = 2
 
 
 class Diverged(Exception):  # noqa: N818, a way to end and no error of the program

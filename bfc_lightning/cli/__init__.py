@@ -1,10 +1,14 @@
 """The command line: `bfc`. Only what a command uses is imported, so that help is quick."""
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from importlib import import_module
+
+from bfc_lightning.cli.processes import is_first_process, num_started
 
 USAGE = """\
 usage: bfc COMMAND [-c CONFIG.yaml ...] [--key value ...]
@@ -56,22 +60,27 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 2 a mistake of the user, 3 diverged, 130 or 143 by a signal.
     """
-    started = time.time()
-    words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        return 0
-    if words[0] == "--version":
-        from importlib.metadata import version
+    if args is None:
+        return _run(sys.argv[1:])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return _run(list(args))
+    finally:  # a process that is about to end ignores it
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
-        print(f"bfc_lightning {version('bfc_lightning')}")
+
+def _run(words: list[str]) -> int:
+    started = time.time()
+    if not words or words[0] in ("-h", "--help", "--version"):
+        if is_first_process():
+            print(_version() if words[:1] == ["--version"] else USAGE, end="")
         return 0
     if words[0] not in _COMMANDS:
         known = ", ".join(_COMMANDS)
-        print(f"bfc: error: the command must be one of {known}, got {words[0]!r}.", file=sys.stderr)
-        return 2
-    if words[0] not in _SHARED and "TORCHELASTIC_RUN_ID" in os.environ:
-        return _refuse_torchrun(words[0])
+        return _refuse(f"the command must be one of {known}, got {words[0]!r}.")
+    if words[0] not in _SHARED and num_started() > 1:
+        return _refuse(f"bfc {words[0]} must be started once, got {num_started()} processes.")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own classes, by class_path
     if words[0] in _OWN:
@@ -83,10 +92,16 @@ def main(args: Sequence[str] | None = None) -> int:
     return run_command(words, started)
 
 
-def _refuse_torchrun(command: str) -> int:
-    from bfc_lightning.cli.processes import is_first_process
+def _version() -> str:
+    from importlib.metadata import version
 
-    if is_first_process():
-        told = f"bfc {command} must be started once, got {os.environ['WORLD_SIZE']} by torchrun."
-        print(f"bfc: error: {told}", file=sys.stderr)
-    return 2
+    return f"bfc_lightning {version('bfc_lightning')}\n"
+
+
+def _refuse(mistake: str) -> int:
+    if num_started() == 1:
+        print(f"bfc: error: {mistake}", file=sys.stderr)
+        return 2
+    from bfc_lightning.cli.together import refuse_together
+
+    return refuse_together(mistake)

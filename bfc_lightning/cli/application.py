@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,16 @@ import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
-from bfc_lightning.callbacks.stops import LOST, Diverged, Interrupted
 from bfc_lightning.cli.config_files import check_config_files, check_groups
-from bfc_lightning.cli.console import say
-from bfc_lightning.cli.ends import ended
+from bfc_lightning.cli.console import only_the_first_prints
 from bfc_lightning.cli.evaluation import Evaluation
 from bfc_lightning.cli.fitting import Fitting
-from bfc_lightning.cli.peers import Peers, find_peers
+from bfc_lightning.cli.peers import Peers
+from bfc_lightning.cli.processes import rank
 from bfc_lightning.cli.refusals import parsing, refusing
+from bfc_lightning.cli.together import run_together
 from bfc_lightning.cli.trainer_flags import (
     TRAINER_DEFAULTS,
     check_strategy,
@@ -42,6 +42,8 @@ class Application(LightningCLI):
         self.given_words = args
         self.peers = Peers() if peers is None else peers
         self.command = args[0] if args else "fit"
+        # Lightning would believe any variable that has a rank.
+        rank_zero_only.rank = rank()  # type: ignore[attr-defined]
         plain = {"prog": "bfc", "exit_on_error": False}
         super().__init__(
             HierarchicalLearner,
@@ -120,7 +122,7 @@ class Application(LightningCLI):
             RunError: if a number is out of range, or a config file is no YAML mapping.
         """
         assert isinstance(args, list)
-        with parsing():
+        with parsing(), only_the_first_prints():
             check_config_files(args)
             self.config = self._parse_without_inheritance(args)
             mine = self.config[self.config.subcommand]
@@ -229,25 +231,12 @@ def run_command(args: Sequence[str], started: float) -> int:
         The exit status.
     """
     quieten()
-    peers = Peers()
 
-    def run() -> int:
-        nonlocal peers
-        peers = find_peers()
-        try:
-            Application(list(args), started, peers)
-        except (Diverged, Interrupted) as stop:
-            say(str(stop))
-            return stop.exit_status
-        except (ArgumentError, RunError, OSError) as mistake:
-            peers.complain(str(mistake))
-            raise
+    def run(peers: Peers) -> int:
+        Application(list(args), started, peers)
         return 0
 
-    status = ended(run)
-    if status != LOST:
-        peers.leave()
-    return status
+    return run_together(run)
 
 
 def _set_threads(threads: int | None) -> None:

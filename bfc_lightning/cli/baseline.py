@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from bfc_lightning.baselines import Baseline
 from bfc_lightning.baselines.fitting import fit_and_score
@@ -88,7 +89,7 @@ class BaselineApplication(Application):
             )
         except RunError:
             raise
-        except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as refused:
+        except (ValueError, ArithmeticError, LinAlgError) as refused:
             raise RunError(f"{name} cannot be fitted: {in_words(refused)}") from refused
         claim = claim_new_folder(self.folder, self.options)
         (claim.path / CHECKPOINTS).rmdir()

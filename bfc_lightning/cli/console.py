@@ -1,8 +1,10 @@
 """What the command line prints: where a run lives, and what came out."""
 
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,16 @@ def say_from_any(text: str) -> None:
         text: the line.
     """
     print(f"bfc: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def only_the_first_prints() -> Iterator[None]:
+    """Lets help and the like, which parsers print, come once from several processes."""
+    if is_first_process():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def show_start(

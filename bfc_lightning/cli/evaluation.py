@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
+from bfc_lightning.callbacks.interruption import stopping_at_once
 from bfc_lightning.callbacks.predictions import PredictionsFile
 from bfc_lightning.cli.console import say, show_scores, whose_medians
 from bfc_lightning.cli.launching import noticing_losses, prepare_launch
@@ -138,12 +139,13 @@ class Evaluation:
             data: the data module.
         """
         task = getattr(trainer, self.command)
-        if self.command == "predict":
-            task(model, datamodule=data, return_predictions=False)
+        is_predicting = self.command == "predict"
+        chosen = {"return_predictions": False} if is_predicting else {"verbose": False}
+        with noticing_losses(trainer), stopping_at_once():
+            task(model, datamodule=data, **chosen)
+        if is_predicting:
             say(f"{self.checkpoint}, step {self.step}: wrote {self._predictions()}")
             return
-        with noticing_losses(trainer):
-            task(model, datamodule=data, verbose=False)
         if not trainer.is_global_zero:
             return
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}

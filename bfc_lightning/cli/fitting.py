@@ -28,17 +28,13 @@ from bfc_lightning.callbacks.tensorboard import RunBoard, quiet_writers
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.cli.console import say, show_result, show_start
-from bfc_lightning.cli.launching import FOLDER_VARIABLE, noticing_losses, prepare_launch
+from bfc_lightning.cli.launching import noticing_losses, prepare_launch
 from bfc_lightning.cli.peers import Peers
-from bfc_lightning.cli.processes import is_first_process
-from bfc_lightning.cli.refusals import (
-    absent_folders,
-    in_words,
-    is_lack_of_memory,
-    remove_empty,
-)
+from bfc_lightning.cli.processes import FOLDER_VARIABLE, is_first_process
+from bfc_lightning.cli.refusals import absent_folders, in_words, is_lack_of_memory, remove_empty
 from bfc_lightning.cli.trainer_flags import (
     as_list,
+    check_interval,
     check_monitors,
     check_optimizer,
     validation_interval,
@@ -66,6 +62,8 @@ from bfc_lightning.runs.resuming import Resumption, find_resumption
 from bfc_lightning.schedules import open_length
 from bfc_lightning.schemes import Joint, Phase, Scheme
 
+# What ends a run and tells of itself.
+_OWN_WORDS = (Diverged, Interrupted, LostProcess, OSError, KeyboardInterrupt, SystemExit)
 # Settings that change no result; TensorBoard's table of settings has better use for its columns.
 _EVALUATION_KEYS = frozenset(
     f"data.{name}"
@@ -108,6 +106,7 @@ class Fitting:
         if config.resume is not None:
             self.resumption = find_resumption(config.resume, self.wanted, self.options)
         self.claim: FolderClaim | None = None
+        self.is_begun = False
         self.scheme: Scheme = Joint()
         self.measures: list[Measure] = []
         self.num_measures: int = config.num_measures
@@ -148,6 +147,7 @@ class Fitting:
                 self._add_parts(self.claim.path, flags, model, phases)
             flags["callbacks"].insert(0, TrainingScheme(self.scheme, phases))
             trainer = Trainer(**flags)
+            check_interval(flags["val_check_interval"], trainer.world_size)
             # Lightning does it after loading a checkpoint, whose weights would be rounded.
             trainer.strategy.precision_plugin.convert_module(model)
             data.check_processes(trainer.world_size)
@@ -181,10 +181,10 @@ class Fitting:
         checkpoint = self.resumption.checkpoint
         with ExitStack() as stack:
             stack.enter_context(quiet_writers())
+            stack.enter_context(self._refusing(trainer))
             if folder is not None and trainer.is_global_zero:
                 write_atomically(folder / CONFIG, self._config_text(folder))
                 self._announce(folder, trainer, model)
-            stack.enter_context(self._refusing(trainer))
             stack.enter_context(noticing_losses(trainer))
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Interruption):
@@ -264,41 +264,39 @@ class Fitting:
     def _refusing(self, trainer: Trainer) -> Iterator[None]:
         """Makes the user's mistake of what Lightning refuses before the first step.
 
+        Whatever ends the run before training begins leaves no new folder.
+
         Raises:
-            RunError: if it does; no new folder is left then.
-            Diverged: and whatever else ends a run, as it is.
-            Interrupted: after saying how to go on.
-            LostProcess: as it is.
-            OSError: after saying how to go on.
+            RunError: if Lightning refuses something.
         """
+        start = self.resumption.content.get("global_step", 0)
         try:
             yield
-        except Exception as refused:
-            if isinstance(refused, Interrupted | OSError):
+        except BaseException as failed:
+            is_refused = trainer.global_step == start and not isinstance(failed, _OWN_WORDS)
+            if not self.is_begun or is_refused:
+                self._abandon()
+            if isinstance(failed, Interrupted | OSError):
                 self._say_how_to_go_on(trainer)
-            if isinstance(refused, Interrupted | OSError | Diverged | LostProcess):
+            if not is_refused or is_lack_of_memory(failed):
                 raise
-            is_begun = trainer.global_step != self.resumption.content.get("global_step", 0)
-            if is_begun:
-                raise
-            self._abandon()
-            if is_lack_of_memory(refused):
-                raise
-            raise RunError(in_words(refused)) from refused
+            raise RunError(in_words(failed)) from failed
 
     def _say_how_to_go_on(self, trainer: Trainer) -> None:
-        if self.claim is not None and trainer.is_global_zero:
+        if self.claim is not None and self.is_begun and trainer.is_global_zero:
             config = self.claim.path / CONFIG
             say(f"step {trainer.global_step}; go on: bfc fit -c {config} --resume auto")
 
     def _keep(self) -> None:
         """Training starts: a run that this one replaces is gone for good."""
+        self.is_begun = True
         if self.claim is not None:
             self.claim.keep()
 
     def _abandon(self) -> None:
         if self.claim is not None:
             self.claim.abandon()
+            self.claim = None
             remove_empty(self.absent)
 
     def _add_parts(

@@ -19,13 +19,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from bfc_lightning.callbacks.stops import LostProcess
+from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say_from_any
-from bfc_lightning.cli.peers import Peers
+from bfc_lightning.cli.peers import WORD_VARIABLE, Peers
+from bfc_lightning.cli.processes import FIRST_VARIABLE, FOLDER_VARIABLE, is_orphan, rank
 from bfc_lightning.experiments.plan import num_cores
 from bfc_lightning.runs.folder import RunError
 
-# The first process tells those that it starts where the run lives.
-FOLDER_VARIABLE = "BFC_RUN_FOLDER"
 _LOOK_SECONDS = 0.5
 _NOTICE_SECONDS = 5.0
 _GRACE_SECONDS = 20.0
@@ -65,7 +65,6 @@ class Launcher(_SubprocessScriptLauncher):
         self.folder = folder
         self.threads = threads
         self.peers = peers
-        self._parent = os.getppid()
         self._names = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
 
     @property
@@ -121,8 +120,7 @@ class Launcher(_SubprocessScriptLauncher):
                 how = f"exit status {status}" if status > 0 else signal.Signals(-status).name
                 told = f"process {number} of {self.num_processes} ended by {how}: the run stops."
                 return LostProcess(told, exit_status=max(status, 1))
-        is_child = self.cluster_environment.local_rank() > 0
-        if self.is_ours and is_child and os.getppid() != self._parent:
+        if is_orphan():
             return LostProcess(f"the first of {self.num_processes} processes ended: the run stops.")
         return None
 
@@ -171,7 +169,7 @@ class Launcher(_SubprocessScriptLauncher):
             torch.distributed.destroy_process_group()
 
     def _call_children_scripts(self) -> None:
-        environment = self.cluster_environment
+        environment, word = self.cluster_environment, self.peers.share_word()
         shared = {
             **os.environ,
             "MASTER_ADDR": environment.main_address,
@@ -179,10 +177,12 @@ class Launcher(_SubprocessScriptLauncher):
             "NODE_RANK": "0",
             "WORLD_SIZE": str(self.num_processes),
             FOLDER_VARIABLE: self.folder or "",
+            FIRST_VARIABLE: str(os.getpid()),
+            WORD_VARIABLE: str(word),
         }
         command = [sys.executable, "-P", "-m", "bfc_lightning", *self.words]
         self.procs = [
-            subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(number)})
+            subprocess.Popen(command, env={**shared, "LOCAL_RANK": str(number)}, pass_fds=[word])
             for number in range(1, self.num_processes)
         ]
 
@@ -196,7 +196,8 @@ class Launcher(_SubprocessScriptLauncher):
         while not ended.wait(_LOOK_SECONDS):
             lost = self.lost()
             if lost is not None and not ended.wait(_GRACE_SECONDS):
-                say_from_any(f"error: {lost}")
+                if self.peers.takes_the_word():
+                    say_from_any(f"error: {lost}")
                 self.end_children()
                 os._exit(lost.exit_status)
 
@@ -222,6 +223,10 @@ def prepare_launch(
         RunError: if something else than bfc, torchrun or srun started the processes.
     """
     strategy, environment = trainer.strategy, trainer._accelerator_connector.cluster_environment
+    # Lightning's handlers would stop without a checkpoint, and broadcast in the middle of a step;
+    # for the sake of them it lets several processes wait for each other at every batch.
+    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
     if isinstance(environment, SLURMEnvironment):
         environment.auto_requeue = False  # would save in the middle of a step, beside our files
     if not isinstance(strategy, DDPStrategy):
@@ -229,6 +234,11 @@ def prepare_launch(
     if not isinstance(environment, _LAUNCHERS):
         name = type(environment).__name__
         raise RunError(f"several processes must be started by bfc, torchrun or srun, got {name}.")
+    if trainer.global_rank != rank():
+        raise RunError(
+            "NODE_RANK and GROUP_RANK must be unset where bfc starts the processes, as they make "
+            f"the one with number {rank()} number {trainer.global_rank}."
+        )
     strategy._launcher = Launcher(
         environment,
         strategy.num_processes,
@@ -244,46 +254,46 @@ def prepare_launch(
 def noticing_losses(trainer: Trainer) -> Iterator[None]:
     """Makes one clear word of what PyTorch says when another process is gone.
 
-    At any other end the other processes come to theirs first.
+    The other processes come to their end first.
 
     Args:
         trainer: that runs inside the `with` block.
-
-    Raises:
-        LostProcess: if one is.
-        RuntimeError: if something else fails.
     """
     try:
         yield
-    except RuntimeError as failed:
-        if not is_broken_link(failed):
+    except BaseException as failed:
+        lost = _whom(trainer, failed) if is_broken_link(failed) else None
+        if isinstance(trainer.strategy.launcher, Launcher):
+            trainer.strategy.launcher.dismiss()
+        if lost is None:
             raise
-        lost = _whom(trainer)
-        raise LostProcess(str(lost), lost.exit_status) from failed
-    except BaseException:
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, Launcher):
-            launcher.dismiss()
-        raise
+        raise lost from failed
 
 
-def is_broken_link(failed: RuntimeError) -> bool:
+def is_broken_link(failed: BaseException) -> bool:
     """Whether an error says that another process does not answer."""
-    return isinstance(failed, torch.distributed.DistError) or "gloo" in str(failed)
+    if isinstance(failed, torch.distributed.DistError):
+        return True
+    return isinstance(failed, RuntimeError) and "gloo" in str(failed)
 
 
-def _whom(trainer: Trainer) -> LostProcess:
+def _whom(trainer: Trainer, failed: BaseException) -> LostProcess:
     """Who is gone; the launcher learns of it a little later than the connection."""
-    launcher, rank = trainer.strategy.launcher, trainer.global_rank
-    unknown = f"process {rank} of {trainer.world_size} lost another one: the run stops."
+    launcher, here = trainer.strategy.launcher, trainer.global_rank
+    cause = f"the run stops: {one_line(str(failed))}"
+    unknown = LostProcess(f"process {here} of {trainer.world_size} lost another one, {cause}")
     if not isinstance(launcher, Launcher) or not launcher.is_ours:
-        return LostProcess(unknown)
-    started = time.monotonic()
+        return unknown
+    # A process that fails tells why, and may take long over its end; the first one does not end.
+    deadline = time.monotonic() + (_NOTICE_SECONDS if here > 0 else _GRACE_SECONDS)
     lost = launcher.lost()
-    while lost is None and time.monotonic() < started + _NOTICE_SECONDS:
+    while lost is None and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS / 5)
         lost = launcher.lost()
     launcher.end_children()
-    if lost is not None:
-        return lost
-    return LostProcess("" if rank > 0 else unknown)
+    is_closed = not isinstance(failed, torch.distributed.DistError)
+    return lost or (LostProcess("") if here > 0 and is_closed else unknown)
+
+
+def _nothing() -> None:
+    """What is left of Lightning's handlers of signals."""

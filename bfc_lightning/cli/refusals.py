@@ -87,7 +87,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def in_words(refused: Exception) -> str:
+def in_words(refused: BaseException) -> str:
     """What an exception says, with its kind and place where it does not speak to the user.
 
     Args:

@@ -150,6 +150,23 @@ def validation_interval(
     return interval
 
 
+def check_interval(interval: Interval | None, world_size: int) -> None:
+    """Refuses validations by the clock where several processes would each go by its own.
+
+    Args:
+        interval: as the Trainer takes it.
+        world_size: processes of the run.
+
+    Raises:
+        RunError: if it is a time.
+    """
+    if world_size > 1 and not isinstance(interval, int | None):
+        raise RunError(
+            "trainer.val_check_interval must be batches or a fraction of the run where it has "
+            f"several processes, got {interval}."
+        )
+
+
 def as_list(value: T | list[T] | None) -> list[T]:
     """One value, several or none, as a list.
 
