@@ -49,7 +49,7 @@ MISTAKES = {
     "wrong value": (
         {"a": {"tune": {LR: [1, "x"]}}},
         {},
-        "learner a, lr=x: model.optimizer: .*got x",
+        "learner a, lr=x: model.optimizer.init_args.lr: expected float, got x",
     ),
     "unknown baseline": (
         {"a": {"baseline": {"class_path": "KernelRigde"}, **FEW}},
