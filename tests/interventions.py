@@ -193,3 +193,10 @@ class FailInSetup(Callback):
 
     def setup(self, *args, **kwargs) -> None:
         raise RuntimeError("before training")
+
+
+class FailInTheFirstStep(Callback):
+    """Fails once training has begun, before a step is done."""
+
+    def on_train_batch_start(self, *args, **kwargs) -> None:
+        raise RuntimeError("before training")

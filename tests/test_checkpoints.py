@@ -1,11 +1,13 @@
 """Checkpoints that are damaged, missing or dangerous: what is gone on from, and what is refused."""
 
+import errno
 import math
 import os
 import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,3 +207,42 @@ def test_checkpoint_of_a_users_callback_is_written_beside_its_place(tmp_path, mo
         files.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["mine.ckpt"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
+    killed, capsys, monkeypatch, number
+):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number), "last.ckpt")
+
+    before = (killed / "metrics.csv").read_text()
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    capsys.readouterr()
+    assert main(["fit", "-c", str(killed / "config.yaml"), "--resume", "auto"]) == 2
+    told = capsys.readouterr().err
+    assert os.strerror(number) in told
+    assert "damaged" not in told
+    assert "overwrite" not in told
+    assert (killed / "metrics.csv").read_text() == before
+
+
+def test_refused_resumption_keeps_every_row(killed, capsys):
+    before = (killed / "metrics.csv").read_text()
+    words = ["--resume", str(killed / "checkpoints" / "previous.ckpt"), "--training_path", "fast"]
+    words += ["--trainer.detect_anomaly", "true"]
+    assert main(["fit", "-c", str(killed / "config.yaml"), *words]) == 2
+    assert "detect_anomaly" in capsys.readouterr().err
+    assert (killed / "metrics.csv").read_text() == before
+
+
+def test_best_checkpoint_is_on_the_disk_at_the_end_though_it_is_no_new_one(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(checkpoints, "sync_to_disk", lambda path: synced.append(path.name))
+    callback = checkpoints.Checkpoints(tmp_path, monitor="val/nmse", record={})
+    trainer = SimpleNamespace(loggers=[])
+    for is_best, sync in ((True, False), (False, True), (False, True)):
+        beside = tmp_path / ".last.ckpt.tmp"
+        beside.write_bytes(b"whole")
+        callback._put_in_place(trainer, beside, is_best=is_best, sync=sync)
+    assert synced == [".last.ckpt.tmp", "best.ckpt", ".last.ckpt.tmp"]

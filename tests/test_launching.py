@@ -191,10 +191,11 @@ def test_signals_end_an_evaluation_without_a_result(tmp_path, capsys):
     assert not (tmp_path / "tiny" / "test.json").exists()
 
 
-def test_run_that_fails_before_training_leaves_the_one_that_it_replaces(tmp_path, capsys):
+@pytest.mark.parametrize("moment", ["FailInSetup", "FailInTheFirstStep"])
+def test_run_that_fails_before_a_step_leaves_the_one_that_it_replaces(tmp_path, capsys, moment):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.yaml").write_text("old")
-    words = ["--run.name", "tiny", "--run.overwrite", "true", *intervene("FailInSetup")]
+    words = ["--run.name", "tiny", "--run.overwrite", "true", *intervene(moment)]
     assert fit(tmp_path, *words) == 2
     assert "before training" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]

@@ -90,7 +90,7 @@ class Checkpoints(Checkpoint):
         self.record = record
         self.best_score = math.inf
         self.saved_step = -1
-        self._is_on_disk = False
+        self._is_on_disk = self._is_best_on_disk = False
         self._synced_at = -math.inf
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -119,7 +119,7 @@ class Checkpoints(Checkpoint):
             raise Diverged(trainer.global_step, self.monitor)
         is_best = score < self.best_score
         self.best_score = min(score, self.best_score)
-        is_end = trainer.global_step >= trainer.max_steps
+        is_end = trainer.should_stop or trainer.global_step >= trainer.max_steps
         is_due = time.monotonic() - self._synced_at >= _SYNC_SECONDS
         self.save(trainer, is_best=is_best, sync=is_end or is_due)
 
@@ -159,6 +159,10 @@ class Checkpoints(Checkpoint):
         if is_best:
             with replacing(self.folder / BEST, sync=sync) as copy:
                 shutil.copyfile(beside, copy)
+            self._is_best_on_disk = sync
+        elif sync and not self._is_best_on_disk and (self.folder / BEST).exists():
+            sync_to_disk(self.folder / BEST)
+            self._is_best_on_disk = True
         if self._is_on_disk:
             self._keep_last()
         os.replace(beside, self.folder / LAST)
@@ -171,7 +175,8 @@ class Checkpoints(Checkpoint):
         try:
             os.link(last, previous)
         except OSError:  # not every file system has hard links
-            os.replace(last, previous)
+            with replacing(previous) as copy:
+                shutil.copyfile(last, copy)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,14 @@ class FileLogger(Logger):
     def version(self) -> str:
         """Lightning's version of the logger; there is one file a run."""
         return ""
+
+    @abstractmethod
+    def keep_until(self, step: int) -> None:
+        """Goes on with the rows of a run that stopped; drops those after a step.
+
+        Args:
+            step: the last step to keep.
+        """
 
     @property
     @rank_zero_experiment

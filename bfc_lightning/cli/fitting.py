@@ -17,7 +17,7 @@ from bfc_lightning.callbacks.checkpoints import Checkpoints
 from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.callbacks.interruption import Interruption, StopAtMaxSteps
 from bfc_lightning.callbacks.measurements import Measurements, measure_steps
-from bfc_lightning.callbacks.metrics_file import MetricsFile
+from bfc_lightning.callbacks.metrics_file import FileLogger, MetricsFile
 from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.replica_bests import ReplicaBests
@@ -121,7 +121,7 @@ class Fitting:
         self.replicas = replicas
 
     def make_trainer(self, flags: dict[str, Any], *, model: AnyLearner, data: AnyData) -> Trainer:
-        """The Trainer, and the run folder that it writes to.
+        """The Trainer, and the run folder that it writes to; none is left if something is refused.
 
         Args:
             flags: the group `trainer`, instantiated.
@@ -130,8 +130,6 @@ class Fitting:
 
         Returns:
             A Trainer with our loggers and callbacks beside the user's.
-
-        Whatever is refused, no new folder is left.
         """
         phases = self._plan(flags, model)
         self._check(flags, model, data, phases)
@@ -183,6 +181,7 @@ class Fitting:
             stack.enter_context(quiet_writers())
             stack.enter_context(self._refusing(trainer))
             if folder is not None and trainer.is_global_zero:
+                self._tidy(folder, trainer)
                 write_atomically(folder / CONFIG, self._config_text(folder))
                 self._announce(folder, trainer, model)
             stack.enter_context(noticing_losses(trainer))
@@ -236,7 +235,7 @@ class Fitting:
         check_monitors(flags["callbacks"], [model.score_key, "val/loss"])
         if self.config.resume == "auto" and self.resumption.checkpoint is None:
             say(f"no checkpoint in {self.wanted} yet: starting afresh.")
-        if self.resumption.warning and is_first_process():
+        if self.resumption.warning:
             say(f"warning: {self.resumption.warning}")
 
     def _claim_folder(self) -> FolderClaim:
@@ -254,7 +253,6 @@ class Fitting:
         if self.resumption.folder is not None:
             claim = FolderClaim(self.resumption.folder)
             (claim.path / CHECKPOINTS).mkdir(exist_ok=True)
-            remove_unfinished(claim.path)
             return claim
         is_named = self.config.resume == "auto" or self.options.name is not None
         options = replace(self.options, name=self.wanted.name if is_named else None)
@@ -264,23 +262,29 @@ class Fitting:
     def _refusing(self, trainer: Trainer) -> Iterator[None]:
         """Makes the user's mistake of what Lightning refuses before the first step.
 
-        Whatever ends the run before training begins leaves no new folder.
+        Whatever ends the run before it has taken a step leaves no new folder, and the run that it
+        was to replace; of one that diverges the summary stays.
 
         Raises:
-            RunError: if Lightning refuses something.
+            RunError: if settings were refused.
         """
-        start = self.resumption.content.get("global_step", 0)
         try:
             yield
         except BaseException as failed:
-            is_refused = trainer.global_step == start and not isinstance(failed, _OWN_WORDS)
-            if not self.is_begun or is_refused:
+            if not (self.is_begun or isinstance(failed, Diverged)):
                 self._abandon()
             if isinstance(failed, Interrupted | OSError):
                 self._say_how_to_go_on(trainer)
-            if not is_refused or is_lack_of_memory(failed):
+            if self.is_begun or isinstance(failed, _OWN_WORDS) or is_lack_of_memory(failed):
                 raise
             raise RunError(in_words(failed)) from failed
+
+    def _tidy(self, folder: Path, trainer: Trainer) -> None:
+        """Takes away what is later than the checkpoint that the run goes on from."""
+        remove_unfinished(folder)
+        for logger in trainer.loggers:
+            if isinstance(logger, FileLogger) and self.resumption.step is not None:
+                logger.keep_until(self.resumption.step)
 
     def _say_how_to_go_on(self, trainer: Trainer) -> None:
         if self.claim is not None and self.is_begun and trainer.is_global_zero:
@@ -288,10 +292,10 @@ class Fitting:
             say(f"step {trainer.global_step}; go on: bfc fit -c {config} --resume auto")
 
     def _keep(self) -> None:
-        """Training starts: a run that this one replaces is gone for good."""
-        self.is_begun = True
-        if self.claim is not None:
+        """A step is done: a run that this one replaces is gone for good."""
+        if not self.is_begun and self.claim is not None:
             self.claim.keep()
+        self.is_begun = True
 
     def _abandon(self) -> None:
         if self.claim is not None:
@@ -311,8 +315,6 @@ class Fitting:
         metrics: MetricsFile | ReplicaMetricsFile = MetricsFile(folder / METRICS)
         if self.replicas:
             metrics = ReplicaMetricsFile(folder / METRICS, len(self.replicas))
-        if is_first_process() and self.resumption.step is not None:
-            metrics.keep_until(self.resumption.step)
         given = flags["logger"]
         loggers: list[Logger] = [metrics]
         if given is not False:
@@ -344,7 +346,7 @@ class Fitting:
             seconds_before=before.get("wall_seconds", 0.0),
             replicas=self.replicas,
         )
-        keep = LambdaCallback(on_train_start=lambda trainer, model: self._keep())
+        keep = LambdaCallback(on_train_batch_end=lambda *_: self._keep())
         first: list[Callback] = [keep, measurements, TrainingLog(), StopAtMaxSteps()]
         if self.replicas:
             first.append(ReplicaBests(len(self.replicas)))

@@ -112,7 +112,10 @@ class FolderClaim:
     def keep(self) -> None:
         """Makes the claim final: deletes the run that it replaces."""
         if self.replaced is not None:
-            shutil.rmtree(self.replaced)
+            for replaced in _set_aside_of(
+                self.path
+            ):  # one may be left of a process that was killed
+                shutil.rmtree(replaced)
             self.replaced = None
 
 
@@ -129,14 +132,16 @@ def claim_new_folder(folder: Path, options: RunOptions) -> FolderClaim:
     Raises:
         RunError: if the name is taken, or the folder can't be written.
     """
-    claim = FolderClaim(folder, is_new=True)
+    claim = FolderClaim(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if options.overwrite and folder.exists():
             claim.replaced = _set_aside(folder)
         claim.path = _make_numbered(folder) if options.name is None else _make(folder)
+        claim.is_new = True
         (claim.path / CHECKPOINTS).mkdir()
     except OSError as refused:
+        claim.abandon()
         raise RunError(
             f"run.root must be a folder that can be written, got {str(folder.parent)!r}: "
             f"{refused.strerror}."
@@ -172,6 +177,15 @@ def _set_aside(folder: Path) -> Path:
             f"run.overwrite deletes run folders only, got {folder}, which holds no {CONFIG}."
         )
     return folder.rename(folder.with_name(f".{folder.name}.replaced.{os.getpid()}"))
+
+
+def _set_aside_of(folder: Path) -> list[Path]:
+    start = f".{folder.name}.replaced."
+    return [
+        path
+        for path in folder.parent.iterdir()
+        if path.name.startswith(start) and path.name.removeprefix(start).isdigit()
+    ]
 
 
 def _is_just_begun(folder: Path) -> bool:

@@ -101,6 +101,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RunError: if it is no checkpoint of ours, carries code, or is of a later version; a
             `DamagedCheckpointError` if it is not whole.
+        OSError: if the file cannot be read just now, which says nothing about its content.
+        MemoryError: likewise.
     """
     _check_whole(path)
     try:
@@ -110,6 +112,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint must hold nothing but data, got {path}, which names code to run; it "
             "was not run."
         ) from refused
+    except (OSError, MemoryError):
+        raise
     except Exception as unreadable:  # whatever a file that torch did not write makes of torch
         raise RunError(f"the checkpoint must come from bfc fit, got {path}.") from unreadable
     record = content.get(RECORD_KEY) if isinstance(content, dict) else None
@@ -128,10 +132,14 @@ def _check_whole(path: Path) -> None:
 
     Raises:
         DamagedCheckpointError: if one does not fit.
+        OSError: if the file cannot be read just now.
+        MemoryError: likewise.
     """
     try:
         with zipfile.ZipFile(path) as parts:
             damaged = parts.testzip()
+    except (OSError, MemoryError):
+        raise
     except Exception as unreadable:  # zipfile raises a dozen kinds for damaged files
         raise DamagedCheckpointError(
             f"the checkpoint must be readable, got {path}, which is damaged or something else."
