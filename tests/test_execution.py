@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bfc_lightning.cli import main
 from bfc_lightning.cli.many_runs import refuse_all
 from bfc_lightning.experiments.execution import Outcome, run_comparison
 from bfc_lightning.experiments.folder import KIND, claimed
+from bfc_lightning.experiments.own_folder import FolderKind, locked
 from bfc_lightning.experiments.plan import PlannedRun, Point
+from bfc_lightning.experiments.results import Row
 from bfc_lightning.experiments.together import Group, KeptPlan
 from bfc_lightning.experiments.workers import Ended, Started
+from bfc_lightning.runs.folder import RunError
 from tests.comparisons import parse, write
 
 Play = Callable[[str], int]
@@ -97,6 +101,28 @@ def test_run_whose_folder_a_group_took_away_in_vain_is_run_alone(compare, folder
     outcome = compare(play)
     assert played[1:] == ["wide-seed0", "wide-seed1"]
     assert [row.status for row in outcome.rows] == ["finished", "finished"]
+
+
+def test_folder_whose_runs_were_all_refused_is_emptied_before_others_may_have_it(
+    tmp_path, folder, monkeypatch, capsys
+):
+    def play(comparison, folder, **options):
+        path = folder / "logs" / "wide-seed0.txt"
+        path.parent.mkdir()
+        path.write_text("bfc: error: too wide.\n")
+        return Outcome([Row(PlannedRun(Point("wide"), 0), folder, "failed")], 1, 0)
+
+    def empty_while_locked(kind, folder):
+        with pytest.raises(RunError, match="is being worked on"), locked(folder):
+            pass
+        empty(kind, folder)
+
+    empty = FolderKind.empty
+    monkeypatch.setattr("bfc_lightning.experiments.execution.run_comparison", play)
+    monkeypatch.setattr(FolderKind, "empty", empty_while_locked)
+    assert main(["compare", "-c", str(write(tmp_path, learners={"wide": {}}))]) == 2
+    assert capsys.readouterr().err == "bfc: error: every run was refused: too wide.\n"
+    assert not (tmp_path / "logs").exists()
 
 
 @pytest.mark.parametrize(("status_of_own", "num_refused"), [(1, 0), (2, 1)])
