@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # As `replacing` names files, and `split_run` folders.
-_BESIDE = re.compile(r"\..+\.(?P<process>\d+)\.tmp", re.DOTALL)
+_BESIDE = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp", re.DOTALL)
 # Of one name in all processes: see `Checkpoints.save`.
 _BESIDE_LAST = ".last.ckpt.tmp"
 # Nobody needs that long between the last byte of a checkpoint and its new name.
@@ -77,6 +77,12 @@ def remove_unfinished(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def finished(path: Path) -> Path:
+    """What a half-written file was to become; of any other, its own path."""
+    named = _BESIDE.fullmatch(path.name)
+    return path if named is None else path.with_name(named["name"])
 
 
 def _is_abandoned(path: Path) -> bool:

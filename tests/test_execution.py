@@ -112,10 +112,10 @@ def test_folder_whose_runs_were_all_refused_is_emptied_before_others_may_have_it
         path.write_text("bfc: error: too wide.\n")
         return Outcome([Row(PlannedRun(Point("wide"), 0), folder, "failed")], 1, 0)
 
-    def empty_while_locked(kind, folder):
+    def empty_while_locked(kind, folder, files):
         with pytest.raises(RunError, match="is being worked on"), locked(folder):
             pass
-        empty(kind, folder)
+        empty(kind, folder, files)
 
     empty = FolderKind.empty
     monkeypatch.setattr("bfc_lightning.experiments.execution.run_comparison", play)
