@@ -2,6 +2,7 @@
 
 import itertools
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -149,20 +150,43 @@ def test_comments_of_a_base_may_change(tmp_path):
     check_unchanged(parse(path), folder)
 
 
-@pytest.mark.parametrize("begun", [(), ("base/.tiny.yaml.17.tmp",), ("base/tiny.yaml",)])
-def test_folder_that_was_killed_before_its_mark_is_taken(tmp_path, begun):
+BASE, UNFINISHED = "base/tiny.yaml", "base/.tiny.yaml.99999999.tmp"
+MADE = (BASE, "base/short.yaml", "learners/narrow.yaml", "learners/wide.yaml", "commands.txt")
+
+
+@pytest.mark.parametrize("begun", [(), (UNFINISHED,), (BASE,), MADE])
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+def test_folder_that_was_killed_before_its_mark_is_taken(tmp_path, begun, overwrite):
     folder = tmp_path / "logs" / "few"
-    for name in begun:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("half")
     path = write(tmp_path)
-    assert find_comparison(parse(path), [str(path)]) == folder
     with claimed(parse(path), folder):
+        pass
+    for file in (each for each in folder.rglob("*") if each.is_file()):
+        if file.relative_to(folder).as_posix() not in begun:
+            file.unlink()
+    if UNFINISHED in begun:
+        (folder / UNFINISHED).write_text("half")
+    comparison = parse(path, "--run.overwrite", overwrite)
+    assert find_comparison(comparison, [str(path)]) == folder
+    with claimed(comparison, folder):
         assert KIND.owns(folder)
         assert not list(folder.rglob(".*"))
 
 
-@pytest.mark.parametrize("file", ["base/thesis.tex", "thesis.txt", "runs/a-seed0/summary.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("base/thesis.tex", "thesis.txt", "runs/a-seed0/summary.json", "logs/notes.txt"),
+        *(
+            "base/depth.yaml",
+            "base/tiny.yaml",
+            "learners/mine.yaml",
+            "commands.txt",
+            "compare.yaml",
+        ),
+        *("base/below/tiny.yaml", "base/.mine.yaml.99999999.tmp", ".notes.tmp"),
+    ],
+)
 def test_folder_of_something_else_is_not_taken(tmp_path, file):
     path = tmp_path / "logs" / "few" / file
     path.parent.mkdir(parents=True)
@@ -171,6 +195,16 @@ def test_folder_of_something_else_is_not_taken(tmp_path, file):
     with pytest.raises(RunError, match="got 'few', which is none"):
         find_comparison(parse(own), [str(own)])
     assert path.read_text() == "precious"
+
+
+def test_folder_with_links_is_not_taken(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / "logs" / "few").mkdir(parents=True)
+    (tmp_path / "logs" / "few" / "base").symlink_to(mine)
+    own = write(tmp_path)
+    with pytest.raises(RunError, match="got 'few', which is none"):
+        find_comparison(parse(own), [str(own)])
 
 
 def test_overwrite_empties_comparisons_only(tmp_path, capsys):
@@ -191,6 +225,25 @@ def test_overwrite_empties_comparisons_only(tmp_path, capsys):
         assert not (mine / "runs").exists()
         assert (mine / "base" / "short.yaml").is_file()
         assert (mine / "thesis.tex").exists()
+
+
+def test_folder_that_was_killed_while_it_was_emptied_is_still_known(tmp_path, monkeypatch):
+    path = write(tmp_path)
+    folder = tmp_path / "logs" / "few"
+    with claimed(parse(path), folder):
+        (folder / "runs" / "wide-seed0").mkdir(parents=True)
+
+    def kill(path):
+        if path.name == "runs":
+            raise KeyboardInterrupt
+        rmtree(path)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr("bfc_lightning.experiments.own_folder.shutil.rmtree", kill)
+    again = parse(path, "--run.overwrite", "true")
+    with pytest.raises(KeyboardInterrupt), claimed(again, folder):
+        pass
+    assert find_comparison(again, [str(path)]) == folder
 
 
 def test_file_that_is_only_called_like_the_mark_makes_no_comparison_of_its_folder(tmp_path):

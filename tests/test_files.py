@@ -91,15 +91,44 @@ def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
 
 
+NOBODY = 99999999
+"""A number above those of all processes."""
+
+
+def touch(folder: Path, *names: str) -> list[Path]:
+    (folder / "below").mkdir()
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.write_text("")
+    return paths
+
+
+def grow_old(path: Path, seconds: float) -> None:
+    changed = path.stat().st_mtime - seconds
+    os.utime(path, (changed, changed))
+
+
 def test_what_a_killed_process_left_is_removed_and_nothing_of_the_users(tmp_path):
-    kept = [tmp_path / name for name in (".hidden", "a.tmp", "below/.summary.json", "b.ckpt")]
-    gone = [tmp_path / name for name in (".a.csv.17.tmp", "below/.last.ckpt.tmp")]
-    (tmp_path / "below").mkdir()
-    for path in (*kept, *gone):
+    gone = touch(tmp_path, f".a.csv.{NOBODY}.tmp", f"below/.b.{NOBODY}.tmp", "below/.last.ckpt.tmp")
+    grow_old(gone[-1], 120)
+    tree = tmp_path / "below" / f".a-seed0.{NOBODY}.tmp"
+    (tree / "checkpoints").mkdir(parents=True)
+    users = (".hidden", "a.tmp", ".notes.tmp", "below/.summary.json", f"b.{NOBODY}.tmp")
+    kept = [tmp_path / name for name in users]
+    for path in kept:
         path.write_text("")
     remove_unfinished(tmp_path)
     assert all(path.exists() for path in kept)
-    assert not any(path.exists() for path in gone)
+    assert not any(path.exists() for path in (*gone, tree))
+
+
+def test_what_a_living_process_is_writing_stays(tmp_path):
+    names = [f".a.csv.{os.getppid()}.tmp", "below/.last.ckpt.tmp"]
+    other, checkpoint, own = touch(tmp_path, *names, f".a.csv.{os.getpid()}.tmp")
+    remove_unfinished(tmp_path)
+    assert other.exists()
+    assert checkpoint.exists()
+    assert not own.exists()  # of one that was killed, and had the number that is ours now
 
 
 WRITTEN: list[str] = []

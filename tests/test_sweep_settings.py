@@ -1,6 +1,7 @@
 """What a sweep is told, what it refuses, and which GPU each worker has."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from bfc_lightning.experiments.sweeps.sweep import (
     sweep_points,
     sweep_runs,
 )
+from bfc_lightning.runs.folder import RunError, RunOptions, find_folder
 from tests.sweeps import LR, WIDTHS, parse, write
 
 MISTAKES = {
@@ -107,6 +109,20 @@ def test_mistake_is_one_clear_line_and_leaves_nothing(mistake, tmp_path, capsys)
     assert error.count("\n") == 1
     assert re.search(message, error), error
     assert not (tmp_path / "logs").exists()
+
+
+def test_longest_name_of_a_sweeps_run_is_one_of_bfc_fit(tmp_path):
+    longest = "w" * (230 - len("widths=-seed0"))
+    (run, *_) = sweep_runs(parse(write(tmp_path, grid={WIDTHS: {longest: [3, 2]}})))
+    assert len(run.name) == 230
+    assert find_folder(RunOptions(name=run.name), []) == Path("logs") / run.name
+    with pytest.raises(RunError, match=r"at most 230 bytes, got widths=ww"):
+        parse(write(tmp_path, grid={WIDTHS: {f"{longest}w": [3, 2]}}))
+    with pytest.raises(RunError, match=r"run.name must have .* 230 bytes, got 231: widths=ww"):
+        find_folder(RunOptions(name=f"{run.name}1"), [])
+    many_bytes = {"ä" * 120: [3, 2], "w" * 121: [3, 2]}
+    with pytest.raises(RunError, match=r"at most 230 bytes, got widths=ää"):
+        parse(write(tmp_path, grid={WIDTHS: many_bytes}))
 
 
 @pytest.mark.parametrize(

@@ -102,14 +102,15 @@ def parse_comparison(words: Sequence[str]) -> tuple[Comparison, list[str]]:
 def _compare(comparison: Comparison, configs: Sequence[str], *, command: str) -> int:
     """Does it, once the words are understood; only here are torch and lightning imported."""
     from bfc_lightning.cli.learner_settings import check_learners
-    from bfc_lightning.experiments.folder import KIND, find_comparison
+    from bfc_lightning.experiments.folder import KIND, claimed, find_comparison
 
     with refusing():
         folder = find_comparison(comparison, configs)
         check_learners(comparison)
     absent = absent_folders(folder)
-    outcome = run_in_folder(comparison, folder, command=command)
-    refuse_all(outcome, folder, kind=KIND, absent=absent)
+    with claimed(comparison, folder):
+        outcome = _run(comparison, folder, command=command)
+        refuse_all(outcome, folder, kind=KIND, absent=absent)
     _show(comparison, folder, outcome)
     return exit_status(outcome, command)
 
@@ -125,12 +126,18 @@ def run_in_folder(comparison: Comparison, folder: Path, *, command: str) -> "Out
     Returns:
         What became of it.
     """
-    from bfc_lightning.experiments.execution import run_comparison
     from bfc_lightning.experiments.folder import claimed
 
     with claimed(comparison, folder):
-        run = partial(run_one, gigabytes=comparison.limits.gigabytes)
-        return run_comparison(comparison, folder, run_one=run, command=command)
+        return _run(comparison, folder, command=command)
+
+
+def _run(comparison: Comparison, folder: Path, *, command: str) -> "Outcome":
+    """The same in a folder that is claimed."""
+    from bfc_lightning.experiments.execution import run_comparison
+
+    run = partial(run_one, gigabytes=comparison.limits.gigabytes)
+    return run_comparison(comparison, folder, run_one=run, command=command)
 
 
 def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:

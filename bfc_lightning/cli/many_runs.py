@@ -190,7 +190,7 @@ def refuse_all(
     log = folder / "logs" / f"{outcome.rows[0].run.name}.txt"
     reason = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
     if folder in absent:
-        kind.empty(folder)
+        kind.empty(folder, {})
         remove_empty(absent)
     raise RunError(f"every run was refused: {reason.removeprefix('bfc: error: ')}")
 

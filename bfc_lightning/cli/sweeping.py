@@ -138,9 +138,9 @@ def _check_request(sweep: Sweep, request: Request) -> None:
 def _print_lines(sweep: Sweep, configs: Sequence[str]) -> None:
     """Reads and writes no file: any number of processes may do it at once."""
     from bfc_lightning.experiments.sweeps.commands import command_lines
-    from bfc_lightning.experiments.sweeps.folder import KIND
+    from bfc_lightning.experiments.sweeps.folder import find_sweep
 
-    lines = command_lines(sweep, KIND.find(sweep.run, configs))
+    lines = command_lines(sweep, find_sweep(sweep, configs))
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:  # whoever reads has read enough; nor may the end of the process write
@@ -154,11 +154,11 @@ def _sweep(sweep: Sweep, request: Request, *, command: str) -> int:
         RunError: if there is nothing to report on.
     """
     from bfc_lightning.cli.sweep_settings import check_unchanged, parse_points
-    from bfc_lightning.experiments.sweeps.folder import KIND, claimed
+    from bfc_lightning.experiments.sweeps.folder import KIND, claimed, find_sweep
     from bfc_lightning.experiments.sweeps.gpus import worker_environments
     from bfc_lightning.experiments.sweeps.running import report_sweep, run_sweep
 
-    folder = KIND.find(sweep.run, request.configs)
+    folder = find_sweep(sweep, request.configs)
     if request.report and not folder.exists():
         raise RunError(
             f"--report must have a sweep that was begun, got {folder}, which is not there."

@@ -57,7 +57,7 @@ class Outcome:
 
     Attributes:
         rows: one for each run, learner by learner.
-        num_refused: runs that found a mistake in their settings.
+        num_refused: of these, how many found a mistake in their settings.
         signum: the signal that stopped it, 0 if none.
         choices: what tuning chose, at each point where it was done.
         num_trials_left: runs of the tuning that did not come to an end.
@@ -235,7 +235,7 @@ class Work:
     """Runs under way, and what is said of them.
 
     Attributes:
-        num_refused: runs that found a mistake in their settings.
+        num_refused: runs that found a mistake in their settings, not counting trials.
     """
 
     record: Record
@@ -249,9 +249,10 @@ class Work:
         rows = [self.record.look(run) for run in runs]
         is_own = any(row.run.trial is None for row in rows)  # trials are alone
         may_be_together = is_own and self.record.experiment.together
-        done = self._run_together(rows) if may_be_together else set()
+        if may_be_together:
+            self._run_together(rows)
+            rows = [self.record.look(row.run) for row in rows]  # groups replace folders
         todo = {row.run.name: row.run for row in rows if row.status not in DONE}
-        todo = {name: run for name, run in todo.items() if name not in done}
         tasks = [
             Task(name, joined(self.record.commands(run)), self.record.folder / LOGS / f"{name}.txt")
             for name, run in todo.items()
@@ -264,12 +265,8 @@ class Work:
         if may_be_together and not self.pool.signum:
             shutil.rmtree(self.record.folder / TOGETHER, ignore_errors=True)
 
-    def _run_together(self, rows: Sequence[Row]) -> set[str]:
-        """Runs groups of seeds, those of before and new ones of what was not begun.
-
-        Returns:
-            The names of the runs that are done.
-        """
+    def _run_together(self, rows: Sequence[Row]) -> None:
+        """Runs groups of seeds, those of before and new ones of what was not begun."""
         record, folder = self.record, self.record.folder
         groups = self._plan(rows)
         for path in folder.glob(f"{TOGETHER}/*"):  # of other seeds
@@ -284,7 +281,6 @@ class Work:
             )
             for name, group in groups.items()
         ]
-        done: set[str] = set()
         for is_last in (False, True):
             cut_off = []
             for event in self.pool.run(tasks):
@@ -297,9 +293,8 @@ class Work:
                     for run in group.runs:
                         self.progress.put_back(run.name)
                 else:
-                    done |= self._end_together(event, group)
+                    self._end_together(event, group)
             tasks = cut_off  # once more, from the last checkpoint
-        return done
 
     def _plan(self, rows: Sequence[Row]) -> dict[str, Group]:
         """Groups by name: those of the plan that was made before, unless done, and of the rest."""
@@ -315,22 +310,22 @@ class Work:
         kept.write(plan)
         return {group.name: group for group in plan if len(group.runs) > 1}
 
-    def _end_together(self, event: Ended, group: Group) -> set[str]:
-        """The names of what has a result; the rest of the group is run alone, later."""
-        done = set()
+    def _end_together(self, event: Ended, group: Group) -> None:
+        """What a group left; those without a result are run alone, unless all was stopped."""
+        num_done = 0
         for run in group.runs:
             row = self.record.look(run)
             if row.status in DONE:
                 outcome = _outcome(row, self.record.experiment.metrics[0])
                 seconds = event.seconds / len(group.runs)
                 self.progress.end(run.name, outcome, seconds, status=row.status)
-                done.add(run.name)
+                num_done += 1
             else:
                 self.progress.put_back(run.name)
-        is_split_up = len(done) < len(group.runs) and not self._was_stopped(event)
+        is_split_up = num_done < len(group.runs) and not self.pool.signum
         if is_split_up:
             KeptPlan(self.record.folder / TOGETHER / PLAN).part(group)
-        if is_split_up or len(done) == len(group.runs):  # one that was stopped goes on
+        if is_split_up or num_done == len(group.runs):  # one that was stopped goes on
             shutil.rmtree(self.record.folder / TOGETHER / group.name, ignore_errors=True)
         if is_split_up:
             name = group.runs[0].point.name
@@ -340,7 +335,6 @@ class Work:
                 self.progress.say(line)
             self.shown |= {line, f"    {reason}"}
         self.record.write()
-        return done
 
     def _was_stopped(self, event: Ended) -> bool:
         """Whether a signal ended a task."""
@@ -363,7 +357,8 @@ class Work:
         row = self.record.look(run, end)
         if row.status in (OUT_OF_TIME, OUT_OF_MEMORY):
             remember_stop(run, self.record.folder, row.status, self.record.experiment.limits)
-        self.num_refused += row.status == FAILED and event.status == _REFUSED
+        is_refused = row.status == FAILED and event.status == _REFUSED
+        self.num_refused += is_refused and run.trial is None
         outcome = _outcome(row, self.record.experiment.metrics[0])
         self.progress.end(event.task.name, outcome, event.seconds, status=row.status)
         if row.status == FAILED:

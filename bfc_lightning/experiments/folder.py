@@ -13,6 +13,7 @@ compare.md *.csv *.png      what came out
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -46,7 +47,7 @@ def find_comparison(comparison: Comparison, configs: Sequence[str]) -> Path:
     Returns:
         The path; nothing is made.
     """
-    return KIND.find(comparison.run, configs)
+    return KIND.find(comparison.run, configs, files=partial(settings_files, comparison))
 
 
 def check_unchanged(comparison: Comparison, folder: Path) -> None:
@@ -119,7 +120,7 @@ def claimed(comparison: Comparison, folder: Path) -> Iterator[None]:
     files = settings_files(comparison)  # a base may lie in the folder that is overwritten
     with locked(folder):
         if comparison.run.overwrite:
-            KIND.empty(folder)
+            KIND.empty(folder, files)
         check_unchanged(comparison, folder)
         runs = [*planned_trials(comparison), *planned_runs(comparison)]
         commands = [commands_of(comparison, run, folder) for run in runs]

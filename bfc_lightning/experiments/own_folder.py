@@ -3,15 +3,16 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bfc_lightning.experiments.plan import ExperimentOptions
 from bfc_lightning.experiments.settings import BASE, RUNS, as_yaml, command_line
-from bfc_lightning.files import remove_unfinished, write_atomically
+from bfc_lightning.files import finished, remove_unfinished, write_atomically
 from bfc_lightning.runs.folder import RunError, check_name
 
 COMMANDS = "commands.txt"
@@ -58,13 +59,20 @@ class FolderKind:
         with mark.open(encoding="utf-8", errors="replace") as file:
             return file.readline().rstrip() == self.header
 
-    def find(self, options: ExperimentOptions, configs: Sequence[str]) -> Path:
+    def find(
+        self,
+        options: ExperimentOptions,
+        configs: Sequence[str],
+        *,
+        files: Callable[[], Mapping[str, str]],
+    ) -> Path:
         """The folder of an experiment, there or not.
 
         Args:
             options: the user's.
             configs: the files it was read from; where the first one is the mark of an experiment's
                 folder, it is that folder.
+            files: what will be written there, text by path; asked for only in doubt.
 
         Returns:
             The path; nothing is made.
@@ -79,17 +87,22 @@ class FolderKind:
         name = options.name if options.name is not None else first.stem
         check_name(name)
         folder = Path(options.root) / name
-        if folder.exists() and not self.owns(folder) and not self._may_take(folder):
+        if folder.exists() and not self.owns(folder) and not self._may_take(folder, files()):
             raise RunError(
                 f"run.name must be free in {folder.parent} or name a {self.noun}, got {name!r}, "
                 "which is none: choose another."
             )
         return folder
 
-    def empty(self, folder: Path) -> None:
-        """Deletes what the command writes, its mark last, and nothing else."""
-        assert self.owns(folder) or self._may_take(folder)
-        for name in (*self.parts, *self.files, COMMANDS, self.mark):
+    def empty(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Deletes what the command writes, its mark last, and nothing else.
+
+        Args:
+            folder: that `find` has found.
+            files: what `write` writes there, text by path.
+        """
+        assert self.owns(folder) or self._may_take(folder, files)
+        for name in (*reversed(self.parts), *self.files, COMMANDS, self.mark):  # known to the end
             path = folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -105,6 +118,8 @@ class FolderKind:
         commands: Sequence[Sequence[Sequence[str]]],
     ) -> None:
         """Writes what an experiment is made from, its mark last: what bears it is whole.
+
+        A folder without the mark is known by what stands here: see `_is_written`.
 
         Args:
             folder: of the experiment.
@@ -125,26 +140,31 @@ class FolderKind:
         text = f"{self.header}\n#   {again}\n{as_yaml({**settings, 'base': bases, 'run': own})}"
         write_atomically(folder / self.mark, text)
 
-    def _may_take(self, folder: Path) -> bool:
-        """Whether a folder holds nothing but runs that were begun one by one, or even less."""
+    def _may_take(self, folder: Path, files: Mapping[str, str]) -> bool:
+        """Whether nothing is there but what `write` makes before the mark: the command was killed.
+
+        Files count by their content, so that none of the user's is written over. Runs that were
+        begun one by one may be there, too.
+        """
         if not folder.is_dir():
             return False
-        names = {path.name for path in folder.iterdir()}
-        if self.has_lines and names == {RUNS}:
-            return all(_is_of_seed(path.name) for path in (folder / RUNS).iterdir())
-        return self._is_just_begun(folder)
+        parts = [each for each in folder.iterdir() if not (self.has_lines and _holds_runs(each))]
+        found = chain.from_iterable(chain([part], part.rglob("*")) for part in parts)
+        return all(self._is_written(path, folder, files) for path in found)
 
-    def _is_just_begun(self, folder: Path) -> bool:
-        """Whether nothing is there but what is written before the mark: the command was killed."""
-        known = {*self.parts, COMMANDS} - {RUNS}
-        for path in (path for path in folder.rglob("*") if not path.is_dir()):
-            place = path.relative_to(folder).parts
-            is_unfinished = path.match(".*.tmp")
-            if not is_unfinished and (
-                place[0] not in known or path.suffix not in (".yaml", ".txt")
-            ):
-                return False
-        return all(path.name in known or not path.is_dir() for path in folder.iterdir())
+    def _is_written(self, path: Path, folder: Path, files: Mapping[str, str]) -> bool:
+        """Whether `write` makes a file or folder before the mark."""
+        if path.is_symlink():
+            return False
+        if path.is_dir():
+            return any((folder / name).is_relative_to(path) for name in files)
+        whole = finished(path)
+        name = whole.relative_to(folder).as_posix()
+        if whole != path:
+            return name in (*files, COMMANDS, self.mark)
+        if name == COMMANDS:  # comes last
+            return all((folder / each).is_file() for each in files)
+        return name in files and path.read_bytes() == files[name].encode()
 
 
 @contextmanager
@@ -178,6 +198,13 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _holds_runs(path: Path) -> bool:
+    """Whether a path is the folder of runs, and holds nothing else."""
+    if path.name != RUNS or not path.is_dir():
+        return False
+    return all(_is_of_seed(each.name) for each in path.iterdir())
 
 
 def _is_of_seed(name: str) -> bool:

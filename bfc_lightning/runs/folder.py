@@ -11,7 +11,8 @@ SUMMARY = "summary.json"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
-_LONGEST_NAME = 200  # 255 bytes for most file systems, and we put endings to it
+LONGEST_NAME = 230
+"""Bytes of the name of a run or experiment: most file systems have 255, and we put 18 to it."""
 
 
 class RunError(ValueError):
@@ -81,11 +82,14 @@ def check_name(name: str) -> None:
         name: of a run or experiment.
 
     Raises:
-        RunError: if it is none.
+        RunError: if it is none, or too long.
     """
     is_plain = name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
-    if not is_plain or len(os.fsencode(name)) > _LONGEST_NAME:
+    if not is_plain:
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+    length = len(os.fsencode(name))
+    if length > LONGEST_NAME:
+        raise RunError(f"run.name must have at most {LONGEST_NAME} bytes, got {length}: {name}.")
 
 
 @dataclass

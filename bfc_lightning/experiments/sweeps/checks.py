@@ -5,9 +5,7 @@ from typing import Any
 
 from bfc_lightning.experiments.checks import check_different, check_experiment, check_word
 from bfc_lightning.experiments.sweeps.sweep import Sweep, label_of, labelled, sweep_runs
-from bfc_lightning.runs.folder import RunError
-
-_LONGEST_NAME = 230  # of the 255 bytes of a file name; `.json` and what is written beside is longer
+from bfc_lightning.runs.folder import LONGEST_NAME, RunError
 
 
 def check_sweep(sweep: Sweep) -> None:
@@ -28,10 +26,10 @@ def check_sweep(sweep: Sweep) -> None:
     for number, point in enumerate(sweep.points):
         _check_point(f"points[{number}]", point, sweep.points[0])
     check_different("points", [_in_words(point) for point in sweep.points])
-    longest = max((run.name for run in sweep_runs(sweep)), key=len)
-    if len(longest.encode()) > _LONGEST_NAME:
+    longest = max((run.name for run in sweep_runs(sweep)), key=lambda name: len(name.encode()))
+    if len(longest.encode()) > LONGEST_NAME:
         raise RunError(
-            f"the name of a run must have at most {_LONGEST_NAME} bytes, got {longest}: give the "
+            f"the name of a run must have at most {LONGEST_NAME} bytes, got {longest}: give the "
             "values short labels, label: value."
         )
 

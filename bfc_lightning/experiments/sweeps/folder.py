@@ -9,9 +9,10 @@ stopped/            which runs were stopped at a limit
 sweep.md *.csv *.png        what came out
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from bfc_lightning.experiments.limits import STOPPED
@@ -36,6 +37,19 @@ KIND = FolderKind(
 )
 
 
+def find_sweep(sweep: Sweep, configs: Sequence[str]) -> Path:
+    """The folder of a sweep, there or not.
+
+    Args:
+        sweep: what is swept.
+        configs: the files it was read from.
+
+    Returns:
+        The path; nothing is made.
+    """
+    return KIND.find(sweep.run, configs, files=partial(base_files, sweep))
+
+
 def kept_bases(sweep: Sweep, folder: Path) -> list[str]:
     """The copies of the base in the folder, which nobody edits while runs are begun."""
     return [str(folder / name) for name in base_names(sweep)]
@@ -57,7 +71,7 @@ def claimed(sweep: Sweep, folder: Path) -> Iterator[None]:
     commands = commands_of(sweep, folder, bases=kept_bases(sweep, folder))
     with locked(folder):
         if sweep.run.overwrite:
-            KIND.empty(folder)
+            KIND.empty(folder, files)
         lines = [[words] for words in commands.values()]
         KIND.write(folder, settings=asdict(sweep), files=files, commands=lines)
         yield

@@ -1,0 +1,142 @@
+"""What becomes of runs and groups that come to no good end; the workers are played."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bfc_lightning.cli import main
+from bfc_lightning.cli.many_runs import refuse_all
+from bfc_lightning.experiments.execution import Outcome, run_comparison
+from bfc_lightning.experiments.folder import KIND, claimed
+from bfc_lightning.experiments.own_folder import FolderKind, locked
+from bfc_lightning.experiments.plan import PlannedRun, Point
+from bfc_lightning.experiments.results import Row
+from bfc_lightning.experiments.together import Group, KeptPlan
+from bfc_lightning.experiments.workers import Ended, Started
+from bfc_lightning.runs.folder import RunError
+from tests.comparisons import parse, write
+
+Play = Callable[[str], int]
+"""Does what a task of some name would have done, and returns its exit status."""
+
+
+class PlayedPool:
+    """In the place of workers."""
+
+    signum = 0
+
+    def __init__(self, function: Play, num_workers: int, **options: object) -> None:
+        self.play = function
+        self.num_workers = num_workers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def run(self, tasks):
+        for task in tasks:
+            yield Started(task)
+            yield Ended(task, self.play(task.name), has_died=False, seconds=1.0)
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """Runs a comparison of a tiny learner; returns what became of it."""
+    monkeypatch.setattr("bfc_lightning.experiments.execution.WorkerPool", PlayedPool)
+
+    def run(play: Play, **content: object) -> Outcome:
+        comparison = parse(write(tmp_path, **{"learners": {"wide": {}}, **content}))
+        folder = tmp_path / "logs" / "few"
+        with claimed(comparison, folder):
+            return run_comparison(comparison, folder, run_one=play, command="")
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "logs" / "few"
+
+
+def finish(folder: Path, name: str) -> int:
+    run = folder / "runs" / name
+    run.mkdir(parents=True, exist_ok=True)
+    content = {"status": "finished", "steps": 20, "metrics": {"val/nmse": 0.5}}
+    (run / "summary.json").write_text(json.dumps(content))
+    return 0
+
+
+def test_group_that_is_stopped_twice_is_planned_one_by_one_as_it_is_run(compare, folder):
+    plans = []
+
+    def play(name: str) -> int:
+        plan = json.loads((folder / "together" / "plan.json").read_text())
+        plans.append((name.partition("-")[2][:5], plan))
+        return 143 if "seeds" in name else finish(folder, name)
+
+    outcome = compare(play)
+    both, alone = [["wide-seed0", "wide-seed1"]], [["wide-seed0"], ["wide-seed1"]]
+    assert plans == [("2seed", both), ("2seed", both), ("seed0", alone), ("seed1", alone)]
+    assert [row.status for row in outcome.rows] == ["finished", "finished"]
+
+
+def test_run_whose_folder_a_group_took_away_in_vain_is_run_alone(compare, folder):
+    compare(lambda name: finish(folder, name), seeds=[0])
+    runs = tuple(PlannedRun(Point("wide"), seed) for seed in (0, 1))
+    KeptPlan(folder / "together" / "plan.json").write([Group(runs)])
+    played = []
+
+    def play(name: str) -> int:
+        played.append(name)
+        if "seeds" not in name:
+            return finish(folder, name)
+        shutil.rmtree(folder / "runs" / "wide-seed0")
+        return 1
+
+    outcome = compare(play)
+    assert played[1:] == ["wide-seed0", "wide-seed1"]
+    assert [row.status for row in outcome.rows] == ["finished", "finished"]
+
+
+def test_folder_whose_runs_were_all_refused_is_emptied_before_others_may_have_it(
+    tmp_path, folder, monkeypatch, capsys
+):
+    def play(comparison, folder, **options):
+        path = folder / "logs" / "wide-seed0.txt"
+        path.parent.mkdir()
+        path.write_text("bfc: error: too wide.\n")
+        return Outcome([Row(PlannedRun(Point("wide"), 0), folder, "failed")], 1, 0)
+
+    def empty_while_locked(kind, folder, files):
+        with pytest.raises(RunError, match="is being worked on"), locked(folder):
+            pass
+        empty(kind, folder, files)
+
+    empty = FolderKind.empty
+    monkeypatch.setattr("bfc_lightning.experiments.execution.run_comparison", play)
+    monkeypatch.setattr(FolderKind, "empty", empty_while_locked)
+    assert main(["compare", "-c", str(write(tmp_path, learners={"wide": {}}))]) == 2
+    assert capsys.readouterr().err == "bfc: error: every run was refused: too wide.\n"
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(("status_of_own", "num_refused"), [(1, 0), (2, 1)])
+def test_refused_trials_do_not_make_refusals_of_crashes(
+    compare, folder, status_of_own, num_refused
+):
+    outcome = compare(
+        lambda name: 2 if "tune(" in name else status_of_own,
+        learners={"wide": {"tune": {"model.width": [4, 8]}}},
+        tuning={"seeds": [100]},
+        seeds=[0],
+    )
+    assert [row.status for row in outcome.rows] == ["failed"]
+    assert outcome.num_refused == num_refused
+    if not num_refused:
+        refuse_all(outcome, folder, kind=KIND, absent=[folder])
+        assert KIND.owns(folder)
