@@ -19,7 +19,8 @@ from bfc_lightning.cli.trainer_flags import share_out
 from bfc_lightning.runs.folder import RunError
 from tests.launches import free_port
 
-VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LOCAL_RANK", "BFC_RUN_FOLDER")
+VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "LOCAL_RANK", "BFC_RUN_FOLDER")
+SCRIPT = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "wide", "SLURM_PROCID": "0"}
 
 
 @pytest.fixture
@@ -128,6 +129,29 @@ def test_one_process_waits_for_nobody():
 def test_process_that_nobody_else_started_is_alone(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    assert find_peers().size == 1
+
+
+@pytest.fixture
+def job_script(monkeypatch):
+    """The variables of a job of four tasks, before srun has started them."""
+    for name in (*VARIABLES, "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for each in SCRIPT.items():
+        monkeypatch.setenv(*each)
+    return monkeypatch
+
+
+def test_job_script_of_slurm_waits_for_nobody(job_script):
+    job_script.setenv("SLURM_NTASKS_PER_NODE", "4")
+    found = find_peers()
+    assert (found.size, found.launcher, found.group_store()) == (1, "bfc", None)
+
+
+def test_job_script_that_lightning_refuses_is_refused_at_once(job_script):
+    with pytest.raises(RunError, match="sbatch must be told --ntasks-per-node, got 4 tasks"):
+        find_peers()
+    job_script.setenv("SLURM_JOB_NAME", "bash")
     assert find_peers().size == 1
 
 

@@ -234,6 +234,11 @@ def prepare_launch(
     if not isinstance(environment, _LAUNCHERS):
         name = type(environment).__name__
         raise RunError(f"several processes must be started by bfc, torchrun or srun, got {name}.")
+    if isinstance(environment, SLURMEnvironment) and peers.launcher != "srun":
+        raise RunError(
+            "trainer.devices must be 1 and trainer.strategy auto in a job of SLURM where srun does "
+            f"not start bfc, got {strategy.num_processes} and {type(strategy).__name__}."
+        )
     if trainer.global_rank != rank():
         raise RunError(
             "NODE_RANK and GROUP_RANK must be unset where bfc starts the processes, as they make "

@@ -16,7 +16,7 @@ from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: i
 
 from bfc_lightning.callbacks.stops import MISTAKE, LostProcess
 from bfc_lightning.cli.complaints import one_line
-from bfc_lightning.cli.processes import is_orphan, launcher, rank
+from bfc_lightning.cli.processes import SHELLS, is_orphan, launcher, num_started, rank
 from bfc_lightning.runs.folder import RunError
 
 WORD_VARIABLE = "BFC_WORD"  # the end of the pipe that those have which bfc starts
@@ -255,17 +255,30 @@ def find_peers() -> Peers:
             f"{os.environ['LOCAL_RANK']}."
         )
     if source is None:
+        _check_job_script()
         return Peers()
     if source == "bfc":
         if is_orphan():
             raise LostProcess("the first process ended before the others came: the run stops.")
         return Peers(rank=rank(), word=int(os.environ[WORD_VARIABLE]))
-    environment: ClusterEnvironment
-    environment = TorchElasticEnvironment() if source == "torchrun" else _Srun()
-    size = environment.world_size()
+    size = num_started()
     if size == 1:
         return Peers(source)
+    environment: ClusterEnvironment
+    environment = TorchElasticEnvironment() if source == "torchrun" else _Srun()
     return Peers(source, rank=rank(), size=size, store=_reach_store(environment, rank(), size))
+
+
+def _check_job_script() -> None:
+    """Refuses what Lightning would: it takes a job script of SLURM for one of the job's tasks.
+
+    Raises:
+        RunError: if SLURM has not been told how many tasks a node has.
+    """
+    num_tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    is_task = num_tasks > 1 and os.environ.get("SLURM_JOB_NAME") not in SHELLS
+    if is_task and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise RunError(f"sbatch must be told --ntasks-per-node, got {num_tasks} tasks in all.")
 
 
 def _ignore_sigterm() -> None:
