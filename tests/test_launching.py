@@ -13,6 +13,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch.distributed import DistBackendError
 
+from bfc_lightning.callbacks import checkpoints
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli import launching, main
@@ -226,6 +227,23 @@ def test_run_that_fails_before_training_leaves_the_one_that_it_replaces(tmp_path
     assert "before training" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert (tmp_path / "tiny" / "config.yaml").read_text() == "old"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_only_the_first_process_deletes_what_it_could_not_finish(tmp_path, monkeypatch, is_first):
+    def save(path):
+        path.write_text("half")
+        raise DistBackendError("another process is gone")
+
+    monkeypatch.setattr(checkpoints, "learners_of", lambda model: [])
+    monkeypatch.setattr(checkpoints, "stop_if_diverged", lambda *args, **kwargs: None)
+    trainer = SimpleNamespace(
+        **{"is_global_zero": is_first, "save_checkpoint": save, "loggers": []},
+        **{"lightning_module": None, "global_step": 3},
+    )
+    with pytest.raises(DistBackendError):
+        checkpoints.Checkpoints(tmp_path, monitor="val/loss", record={}).save(trainer)
+    assert len(list(tmp_path.iterdir())) == (0 if is_first else 1)
 
 
 @need_proc
