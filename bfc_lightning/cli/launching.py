@@ -257,9 +257,10 @@ def prepare_launch(
 
 @contextmanager
 def noticing_losses(trainer: Trainer) -> Iterator[None]:
-    """Makes one clear word of what PyTorch says when another process is gone.
+    """Makes a `LostProcess` of what PyTorch raises when another process is gone.
 
-    The other processes come to their end first.
+    Whatever the block raises goes on only after the processes that bfc has started have ended: they
+    are given some seconds, and then killed.
 
     Args:
         trainer: that runs inside the `with` block.
