@@ -5,8 +5,8 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -59,6 +59,7 @@ class Peers:
         self.rank = rank
         self.size = size
         self.num_nodes = num_nodes
+        self.have_a_reason = False  # to end, that all of them hear
         self._store = store
         self._word = word
 
@@ -116,7 +117,8 @@ class Peers:
             where: a name for this point of the program.
         """
         if self._store is not None:
-            self._store.set(f"{where}/{self.rank}", "")
+            with _needing_the_first(self.rank, self.size):
+                self._store.set(f"{where}/{self.rank}", "")
             self._wait_for(f"{where}/{rank}" for rank in range(self.size))
 
     def tell(self, topic: str, word: str) -> None:
@@ -127,7 +129,8 @@ class Peers:
             word: what is said.
         """
         if self._store is not None:
-            self._store.set(topic, word)
+            with _needing_the_first(self.rank, self.size):
+                self._store.set(topic, word)
 
     def hear(self, topic: str) -> str:
         """What the first process says.
@@ -140,21 +143,24 @@ class Peers:
         """
         assert self._store is not None
         self._wait_for([topic])
-        return self._store.get(topic).decode()
+        with _needing_the_first(self.rank, self.size):
+            return self._store.get(topic).decode()
 
     def group_store(self) -> Store | None:
         """Where the process group of this start of the processes may meet; None for one process."""
         return None if self._store is None else PrefixStore("group", self._store)
 
     def complain(self, reason: str, exit_status: int = MISTAKE) -> None:
-        """Tells all why the run ends; the first reason counts.
+        """Tells all why the run ends, as far as they can be reached; the first reason counts.
 
         Args:
             reason: in one line.
             exit_status: of all of them.
         """
         if self._store is not None:
-            self._store.compare_set(_COMPLAINT, "", f"{exit_status} {reason}")
+            with suppress(DistError):
+                self._store.compare_set(_COMPLAINT, "", f"{exit_status} {reason}")
+                self.have_a_reason = True
 
     def hear_complaint(self, patience: float = 0.0) -> None:
         """Ends this process for the reason of another one.
@@ -175,6 +181,7 @@ class Peers:
                 return
             time.sleep(_PAUSE_SECONDS)
         status, _, reason = self._store.get(_COMPLAINT).decode().partition(" ")
+        self.have_a_reason = True
         if int(status) == MISTAKE:
             raise RunError(reason)
         raise LostProcess(reason, int(status))
@@ -217,7 +224,7 @@ class Peers:
         assert self._store is not None
         wanted = list(keys)
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        try:
+        with _needing_the_first(self.rank, self.size):
             while not self._store.check(wanted):
                 self.hear_complaint()
                 if time.monotonic() > deadline:
@@ -226,8 +233,6 @@ class Peers:
                         f"seconds, and one of them did not come to process {self.rank}."
                     )
                 time.sleep(_PAUSE_SECONDS)
-        except DistError as broken:
-            raise LostProcess(f"process {self.rank} lost the first of {self.size}.") from broken
 
 
 class _Srun(SLURMEnvironment):
@@ -281,6 +286,19 @@ def _check_job_script() -> None:
         raise RunError(f"sbatch must be told --ntasks-per-node, got {num_tasks} tasks in all.")
 
 
+@contextmanager
+def _needing_the_first(rank: int, size: int) -> Iterator[None]:
+    """Makes one clear word of a store that does not answer.
+
+    Raises:
+        LostProcess: if whoever keeps it is gone.
+    """
+    try:
+        yield
+    except DistError as broken:
+        raise LostProcess(f"process {rank} lost the first of {size}.") from broken
+
+
 def _ignore_sigterm() -> None:
     """What Python lets only its main thread do."""
     if threading.current_thread() is threading.main_thread():
@@ -325,7 +343,7 @@ def _name_of_this_start(store: Store, rank: int, size: int) -> str:
     ranks = range(size)
     shown, signed = ([f"{word}/{each}" for each in ranks] for word in ("shown", "signed"))
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    try:
+    with _needing_the_first(rank, size):
         store.set(shown[rank], own)
         while time.monotonic() < deadline:
             if rank == 0 and store.check(shown):
@@ -338,8 +356,6 @@ def _name_of_this_start(store: Store, rank: int, size: int) -> str:
                 if _read(store, "settled") == names:
                     return names.split(",")[0]
             time.sleep(_PAUSE_SECONDS)
-    except DistError as broken:
-        raise LostProcess(f"process {rank} lost the first of {size}.") from broken
     raise LostProcess(
         f"all {size} processes must start within {_PATIENCE_SECONDS:.0f} seconds; process {rank} "
         "waited for the others in vain."
