@@ -13,6 +13,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch.distributed import DistBackendError
 
+from bfc_lightning.callbacks import checkpoints
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.callbacks.stops import LostProcess
 from bfc_lightning.cli import launching, main
@@ -162,6 +163,33 @@ def test_rank_of_a_node_that_does_not_start_others_is_refused(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def job_script(monkeypatch):
+    """The variables of a job of two tasks, which srun has not started."""
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    numbers = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "wide"}
+    for each in {**numbers, **job}.items():
+        monkeypatch.setenv(*each)
+
+
+@pytest.mark.usefixtures("job_script")
+def test_job_script_of_slurm_trains_alone(tmp_path):
+    assert fit(tmp_path) == 0
+    assert summary(tmp_path / "tiny")["devices"] == 1
+
+
+@pytest.mark.usefixtures("job_script")
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_job_script_of_slurm_does_not_wait_for_tasks_without_srun(tmp_path, capsys, devices):
+    assert fit(tmp_path, "--trainer.devices", devices, "--trainer.strategy", "ddp") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert "in a job of SLURM where srun does not start bfc" in told[0]
+    assert not list(tmp_path.iterdir())
+
+
 def test_lightning_receives_no_signals():
     """Its handler would broadcast in the middle of a step, which the others do not expect."""
     flags = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -200,6 +228,23 @@ def test_run_that_fails_before_a_step_leaves_the_one_that_it_replaces(tmp_path, 
     assert "before training" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert (tmp_path / "tiny" / "config.yaml").read_text() == "old"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_only_the_first_process_deletes_what_it_could_not_finish(tmp_path, monkeypatch, is_first):
+    def save(path):
+        path.write_text("half")
+        raise DistBackendError("another process is gone")
+
+    monkeypatch.setattr(checkpoints, "learners_of", lambda model: [])
+    monkeypatch.setattr(checkpoints, "stop_if_diverged", lambda *args, **kwargs: None)
+    trainer = SimpleNamespace(
+        **{"is_global_zero": is_first, "save_checkpoint": save, "loggers": []},
+        **{"lightning_module": None, "global_step": 3},
+    )
+    with pytest.raises(DistBackendError):
+        checkpoints.Checkpoints(tmp_path, monitor="val/loss", record={}).save(trainer)
+    assert len(list(tmp_path.iterdir())) == (0 if is_first else 1)
 
 
 @need_proc

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import DistError, TCPStore
 
 from bfc_lightning import cli
 from bfc_lightning.callbacks.stops import LostProcess
@@ -19,7 +19,8 @@ from bfc_lightning.cli.trainer_flags import share_out
 from bfc_lightning.runs.folder import RunError
 from tests.launches import free_port
 
-VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LOCAL_RANK", "BFC_RUN_FOLDER")
+VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "LOCAL_RANK", "BFC_RUN_FOLDER")
+SCRIPT = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "wide", "SLURM_PROCID": "0"}
 
 
 @pytest.fixture
@@ -37,6 +38,15 @@ def three():
         for rank in range(3)
     ]
     return [Peers("torchrun", rank=rank, size=3, store=store) for rank, store in enumerate(stores)]
+
+
+class Gone:
+    """The store of a process that has ended."""
+
+    def refuse(self, *words):
+        raise DistError("connection closed")
+
+    set = get = check = compare_set = refuse
 
 
 def together(peers, function):
@@ -131,6 +141,29 @@ def test_process_that_nobody_else_started_is_alone(monkeypatch):
     assert find_peers().size == 1
 
 
+@pytest.fixture
+def job_script(monkeypatch):
+    """The variables of a job of four tasks, before srun has started them."""
+    for name in (*VARIABLES, "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for each in SCRIPT.items():
+        monkeypatch.setenv(*each)
+    return monkeypatch
+
+
+def test_job_script_of_slurm_waits_for_nobody(job_script):
+    job_script.setenv("SLURM_NTASKS_PER_NODE", "4")
+    found = find_peers()
+    assert (found.size, found.launcher, found.group_store()) == (1, "bfc", None)
+
+
+def test_job_script_that_lightning_refuses_is_refused_at_once(job_script):
+    with pytest.raises(RunError, match="sbatch must be told --ntasks-per-node, got 4 tasks"):
+        find_peers()
+    job_script.setenv("SLURM_JOB_NAME", "bash")
+    assert find_peers().size == 1
+
+
 def test_rank_that_nothing_we_know_has_given_is_refused(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -184,13 +217,25 @@ def test_one_word_is_taken_once(three):
     ("size", "num_nodes", "tellers"), [(4, 1, [1]), (4, 2, [1, 2]), (2, 2, [1])]
 )
 def test_without_a_store_one_on_each_machine_tells(size, num_nodes, tellers):
-    class Gone:
-        def compare_set(self, *words):
-            raise module.DistError("connection closed")
-
     shared = {"size": size, "num_nodes": num_nodes, "store": Gone()}
     found = [rank for rank in range(size) if Peers(rank=rank, **shared).takes_the_word()]
     assert found == tellers
+
+
+@pytest.mark.parametrize(
+    ("function", "words"), [("meet", ["here"]), ("tell", ["folder", "logs"]), ("hear", ["folder"])]
+)
+def test_process_that_needs_a_store_that_is_gone_has_lost_the_first(function, words):
+    peers = Peers("srun", rank=1, size=2, store=Gone())
+    with pytest.raises(LostProcess, match=r"process 1 lost the first of 2\.") as lost:
+        getattr(peers, function)(*words)
+    assert lost.value.exit_status == 1
+
+
+def test_complaint_that_nobody_can_hear_is_no_reason():
+    peers = Peers("srun", rank=1, size=2, store=Gone())
+    peers.complain("depth must be 1.")
+    assert not peers.have_a_reason
 
 
 def test_reason_of_another_process_ends_this_one_alike(three):

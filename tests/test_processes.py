@@ -7,17 +7,18 @@ import pytest
 from bfc_lightning.cli.processes import is_orphan, launcher, num_started, rank
 
 STRAY = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "WORLD_SIZE")
-SOURCES = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_JOB_NAME", "BFC_RUN_FOLDER")
+SOURCES = ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NAME", "BFC_RUN_FOLDER")
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "none"}
-TASK = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "wide"}
+SCRIPT = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "wide"}
+TASK = {**SCRIPT, "SLURM_STEP_NUM_TASKS": "4"}
 CHILD = {"BFC_RUN_FOLDER": "logs/tiny"}
 
 
 @pytest.fixture
 def variables(monkeypatch):
     """Sets variables, of which no others of their kind are there."""
-    for name in (*STRAY, *SOURCES, "SLURM_STEP_NUM_TASKS", "BFC_FIRST_PROCESS"):
+    for name in (*STRAY, *SOURCES, "SLURM_NTASKS", "BFC_FIRST_PROCESS"):
         monkeypatch.delenv(name, raising=False)
     return lambda given: [monkeypatch.setenv(*each) for each in given.items()]
 
@@ -30,6 +31,7 @@ def variables(monkeypatch):
         ({**TASK, **ELASTIC, "RANK": "2", "SLURM_PROCID": "0"}, "torchrun", 2),
         ({**TASK, "SLURM_PROCID": "3", "RANK": "0", "LOCAL_RANK": "0"}, "srun", 3),
         ({**TASK, "SLURM_JOB_NAME": "bash", "SLURM_PROCID": "3"}, None, 0),
+        ({**SCRIPT, "SLURM_PROCID": "3"}, None, 0),
         ({**CHILD, "LOCAL_RANK": "1", "RANK": "0"}, "bfc", 1),
     ],
 )
@@ -40,9 +42,9 @@ def test_number_is_that_of_the_launcher_alone(variables, given, source, number):
 
 
 def test_job_script_is_one_process_and_its_tasks_are_several(variables):
-    variables(TASK)
+    variables(SCRIPT)
     assert num_started() == 1
-    variables({"SLURM_STEP_NUM_TASKS": "4"})
+    variables(TASK)
     assert num_started() == 4
 
 

@@ -1,5 +1,7 @@
 """Failures of processes that were started together: one status for all, and one line."""
 
+import errno
+import os
 import threading
 import time
 
@@ -10,7 +12,7 @@ from bfc_lightning.cli import main
 from bfc_lightning.cli import peers as peers_module
 from bfc_lightning.cli import together as module
 from bfc_lightning.runs.folder import RunError
-from tests.test_peers import three, together
+from tests.test_peers import Gone, three, together
 
 __all__ = ["three"]  # a fixture
 
@@ -63,18 +65,69 @@ def test_mistake_of_one_is_why_all_end_though_the_first_only_lost_it(ends, capsy
     assert told(capsys) == [f"bfc: error: {FREE}"]
 
 
-def test_lack_of_memory_of_another_process_is_told_with_its_number(ends, capsys, monkeypatch):
-    monkeypatch.setattr(module, "rank", lambda: 1)
+@pytest.mark.parametrize("number", [0, 1])
+def test_lack_of_memory_of_one_process_is_told_with_its_number(ends, capsys, monkeypatch, number):
+    monkeypatch.setattr(module, "rank", lambda: number)  # asked by the one that lacks it
 
     def command(peers):
-        if peers.rank == 1:
+        if peers.rank == number:
             raise RuntimeError("CUDA out of memory.")
         raise LostProcess("process 0 of 3 lost another one")
 
     assert ends(command) == [4, 4, 4]
-    lines = told(capsys)
-    assert len(lines) == 1
-    assert "process 1 is out of memory" in lines[0] or "out of memory: CUDA" in lines[0]
+    assert told(capsys) == [f"bfc: error: process {number} is out of memory: CUDA out of memory."]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(
+    ("failure", "status", "sentence"),
+    [
+        (errno.ENOSPC, 1, "no space is left for metrics.csv: No space left on device."),
+        (errno.EACCES, 2, "metrics.csv must be writable: Permission denied."),
+    ],
+)
+def test_refusal_of_the_file_system_is_one_sentence_from_whoever_tells(
+    ends, capsys, monkeypatch, number, failure, status, sentence
+):
+    ended = []
+    close = peers_module.Peers.close
+    monkeypatch.setattr(
+        peers_module.Peers, "close", lambda self: (ended.append(self.rank), close(self))
+    )
+
+    def command(peers):
+        if peers.rank == number:
+            raise OSError(failure, os.strerror(failure), "metrics.csv")
+        time.sleep(0.5)
+        return peers.meet("here")
+
+    assert ends(command) == [status] * 3
+    assert told(capsys) == [f"bfc: error: {sentence}"]
+    assert ended[-1] == 0  # who may keep the store
+
+
+def test_other_errors_are_raised_where_they_are_and_no_mistake_elsewhere(ends, capsys):
+    def command(peers):
+        if peers.rank == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "metrics.csv")
+        raise LostProcess(f"process {peers.rank} of 3 lost another one")
+
+    first, second, third = ends(command)
+    assert (first, third) == (1, 1)
+    assert isinstance(second, OSError)
+    assert len(told(capsys)) == 1
+
+
+def test_mistake_is_told_though_the_store_is_gone(monkeypatch, capsys):
+    def command(peers):
+        raise RunError(FREE)
+
+    monkeypatch.setattr(
+        module, "find_peers", lambda: peers_module.Peers("srun", rank=1, size=2, store=Gone())
+    )
+    monkeypatch.setattr(peers_module.Peers, "check_nodes", lambda self: None)
+    assert module.run_together(command) == 2
+    assert told(capsys) == [f"bfc: error: {FREE}"]
 
 
 def test_lost_process_is_told_by_one_of_those_that_are_left(ends, capsys):

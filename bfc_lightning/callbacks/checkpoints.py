@@ -145,7 +145,8 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 self._put_in_place(trainer, beside, is_best=is_best, sync=sync)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            if trainer.is_global_zero:  # who may be putting it in place when another one fails
+                beside.unlink(missing_ok=True)
             raise
         self.saved_step = trainer.global_step
 

@@ -3,10 +3,9 @@
 from argparse import ArgumentError
 from collections.abc import Callable
 
-from bfc_lightning.callbacks.stops import LostProcess
+from bfc_lightning.callbacks.stops import LOST, MISTAKE, LostProcess
 from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say
-from bfc_lightning.cli.processes import rank
 from bfc_lightning.cli.refusals import CLOSED, FULL, is_lack_of_memory
 from bfc_lightning.experiments.limits import LACKED_MEMORY
 from bfc_lightning.runs.folder import RunError
@@ -27,7 +26,7 @@ def ended(command: Callable[[], int], tell: Callable[[str], None] = say) -> int:
         return command()
     except (ArgumentError, RunError) as mistake:
         tell(f"error: {one_line(str(mistake))}")
-        return 2
+        return MISTAKE
     except OSError as failed:
         return _told(failed, tell)
     except LostProcess as lost:
@@ -45,19 +44,32 @@ def ended(command: Callable[[], int], tell: Callable[[str], None] = say) -> int:
     except Exception as failed:
         if not is_lack_of_memory(failed):
             raise
-        where = f"process {rank()} is " if rank() > 0 else ""
-        tell(f"{where}out of memory: {one_line(str(failed))}")
+        tell(f"out of memory: {one_line(str(failed))}")
         return LACKED_MEMORY
 
 
 def _told(failed: OSError, tell: Callable[[str], None]) -> int:
     """Says what the file system refuses, and raises anything else; the exit status."""
-    where = f"{failed.filename} " if failed.filename else "the file "
+    refusal = refusal_of_files(failed)
+    if refusal is None:
+        raise failed
+    tell(f"error: {refusal[0]}")
+    return refusal[1]
+
+
+def refusal_of_files(failed: OSError) -> tuple[str, int] | None:
+    """What the file system refuses, for the user.
+
+    Args:
+        failed: what was raised.
+
+    Returns:
+        A sentence and the exit status; None for anything else, which is no matter of the user's.
+    """
     if failed.errno in FULL:
         where = f" for {failed.filename}" if failed.filename else ""
-        tell(f"error: no space is left{where}: {failed.strerror}.")
-        return 1
-    if failed.errno not in CLOSED:
-        raise failed
-    tell(f"error: {where}must be writable: {failed.strerror}.")
-    return 2
+        return f"no space is left{where}: {failed.strerror}.", LOST
+    if failed.errno in CLOSED:
+        where = failed.filename or "the file"
+        return f"{where} must be writable: {failed.strerror}.", MISTAKE
+    return None

@@ -234,6 +234,11 @@ def prepare_launch(
     if not isinstance(environment, _LAUNCHERS):
         name = type(environment).__name__
         raise RunError(f"several processes must be started by bfc, torchrun or srun, got {name}.")
+    if isinstance(environment, SLURMEnvironment) and peers.launcher != "srun":
+        raise RunError(
+            "trainer.devices must be 1 and trainer.strategy auto in a job of SLURM where srun does "
+            f"not start bfc, got {strategy.num_processes} and {type(strategy).__name__}."
+        )
     if trainer.global_rank != rank():
         raise RunError(
             "NODE_RANK and GROUP_RANK must be unset where bfc starts the processes, as they make "
@@ -252,9 +257,10 @@ def prepare_launch(
 
 @contextmanager
 def noticing_losses(trainer: Trainer) -> Iterator[None]:
-    """Makes one clear word of what PyTorch says when another process is gone.
+    """Makes a `LostProcess` of what PyTorch raises when another process is gone.
 
-    The other processes come to their end first.
+    Whatever the block raises goes on only after the processes that bfc has started have ended: they
+    are given some seconds, and then killed.
 
     Args:
         trainer: that runs inside the `with` block.

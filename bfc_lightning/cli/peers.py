@@ -5,8 +5,8 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -16,7 +16,7 @@ from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: i
 
 from bfc_lightning.callbacks.stops import MISTAKE, LostProcess
 from bfc_lightning.cli.complaints import one_line
-from bfc_lightning.cli.processes import is_orphan, launcher, rank
+from bfc_lightning.cli.processes import SHELLS, is_orphan, launcher, num_started, rank
 from bfc_lightning.runs.folder import RunError
 
 WORD_VARIABLE = "BFC_WORD"  # the end of the pipe that those have which bfc starts
@@ -59,6 +59,7 @@ class Peers:
         self.rank = rank
         self.size = size
         self.num_nodes = num_nodes
+        self.have_a_reason = False  # to end, that all of them hear
         self._store = store
         self._word = word
 
@@ -116,7 +117,8 @@ class Peers:
             where: a name for this point of the program.
         """
         if self._store is not None:
-            self._store.set(f"{where}/{self.rank}", "")
+            with _needing_the_first(self.rank, self.size):
+                self._store.set(f"{where}/{self.rank}", "")
             self._wait_for(f"{where}/{rank}" for rank in range(self.size))
 
     def tell(self, topic: str, word: str) -> None:
@@ -127,7 +129,8 @@ class Peers:
             word: what is said.
         """
         if self._store is not None:
-            self._store.set(topic, word)
+            with _needing_the_first(self.rank, self.size):
+                self._store.set(topic, word)
 
     def hear(self, topic: str) -> str:
         """What the first process says.
@@ -140,21 +143,24 @@ class Peers:
         """
         assert self._store is not None
         self._wait_for([topic])
-        return self._store.get(topic).decode()
+        with _needing_the_first(self.rank, self.size):
+            return self._store.get(topic).decode()
 
     def group_store(self) -> Store | None:
         """Where the process group of this start of the processes may meet; None for one process."""
         return None if self._store is None else PrefixStore("group", self._store)
 
     def complain(self, reason: str, exit_status: int = MISTAKE) -> None:
-        """Tells all why the run ends; the first reason counts.
+        """Tells all why the run ends, as far as they can be reached; the first reason counts.
 
         Args:
             reason: in one line.
             exit_status: of all of them.
         """
         if self._store is not None:
-            self._store.compare_set(_COMPLAINT, "", f"{exit_status} {reason}")
+            with suppress(DistError):
+                self._store.compare_set(_COMPLAINT, "", f"{exit_status} {reason}")
+                self.have_a_reason = True
 
     def hear_complaint(self, patience: float = 0.0) -> None:
         """Ends this process for the reason of another one.
@@ -175,6 +181,7 @@ class Peers:
                 return
             time.sleep(_PAUSE_SECONDS)
         status, _, reason = self._store.get(_COMPLAINT).decode().partition(" ")
+        self.have_a_reason = True
         if int(status) == MISTAKE:
             raise RunError(reason)
         raise LostProcess(reason, int(status))
@@ -217,7 +224,7 @@ class Peers:
         assert self._store is not None
         wanted = list(keys)
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        try:
+        with _needing_the_first(self.rank, self.size):
             while not self._store.check(wanted):
                 self.hear_complaint()
                 if time.monotonic() > deadline:
@@ -226,8 +233,6 @@ class Peers:
                         f"seconds, and one of them did not come to process {self.rank}."
                     )
                 time.sleep(_PAUSE_SECONDS)
-        except DistError as broken:
-            raise LostProcess(f"process {self.rank} lost the first of {self.size}.") from broken
 
 
 class _Srun(SLURMEnvironment):
@@ -255,17 +260,43 @@ def find_peers() -> Peers:
             f"{os.environ['LOCAL_RANK']}."
         )
     if source is None:
+        _check_job_script()
         return Peers()
     if source == "bfc":
         if is_orphan():
             raise LostProcess("the first process ended before the others came: the run stops.")
         return Peers(rank=rank(), word=int(os.environ[WORD_VARIABLE]))
-    environment: ClusterEnvironment
-    environment = TorchElasticEnvironment() if source == "torchrun" else _Srun()
-    size = environment.world_size()
+    size = num_started()
     if size == 1:
         return Peers(source)
+    environment: ClusterEnvironment
+    environment = TorchElasticEnvironment() if source == "torchrun" else _Srun()
     return Peers(source, rank=rank(), size=size, store=_reach_store(environment, rank(), size))
+
+
+def _check_job_script() -> None:
+    """Refuses what Lightning would: it takes a job script of SLURM for one of the job's tasks.
+
+    Raises:
+        RunError: if SLURM has not been told how many tasks a node has.
+    """
+    num_tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    is_task = num_tasks > 1 and os.environ.get("SLURM_JOB_NAME") not in SHELLS
+    if is_task and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise RunError(f"sbatch must be told --ntasks-per-node, got {num_tasks} tasks in all.")
+
+
+@contextmanager
+def _needing_the_first(rank: int, size: int) -> Iterator[None]:
+    """Makes one clear word of a store that does not answer.
+
+    Raises:
+        LostProcess: if whoever keeps it is gone.
+    """
+    try:
+        yield
+    except DistError as broken:
+        raise LostProcess(f"process {rank} lost the first of {size}.") from broken
 
 
 def _ignore_sigterm() -> None:
@@ -312,7 +343,7 @@ def _name_of_this_start(store: Store, rank: int, size: int) -> str:
     ranks = range(size)
     shown, signed = ([f"{word}/{each}" for each in ranks] for word in ("shown", "signed"))
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    try:
+    with _needing_the_first(rank, size):
         store.set(shown[rank], own)
         while time.monotonic() < deadline:
             if rank == 0 and store.check(shown):
@@ -325,8 +356,6 @@ def _name_of_this_start(store: Store, rank: int, size: int) -> str:
                 if _read(store, "settled") == names:
                     return names.split(",")[0]
             time.sleep(_PAUSE_SECONDS)
-    except DistError as broken:
-        raise LostProcess(f"process {rank} lost the first of {size}.") from broken
     raise LostProcess(
         f"all {size} processes must start within {_PATIENCE_SECONDS:.0f} seconds; process {rank} "
         "waited for the others in vain."

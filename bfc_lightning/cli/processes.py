@@ -8,19 +8,24 @@ import os
 # The first process tells those that it starts where the run lives, and its own number.
 FOLDER_VARIABLE = "BFC_RUN_FOLDER"
 FIRST_VARIABLE = "BFC_FIRST_PROCESS"
+# What SLURM calls jobs that are shells; Lightning takes no process in them for a task.
+SHELLS = ("bash", "interactive")
 _RANKS = {"torchrun": "RANK", "srun": "SLURM_PROCID", "bfc": "LOCAL_RANK"}
 
 
 def launcher() -> str | None:
-    """What has started this process beside others, as Lightning finds it too.
+    """What has started this process beside others.
+
+    A job script of SLURM is one process, though SLURM speaks of the job's tasks there; that `srun`
+    has started them, only the number of tasks in a step says.
 
     Returns:
         torchrun, srun, or bfc; None where the user has started it alone.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
-    is_task = os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
-    if "SLURM_NTASKS" in os.environ and is_task:
+    is_task = os.environ.get("SLURM_JOB_NAME") not in SHELLS
+    if "SLURM_STEP_NUM_TASKS" in os.environ and is_task:
         return "srun"
     return "bfc" if FOLDER_VARIABLE in os.environ else None
 
@@ -37,10 +42,7 @@ def is_first_process() -> bool:
 
 
 def num_started() -> int:
-    """How many processes torchrun or srun have started with this command.
-
-    Within a job script SLURM speaks of tasks too; that `srun` has started them, only it says.
-    """
+    """How many processes torchrun or srun have started with this command."""
     names = {"torchrun": "WORLD_SIZE", "srun": "SLURM_STEP_NUM_TASKS"}
     return int(os.environ.get(names.get(launcher() or "", ""), 1))
 
