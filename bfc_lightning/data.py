@@ -1,7 +1,8 @@
 """The data module: hands the sample stream to Lightning, batch by batch, and remembers where."""
 
 import copy
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from bfc_lightning.types import Batch, Burst
 _ENDLESS = 2**31 - 1
 BLOCK_ROWS = 8192
 _BLOCK_BATCHES = 64
+_VISIT_SECONDS = 0.3
 _KEPT_BYTES = 2**24
 _TENSOR_TOLERANCE = 1e-5
 
@@ -203,7 +205,9 @@ class HierarchicalData(LightningDataModule):
         """Requests for the samples that `predict` writes."""
         return self._eval_requests("predict")
 
-    def on_after_batch_transfer(self, batch: BatchRequest, dataloader_idx: int) -> Batch | Burst:
+    def on_after_batch_transfer(
+        self, batch: BatchRequest, dataloader_idx: int
+    ) -> Batch | Iterator[Burst]:
         """Draws what was asked for, this process's shards of it.
 
         Args:
@@ -211,7 +215,7 @@ class HierarchicalData(LightningDataModule):
             dataloader_idx: Lightning's; there is one loader.
 
         Returns:
-            The samples, on the device.
+            The samples, on the device; those of several steps are drawn as they are used.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -219,7 +223,8 @@ class HierarchicalData(LightningDataModule):
         self.place_stream(module.device, next(module.parameters()).dtype)
         shards = range(trainer.global_rank, self.num_shards, trainer.world_size)
         if batch.position is None and self.pauses is not None:
-            return self.draw_burst(self.pauses.steps_until_next(trainer.global_step), shards)
+            most = self.pauses.steps_until_next(trainer.global_step)
+            return in_bursts(lambda steps: self.draw_burst(steps, shards), most)
         return self.draw_batch(batch, shards)
 
     def place_stream(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -314,6 +319,28 @@ class HierarchicalData(LightningDataModule):
 
     def _eval_requests(self, split: Split) -> BatchRequests:
         return BatchRequests(split, -(-self._counts[split] // self.eval_batch_size))
+
+
+def in_bursts(draw: Callable[[int], Burst], most: int) -> Iterator[Burst]:
+    """Draws burst after burst, until there are enough batches or some time is over.
+
+    Between two visits of the Trainer lie as many steps as possible, for its loop takes about a
+    millisecond; but a signal or a bar should not have to wait for long.
+
+    Args:
+        draw: at least one batch, and at most so many.
+        most: batches in all.
+
+    Yields:
+        Each burst when it is wanted.
+    """
+    end = time.monotonic() + _VISIT_SECONDS
+    while most > 0:
+        burst = draw(most)
+        most -= len(burst.labels)
+        yield burst
+        if time.monotonic() > end:
+            return
 
 
 def check_same_tensors(

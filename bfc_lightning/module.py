@@ -1,7 +1,7 @@
 """The Lightning module: a network, its objective, and the optimiser that it is given."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -149,14 +149,16 @@ class HierarchicalLearner(LightningModule):
             share=share,
         )
 
-    def training_step(self, batch: Batch | Burst, batch_index: int) -> Tensor | dict[str, Any]:
+    def training_step(
+        self, batch: Batch | Iterable[Burst], batch_index: int
+    ) -> Tensor | dict[str, Any]:
         """The loss of a batch, penalty included; on the fast path those of the steps it takes."""
-        if self.fast_path is not None and isinstance(batch, Burst):
+        if self.fast_path is not None and not isinstance(batch, Batch):
             return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
+        assert isinstance(batch, Batch)
         if self.fast_path is not None:
             burst = Burst(batch.inputs.unsqueeze(0), batch.labels.unsqueeze(0))
-            return {"loss": take_steps(self, self.fast_path, burst, self.progress)[0]}
-        assert isinstance(batch, Batch)
+            return {"loss": take_steps(self, self.fast_path, [burst], self.progress)[0]}
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
@@ -270,29 +272,38 @@ class HierarchicalLearner(LightningModule):
 
 
 def take_steps(
-    module: LightningModule, path: FastPath | InTurn, burst: Burst, progress: Callable[[int], float]
+    module: LightningModule,
+    path: FastPath | InTurn,
+    bursts: Iterable[Burst],
+    progress: Callable[[int], float],
 ) -> Tensor:
-    """Takes the steps of a burst, and tells Lightning.
+    """Takes the steps of some bursts, and tells Lightning.
 
     Args:
         module: whose `training_step` this is.
         path: of its networks.
-        burst: the batches.
+        bursts: the batches.
         progress: the part of the phase done after so many optimiser steps of the run.
 
     Returns:
         The losses.
     """
-    first = module.trainer.global_step
-    optimizers, schedules = module.optimizers(use_pl_optimizer=False), module.lr_schedulers()
-    losses = path.run(
-        burst,
-        _as_list(optimizers),
-        _as_list(schedules),
-        lambda offset: progress(first + offset),
-    )
-    count_steps(module.trainer, len(losses))
-    return losses
+    step = module.trainer.global_step
+    optimizers = _as_list(module.optimizers(use_pl_optimizer=False))
+    schedules = _as_list(module.lr_schedulers())
+    losses: list[Tensor] = []
+    for burst in bursts:
+        losses.append(
+            path.run(burst, optimizers, schedules, functools.partial(_later, progress, step))
+        )
+        step += len(losses[-1])
+    taken = torch.cat(losses)
+    count_steps(module.trainer, len(taken))
+    return taken
+
+
+def _later(progress: Callable[[int], float], step: int, offset: int) -> float:
+    return progress(step + offset)
 
 
 def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions

@@ -1,7 +1,7 @@
 """Many seeds in one process: learners of one shape, trained as one batched program."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
-from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData
+from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData, in_bursts
 from bfc_lightning.fast_path import Clipping, FastPath, InTurn, path_of
 from bfc_lightning.medians import median_of
 from bfc_lightning.module import PHASE_KEY, HierarchicalLearner, take_steps
@@ -63,7 +63,7 @@ class ReplicatedData(LightningDataModule):
 
     def on_after_batch_transfer(
         self, batch: BatchRequest, dataloader_idx: int
-    ) -> Burst | list[Batch]:
+    ) -> Iterator[Burst] | list[Batch]:
         """Draws what was asked for, of every replica.
 
         Args:
@@ -83,6 +83,9 @@ class ReplicatedData(LightningDataModule):
             return [part.draw_batch(batch, shards) for part in self.parts]
         assert self.pauses is not None
         most = self.pauses.steps_until_next(trainer.global_step)
+        return in_bursts(lambda steps: self._draw_burst(steps, shards), most)
+
+    def _draw_burst(self, most: int, shards: range) -> Burst:
         bursts = [part.draw_burst(most, shards) for part in self.parts]
         return Burst(*(torch.stack(column, dim=1) for column in zip(*bursts, strict=True)))
 
@@ -182,7 +185,7 @@ class ReplicatedLearner(LightningModule):
         for each in self.each:
             each.enter_phase(phase)
 
-    def training_step(self, batch: Burst, batch_index: int) -> dict[str, Any]:
+    def training_step(self, batch: Iterator[Burst], batch_index: int) -> dict[str, Any]:
         """Takes the steps of a burst."""
         assert self.fast_path is not None
         return {"loss": take_steps(self, self.fast_path, batch, self.progress)}

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from bfc_lightning import Gaussian, HierarchicalData, HierarchicalTarget, Regression
-from bfc_lightning.data import BatchRequests, check_same_tensors
+from bfc_lightning import data as data_module
+from bfc_lightning.data import BatchRequests, check_same_tensors, in_bursts
+from bfc_lightning.types import Burst
 
 
 def data(seed: int = 0, **arguments) -> HierarchicalData:
@@ -133,3 +135,18 @@ def test_processes_must_divide_the_shards():
     data().check_processes(2)
     with pytest.raises(ValueError, match=r"multiple of the number of processes, 3, got 4"):
         data().check_processes(3)
+
+
+def test_bursts_are_drawn_as_they_are_used_until_there_are_enough_or_time_is_over(monkeypatch):
+    asked = []
+
+    def draw(most: int) -> Burst:
+        asked.append(most)
+        return Burst(torch.zeros(min(most, 3), 4, 2), torch.zeros(min(most, 3), 4))
+
+    bursts = in_bursts(draw, 7)
+    assert asked == []
+    assert [len(burst.labels) for burst in bursts] == [3, 3, 1]
+    assert asked == [7, 4, 1]
+    monkeypatch.setattr(data_module, "_VISIT_SECONDS", -1.0)
+    assert [len(burst.labels) for burst in in_bursts(draw, 7)] == [3]
