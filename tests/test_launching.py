@@ -219,6 +219,17 @@ def test_signals_end_an_evaluation_without_a_result(tmp_path, capsys):
     assert not (tmp_path / "tiny" / "test.json").exists()
 
 
+def test_mistake_is_told_with_the_calls_that_led_to_it_where_they_are_wanted(
+    tmp_path, capsys, monkeypatch
+):
+    for wanted in ("", "1"):
+        monkeypatch.setenv("BFC_TRACEBACK", wanted)
+        assert fit(tmp_path, *intervene("FailInSetup")) == 2
+        told = capsys.readouterr().err
+        assert "bfc: error: RuntimeError: before training (interventions.py, line" in told
+        assert ("raise RuntimeError" in told) == bool(wanted)
+
+
 @pytest.mark.parametrize("moment", ["FailInSetup", "FailInTheFirstStep"])
 def test_run_that_fails_before_a_step_leaves_the_one_that_it_replaces(tmp_path, capsys, moment):
     (tmp_path / "tiny").mkdir()

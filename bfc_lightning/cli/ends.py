@@ -1,12 +1,14 @@
 """How a command ends: which failures are told in one line, and with which exit status."""
 
+import os
+import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
 
 from bfc_lightning.callbacks.stops import LOST, MISTAKE, LostProcess
 from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say
-from bfc_lightning.cli.refusals import CLOSED, FULL, is_lack_of_memory
+from bfc_lightning.cli.refusals import CLOSED, FULL, TRACEBACK_VARIABLE, is_lack_of_memory
 from bfc_lightning.experiments.limits import LACKED_MEMORY
 from bfc_lightning.runs.folder import RunError
 
@@ -25,8 +27,7 @@ def ended(command: Callable[[], int], tell: Callable[[str], None] = say) -> int:
     try:
         return command()
     except (ArgumentError, RunError) as mistake:
-        tell(f"error: {one_line(str(mistake))}")
-        return MISTAKE
+        return _told_mistake(mistake, tell)
     except OSError as failed:
         return _told(failed, tell)
     except LostProcess as lost:
@@ -46,6 +47,13 @@ def ended(command: Callable[[], int], tell: Callable[[str], None] = say) -> int:
             raise
         tell(f"out of memory: {one_line(str(failed))}")
         return LACKED_MEMORY
+
+
+def _told_mistake(mistake: Exception, tell: Callable[[str], None]) -> int:
+    tell(f"error: {one_line(str(mistake))}")
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exception(mistake)
+    return MISTAKE
 
 
 def _told(failed: OSError, tell: Callable[[str], None]) -> int:

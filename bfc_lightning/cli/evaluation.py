@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.callbacks.interruption import stopping_at_once
@@ -113,11 +112,8 @@ class Evaluation:
             enable_progress_bar=False,
             val_check_interval=None,
         )
-        try:
-            trainer = Trainer(**flags)
-            data.check_processes(trainer.world_size)
-        except (MisconfigurationException, ValueError, TypeError, ImportError) as refused:
-            raise RunError(str(refused)) from refused
+        trainer = Trainer(**flags)
+        data.check_processes(trainer.world_size)
         if self.command == "predict" and trainer.world_size > 1:
             raise RunError(
                 f"trainer.devices must be 1 for predict, got {trainer.world_size} processes."

@@ -17,6 +17,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the file system says where there is no space left."""
 CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 """What it says of a place that cannot be written to."""
+TRACEBACK_VARIABLE = "BFC_TRACEBACK"
+"""Where it is set, a mistake is told with the calls that led to it."""
 # What torch says of sizes that no memory has.
 _TOO_LARGE = ("Overflow when unpacking long", "Storage size calculation overflowed")
 # Raised with words for the user; others are told with the place where they came from.
@@ -101,7 +103,8 @@ def in_words(refused: BaseException) -> str:
         return str(refused)
     words = " ".join(f"{type(refused).__name__}: {refused}".split()).rstrip(" .:")
     places = traceback.extract_tb(refused.__traceback__)
-    return f"{words} ({Path(places[-1].filename).name}, line {places[-1].lineno})."
+    place = f"{Path(places[-1].filename).name}, line {places[-1].lineno}"
+    return f"{words} ({place}; {TRACEBACK_VARIABLE}=1 shows more)."
 
 
 def is_lack_of_memory(failed: BaseException) -> bool:
