@@ -246,3 +246,24 @@ def test_best_checkpoint_is_on_the_disk_at_the_end_though_it_is_no_new_one(tmp_p
         beside.write_bytes(b"whole")
         callback._put_in_place(trainer, beside, is_best=is_best, sync=sync)
     assert synced == [".last.ckpt.tmp", "best.ckpt", ".last.ckpt.tmp"]
+
+
+def test_trainer_writes_checkpoints_of_a_users_callback_as_ours(tmp_path, monkeypatch):
+    folder, written = tmp_path / "mine", []
+    write = checkpoints.write_checkpoint
+
+    def watched(content, path):
+        write(content, path)
+        if path.parent == folder:
+            written.append((path.name, content["global_step"], sorted(os.listdir(folder))))
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", watched)
+    words = ["--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint"]
+    options = {"dirpath": folder, "filename": "{step}", "every_n_train_steps": 25, "save_top_k": -1}
+    for key, value in options.items():
+        words += [f"--trainer.callbacks.{key}", str(value)]
+    assert fit(tmp_path, *words) == 0
+    first, second = (f".step={step}.ckpt.{os.getpid()}.tmp" for step in (25, 50))
+    assert written == [(first, 25, [first]), (second, 50, [second, "step=25.ckpt"])]
+    assert sorted(os.listdir(folder)) == ["step=25.ckpt", "step=50.ckpt"]
+    assert torch.load(folder / "step=50.ckpt", weights_only=True)["global_step"] == 50

@@ -89,6 +89,32 @@ def test_product_that_takes_bad_input_badly_is_found_out(tmp_path, monkeypatch, 
     assert all(Path(line.partition(": ")[2]).is_dir() for _, line in tally.lost)
 
 
+FAILED = "bfc: 1 of 2 runs failed; again: bfc compare -c mine.yaml\n"
+FAILED_CLAIMS = "bfc: runs that failed: 1; what they printed is in logs/claims/runs/*/logs.\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [("compare", FAILED), ("sweep", f"bfc: warning: no.\n{FAILED}"), ("claims", FAILED_CLAIMS)],
+)
+def test_experiment_may_end_with_1_where_its_runs_failed(command, printed):
+    assert inputs._problem(1, printed, is_long=False, command=command) == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        ("compare", "bfc: error: another process runs in this folder.\n"),
+        ("sweep", "bfc: 3 of 3 runs are done already.\n"),
+        ("claims", ""),
+        ("compare", f"{FAILED}bfc: error: no space is left.\n"),
+        ("fit", FAILED),
+    ],
+)
+def test_experiment_that_ends_with_1_for_another_reason_is_found_out(command, printed):
+    assert inputs._problem(1, printed, is_long=False, command=command) == "exit status 1"
+
+
 def test_product_that_refuses_in_one_line_loses_nothing(tmp_path, monkeypatch):
     tally = _try_on(_refuses, tmp_path, monkeypatch)
     assert tally.lost == []

@@ -81,9 +81,12 @@ class Command:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def send(self, signum: int) -> None:
-        if self.poll() is None:
+    def send(self, signum: int) -> bool:
+        """Sends it a signal; whether it was still there to receive it."""
+        is_alive = self.poll() is None
+        if is_alive:
             os.kill(self.pid, signum)
+        return is_alive
 
     def end(self) -> None:
         """Kills what is left of the group."""

@@ -5,140 +5,124 @@ rows. As a batch is a function of its position alone, weights that are the same 
 samples, none of them twice. Clocks, and what TensorBoard's files are called, may differ.
 """
 
-import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import yaml
+from signal import Signals
 
 from tests.faults.folders import differences, unreadable
-from tests.faults.forked import Command, start
+from tests.faults.forked import Command
+from tests.faults.kinds import KINDS, Kind, begin
+from tests.faults.landing import MOMENTS, SIGNALS, Kill, send, unsaved, wait_for, wrong_end
 
-TINY = "tests/configs/tiny.yaml"
-STEPS = 120
-LONG = ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", "5"]
-FIT = ["fit", "-c", TINY, *LONG]
-FIGURES = ["--run.figures", "true"]
-DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+_WORK_SECONDS = 60.0  # of a processor; more is a hang
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What is killed.
+class Outcome:
+    """What became of one kill.
 
     Attributes:
-        name: of it.
-        words: of the command, without its folder.
-        is_fit: one run, that needs `--resume auto`; else a folder of runs.
-        is_forked: from a process that has the imports; else started as a user does.
-        has_children: whether it starts processes, of which one may be killed in its place.
-        weight: how often it is tried beside the others.
+        has_landed: whether it has reached a live process, and in time if that was to train.
+        is_unfinished: whether steps were missing then, of a run or of one of several.
+        problem: what was lost by it; empty if nothing.
     """
 
-    name: str
-    words: tuple[str, ...]
-    is_fit: bool = True
-    is_forked: bool = True
-    has_children: bool = False
-    weight: int = 2
-
-
-def _of_runs(name: str, *words: str) -> Kind:
-    return Kind(name, words, is_fit=False, has_children=True)
-
-
-KINDS = (
-    Kind("fit, fast path", (*FIT, *FIGURES, "--training_path", "fast"), weight=6),
-    Kind("fit, plain path", (*FIT, "--training_path", "plain"), weight=4),
-    Kind("fit, replicas", (*FIT, "--model.num_replicas", "3"), weight=4),
-    Kind("fit, 2 processes", (*FIT, *DDP), is_forked=False, has_children=True, weight=3),
-    _of_runs("compare, together", "compare", "-c", "compare.yaml", "--together", "true"),
-    _of_runs("compare, alone", "compare", "-c", "compare.yaml", "--together", "false"),
-    _of_runs("sweep", "sweep", "-c", "sweep.yaml"),
-)
-SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-MOMENTS = ("start", "training", "saving", "end")
-_WORK_SECONDS = 60.0  # of a processor; more is a hang
-
-
-@dataclass(frozen=True)
-class Kill:
-    """One kill: by which signal, at which moment, of the first process or of a child."""
-
-    signum: signal.Signals
-    moment: str
-    is_of_child: bool
-    share: float
-    patience: int
-
-    def __str__(self) -> str:
-        whom = "a child" if self.is_of_child else "the first process"
-        return f"{self.signum.name} to {whom} at {self.moment}"
+    has_landed: bool
+    is_unfinished: bool = False
+    problem: str = ""
 
 
 @dataclass
 class Tally:
-    """What became of each kill."""
+    """What became of all kills, by kind of command and signal.
+
+    Attributes:
+        tried: those that have landed.
+        unfinished: those of them that left steps to do; the others prove little.
+        missed: those that came too late, or found no child to go to; others were drawn instead.
+        lost: what was lost, one entry for each kill that lost something.
+    """
 
     tried: Counter = field(default_factory=Counter)
+    unfinished: Counter = field(default_factory=Counter)
+    missed: Counter = field(default_factory=Counter)
     lost: list[tuple[tuple[str, str], str]] = field(default_factory=list)
 
+    def add(self, key: tuple[str, str], outcome: Outcome, where: str) -> None:
+        self.tried[key] += outcome.has_landed
+        self.missed[key] += not outcome.has_landed
+        self.unfinished[key] += outcome.is_unfinished
+        if outcome.problem:
+            self.lost.append((key, f"{outcome.problem}: {where}"))
+
     def lines(self) -> list[str]:
-        form = "{:<20}{:<9}{:>7}{:>15}{:>6}"
-        table = [form.format("killed", "by", "tried", "resumed equal", "lost")]
-        lost = Counter(key for key, _ in self.lost)
-        for key in sorted(self.tried):
-            tried = self.tried[key]
-            table.append(form.format(*key, tried, tried - lost[key], lost[key]))
-        total = self.tried.total()
-        row = ("together", "", total, total - len(self.lost), len(self.lost))
-        return [*table, form.format(*row)]
+        form = "{:<20}{:<9}{:>7}{:>12}{:>8}{:>15}{:>6}"
+        titles = ("tried", "unfinished", "missed", "resumed equal", "lost")
+        rows = {key: self._row(key) for key in sorted(self.tried.keys() | self.missed.keys())}
+        rows["together", ""] = tuple(map(sum, zip(*rows.values(), strict=True)))
+        table = {("killed", "by"): titles, **rows}
+        return [form.format(*key, *cells) for key, cells in table.items()]
+
+    def _row(self, key: tuple[str, str]) -> tuple[int, ...]:
+        tried, lost = self.tried[key], sum(each == key for each, _ in self.lost)
+        return (tried, self.unfinished[key], self.missed[key], tried - lost, lost)
 
 
-def try_kills(count: int, seed: int, folder: Path, only: str = "") -> Iterator[Tally]:
+def try_kills(
+    count: int,
+    *,
+    seed: int,
+    folder: Path,
+    only: Sequence[str] = ("",),
+    signals: Sequence[Signals] = SIGNALS,
+    moments: Mapping[str, int] = MOMENTS,
+) -> Iterator[Tally]:
     """Kills commands.
 
     Args:
-        count: how many.
-        seed: of the moments.
+        count: how many kills are to land; where one misses, others are drawn in its place.
+        seed: of the kills.
         folder: an empty one; what was lost stays in it.
-        only: kinds with this in their name.
+        only: kinds with one of these in their name.
+        signals: that are drawn from.
+        moments: likewise, with how often each is drawn.
 
     Yields:
         The tally so far, after every kill.
     """
     chance, tally = random.Random(seed), Tally()
     whole: dict[str, tuple[Path, float]] = {}
-    kinds = [kind for kind in KINDS if only in kind.name]
-    order = [kind for kind in kinds for _ in range(kind.weight - 1)]
-    chance.shuffle(order)
-    order = [*kinds, *order]  # each at least once, however few there are
-    for number in range(count):
-        kind = order[number % len(order)]
+    order = _order([kind for kind in KINDS if any(word in kind.name for word in only)], chance)
+    for number in range(count * _ATTEMPTS):
+        kind = order[tally.tried.total() % len(order)]
         if kind.name not in whole:
             whole[kind.name] = _undisturbed(kind, folder)
         kill = Kill(
-            chance.choice(SIGNALS),
-            chance.choice(MOMENTS),
+            chance.choice(signals),
+            chance.choices([*moments], [*moments.values()])[0],
             kind.has_children and chance.random() < 0.4,
             chance.random(),
             chance.randint(1, 30),
         )
-        problem = _try(kind, kill, whole[kind.name], folder / f"kill-{number}")
-        key = (kind.name, kill.signum.name)
-        tally.tried[key] += 1
-        if problem:
-            tally.lost.append((key, f"{kill}: {problem}: {folder / f'kill-{number}'}"))
+        root = folder / f"kill-{number}"
+        outcome = _try(kind, kill, whole[kind.name], root)
+        tally.add((kind.name, kill.signum.name), outcome, f"{kill}: {root}")
         yield tally
+        if tally.tried.total() == count:
+            return
+
+
+def _order(kinds: Sequence[Kind], chance: random.Random) -> list[Kind]:
+    """Each at least once, however few kills there are; then by weight."""
+    order = [kind for kind in kinds for _ in range(kind.weight - 1)]
+    chance.shuffle(order)
+    return [*kinds, *order]
 
 
 def _undisturbed(kind: Kind, folder: Path) -> tuple[Path, float]:
@@ -146,131 +130,59 @@ def _undisturbed(kind: Kind, folder: Path) -> tuple[Path, float]:
     root = folder / f"whole-{KINDS.index(kind)}"
     root.mkdir()
     began = time.monotonic()
-    command = _start(kind, root)
+    command = begin(kind, root)
     status = command.wait_working(_WORK_SECONDS)
     command.end()
     assert status == 0, command.printed()
     return root / "logs" / "run", time.monotonic() - began
 
 
-def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> str:
-    """One kill; what was lost by it, empty if nothing."""
+def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> Outcome:
+    """One kill, and what comes after it."""
     reference, seconds = whole
     run = root / "logs" / "run"
     root.mkdir()
-    command = _start(kind, root)
-    _wait_for(kill, command, run, seconds)
-    _send(kill, command)
-    if command.wait_working(_WORK_SECONDS) is None:
+    command = begin(kind, root)
+    wait_for(kill, command, run=run, seconds=seconds, is_fit=kind.is_fit)
+    has_landed = send(kill, command)
+    is_unfinished = bool(unsaved(reference, run))
+    problem = ""
+    if has_landed:
+        problem = _end(kind, kill, command, reference) or _go_on(kind, root, reference)
+    else:
+        assert command.poll() in (None, 0), command.printed()
         command.end()
-        return "hangs when it is told to stop"
+    if not problem:
+        shutil.rmtree(root, ignore_errors=True)  # workers of a missed one may still write
+    is_late = kill.moment == "training" and not is_unfinished
+    if not has_landed or (is_late and not problem):
+        return Outcome(has_landed=False)
+    return Outcome(has_landed, is_unfinished, problem)
+
+
+def _end(kind: Kind, kill: Kill, command: Command, reference: Path) -> str:
+    """Waits for the end of what was killed; what is wrong with it, empty if nothing."""
+    status = command.wait_working(_WORK_SECONDS)
     command.end()
-    if "Traceback" in command.printed() and kill.signum == signal.SIGTERM:
-        return "traceback"
-    again = _start(kind, root, is_again=True)
+    if status is None:
+        return "hangs when it is told to stop"
+    run = command.log.parent / "logs" / "run"
+    return wrong_end(
+        kill,
+        status,
+        printed=command.printed(),
+        is_fit=kind.is_fit,
+        is_begun=any(run.rglob("last.ckpt")),
+        is_saved=not unsaved(reference, run),
+    )
+
+
+def _go_on(kind: Kind, root: Path, reference: Path) -> str:
+    """Begins it again; what was lost, empty if nothing."""
+    again = begin(kind, root, is_again=True)
     status = again.wait_working(_WORK_SECONDS)
     again.end()
     if status != 0:
         return f"does not go on: exit status {status}"
-    problem = "; ".join(unreadable(run) or differences(reference, run))
-    if not problem:
-        shutil.rmtree(root)
-    return problem
-
-
-def _wait_for(kill: Kill, command: Command, run: Path, seconds: float) -> None:
-    """Waits until the moment has come, or the command has ended before it."""
-    is_seen = kill.moment in ("saving", "end")
-    latest = 1800 if is_seen else seconds * kill.share * (0.5 if kill.moment == "start" else 1)
-    deadline = time.monotonic() + latest
-    patience = kill.patience
-    while command.poll() is None and time.monotonic() < deadline:
-        if kill.moment == "saving" and _is_saving(run):
-            patience -= 1
-            if not patience:
-                return
-        if kill.moment == "end" and _is_at_its_end(run):
-            time.sleep(0.3 * kill.share)
-            return
-        time.sleep(0.0005 if kill.moment == "saving" else 0.005)
-
-
-def _is_saving(run: Path) -> bool:
-    """Whether a file is half written, of a run or of a run of several."""
-    patterns = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp", "*/*/*/.*.tmp")
-    return any(path for pattern in patterns for path in run.glob(pattern))
-
-
-def _is_at_its_end(run: Path) -> bool:
-    """Whether the last step is saved, or the first run of several has finished."""
-    for path in (run / "summary.json", *run.glob("*/*/summary.json")):
-        try:
-            content = json.loads(path.read_text())
-        except FileNotFoundError:
-            continue
-        if content["status"] == "finished" or content["steps"] == STEPS:
-            return True
-    return False
-
-
-def _send(kill: Kill, command: Command) -> None:
-    children = children_of(command.pid) if kill.is_of_child else []
-    if not children:
-        command.send(kill.signum)
-    for pid in children[-1:]:
-        try:
-            os.kill(pid, kill.signum)
-        except ProcessLookupError:  # it has ended by itself
-            return
-        if kill.signum == signal.SIGTERM:
-            command.wait(60)
-
-
-def children_of(parent: int) -> list[int]:
-    """Processes at work for another one, where the system tells."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            owner = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "cmdline").read_text()
-        except OSError:  # it has ended
-            continue
-        if owner == parent and "resource_tracker" not in words:
-            found.append(int(folder.name))
-    return sorted(found)
-
-
-def _start(kind: Kind, root: Path, *, is_again: bool = False) -> Command:
-    words = list(kind.words)
-    if not kind.is_fit:
-        words[2] = str(_experiment(root, words[2]))
-    words += ["--run.root", str(root / "logs"), "--run.name", "run"]
-    if is_again and kind.is_fit:
-        words += ["--resume", "auto"]
-    log = root / ("again.txt" if is_again else "killed.txt")
-    if kind.is_forked:
-        return start(words, log)
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.command", *words],
-            stdout=file,
-            stderr=file,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-    process.returncode = 0  # waited for by `Command`
-    return Command(words, process.pid, log)
-
-
-def _experiment(root: Path, name: str) -> Path:
-    """Two widths, and three seeds of each, in a file of its own."""
-    (root / "long.yaml").write_text(f"trainer: {{max_steps: {STEPS}, val_check_interval: 5}}\n")
-    parts = {
-        "compare.yaml": {"learners": {"narrow": {"model": {"width": 4}}, "wide": {}}},
-        "sweep.yaml": {"grid": {"model.width": [4, 8]}},
-    }
-    base = [str(Path(TINY).resolve()), "long.yaml"]
-    settings = {"base": base, "seeds": [0, 1, 2], "workers": 2, **parts[name]}
-    path = root / name
-    path.write_text(yaml.safe_dump(settings))
-    return path
+    run = root / "logs" / "run"
+    return "; ".join(unreadable(run) or differences(reference, run))
