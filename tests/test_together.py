@@ -30,7 +30,7 @@ from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.splitting import split_run
 from tests.comparisons import cells, write
-from tests.faults.kills import children_of
+from tests.faults.landing import children_of
 from tests.launches import need_proc
 from tests.replica_words import RATE, replicas
 from tests.runs import checkpoint, fit, same_weights, summary
@@ -248,6 +248,20 @@ def test_best_checkpoint_of_a_replica_has_nothing_to_go_on_from(root, capsys):
     words = ["fit", "-c", str(mine / "config.yaml"), "--run.name", "on"]
     assert main([*words, "--resume", str(mine / "checkpoints" / "best.ckpt")]) == 2
     assert "the checkpoint must hold the state of an optimiser, got" in capsys.readouterr().err
+
+
+def test_best_checkpoint_of_an_earlier_phase_has_the_layers_of_that_phase(tmp_path):
+    """A layer that has joined and not learned yet makes f worse than it was without."""
+    words = [*CONSTANT, "--scheme", "Layerwise", "--scheme.steps", "[400, 2]"]
+    assert fit(tmp_path, *words, *replicas(2), "--run.name", "both") == 0
+    split_run(tmp_path / "both", tmp_path, ["zero", "one"])
+    assert fit(tmp_path, *words, "--seed_everything", "1", "--run.name", "alone") == 0
+    one, alone = (checkpoint(tmp_path / name, "best") for name in ("one", "alone"))
+    assert one["global_step"] == alone["global_step"] <= 400
+    assert one["phase"] == alone["phase"]
+    x = torch.randn(5, 8, dtype=torch.float64)
+    mine, other = (load_run(tmp_path / name).network(x) for name in ("one", "alone"))
+    assert mine.detach().numpy() == pytest.approx(other.detach().numpy(), rel=1e-8)
 
 
 def test_replica_that_diverged_says_so_and_keeps_its_best(tmp_path):

@@ -1,6 +1,7 @@
 """The weights of every replica at its own best validation."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -23,12 +24,14 @@ class ReplicaBests(Callback):
     Attributes:
         scores: the best score of each replica, infinite before the first validation.
         steps: when that was.
+        phases: of the training scheme then, as checkpoints have it: which layers took part.
         weights: the weights then, by name; None before.
     """
 
     def __init__(self, num_replicas: int) -> None:
         self.scores = [math.inf] * num_replicas
         self.steps = [0] * num_replicas
+        self.phases: list[dict[str, Any] | None] = [None] * num_replicas
         self.weights: list[dict[str, Tensor] | None] = [None] * num_replicas
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,12 +43,18 @@ class ReplicaBests(Callback):
         for number, (each, row) in enumerate(zip(pl_module.each, pl_module.scores, strict=True)):
             if pl_module.diverged[number] is None and row[key] < self.scores[number]:
                 self.scores[number], self.steps[number] = row[key], trainer.global_step
+                self.phases[number] = None if each.phase is None else asdict(each.phase)
                 state = each.state_dict()
                 self.weights[number] = {name: value.clone() for name, value in state.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Scores, steps and weights."""
-        return {"scores": self.scores, "steps": self.steps, "weights": self.weights}
+        """Scores, steps, phases and weights."""
+        return {
+            "scores": self.scores,
+            "steps": self.steps,
+            "phases": self.phases,
+            "weights": self.weights,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them.
@@ -55,4 +64,5 @@ class ReplicaBests(Callback):
         """
         self.scores = list(state_dict["scores"])
         self.steps = list(state_dict["steps"])
+        self.phases = list(state_dict.get("phases", self.phases))  # not kept at first
         self.weights = list(state_dict["weights"])

@@ -25,6 +25,7 @@ from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 from bfc_lightning.callbacks.tensorboard import RunBoard
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.files import sync_to_disk, write_atomically, write_json
+from bfc_lightning.module import PHASE_KEY
 from bfc_lightning.replicas import content_of_replica
 from bfc_lightning.runs.assembly import PROBLEM_GROUPS, problem_parser
 from bfc_lightning.runs.folder import (
@@ -174,6 +175,7 @@ def _write_checkpoints(
         best = {key: value for key, value in content.items() if key not in (*_STATES, "callbacks")}
         best["state_dict"] = bests["weights"][number]
         best["global_step"] = bests["steps"][number]
+        best[PHASE_KEY] = bests.get("phases", [content[PHASE_KEY]] * (number + 1))[number]
         write_checkpoint(best, folder / BEST)
     if is_whole:
         whole = {key: content[key][number : number + 1] for key in _STATES}
