@@ -219,6 +219,9 @@ def test_config_that_is_no_mapping_is_told_by_file_and_line(tmp_path, capsys, co
 def test_folder_as_config_is_refused(tmp_path, capsys):
     assert main(["fit", "-c", str(tmp_path)]) == 2
     assert "config must be a file" in capsys.readouterr().err
+    for words in (["--config="], ["-c", ""]):
+        assert main(["fit", *words]) == 2
+        assert capsys.readouterr().err == "bfc: error: config must be a file, got ''.\n"
 
 
 def test_unknown_command_lists_the_known_ones(capsys):

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from bfc_lightning.runs.folder import RunError
 
 _MOST_VALUES = 1_000_000
+_OPTION = "--config="
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,10 +42,22 @@ def check_config_files(words: Sequence[str]) -> None:
 
     Args:
         words: the command and its arguments.
+
+    Raises:
+        RunError: if one is none.
     """
-    for option, file in itertools.pairwise(words):
-        if option in ("-c", "--config") and Path(file).exists():
+    for file in _config_words(words):
+        if not file:
+            raise RunError("config must be a file, got ''.")
+        if Path(file).exists():
             _check(Path(file))
+
+
+def _config_words(words: Sequence[str]) -> list[str]:
+    """What is given as a config, as `-c FILE`, `--config FILE` or `--config=FILE`."""
+    apart = [file for option, file in itertools.pairwise(words) if option in ("-c", "--config")]
+    joined = [word.removeprefix(_OPTION) for word in words if word.startswith(_OPTION)]
+    return [*apart, *joined]
 
 
 def check_groups(settings: Namespace, names: Sequence[str]) -> None:

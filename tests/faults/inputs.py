@@ -178,7 +178,7 @@ def _problem(status: int | None, printed: str, *, is_long: bool, command: str) -
         return "hangs"
     if "Traceback" in printed:
         return "traceback"
-    if is_long:
+    if is_long and status not in (2, 4):  # it may come to its end just before it is stopped
         return "" if status in (0, 143, -signal.SIGTERM) else f"exit status {status} when stopped"
     if status == 1 and command in _EXPERIMENTS and _RUNS_FAILED.search(printed):
         return ""
