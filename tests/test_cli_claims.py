@@ -58,12 +58,14 @@ def test_second_call_runs_nothing_and_says_the_same(judged, capsys):
     assert f"{before[0]['verdict'].upper()}  width: A wide learner" in printed.out
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_same_seeds_say_the_same(judged, tmp_path):
     write_claim(tmp_path)
     assert claims(tmp_path) == 0
     assert told(tmp_path)["claims"] == told(judged)["claims"]
 
 
+@pytest.mark.slow
 def test_seeds_can_be_given_and_have_a_folder_of_their_own(tmp_path):
     write_claim(tmp_path)
     assert claims(tmp_path, "--seeds", "[7, 8]", "--workers", "1") == 0
@@ -72,6 +74,7 @@ def test_seeds_can_be_given_and_have_a_folder_of_their_own(tmp_path):
     assert [list(term["values"]) for term in terms] == [["7", "8"], ["7", "8"]]
 
 
+@pytest.mark.slow
 def test_claims_with_the_same_comparison_share_its_runs(tmp_path, capsys):
     write_claim(tmp_path)
     write_claim(tmp_path, "other", sentence="Another.")
@@ -80,6 +83,7 @@ def test_claims_with_the_same_comparison_share_its_runs(tmp_path, capsys):
     assert [claim["name"] for claim in told(tmp_path)["claims"]] == ["other", "width"]
 
 
+@pytest.mark.slow
 def test_failed_run_is_told_and_the_others_are_judged(tmp_path, capsys):
     broken = {
         "callbacks": [{"class_path": "tests.interventions.RaiseAt", "init_args": {"step": 3}}]
@@ -130,6 +134,7 @@ def test_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert precious.exists()
 
 
+@pytest.mark.slow
 def test_metric_that_no_run_logged_is_told(tmp_path, capsys):
     term = {"learner": "wide", "metric": "val/nmze"}
     write_claim(tmp_path, conditions=[{"what": "x", "value": term, "at_most": 1}])
@@ -137,6 +142,7 @@ def test_metric_that_no_run_logged_is_told(tmp_path, capsys):
     assert "no run of few logged val/nmze; known: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_overwriting_runs_everything_again(tmp_path, capsys):
     write_claim(tmp_path)
     assert claims(tmp_path) == 0

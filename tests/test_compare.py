@@ -70,6 +70,7 @@ def test_diverged_runs_are_rows_and_counted_and_in_no_median(compared):
     assert "| wild | 0 of 2, 2 diverged | - | - |" in (compared / "compare.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_bit_for_bit_that_of_its_command_by_hand(tmp_path):
     path = write(tmp_path, learners={"wide": {}})
     assert main(["compare", "-c", str(path), "--together", "false"]) == 0
@@ -138,6 +139,7 @@ def test_changed_settings_of_runs_that_exist_are_refused(compared, capsys, chang
     assert (compared / "compare.yaml").read_text() == before
 
 
+@pytest.mark.slow
 def test_dead_worker_is_a_row_and_the_others_finish(compared, capsys):
     learners = {"wide": {}, "dying": {"trainer": KILL}, "late": {"model": {"width": 6}}}
     path = write(compared.parents[1], name="more", learners=learners, seeds=[0])

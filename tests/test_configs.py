@@ -76,6 +76,7 @@ def test_first_level_of_every_config_is_known(parse):
         assert set(yaml.safe_load(path.read_text())) <= known, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_comparison_is_parsed_with_all_its_learners(path):
     comparison, _ = parse_comparison(["-c", str(path)])

@@ -146,6 +146,7 @@ def note(event, arguments):
 sys.addaudithook(note)
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_or_comparison_is_written_in_its_place(tmp_path):
     comparison = write(tmp_path, learners={"wide": {}}, seeds=[0])
     WRITTEN.clear()

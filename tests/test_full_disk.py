@@ -44,6 +44,7 @@ def assert_goes_on(whole: Path, folder: Path) -> None:
     assert unreadable(folder) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", SIZES)
 def test_run_that_reaches_a_limit_of_file_size_goes_on_without_it(whole, tmp_path, where):
     words = ["fit", "-c", TINY, "--run.root", str(tmp_path)]

@@ -29,6 +29,7 @@ def swept(tmp_path_factory) -> Path:
     return folder / "logs" / "few"
 
 
+@pytest.mark.slow
 def test_seeds_are_trained_together_where_asked_for(tmp_path):
     path = write(tmp_path)
     assert main(["sweep", "-c", str(path), "--together", "true"]) == 0
@@ -123,6 +124,7 @@ def test_lines_are_whole_commands_and_listing_writes_nothing(swept, tmp_path, ca
     assert sorted(path for path in swept.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_line_run_by_hand_is_found_done_and_bit_for_bit_the_sweeps_own(tmp_path, capsys):
     path = write(tmp_path)
     folder = tmp_path / "logs" / "few"
@@ -166,6 +168,7 @@ def test_reader_that_has_read_enough_of_the_lines_is_no_error(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_changed_settings_are_refused_whoever_began_the_runs(tmp_path, capsys):
     path = write(tmp_path)
     words = shlex.split(lines_of(path, capsys)[0])

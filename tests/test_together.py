@@ -286,6 +286,7 @@ def test_run_that_has_not_finished_and_wrong_number_of_names_are_refused(tmp_pat
         split_run(tmp_path / "both", tmp_path, ["a"])
 
 
+@pytest.mark.slow
 def test_killed_group_goes_on_bit_for_bit(tmp_path):
     longer = {"trainer": {"max_steps": 4000, "val_check_interval": 200}}
     path = write(tmp_path, learners={"wide": longer}, seeds=[0, 1, 2])
@@ -310,6 +311,7 @@ def test_killed_group_goes_on_bit_for_bit(tmp_path):
         assert (runs[0] / "metrics.csv").read_text() == (runs[1] / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_group_that_was_killed_between_two_of_its_folders_goes_on_as_that_group(tmp_path):
     """Seed 0 has its folder already: alone, seeds 1 and 2 would be equal only to rounding."""
     path = write(tmp_path, learners={"wide": {}}, seeds=[0, 1, 2])
@@ -324,6 +326,7 @@ def test_group_that_was_killed_between_two_of_its_folders_goes_on_as_that_group(
     assert not (folder / "together").exists()
 
 
+@pytest.mark.slow
 @need_proc
 def test_group_whose_worker_is_killed_goes_on_as_that_group(tmp_path):
     longer = {"trainer": {"max_steps": 2000, "val_check_interval": 100}}

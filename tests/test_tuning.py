@@ -191,6 +191,7 @@ def test_trained_learners_are_tested_by_the_command_of_that_name(tuned, tmp_path
     assert float(row["test/nmse"]) == before["test/nmse"]
 
 
+@pytest.mark.slow
 def test_run_without_its_test_is_gone_on_with(tuned, capsys):
     (tuned / "runs" / "wide-seed1" / "test.json").unlink()
     path = tuned.parents[1] / "few.yaml"
@@ -219,6 +220,7 @@ def test_baseline_has_the_samples_and_the_result_of_its_command_by_hand(tuned, t
     )
 
 
+@pytest.mark.slow
 def test_more_trials_are_added_and_a_new_winner_makes_its_runs_anew(tuned, capsys):
     path = tuned.parents[1] / "few.yaml"
     before = (tuned / "runs" / "wide-seed0" / "summary.json").stat().st_mtime_ns
@@ -243,6 +245,7 @@ def test_untuned_comparisons_have_no_columns_for_trials(tmp_path):
     assert table(comparison, rows)[0] == ["learner", "runs finished", "steps", "val/nmse"]
 
 
+@pytest.mark.slow
 def test_weights_do_not_depend_on_the_tuning_that_found_their_settings(tuned, tmp_path):
     text = (tuned / "runs" / "wide-seed0" / "config.yaml").read_text()
     lr = yaml.safe_load(text)["model"]["optimizer"]["init_args"]["lr"]
