@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the 
 test: $(INSTALLED)  ## the tests but for the slow ones (five minutes on two busy cores)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-all: test  ## every test that this machine can run: those, then the slow ones (a quarter of an hour)
+test-all: test  ## every test that this machine can run, the slow ones last (a quarter of an hour)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 test-faults: $(INSTALLED)  ## kills at random moments and mutated input, counted (half an hour on two cores)

@@ -219,7 +219,7 @@ def test_config_that_is_no_mapping_is_told_by_file_and_line(tmp_path, capsys, co
 def test_folder_as_config_is_refused(tmp_path, capsys):
     assert main(["fit", "-c", str(tmp_path)]) == 2
     assert "config must be a file" in capsys.readouterr().err
-    for words in (["--config="], ["-c", ""]):
+    for words in (["--config="], ["-c="], ["-c", ""]):
         assert main(["fit", *words]) == 2
         assert capsys.readouterr().err == "bfc: error: config must be a file, got ''.\n"
 

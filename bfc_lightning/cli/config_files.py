@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from bfc_lightning.runs.folder import RunError
 
 _MOST_VALUES = 1_000_000
-_OPTION = "--config="
+_OPTIONS = ("-c=", "--config=")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -54,9 +54,9 @@ def check_config_files(words: Sequence[str]) -> None:
 
 
 def _config_words(words: Sequence[str]) -> list[str]:
-    """What is given as a config, as `-c FILE`, `--config FILE` or `--config=FILE`."""
+    """What is given as a config, as `-c FILE`, `--config=FILE` and so on."""
     apart = [file for option, file in itertools.pairwise(words) if option in ("-c", "--config")]
-    joined = [word.removeprefix(_OPTION) for word in words if word.startswith(_OPTION)]
+    joined = [word.partition("=")[2] for word in words if word.startswith(_OPTIONS)]
     return [*apart, *joined]
 
 
