@@ -325,7 +325,8 @@ def in_bursts(draw: Callable[[int], Burst], most: int) -> Iterator[Burst]:
     """Draws burst after burst, until there are enough batches or some time is over.
 
     Between two visits of the Trainer lie as many steps as possible, for its loop takes about a
-    millisecond; but a signal or a bar should not have to wait for long.
+    millisecond; but a signal or a bar should not have to wait for long. The first batch shows how
+    long one takes.
 
     Args:
         draw: at least one batch, and at most so many.
@@ -334,13 +335,15 @@ def in_bursts(draw: Callable[[int], Burst], most: int) -> Iterator[Burst]:
     Yields:
         Each burst when it is wanted.
     """
-    end = time.monotonic() + _VISIT_SECONDS
-    while most > 0:
-        burst = draw(most)
-        most -= len(burst.labels)
+    began, drawn, wanted = time.monotonic(), 0, 1
+    while drawn < most:
+        burst = draw(min(wanted, most - drawn))
+        drawn += len(burst.labels)
         yield burst
-        if time.monotonic() > end:
+        seconds = time.monotonic() - began
+        if seconds >= _VISIT_SECONDS:
             return
+        wanted = max(1, int(drawn * (_VISIT_SECONDS / max(seconds, 1e-6) - 1)))
 
 
 def check_same_tensors(

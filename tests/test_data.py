@@ -138,15 +138,18 @@ def test_processes_must_divide_the_shards():
 
 
 def test_bursts_are_drawn_as_they_are_used_until_there_are_enough_or_time_is_over(monkeypatch):
-    asked = []
+    asked, clock = [], itertools.count(step=0.1)  # seconds; looked at before and after a burst
 
     def draw(most: int) -> Burst:
         asked.append(most)
         return Burst(torch.zeros(min(most, 3), 4, 2), torch.zeros(min(most, 3), 4))
 
+    monkeypatch.setattr(data_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(data_module, "_VISIT_SECONDS", 1.0)
     bursts = in_bursts(draw, 7)
     assert asked == []
-    assert [len(burst.labels) for burst in bursts] == [3, 3, 1]
-    assert asked == [7, 4, 1]
-    monkeypatch.setattr(data_module, "_VISIT_SECONDS", -1.0)
-    assert [len(burst.labels) for burst in in_bursts(draw, 7)] == [3]
+    assert [len(burst.labels) for burst in bursts] == [1, 3, 3]
+    assert asked == [1, 6, 3]  # one took 0.1 s, so there is time for nine
+    monkeypatch.setattr(data_module, "_VISIT_SECONDS", 0.25)
+    assert [len(burst.labels) for burst in in_bursts(draw, 7)] == [1, 1, 1]
+    assert asked[3:] == [1, 1, 1]
