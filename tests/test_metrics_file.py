@@ -5,6 +5,7 @@ import math
 import pytest
 
 from bfc_lightning.callbacks.metrics_file import MetricsFile, read_metrics
+from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
 
 
 @pytest.fixture
@@ -89,3 +90,24 @@ def test_full_disk_costs_no_row_and_leaves_no_torn_one(path, monkeypatch):
     assert path.read_text() == "step,a\n1,1.0\n2,2.0\n"
     metrics.save()
     assert path.read_text() == "step,a,b\n1,1.0,\n2,2.0,\n3,3.0,1.0\n"
+
+
+def test_rows_of_replicas_are_added_at_the_end_where_nothing_before_has_changed(path):
+    metrics, files = ReplicaMetricsFile(path, 2), []
+    for step, key in enumerate(["a", "a", "b", "b"], start=1):
+        metrics.log_rows([{key: 1.0}, {key: 2.0}], step=step)
+        metrics.save()
+        files.append((path.stat().st_ino, path.read_text()))
+    assert files[0][0] == files[1][0] != files[2][0] == files[3][0]  # a new column
+    assert files[1][1] == "step,replica,a\n1,0,1.0\n1,1,2.0\n2,0,1.0\n2,1,2.0\n"
+    rows = [
+        "1,0,1.0,",
+        "1,1,2.0,",
+        "2,0,1.0,",
+        "2,1,2.0,",
+        "3,0,,1.0",
+        "3,1,,2.0",
+        "4,0,,1.0",
+        "4,1,,2.0",
+    ]
+    assert files[3][1].splitlines() == ["step,replica,a,b", *rows]

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -37,7 +37,7 @@ class Interruption(Callback):
 
         Python lets only its main thread receive signals; elsewhere the block changes nothing.
         """
-        with _receiving(_SIGNALS, self._receive):
+        with _receiving(self._receive):
             yield
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +97,7 @@ class Interruption(Callback):
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
     """Lets the signals end at once what has no state to save."""
-    with _receiving(_SIGNALS, _stop):
+    with _receiving(_stop):
         yield
 
 
@@ -106,13 +106,11 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _receiving(
-    signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]
-) -> Iterator[None]:
+def _receiving(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in signals}
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:

@@ -62,6 +62,20 @@ class FileLogger(Logger):
         """Writes out every row; called by Lightning at the end."""
         self.save()
 
+    def _extend(self, text: str) -> None:
+        """Adds whole lines or, on a full disk, nothing: what is added later starts on its own.
+
+        Raises:
+            OSError: if there is no space.
+        """
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            os.truncate(self.path, size)
+            raise
+
 
 class MetricsFile(FileLogger):
     """A logger that writes `metrics.csv` and remembers the latest value of every key.
@@ -141,20 +155,6 @@ class MetricsFile(FileLogger):
         if fresh:
             self._extend(self._format(fresh, header=False))
             self._num_written = stop
-
-    def _extend(self, text: str) -> None:
-        """Adds whole lines or, on a full disk, nothing: what is added later starts on its own.
-
-        Raises:
-            OSError: if there is no space.
-        """
-        size = self.path.stat().st_size
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError:
-            os.truncate(self.path, size)
-            raise
 
     def _rewrite(self, stop: int | None = None) -> None:
         rows = self._rows[:stop]

@@ -25,6 +25,7 @@ class ReplicaMetricsFile(FileLogger):
         self._rows: dict[int, list[dict[str, float]]] = {}
         self._latest: list[dict[str, float]] = [{} for _ in range(num_replicas)]
         self._is_saved = False
+        self._written = ""  # by this process
 
     @property
     def latest(self) -> list[dict[str, float]]:
@@ -78,7 +79,7 @@ class ReplicaMetricsFile(FileLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes the file anew, beside its place, and renames it, if there is anything new."""
+        """Adds new rows at the end; writes the file anew where one or a column has changed."""
         if self._is_saved:
             return
         keys = dict.fromkeys(key for rows in self._rows.values() for row in rows for key in row)
@@ -88,7 +89,12 @@ class ReplicaMetricsFile(FileLogger):
         for step, rows in sorted(self._rows.items()):
             for replica, row in enumerate(rows):
                 writer.writerow({"step": step, "replica": replica, **row})
-        write_atomically(self.path, text.getvalue())
+        whole = text.getvalue()
+        if self._written and whole.startswith(self._written):
+            self._extend(whole.removeprefix(self._written))
+        else:
+            write_atomically(self.path, whole)
+        self._written = whole
         self._is_saved = True
 
     def _add(self, values: Mapping[str, float], *, step: int, replica: int) -> None:

@@ -84,9 +84,10 @@ def _check(path: Path) -> None:
     if not path.is_file():
         raise RunError(f"config must be a file, got {path}.")
     try:
-        text = path.read_text(encoding="utf-8")
-        _check_size(path, yaml.compose(text, Loader=_StrictLoader))
-        content = yaml.load(text, Loader=_StrictLoader)
+        loader = _StrictLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        _check_size(path, root)
+        content = None if root is None else loader.construct_document(root)
     except RecursionError as deep:
         raise RunError(f"config {path} must not be nested so deeply, or in itself.") from deep
     except yaml.MarkedYAMLError as wrong:

@@ -5,10 +5,10 @@ import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
 
-from bfc_lightning.callbacks.stops import LOST, MISTAKE, LostProcess
+from bfc_lightning.callbacks.stops import MISTAKE, LostProcess
 from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say
-from bfc_lightning.cli.refusals import CLOSED, FULL, TRACEBACK_VARIABLE, is_lack_of_memory
+from bfc_lightning.cli.refusals import TRACEBACK_VARIABLE, is_lack_of_memory, refusal_of_files
 from bfc_lightning.experiments.limits import LACKED_MEMORY
 from bfc_lightning.runs.folder import RunError
 
@@ -63,21 +63,3 @@ def _told(failed: OSError, tell: Callable[[str], None]) -> int:
         raise failed
     tell(f"error: {refusal[0]}")
     return refusal[1]
-
-
-def refusal_of_files(failed: OSError) -> tuple[str, int] | None:
-    """What the file system refuses, for the user.
-
-    Args:
-        failed: what was raised.
-
-    Returns:
-        A sentence and the exit status; None for anything else, which is no matter of the user's.
-    """
-    if failed.errno in FULL:
-        where = f" for {failed.filename}" if failed.filename else ""
-        return f"no space is left{where}: {failed.strerror}.", LOST
-    if failed.errno in CLOSED:
-        where = failed.filename or "the file"
-        return f"{where} must be writable: {failed.strerror}.", MISTAKE
-    return None

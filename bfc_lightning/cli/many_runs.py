@@ -16,6 +16,7 @@ from bfc_lightning.cli.config_files import check_config_files, check_groups
 from bfc_lightning.cli.console import rich_table, say
 from bfc_lightning.cli.refusals import remove_empty
 from bfc_lightning.experiments.plan import ExperimentOptions, Limits
+from bfc_lightning.experiments.settings import LOGS
 from bfc_lightning.runs.folder import RunError
 
 if TYPE_CHECKING:
@@ -184,10 +185,9 @@ def refuse_all(
     Raises:
         RunError: if every run was refused; it has the reason of the first.
     """
-    num_failed = sum(row.status == "failed" for row in outcome.rows)
-    if outcome.signum or num_failed < len(outcome.rows) or outcome.num_refused < num_failed:
+    if outcome.signum or outcome.num_refused < len(outcome.rows):
         return
-    log = folder / "logs" / f"{outcome.rows[0].run.name}.txt"
+    log = folder / LOGS / f"{outcome.rows[0].run.name}.txt"
     reason = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
     if folder in absent:
         kind.empty(folder, {})

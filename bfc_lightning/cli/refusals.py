@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bfc_lightning.callbacks.stops import LostProcess
+from bfc_lightning.callbacks.stops import LOST, MISTAKE, LostProcess
 from bfc_lightning.runs.folder import RunError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the file system says where there is no space left."""
-CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
-"""What it says of a place that cannot be written to."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # there is no space left
+# A place that cannot be written to.
+_CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 TRACEBACK_VARIABLE = "BFC_TRACEBACK"
 """Where it is set, a mistake is told with the calls that led to it."""
 # What torch says of sizes that no memory has.
@@ -41,7 +40,8 @@ def refusing() -> Iterator[None]:
     except (ArgumentError, RunError, LostProcess):
         raise
     except Exception as refused:
-        if is_lack_of_memory(refused) or getattr(refused, "errno", None) in (*FULL, *CLOSED):
+        is_of_files = isinstance(refused, OSError) and refusal_of_files(refused) is not None
+        if is_of_files or is_lack_of_memory(refused):
             raise
         raise RunError(in_words(refused)) from refused
 
@@ -111,3 +111,21 @@ def is_lack_of_memory(failed: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the CPU or on a GPU."""
     words = ("can't allocate memory", "out of memory", "not enough memory", *_TOO_LARGE)
     return isinstance(failed, MemoryError) or any(word in str(failed) for word in words)
+
+
+def refusal_of_files(failed: OSError) -> tuple[str, int] | None:
+    """What the file system refuses, for the user.
+
+    Args:
+        failed: what was raised.
+
+    Returns:
+        A sentence and the exit status; None for anything else, which is no matter of the user's.
+    """
+    if failed.errno in _FULL:
+        where = f" for {failed.filename}" if failed.filename else ""
+        return f"no space is left{where}: {failed.strerror}.", LOST
+    if failed.errno in _CLOSED:
+        where = failed.filename or "the file"
+        return f"{where} must be writable: {failed.strerror}.", MISTAKE
+    return None

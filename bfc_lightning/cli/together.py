@@ -6,10 +6,10 @@ from collections.abc import Callable
 from bfc_lightning.callbacks.stops import LOST, MISTAKE, Diverged, Interrupted, LostProcess
 from bfc_lightning.cli.complaints import one_line
 from bfc_lightning.cli.console import say, say_from_any
-from bfc_lightning.cli.ends import ended, refusal_of_files
+from bfc_lightning.cli.ends import ended
 from bfc_lightning.cli.peers import Peers, find_peers
 from bfc_lightning.cli.processes import rank
-from bfc_lightning.cli.refusals import is_lack_of_memory
+from bfc_lightning.cli.refusals import is_lack_of_memory, refusal_of_files
 from bfc_lightning.experiments.limits import LACKED_MEMORY
 from bfc_lightning.runs.folder import RunError
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from bfc_lightning.callbacks.stops import MISTAKE
 from bfc_lightning.experiments.commands import commands_of, is_tested
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials, points
 from bfc_lightning.experiments.folder import KIND
@@ -46,7 +47,6 @@ from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import replacing, write_atomically
 
-_REFUSED = 2
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _TAIL_LINES = 6
 
@@ -357,7 +357,7 @@ class Work:
         row = self.record.look(run, end)
         if row.status in (OUT_OF_TIME, OUT_OF_MEMORY):
             remember_stop(run, self.record.folder, row.status, self.record.experiment.limits)
-        is_refused = row.status == FAILED and event.status == _REFUSED
+        is_refused = row.status == FAILED and event.status == MISTAKE
         self.num_refused += is_refused and run.trial is None
         outcome = _outcome(row, self.record.experiment.metrics[0])
         self.progress.end(event.task.name, outcome, event.seconds, status=row.status)
@@ -380,7 +380,7 @@ def _explain(event: Ended, progress: RunsProgress, shown: set[str]) -> None:
             what = f"its process was killed by signal {-event.status}"
     else:
         what = f"exit status {event.status}"
-    tail = _tail(event.task.log, only_last=event.status == _REFUSED)
+    tail = _tail(event.task.log, only_last=event.status == MISTAKE)
     reason = "\n".join(f"    {line}" for line in tail)
     if reason and reason in shown:
         reason = "    as before"

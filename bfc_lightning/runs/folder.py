@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bfc_lightning.files import finished
+
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 METRICS = "metrics.csv"
@@ -201,7 +203,7 @@ def _is_just_begun(folder: Path) -> bool:
 
 
 def _is_unfinished_config(path: Path) -> bool:
-    return path.match(f".{CONFIG}.*.tmp")
+    return finished(path) == path.with_name(CONFIG) != path
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:

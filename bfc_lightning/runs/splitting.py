@@ -175,7 +175,8 @@ def _write_checkpoints(
         best = {key: value for key, value in content.items() if key not in (*_STATES, "callbacks")}
         best["state_dict"] = bests["weights"][number]
         best["global_step"] = bests["steps"][number]
-        best[PHASE_KEY] = bests.get("phases", [content[PHASE_KEY]] * (number + 1))[number]
+        if "phases" in bests:  # not kept at first
+            best[PHASE_KEY] = bests["phases"][number]
         write_checkpoint(best, folder / BEST)
     if is_whole:
         whole = {key: content[key][number : number + 1] for key in _STATES}

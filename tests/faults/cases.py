@@ -8,7 +8,8 @@ from random import Random
 import yaml
 from hypothesis import strategies as st
 
-from tests.faults.mutations import command_line, config_text, merged
+from bfc_lightning.experiments.settings import merged
+from tests.faults.mutations import command_line, config_text
 
 # How often each kind is drawn.
 KINDS = {

@@ -48,10 +48,8 @@ def _of_a_run(whole: Path, other: Path) -> list[str]:
     found = []
     if (whole / "metrics.csv").read_text() != (other / "metrics.csv").read_text():
         found.append("metrics.csv differs")
-    one, two = ({**_read_json(path / "summary.json")} for path in (whole, other))
-    if {k: v for k, v in one.items() if k not in _OF_THE_DAY} != {
-        k: v for k, v in two.items() if k not in _OF_THE_DAY
-    }:
+    one, two = (_cells(_read_json(path / "summary.json")) for path in (whole, other))
+    if one != two:
         found.append("summary.json differs")
     for name in ("best.ckpt", "last.ckpt"):
         clause = _unequal(
@@ -118,5 +116,5 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _cells(row: dict[str, str]) -> dict[str, str]:
+def _cells(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in _OF_THE_DAY}

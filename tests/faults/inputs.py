@@ -207,6 +207,5 @@ def _left(status: int | None, made: set[Path]) -> str:
     is_begun = any(path.name in _MARKS for path in made)
     if status == 2 and made:
         return "half-made folder"
-    if status in (3, 4, 143) and folders and not is_begun:
-        return "half-made folder"
-    return "half-made folder" if status == 0 and folders and not is_begun else ""
+    is_half_made = status in (0, 3, 4, 143) and folders and not is_begun
+    return "half-made folder" if is_half_made else ""

@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from tests.faults.forked import Command, start
+from tests.runs import TINY
 
-TINY = "tests/configs/tiny.yaml"
 STEPS = 120
 SAVED_EVERY = 5
 LONG = ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", str(SAVED_EVERY)]

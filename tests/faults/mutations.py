@@ -12,14 +12,6 @@ from tests.faults.values import EXTRA, NASTY, ODD_FILES, PIECES, ROLES, WORDS
 _CHANGES = {"nudge": 68, "add": 18, "set": 5, "delete": 4, "rename": 2, "wrap": 3}
 
 
-def merged(base: dict, over: dict) -> dict:
-    result = copy.deepcopy(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
-    return result
-
-
 def mutated_tree(tree: dict, random: Random, strange: object) -> dict:
     """One to three changes of a config, most of them to a value of the same type.
 
