@@ -155,10 +155,14 @@ class FiniteStream:
         self.stream = stream
         self.num_samples = num_samples
         step = stream.num_shards * (-(-self._DRAW // stream.num_shards))
-        drawn = [stream.batch("train_set", index, step) for index in range(-(-num_samples // step))]
-        self.train_set = Batch(
-            *(torch.cat(column)[:num_samples] for column in zip(*drawn, strict=True))
-        )
+        drawn = stream.batch("train_set", 0, step)
+        # Before the rest is drawn: what is too large for the memory is refused at once.
+        self.train_set = Batch(*(part.new_empty(num_samples, *part.shape[1:]) for part in drawn))
+        for start in range(0, num_samples, step):
+            if start:
+                drawn = stream.batch("train_set", start // step, step)
+            for kept, part in zip(self.train_set, drawn, strict=True):
+                kept[start : start + step] = part[: num_samples - start]
         self._orders: dict[int, torch.Tensor] = {}
 
     def batch(

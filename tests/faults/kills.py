@@ -7,6 +7,7 @@ samples, none of them twice. Clocks, and what TensorBoard's files are called, ma
 
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,6 +148,8 @@ def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> Outco
     has_landed = send(kill, command)
     is_unfinished = bool(unsaved(reference, run))
     problem = ""
+    if has_landed and _was_ending(kill, command, is_unfinished=is_unfinished):
+        has_landed = False
     if has_landed:
         problem = _end(kind, kill, command, reference) or _go_on(kind, root, reference)
     else:
@@ -158,6 +161,12 @@ def _try(kind: Kind, kill: Kill, whole: tuple[Path, float], root: Path) -> Outco
     if not has_landed or (is_late and not problem):
         return Outcome(has_landed=False)
     return Outcome(has_landed, is_unfinished, problem)
+
+
+def _was_ending(kill: Kill, command: Command, *, is_unfinished: bool) -> bool:
+    """Whether a process was done with everything, its exit included, when SIGKILL came."""
+    is_of_first = kill.signum == signal.SIGKILL and not kill.is_of_child
+    return is_of_first and not is_unfinished and command.wait_working(_WORK_SECONDS) == 0
 
 
 def _end(kind: Kind, kill: Kill, command: Command, reference: Path) -> str:
