@@ -77,14 +77,16 @@ class GradientWatcher(Callback):
 class MeasureThatSignals(Measure):
     """Sends the process SIGINT when a measure is taken at a step: bursts stay as they are."""
 
-    def __init__(self, call: int) -> None:
+    def __init__(self, call: int, seconds: float = 0.0) -> None:
         self.call = call
+        self.seconds = seconds
         self.calls = 0
 
     def __call__(self, moment) -> dict[str, float]:
         self.calls += 1
         if self.calls == self.call:
             os.kill(os.getpid(), 2)
+            time.sleep(self.seconds)
         return {}
 
 

@@ -88,8 +88,11 @@ def test_run_on_two_nodes_ends_when_a_process_is_killed(tmp_path):
     os.kill(started[1][1], signal.SIGKILL)
     ends = [end(launcher, limit=60) for launcher in launchers]
     assert [code for code, _ in ends] == [1, 1]
-    told = [line for _, text in ends for line in said(text)]  # one of those that are left tells
-    assert sum("lost another one, the run stops:" in line for line in told) == 1, ends
+    counts = [
+        sum("lost another one, the run stops:" in line for line in said(text)) for _, text in ends
+    ]
+    # One of those that are left tells; and one more on the node that finds the other one gone.
+    assert max(counts) == 1, ends
     assert all(is_gone(pid) for each in started for pid in each.values())
 
 

@@ -201,10 +201,14 @@ def test_lightning_receives_no_signals():
     assert after == before
 
 
-def test_sigterm_before_the_first_step_saves_and_stops(tmp_path, capsys):
+def test_sigterm_before_the_first_step_leaves_what_was_there(tmp_path, capsys):
     assert fit(tmp_path, *intervene("SignalAtStart")) == 143
-    assert checkpoint(tmp_path / "tiny")["global_step"] > 0
     assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert fit(tmp_path, *intervene("SignalAt", step=33)) == 130
+    assert fit(tmp_path, "--resume", "auto", *intervene("SignalAtStart")) == 143
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 33
+    assert summary(tmp_path / "tiny")["status"] == "interrupted"
 
 
 def test_signals_end_an_evaluation_without_a_result(tmp_path, capsys):

@@ -181,7 +181,7 @@ def test_measures_land_in_every_file_at_the_steps_that_are_due(tmp_path):
 
 def test_measuring_changes_no_weight(tmp_path, monkeypatch):
     assert fit(tmp_path, "--run.name", "measured") == 0
-    monkeypatch.setattr(Measurements, "_measure", lambda *_: None)
+    monkeypatch.setattr(Measurements, "_measure", lambda *_, **__: None)
     assert fit(tmp_path, "--run.name", "left") == 0
     assert "features/residual_1" not in summary(tmp_path / "left")["metrics"]
     assert same_weights(tmp_path / "measured", tmp_path / "left")

@@ -193,6 +193,26 @@ def test_second_signal_stops_at_once(tmp_path):
     assert not list((tmp_path / "tiny" / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("call", [2, 9, 20])
+def test_signal_does_not_wait_for_a_measure_which_is_made_up_for(undisturbed, tmp_path, call):
+    signals = ["--measures+", "tests.interventions.MeasureThatSignals"]
+    signals += ["--measures.call", str(call), "--measures.seconds", "300"]
+    started = time.monotonic()
+    assert fit(tmp_path, *signals) == 130
+    assert time.monotonic() - started < 100
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert same_weights(undisturbed, tmp_path / "tiny")
+    resumed = (tmp_path / "tiny" / "metrics.csv").read_text()
+    assert resumed == (undisturbed / "metrics.csv").read_text()
+
+
+def test_signal_in_the_first_measure_ends_a_run_of_which_there_is_nothing_yet(tmp_path):
+    signals = ["--measures+", "tests.interventions.MeasureThatSignals"]
+    signals += ["--measures.call", "1", "--measures.seconds", "300"]
+    assert fit(tmp_path, *signals) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resume_never_writes_into_another_run(undisturbed, tmp_path, capsys):
     assert fit(tmp_path, "--run.name", "other", "--seed_everything", "5") == 0
     before = (tmp_path / "other" / "metrics.csv").read_text()

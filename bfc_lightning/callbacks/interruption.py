@@ -1,19 +1,14 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
 
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from bfc_lightning.callbacks.checkpoints import Checkpoints
+from bfc_lightning.callbacks.signals import Signals
 from bfc_lightning.callbacks.stops import Interrupted
 from bfc_lightning.callbacks.training_log import log_interval
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(Callback):
@@ -23,26 +18,23 @@ class Interruption(Callback):
     same step.
 
     Args:
+        signals: that the run has received.
         checkpoints: saves the state.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, signals: Signals, checkpoints: Checkpoints) -> None:
+        self.signals = signals
         self.checkpoints = checkpoints
-        self._signum = 0
-        self._trainer: Trainer | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Receives the signals inside the `with` block, and gives them back after it.
-
-        Python lets only its main thread receive signals; elsewhere the block changes nothing.
-        """
-        with _receiving(self._receive):
-            yield
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on the other processes receive what this one does."""
-        self._trainer = trainer
+        """From here on the other processes receive what this one does.
+
+        Raises:
+            Interrupted: if a signal has come: a run that goes on has nothing to save yet.
+        """
+        self.signals.trainer = trainer
+        if trainer.strategy.reduce_boolean_decision(self.signals.signum != 0, all=False):
+            raise Interrupted(self.signals.signum or signal.SIGTERM)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -53,7 +45,7 @@ class Interruption(Callback):
             Interrupted: if a signal asks for it.
         """
         if self.checkpoints.saved_step == trainer.global_step and self._is_asked(trainer):
-            raise Interrupted(self._signum or signal.SIGTERM)
+            raise Interrupted(self.signals.signum or signal.SIGTERM)
 
     def on_train_batch_end(
         self,
@@ -75,47 +67,15 @@ class Interruption(Callback):
         ends_step = batches % trainer.accumulate_grad_batches == 0
         if ends_step and not validates_next and self._is_asked(trainer):
             self.checkpoints.save(trainer)
-            raise Interrupted(self._signum or signal.SIGTERM)
+            raise Interrupted(self.signals.signum or signal.SIGTERM)
 
     def _is_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
-            return self._signum != 0
+            return self.signals.signum != 0
         has_saved = self.checkpoints.saved_step == trainer.global_step
         if trainer.global_step % log_interval(trainer) and not has_saved:
             return False
-        return trainer.strategy.reduce_boolean_decision(self._signum != 0, all=False)
-
-    def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum:
-            raise Interrupted(signum)
-        self._signum = signum
-        launcher = self._trainer.strategy.launcher if self._trainer is not None else None
-        if launcher is not None and signum == signal.SIGTERM:
-            launcher.kill(signum)  # a terminal sends Ctrl-C to every process, SIGTERM to one
-
-
-@contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Lets the signals end at once what has no state to save."""
-    with _receiving(_stop):
-        yield
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
-
-
-@contextmanager
-def _receiving(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        return trainer.strategy.reduce_boolean_decision(self.signals.signum != 0, all=False)
 
 
 class StopAtMaxSteps(Callback):

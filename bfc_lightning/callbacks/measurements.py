@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from bfc_lightning.callbacks.metrics_file import MetricsFile
 from bfc_lightning.callbacks.milestones import Milestones
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
+from bfc_lightning.callbacks.signals import Signals
 from bfc_lightning.callbacks.training_log import log_each
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.measures.battery import (
@@ -64,12 +65,15 @@ def _log_spaced(last: int, num_points: int) -> set[int]:
 class Measurements(Callback):
     """Takes every measure of the learner at the steps above, and logs them in one call.
 
-    What costs is a forward pass of 2^14 points in float64; it is not part of a training step.
+    What costs is a forward pass of 2^14 points in float64; it is not part of a training step. It
+    takes minutes for sixty layers: a signal does not wait for it, and the run that goes on from
+    there makes up for it. It waits where the run ends, and for several processes between two steps.
 
     Args:
         phases: of the run.
         measures: of the user's own, beside ours.
         num_points: about how many steps; 0 for none at all.
+        signals: that the run receives.
 
     Attributes:
         seconds: time spent so far.
@@ -80,7 +84,9 @@ class Measurements(Callback):
         phases: Sequence[Phase],
         measures: Sequence[Measure] = (),
         num_points: int = NUM_POINTS,
+        signals: Signals | None = None,
     ) -> None:
+        self._signals = Signals() if signals is None else signals
         self.seconds = 0.0
         self._measures: list[Callable[[Moment], Mapping[str, float]]] = [*MEASURES, *measures]
         self._phases = phases
@@ -112,11 +118,14 @@ class Measurements(Callback):
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
         problems = problems_of(trainer.datamodule)  # type: ignore[attr-defined]
-        self._samples = [
-            _measure_sample(data, network, device)
-            for data, network in zip(problems, self._untrained, strict=True)
-        ]
-        self._references = [reference_levels(sample) for sample in self._samples]
+        pairs = list(zip(problems, self._untrained, strict=True))
+        samples = self._signals.unless_told(
+            lambda: [_measure_sample(data, network, device) for data, network in pairs]
+        )
+        if samples is None:
+            return
+        self._samples = samples
+        self._references = [reference_levels(sample) for sample in samples]
         self.seconds += time.perf_counter() - started
         if not self._has_references(trainer):
             log_each(trainer, self._references)
@@ -132,13 +141,13 @@ class Measurements(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Measures where a step is due."""
+        """Measures where a step is due; several processes may agree to stop only steps later."""
         if trainer.global_step in self._steps:
-            self._measure(trainer, pl_module)
+            self._measure(trainer, pl_module, must_end=trainer.world_size > 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures where the run ends, also where it ends early."""
-        self._measure(trainer, pl_module)
+        self._measure(trainer, pl_module, must_end=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The time spent, and what later measures are compared with."""
@@ -173,37 +182,50 @@ class Measurements(Callback):
         return any(self._references[0].keys() <= latest.keys() for latest in known)
 
     @torch.no_grad()
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _measure(
+        self, trainer: Trainer, pl_module: LightningModule, *, must_end: bool = False
+    ) -> None:
+        """Takes and logs the measures of this step, if they are not there yet.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the learner.
+            must_end: whether a signal waits.
+        """
         step = trainer.global_step
         if not self._samples or step == self._measured_step:
             return
         started = time.perf_counter()
-        self._measured_step = step
-        rows = [
-            self._measure_one(step, number, learner.network)
-            for number, learner in enumerate(learners_of(pl_module))
-        ]
-        log_each(trainer, rows)
+        pairs = list(zip(learners_of(pl_module), self._samples, strict=True))
+
+        def take() -> list[dict[str, float]]:
+            return [self._take(learner.network, sample) for learner, sample in pairs]
+
+        rows = take() if must_end else self._signals.unless_told(take)
+        if rows is not None:
+            self._measured_step = step
+            for number, row in enumerate(rows):
+                compared = {**self._references[number], **row}
+                row.update(self._milestones[number].compare(step, compared))
+            log_each(trainer, rows)
         self.seconds += time.perf_counter() - started
 
-    def _measure_one(self, step: int, number: int, network: DenseNet) -> dict[str, float]:
+    def _take(self, network: DenseNet, sample: MeasureSample) -> dict[str, float]:
         """All measures of one learner; none where it has diverged, which its scores show.
 
         Raises:
             ValueError: if two measures give the same name.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
-            return {}
-        moment = look(network, self._samples[number])
         named: dict[str, float] = {}
+        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+            return named
+        moment = look(network, sample)
         for measure in self._measures:
             taken = measure(moment)
             if not named.keys().isdisjoint(taken):
                 name = type(measure).__name__
                 raise ValueError(f"{name} must give names of its own, got {sorted(taken)}.")
             named.update(taken)
-        compared = {**self._references[number], **named}
-        named.update(self._milestones[number].compare(step, compared))
         return named
 
 

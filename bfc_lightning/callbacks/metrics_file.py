@@ -80,8 +80,9 @@ class FileLogger(Logger):
 class MetricsFile(FileLogger):
     """A logger that writes `metrics.csv` and remembers the latest value of every key.
 
-    Numbers logged at one step share a row. The file only grows at its end, except when a new key
-    brings a new column: then it is written anew and renamed into place.
+    Numbers logged at one step share a row. Columns are in alphabetical order, as a run that was
+    stopped may log what belongs to a step in another one. The file only grows at its end, except
+    when a new key brings a new column: then it is written anew and renamed into place.
 
     Args:
         path: the file.
@@ -128,13 +129,14 @@ class MetricsFile(FileLogger):
         self._append(len(self._rows))
 
     def _add(self, row: Mapping[str, float]) -> None:
-        new = [key for key in row if key not in self._columns]
+        new = row.keys() - self._columns
         same_step = bool(self._rows) and self._rows[-1]["step"] == row["step"]
         if same_step:
             self._rows[-1].update(row)
         else:
             self._rows.append(dict(row))
-        self._columns += new
+        if new:
+            self._columns = ["step", *sorted(new.union(self._columns[1:]))]
         self.latest.update({key: value for key, value in row.items() if key != "step"})
         if self._num_written and (new or (same_step and self._num_written == len(self._rows))):
             self._rewrite()

@@ -82,7 +82,7 @@ class ReplicaMetricsFile(FileLogger):
         """Adds new rows at the end; writes the file anew where one or a column has changed."""
         if self._is_saved:
             return
-        keys = dict.fromkeys(key for rows in self._rows.values() for row in rows for key in row)
+        keys = sorted({key for rows in self._rows.values() for row in rows for key in row})
         text = io.StringIO()
         writer = csv.DictWriter(text, ["step", "replica", *keys], restval="", lineterminator="\n")
         writer.writeheader()

@@ -10,8 +10,8 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning import Trainer
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
-from bfc_lightning.callbacks.interruption import stopping_at_once
 from bfc_lightning.callbacks.predictions import PredictionsFile
+from bfc_lightning.callbacks.signals import stopping_at_once
 from bfc_lightning.cli.console import say, show_scores, whose_medians
 from bfc_lightning.cli.launching import noticing_losses, prepare_launch
 from bfc_lightning.cli.peers import Peers

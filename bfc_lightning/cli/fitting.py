@@ -22,6 +22,7 @@ from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
+from bfc_lightning.callbacks.signals import Signals
 from bfc_lightning.callbacks.stops import Diverged, Interrupted, LostProcess
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.tensorboard import RunBoard, quiet_writers
@@ -107,6 +108,7 @@ class Fitting:
             self.resumption = find_resumption(config.resume, self.wanted, self.options)
         self.claim: FolderClaim | None = None
         self.is_begun = False
+        self.signals = Signals()
         self.scheme: Scheme = Joint()
         self.measures: list[Measure] = []
         self.num_measures: int = config.num_measures
@@ -185,9 +187,7 @@ class Fitting:
                 write_atomically(folder / CONFIG, self._config_text(folder))
                 self._announce(folder, trainer, model)
             stack.enter_context(noticing_losses(trainer))
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Interruption):
-                    stack.enter_context(callback.listening())
+            stack.enter_context(self.signals.listening())
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if folder is not None and trainer.is_global_zero:
             show_result(folder, read_summary(folder), score_key=model.score_key)
@@ -333,7 +333,7 @@ class Fitting:
         phases: list[Phase],
     ) -> list[Callback]:
         """Ours, in the order in which they must see the end of a step: measure, log, then stop."""
-        measurements = Measurements(phases, self.measures, self.num_measures)
+        measurements = Measurements(phases, self.measures, self.num_measures, self.signals)
         checkpoints = Checkpoints(
             folder / CHECKPOINTS, monitor=model.score_key, record={"identity": self.identity}
         )
@@ -352,7 +352,7 @@ class Fitting:
             first.append(ReplicaBests(len(self.replicas)))
         if flags["enable_progress_bar"] is not False:
             first.append(RunProgress())
-        last: list[Callback] = [Interruption(checkpoints), summary, checkpoints]
+        last: list[Callback] = [Interruption(self.signals, checkpoints), summary, checkpoints]
         if self.options.figures:
             last.insert(1, Pictures(folder / FIGURES, metrics=metrics, title=folder.name))
         return [*first, *last]
