@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from bfc_lightning.activations import InPlace, in_place
 from bfc_lightning.networks import DenseLayer, DenseNet
+from bfc_lightning.products import (
+    add_input_gradient,
+    affine,
+    gains_by_onednn,
+    weight_gradient,
+)
 
 
 class Stacked(NamedTuple):
@@ -161,8 +167,10 @@ class _Layer:
     preactivation: Tensor
     feature: Tensor
     gradient: Tensor  # by F_l, then by Z_l, shape (..., n, m_l)
+    by_onednn: bool  # for the product with V_l
+    gradient_by_onednn: bool  # for the gradient by it
     # Gradients by the F_j, j < l, that lead to something trained, and what of V_l reads them.
-    lower: tuple[Tensor, Tensor] | None
+    lower: tuple[Tensor, Tensor, bool] | None
     weight_slot: Tensor | None  # for the gradient by V_l, where the layer is trained
 
 
@@ -230,12 +238,13 @@ class DenseGradients:
         activation = in_place(layer.activation)
         if activation is None:
             raise ValueError(f"activation must have a form in place, got {layer.activation}.")
-        own, input_dim = self._columns(level), self._inputs.shape[-1]
+        own = self._columns(level)
+        num_samples, input_dim = self._inputs.shape[-2:]
         weight, lower = self._values.weights[level], None
         if first < level:
             below = slice(self._ends[first], own.start)
             read = weight[..., input_dim + below.start : input_dim + below.stop]
-            lower = (self._slopes[..., below], read)
+            lower = (self._slopes[..., below], read, gains_by_onednn(read, num_samples))
         return _Layer(
             activation=activation,
             weight=weight,
@@ -244,6 +253,8 @@ class DenseGradients:
             preactivation=self._buffer.new_empty(*self._buffer.shape[:-1], layer.width),
             feature=self._features[..., own],
             gradient=self._slopes[..., own],
+            by_onednn=gains_by_onednn(weight, num_samples),
+            gradient_by_onednn=gains_by_onednn(weight, num_samples, of_gradient=True),
             lower=lower,
             weight_slot=self._slots.weights[level] if is_trained else None,
         )
@@ -252,7 +263,13 @@ class DenseGradients:
         """f(x); features stay in the buffer for `backward`."""
         self._inputs.copy_(x)
         for layer in self._layers:
-            _affine(layer.bias, layer.below, layer.weight, out=layer.preactivation)
+            affine(
+                layer.bias,
+                layer.below,
+                layer.weight,
+                out=layer.preactivation,
+                by_onednn=layer.by_onednn,
+            )
             layer.activation.evaluate(layer.preactivation, out=layer.feature)
         self._scaled_readouts = self._readouts * self._scales
         output = _times_vector(self._features, self._scaled_readouts)
@@ -272,10 +289,11 @@ class DenseGradients:
         for layer in self._backward:
             layer.activation.pull_back(layer.preactivation, layer.gradient)
             if layer.weight_slot is not None:
-                _product(layer.gradient.mT, layer.below, out=layer.weight_slot)
+                slot, by_onednn = layer.weight_slot, layer.gradient_by_onednn
+                weight_gradient(layer.gradient, layer.below, out=slot, by_onednn=by_onednn)
             if layer.lower is not None:
-                lower_gradient, lower_weight = layer.lower
-                _add_product(lower_gradient, layer.gradient, lower_weight)
+                total, weight, by_onednn = layer.lower
+                add_input_gradient(total, layer.gradient, weight, by_onednn=by_onednn)
         for columns in self._bias_columns:
             bias_slot = self._slots.biases[..., columns]
             torch.sum(self._slopes[..., columns], dim=-2, out=bias_slot)
@@ -310,31 +328,6 @@ def _readout_scales(parameters: FlatParameters) -> Tensor:
         for network in parameters.networks
     ]
     return rows[0] if len(rows) == 1 else torch.stack(rows)
-
-
-def _affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
-    """X W^T + b; PyTorch's batched product is faster without the bias."""
-    if x.dim() == 2:
-        torch.addmm(bias, x, weight.mT, out=out)
-    else:
-        torch.bmm(x, weight.mT, out=out)
-        out += bias.unsqueeze(-2)
-
-
-def _product(a: Tensor, b: Tensor, *, out: Tensor) -> None:
-    """A B; batched products into rows with gaps between them take a loop, a copy does not."""
-    if a.dim() == 2:
-        torch.mm(a, b, out=out)
-    else:
-        out.copy_(torch.bmm(a, b))
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Adds A B to the total."""
-    if a.dim() == 2:
-        total.addmm_(a, b)
-    else:
-        total += torch.bmm(a, b)
 
 
 def _times_vector(a: Tensor, v: Tensor) -> Tensor:

@@ -3,12 +3,18 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bfc_lightning.experiments.bench.bare import BareLoop
 from bfc_lightning.experiments.bench.workload import Workload, synchronize
+from bfc_lightning.products import (
+    gains_by_onednn,
+    linear_by_onednn,
+    weight_gradient_by_onednn,
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,9 @@ def step_products(input_dim: int, widths: Sequence[int], batch_size: int) -> lis
 
 
 class Limit:
-    """The products alone, in their shapes, layouts and precision, and the drawing of x and G(x).
+    """The products alone, in their shapes and precision, and the drawing of x and G(x).
 
+    Each is by the library that training takes for it, with its factors as that one likes them best.
     Nothing else of a step is in it: no squares, no biases, no sums of gradients, no optimiser.
 
     Args:
@@ -85,7 +92,7 @@ class Limit:
         widths = [layer.width for layer in self.loop.start.dense_layers()]
         self.products = step_products(workload.target.input_dim, widths, workload.batch_size)
         self.product_seconds: list[float] = []
-        self._factors: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._multiplications: list[Callable[[], object]] = []
         for level in range(len(widths)):
             self._prepare(workload.target.input_dim, widths[: level + 1])
 
@@ -106,19 +113,35 @@ class Limit:
         features = self._random(batch_size, fan_in)
         weight = self._random(width, fan_in)
         gradient = self._random(batch_size, width)
-        self._factors.append((features, weight.T, torch.empty_like(gradient)))
-        self._factors.append((gradient.T, features, torch.empty_like(weight)))
-        if below:
-            reading = weight[:, input_dim:]
-            self._factors.append((gradient, reading, torch.empty_like(features[:, input_dim:])))
+        if gains_by_onednn(weight, batch_size):
+            self._multiplications.append(partial(linear_by_onednn, features, weight))
+        else:
+            into = torch.empty_like(gradient)
+            self._multiplications.append(partial(torch.mm, features, weight.T, out=into))
+        if gains_by_onednn(weight, batch_size, of_gradient=True):
+            factors = gradient.to_mkldnn(), features.to_mkldnn()
+            backward = partial(weight_gradient_by_onednn, *factors, like=weight)
+            self._multiplications.append(backward)
+        else:
+            into = torch.empty_like(weight)
+            self._multiplications.append(partial(torch.mm, gradient.T, features, out=into))
+        if not below:
+            return
+        reading = weight[:, input_dim:]
+        if gains_by_onednn(reading, batch_size):
+            transposed = reading.T.contiguous()
+            self._multiplications.append(partial(linear_by_onednn, gradient, transposed))
+        else:
+            into = torch.empty_like(features[:, input_dim:])
+            self._multiplications.append(partial(torch.mm, gradient, reading, out=into))
 
     def _random(self, rows: int, columns: int) -> Tensor:
         empty = torch.empty(rows, columns, device=self.workload.device, dtype=self.workload.dtype)
         return empty.normal_(generator=self.loop.random)
 
     def _multiply(self) -> None:
-        for left, right, result in self._factors:
-            torch.mm(left, right, out=result)
+        for multiply in self._multiplications:
+            multiply()
 
     @torch.no_grad()
     def _draw(self) -> None:

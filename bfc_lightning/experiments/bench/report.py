@@ -34,8 +34,8 @@ _INCLUDED: dict[Name, str] = {
     "`torch.compile`; compiling is left out.",
     "jax": "the same in JAX, the whole run in one jitted `lax.scan` with donated buffers; "
     "compiling is left out. JAX uses every core that it finds, whatever `run.threads` says.",
-    "limit": "the step's matrix products alone, each in its shape and layout by `torch.mm` into "
-    "memory that is there, plus drawing x and G(x).",
+    "limit": "the step's matrix products alone, each in its shape by the faster library, with its "
+    "factors as that one likes them best, plus drawing x and G(x).",
 }
 _TITLES = ("contestant", "ms a step, median [min, max]", "samples a second", "fit takes, times")
 
