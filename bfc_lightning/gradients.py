@@ -186,7 +186,8 @@ class DenseGradients:
 
     All features lie side by side in one buffer, so that a layer is one product forward and two
     backward; what no trained layer needs is left out. Nothing is allocated from step to step but
-    a few vectors. Several networks are computed at once, each on samples of its own.
+    a few vectors, and what `products` copies for large products on some processors. Several
+    networks are computed at once, each on samples of its own.
 
     Source: ours.
 

@@ -37,6 +37,17 @@ class SignalAt(Callback):
             os.kill(os.getpid(), self.signum)
 
 
+class StopAt(Callback):
+    """Asks for a stop at the end of a training step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step >= self.step:
+            trainer.should_stop = True
+
+
 class PoisonAt(Callback):
     """Makes a weight NaN at a training step."""
 

@@ -1,5 +1,7 @@
 """Products by oneDNN against PyTorch's own choice, and when they are taken."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -77,9 +79,10 @@ def test_only_large_products_in_single_precision_are_taken(held_back, monkeypatc
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        ({"cpu_name": "AMD EPYC", "avx512_f": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_vp2intersect": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_vp2intersect": False}, False),
         ({"cpu_name": "AMD EPYC 7763 64-Core Processor", "avx512_f": False}, False),
-        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_f": True}, False),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_vp2intersect": True}, False),
         ({"architecture": "aarch64"}, False),
     ],
 )
@@ -93,11 +96,18 @@ def test_processors_with_wide_vectors_that_mkl_does_not_use(monkeypatch, known, 
 
 
 @need_onednn
-def test_gradients_by_onednn_are_those_of_the_other_products(held_back):
+def test_gradients_by_onednn_are_those_of_the_other_products(held_back, monkeypatch):
+    called = []
+    for name in ("linear_by_onednn", "weight_gradient_by_onednn"):
+        function = getattr(products, name)
+        counted = partial(lambda name, call, *a, **b: called.append(name) or call(*a, **b), name)
+        monkeypatch.setattr(products, name, partial(counted, function))
     network = DenseNet(11, [7, 5, 6], level_scales=[1.0, 0.5, 0.25], seed=3)
     x, slope = random(33, 11), random(33, seed=1)
     by_hand = ByHand(network, 33)
     output, gradients = by_hand.forward(x), by_hand.backward(slope)
+    assert called.count("linear_by_onednn") == 3 + 2
+    assert called.count("weight_gradient_by_onednn") == 3
     exact = DenseNet(11, [7, 5, 6], level_scales=[1.0, 0.5, 0.25], seed=3).double()
     exact.load_state_dict({name: value.double() for name, value in network.state_dict().items()})
     (exact(x.double()) * slope.double()).sum().backward()

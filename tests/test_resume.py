@@ -206,6 +206,41 @@ def test_signal_does_not_wait_for_a_measure_which_is_made_up_for(undisturbed, tm
     assert resumed == (undisturbed / "metrics.csv").read_text()
 
 
+# Measures are taken at 0, 1, ..., 8, 10, 11, 13, 15, 17, ..., 52, 60; the twenty-third is the last.
+def test_last_measure_is_not_left_as_nothing_would_make_up_for_it(undisturbed, tmp_path):
+    signals = ["--measures+", "tests.interventions.MeasureThatSignals", "--measures.call", "23"]
+    assert fit(tmp_path, *signals) == 0
+    resumed = (tmp_path / "tiny" / "metrics.csv").read_text()
+    assert resumed == (undisturbed / "metrics.csv").read_text()
+
+
+def test_measures_go_on_where_a_stop_is_asked_for_before_the_least_steps(tmp_path):
+    early = [*intervene("StopAt", step=5), "--trainer.min_steps", "55", "--run.name"]
+    assert fit(tmp_path, *early, "whole") == 0
+    assert fit(tmp_path, *early, "cut", *intervene("SignalAt", step=21)) == 130
+    assert checkpoint(tmp_path / "cut")["global_step"] == 21
+    assert fit(tmp_path, *early, "cut", "--resume", "auto") == 0
+    logs = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+def test_signal_at_the_start_from_an_earlier_checkpoint_leaves_no_later_one(undisturbed, tmp_path):
+    assert fit(tmp_path, *intervene("SignalAt", step=58)) == 130
+    folder = tmp_path / "tiny"
+    best = folder / "checkpoints" / "best.ckpt"
+    assert checkpoint(folder, "best")["global_step"] == 40
+    assert fit(tmp_path, "--resume", str(best), *intervene("SignalAtStart")) == 143
+    assert 40 < checkpoint(folder)["global_step"] < 58
+    assert fit(tmp_path, "--resume", "auto") == 0
+    assert same_weights(undisturbed, folder)
+    assert (folder / "metrics.csv").read_text() == (undisturbed / "metrics.csv").read_text()
+
+
+def test_signal_ends_a_trial_run_that_saves_nothing(tmp_path):
+    words = ["--trainer.fast_dev_run", "5", *intervene("SignalAt", step=2)]
+    assert fit(tmp_path, *words) == 130
+
+
 def test_signal_in_the_first_measure_ends_a_run_of_which_there_is_nothing_yet(tmp_path):
     signals = ["--measures+", "tests.interventions.MeasureThatSignals"]
     signals += ["--measures.call", "1", "--measures.seconds", "300"]

@@ -100,11 +100,22 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks which checkpoint the run goes on from: others may be of later steps than it."""
-        start = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
-        self._is_on_disk = start == (self.folder / LAST).resolve()
-        is_kept = self._is_on_disk or start == (self.folder / PREVIOUS).resolve()
+        self._is_on_disk = self._starts_from(trainer, LAST)
+        is_kept = self._is_on_disk or self._starts_from(trainer, PREVIOUS)
         if trainer.is_global_zero and not is_kept:
             (self.folder / PREVIOUS).unlink(missing_ok=True)
+
+    def is_latest(self, trainer: Trainer) -> bool:
+        """Whether a run that is starting has no checkpoint later than its start.
+
+        Args:
+            trainer: the trainer.
+        """
+        return trainer.ckpt_path is None or self._starts_from(trainer, LAST)
+
+    def _starts_from(self, trainer: Trainer, name: str) -> bool:
+        start = trainer.ckpt_path
+        return start is not None and Path(start).resolve() == (self.folder / name).resolve()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the state, also as `best.ckpt` where the score is the best so far.

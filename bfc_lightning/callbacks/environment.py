@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 
+from bfc_lightning.products import library_of_large_products
+
 
 @functools.cache
 def versions() -> Mapping[str, str]:
@@ -27,13 +29,16 @@ def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     Returns:
         Plain data, for checkpoints.
     """
+    device, path = trainer.strategy.root_device.type, training_path(module)
+    is_by_hand = device == "cpu" and path == "fast"
     return {
         **versions(),
         "machine": platform.node(),
-        "device": trainer.strategy.root_device.type,
+        "device": device,
         "processes": trainer.world_size,
         "threads": torch.get_num_threads(),
-        "training_path": training_path(module),
+        "training_path": path,
+        "large_products": library_of_large_products() if is_by_hand else "default",
     }
 
 

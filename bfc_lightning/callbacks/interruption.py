@@ -30,10 +30,11 @@ class Interruption(Callback):
         """From here on the other processes receive what this one does.
 
         Raises:
-            Interrupted: if a signal has come: a run that goes on has nothing to save yet.
+            Interrupted: if a signal has come and nothing of the run is later than its start: rows
+                of its log are dropped that a later checkpoint would miss.
         """
         self.signals.trainer = trainer
-        if trainer.strategy.reduce_boolean_decision(self.signals.signum != 0, all=False):
+        if self.checkpoints.is_latest(trainer) and self._agree(trainer):
             raise Interrupted(self.signals.signum or signal.SIGTERM)
 
     def on_train_batch_start(
@@ -63,7 +64,8 @@ class Interruption(Callback):
             Interrupted: if a signal asks for it.
         """
         interval, batches = trainer.val_check_batch, trainer.fit_loop.batch_idx + 1
-        validates_next = trainer.should_stop or bool(interval and batches % interval == 0)
+        stops_next = trainer.should_stop and trainer.fit_loop._can_stop_early
+        validates_next = stops_next or bool(interval and batches % interval == 0)
         ends_step = batches % trainer.accumulate_grad_batches == 0
         if ends_step and not validates_next and self._is_asked(trainer):
             self.checkpoints.save(trainer)
@@ -75,6 +77,10 @@ class Interruption(Callback):
         has_saved = self.checkpoints.saved_step == trainer.global_step
         if trainer.global_step % log_interval(trainer) and not has_saved:
             return False
+        return self._agree(trainer)
+
+    def _agree(self, trainer: Trainer) -> bool:
+        """Whether any process has received a signal; all of them must ask."""
         return trainer.strategy.reduce_boolean_decision(self.signals.signum != 0, all=False)
 
 

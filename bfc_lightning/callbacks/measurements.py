@@ -84,9 +84,10 @@ class Measurements(Callback):
         phases: Sequence[Phase],
         measures: Sequence[Measure] = (),
         num_points: int = NUM_POINTS,
-        signals: Signals | None = None,
+        *,
+        signals: Signals,
     ) -> None:
-        self._signals = Signals() if signals is None else signals
+        self._signals = signals
         self.seconds = 0.0
         self._measures: list[Callable[[Moment], Mapping[str, float]]] = [*MEASURES, *measures]
         self._phases = phases
@@ -142,8 +143,10 @@ class Measurements(Callback):
         batch_idx: int,
     ) -> None:
         """Measures where a step is due; several processes may agree to stop only steps later."""
-        if trainer.global_step in self._steps:
-            self._measure(trainer, pl_module, must_end=trainer.world_size > 1)
+        step = trainer.global_step
+        if step in self._steps:
+            must_end = trainer.world_size > 1 or step >= trainer.max_steps
+            self._measure(trainer, pl_module, must_end=must_end)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures where the run ends, also where it ends early."""

@@ -50,11 +50,9 @@ class Signals:
         Returns:
             The result; None where it was left.
         """
-        if self.signum:
-            return None
         try:
             self._is_cutting = True
-            result = compute()
+            result = None if self.signum else compute()
             self._is_cutting = False
         except _Cut:
             return None

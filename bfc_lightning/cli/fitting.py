@@ -187,7 +187,8 @@ class Fitting:
                 write_atomically(folder / CONFIG, self._config_text(folder))
                 self._announce(folder, trainer, model)
             stack.enter_context(noticing_losses(trainer))
-            stack.enter_context(self.signals.listening())
+            if self.claim is not None:  # else nothing can be saved
+                stack.enter_context(self.signals.listening())
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if folder is not None and trainer.is_global_zero:
             show_result(folder, read_summary(folder), score_key=model.score_key)
@@ -333,7 +334,7 @@ class Fitting:
         phases: list[Phase],
     ) -> list[Callback]:
         """Ours, in the order in which they must see the end of a step: measure, log, then stop."""
-        measurements = Measurements(phases, self.measures, self.num_measures, self.signals)
+        measurements = Measurements(phases, self.measures, self.num_measures, signals=self.signals)
         checkpoints = Checkpoints(
             folder / CHECKPOINTS, monitor=model.score_key, record={"identity": self.identity}
         )

@@ -89,8 +89,9 @@ class Resumption:
         """
         if self.checkpoint is None:
             return []
-        # Before there were two training paths there was the plain one.
-        stored = {"training_path": "plain", **self.content[RECORD_KEY]["environment"]}
+        # What there was before there was a choice.
+        former = {"training_path": "plain", "large_products": "default"}
+        stored = {**former, **self.content[RECORD_KEY]["environment"]}
         return [
             f"{name} {here!r} instead of {stored.get(name)!r}"
             for name, here in environment.items()

@@ -12,6 +12,7 @@ from bfc_lightning.experiments.bench.bare import BareLoop
 from bfc_lightning.experiments.bench.workload import Workload, synchronize
 from bfc_lightning.products import (
     gains_by_onednn,
+    in_parts,
     linear_by_onednn,
     weight_gradient_by_onednn,
 )
@@ -114,26 +115,31 @@ class Limit:
         weight = self._random(width, fan_in)
         gradient = self._random(batch_size, width)
         if gains_by_onednn(weight, batch_size):
-            self._multiplications.append(partial(linear_by_onednn, features, weight))
+            self._add_linear(features, weight, gradient)
         else:
             into = torch.empty_like(gradient)
             self._multiplications.append(partial(torch.mm, features, weight.T, out=into))
         if gains_by_onednn(weight, batch_size, of_gradient=True):
-            factors = gradient.to_mkldnn(), features.to_mkldnn()
-            backward = partial(weight_gradient_by_onednn, *factors, like=weight)
-            self._multiplications.append(backward)
+            for rows, slopes in in_parts(features, gradient):
+                factors = slopes.to_mkldnn(), rows.to_mkldnn()
+                backward = partial(weight_gradient_by_onednn, *factors, like=weight)
+                self._multiplications.append(backward)
         else:
             into = torch.empty_like(weight)
             self._multiplications.append(partial(torch.mm, gradient.T, features, out=into))
         if not below:
             return
         reading = weight[:, input_dim:]
+        into = torch.empty_like(features[:, input_dim:])
         if gains_by_onednn(reading, batch_size):
-            transposed = reading.T.contiguous()
-            self._multiplications.append(partial(linear_by_onednn, gradient, transposed))
+            self._add_linear(gradient, reading.T.contiguous(), into)
         else:
-            into = torch.empty_like(features[:, input_dim:])
             self._multiplications.append(partial(torch.mm, gradient, reading, out=into))
+
+    def _add_linear(self, factor: Tensor, weight: Tensor, result: Tensor) -> None:
+        """A product by oneDNN, some rows at a time: more would be slower."""
+        for rows, _ in in_parts(factor, result):
+            self._multiplications.append(partial(linear_by_onednn, rows, weight))
 
     def _random(self, rows: int, columns: int) -> Tensor:
         empty = torch.empty(rows, columns, device=self.workload.device, dtype=self.workload.dtype)
