@@ -236,6 +236,18 @@ def test_signal_at_the_start_from_an_earlier_checkpoint_leaves_no_later_one(undi
     assert (folder / "metrics.csv").read_text() == (undisturbed / "metrics.csv").read_text()
 
 
+def test_signal_gives_up_a_validation_without_end(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr("bfc_lightning.callbacks.interruption._VALIDATION_SECONDS", 0.3)
+    endless = ["--data.num_val_samples", str(2**40), *intervene("SignalAt", step=20)]
+    assert fit(tmp_path, "--run.name", "endless", *endless) == 130
+    folder = tmp_path / "endless"
+    assert summary(folder)["status"] == "interrupted"
+    assert list((folder / "checkpoints").iterdir()) == []
+    again = ["--run.name", "endless", "--resume", "auto"]
+    assert fit(tmp_path, *again) == 0
+    assert same_weights(undisturbed, folder)
+
+
 def test_signal_ends_a_trial_run_that_saves_nothing(tmp_path):
     words = ["--trainer.fast_dev_run", "5", *intervene("SignalAt", step=2)]
     assert fit(tmp_path, *words) == 130

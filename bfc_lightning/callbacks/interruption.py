@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
 
 import signal
+import time
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -9,6 +10,8 @@ from bfc_lightning.callbacks.checkpoints import Checkpoints
 from bfc_lightning.callbacks.signals import Signals
 from bfc_lightning.callbacks.stops import Interrupted
 from bfc_lightning.callbacks.training_log import log_interval
+
+_VALIDATION_SECONDS = 10.0
 
 
 class Interruption(Callback):
@@ -70,6 +73,26 @@ class Interruption(Callback):
         if ends_step and not validates_next and self._is_asked(trainer):
             self.checkpoints.save(trainer)
             raise Interrupted(self.signals.signum or signal.SIGTERM)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Gives up a validation that takes too long; the run goes on from the one before.
+
+        Several processes wait for its end, as they cannot agree within it.
+
+        Raises:
+            Interrupted: if a signal came some seconds ago.
+        """
+        is_alone = trainer.world_size == 1
+        if is_alone and time.monotonic() - self.signals.received > _VALIDATION_SECONDS:
+            raise Interrupted(self.signals.signum)
 
     def _is_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:

@@ -1,7 +1,9 @@
 """What Ctrl-C and SIGTERM do to a command: what has no state to save ends at once."""
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,11 +26,13 @@ class Signals:
 
     Attributes:
         signum: the first signal; 0 for none.
+        received: when it came, by `time.monotonic`.
         trainer: whose other processes are told of a SIGTERM, once they listen.
     """
 
     def __init__(self) -> None:
         self.signum = 0
+        self.received = math.inf
         self.trainer: Trainer | None = None
         self._is_cutting = False
 
@@ -63,7 +67,7 @@ class Signals:
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:
             raise Interrupted(signum)
-        self.signum = signum
+        self.signum, self.received = signum, time.monotonic()
         launcher = self.trainer.strategy.launcher if self.trainer is not None else None
         if launcher is not None and signum == signal.SIGTERM:
             launcher.kill(signum)  # a terminal sends Ctrl-C to every process, SIGTERM to one

@@ -22,7 +22,7 @@ from bfc_lightning.callbacks.pictures import Pictures
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.replica_bests import ReplicaBests
 from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
-from bfc_lightning.callbacks.signals import Signals
+from bfc_lightning.callbacks.signals import Signals, stopping_at_once
 from bfc_lightning.callbacks.stops import Diverged, Interrupted, LostProcess
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.tensorboard import RunBoard, quiet_writers
@@ -187,8 +187,8 @@ class Fitting:
                 write_atomically(folder / CONFIG, self._config_text(folder))
                 self._announce(folder, trainer, model)
             stack.enter_context(noticing_losses(trainer))
-            if self.claim is not None:  # else nothing can be saved
-                stack.enter_context(self.signals.listening())
+            saves = self.claim is not None
+            stack.enter_context(self.signals.listening() if saves else stopping_at_once())
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if folder is not None and trainer.is_global_zero:
             show_result(folder, read_summary(folder), score_key=model.score_key)
