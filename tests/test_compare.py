@@ -171,7 +171,8 @@ def test_refused_learner_is_told_once_and_all_refused_is_a_mistake(tmp_path, cap
 
 
 @pytest.mark.slow
-def test_stopped_midway_and_completed_equals_undisturbed(tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_midway_and_completed_equals_undisturbed(tmp_path, signum):
     learners = {"narrow": {"model": {"width": 4}}, "wide": {}}
     (tmp_path / "short.yaml").write_text(
         "trainer: {max_steps: 400, val_check_interval: 20, log_every_n_steps: 20}\n"
@@ -190,8 +191,9 @@ def test_stopped_midway_and_completed_equals_undisturbed(tmp_path):
     while not any(file.exists() for file in last):
         assert process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait() == 130
+    os.killpg(process.pid, signum)
+    status = process.wait()
+    assert status == (-9 if signum == signal.SIGKILL else 130)
     assert "finished" not in {summary(f.parents[1])["status"] for f in last if f.exists()}
     assert main(words) == 0
     for name in ("narrow-seed0", "wide-seed0"):

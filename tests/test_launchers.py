@@ -41,6 +41,7 @@ def test_two_nodes_share_the_folder_that_was_free(tmp_path):
 
 MISTAKES = {
     "taken name": (["--run.name", "taken"], [], "run.name must be free"),
+    "strategy": (["--trainer.strategy", "fsdp"], [], "trainer.strategy must be auto or ddp"),
     "on one node only": ([], ["--model.width", "0"], "width"),
 }
 
@@ -61,15 +62,16 @@ def test_mistake_ends_all_processes_of_two_nodes_with_one_line(tmp_path, name):
 
 
 @need_proc
-def test_torchrun_ends_when_a_process_is_killed(tmp_path):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_ends_when_a_process_is_killed(tmp_path, victim):
     long = ["--trainer.max_steps", "100000", "--trainer.val_check_interval", "200"]
     launcher = torchrun(words_of(tmp_path, *long))
     wait_until_it_trains(tmp_path / "tiny", launcher)
     started = children(launcher)
-    os.kill(started[1], signal.SIGKILL)
+    os.kill(started[victim], signal.SIGKILL)
     code, told = end(launcher, limit=60)
     assert code == 1
-    assert "local_rank: 1" in told
+    assert f"local_rank: {victim}" in told
     assert "SIGKILL" in told
     assert all(is_gone(pid) for pid in started.values())
 

@@ -14,8 +14,9 @@ def metrics(root, config: str, seed: int, *words: str) -> dict:
 
 
 @pytest.mark.slow
-def test_quickstart_learns_all_three_levels(tmp_path):
-    reached = metrics(tmp_path, "quickstart", 11)
+@pytest.mark.parametrize("seed", [11, 12])
+def test_quickstart_learns_all_three_levels(tmp_path, seed):
+    reached = metrics(tmp_path, "quickstart", seed)
     assert reached["val/nmse"] <= 1e-3
     assert reached["levels/residual_3"] <= 1e-2
 

@@ -297,7 +297,8 @@ def test_help_is_quick_and_main_help_names_the_command(capsys):
 
 
 @pytest.mark.slow
-def test_stopped_midway_and_completed_equals_undisturbed(tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_midway_and_completed_equals_undisturbed(tmp_path, signum):
     (tmp_path / "short.yaml").write_text(
         "trainer: {max_steps: 400, val_check_interval: 20, log_every_n_steps: 20}\n"
     )
@@ -313,8 +314,8 @@ def test_stopped_midway_and_completed_equals_undisturbed(tmp_path):
     while not any(file.exists() for file in last):
         assert process.poll() is None
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -9
+    os.kill(process.pid, signum) if signum == signal.SIGKILL else os.killpg(process.pid, signum)
+    assert process.wait() == (-9 if signum == signal.SIGKILL else 130)
     assert "finished" not in {summary(f.parents[1])["status"] for f in last if f.exists()}
     assert main(words) == 0
     for name in names:

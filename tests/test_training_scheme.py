@@ -211,7 +211,9 @@ def test_config_of_a_phased_run_holds_its_whole_length(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ddp
-@pytest.mark.parametrize(("name", "path"), [("Progressive", "fast"), ("Layerwise", "plain")])
+@pytest.mark.parametrize(
+    ("name", "path"), [("Progressive", "fast"), ("Progressive", "plain"), ("Layerwise", "fast")]
+)
 def test_two_processes_share_the_gradients_of_every_phase(tmp_path, name, path):
     words = [*scheme_words(name, steps=20, freeze='{"2": 30}'), "--training_path", path]
     one, two = fit_with_one_and_two_processes(tmp_path, *words)

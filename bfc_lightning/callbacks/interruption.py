@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
 
-import signal
 import time
 
 from lightning import LightningModule, Trainer
@@ -38,7 +37,7 @@ class Interruption(Callback):
         """
         self.signals.trainer = trainer
         if self.checkpoints.is_latest(trainer) and self._agree(trainer):
-            raise Interrupted(self.signals.signum or signal.SIGTERM)
+            raise Interrupted(self.signals.reason)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -49,7 +48,7 @@ class Interruption(Callback):
             Interrupted: if a signal asks for it.
         """
         if self.checkpoints.saved_step == trainer.global_step and self._is_asked(trainer):
-            raise Interrupted(self.signals.signum or signal.SIGTERM)
+            raise Interrupted(self.signals.reason)
 
     def on_train_batch_end(
         self,
@@ -72,7 +71,7 @@ class Interruption(Callback):
         ends_step = batches % trainer.accumulate_grad_batches == 0
         if ends_step and not validates_next and self._is_asked(trainer):
             self.checkpoints.save(trainer)
-            raise Interrupted(self.signals.signum or signal.SIGTERM)
+            raise Interrupted(self.signals.reason)
 
     def on_validation_batch_end(
         self,
@@ -92,7 +91,7 @@ class Interruption(Callback):
         """
         is_alone = trainer.world_size == 1
         if is_alone and time.monotonic() - self.signals.received > _VALIDATION_SECONDS:
-            raise Interrupted(self.signals.signum)
+            raise Interrupted(self.signals.reason)
 
     def _is_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:

@@ -45,6 +45,11 @@ class Signals:
         with _receiving(self._receive):
             yield
 
+    @property
+    def reason(self) -> int:
+        """The signal to stop for; SIGTERM where another process has received it."""
+        return self.signum or signal.SIGTERM
+
     def unless_told(self, compute: Callable[[], Result]) -> Result | None:
         """Runs what may take minutes, and leaves it where a signal has come or comes.
 
