@@ -135,6 +135,16 @@ def test_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert precious.exists()
 
 
+def test_folder_with_nothing_but_a_half_written_result_is_taken(tmp_path):
+    write_claim(tmp_path)
+    half = tmp_path / "logs" / "claims-quick" / ".claims.json.999999999.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_text("{")
+    assert claims(tmp_path) == 0
+    assert told(tmp_path)["status"] == "finished"
+    assert not half.exists()
+
+
 @pytest.mark.slow
 def test_metric_that_no_run_logged_is_told(tmp_path, capsys):
     term = {"learner": "wide", "metric": "val/nmze"}

@@ -6,10 +6,12 @@ import pytest
 
 from bfc_lightning.cli import main
 from bfc_lightning.cli.many_runs import run_one
+from bfc_lightning.experiments.folder import claimed
 from bfc_lightning.experiments.limits import remember_stop, stop_of
-from bfc_lightning.experiments.plan import Limits, PlannedRun, Point
+from bfc_lightning.experiments.plan import Limits, PlannedRun, Point, Trial
+from bfc_lightning.experiments.tuning import Choice, keep_choice
 from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
-from tests.comparisons import cells, write
+from tests.comparisons import cells, parse, write
 from tests.worker_functions import obey
 
 SLOW = {
@@ -50,6 +52,38 @@ def test_stop_is_remembered_until_the_limit_grows(tmp_path):
     assert stop_of(run, tmp_path, Limits(seconds=4, gigabytes=1)) == "out_of_time"
     assert stop_of(run, tmp_path, Limits(seconds=6)) is None
     assert stop_of(run, tmp_path, Limits()) is None
+
+
+def test_stop_is_forgotten_once_the_learner_has_changed(tmp_path):
+    limits = {"seconds": 60, "gigabytes": 8}
+    learners = {"greedy": GREEDY, "wide": {}}
+    comparison = parse(write(tmp_path, learners=learners, seeds=[0], limits=limits))
+    folder = tmp_path / "logs" / "few"
+    run = PlannedRun(Point("greedy", ()), 0)
+    with claimed(comparison, folder):
+        remember_stop(run, folder, "out_of_memory", comparison.limits)
+    with claimed(comparison, folder):
+        assert stop_of(run, folder, comparison.limits) == "out_of_memory"
+    thrifty = {**GREEDY, "data": {"num_train_samples": 32}}
+    learners["greedy"] = thrifty
+    changed = parse(write(tmp_path, learners=learners, seeds=[0], limits=limits))
+    with claimed(changed, folder):
+        assert stop_of(run, folder, changed.limits) is None
+
+
+def test_new_choice_of_the_tuning_forgets_a_stop(tmp_path):
+    run, limits = PlannedRun(Point("a", ()), 0), Limits(gigabytes=1)
+
+    def gone(width: int) -> list[PlannedRun]:
+        choice = Choice(run.point, Trial((("model.width", width),)), 0.1, 2, ())
+        return keep_choice(choice, [run], tmp_path)
+
+    assert gone(1) == []
+    remember_stop(run, tmp_path, "out_of_memory", limits)
+    assert gone(1) == []
+    assert stop_of(run, tmp_path, limits) == "out_of_memory"
+    assert gone(2) == [run]
+    assert stop_of(run, tmp_path, limits) is None
 
 
 @pytest.mark.slow

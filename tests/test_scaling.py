@@ -104,6 +104,13 @@ def power_law(power, factor=lambda seed: 1.0):
         ({100: math.inf, 400: 0.1}, Needed(400.0)),
         ({100: 0.1, 400: math.inf}, Needed(math.inf)),
         ({100: 0.4, 400: 0.0}, Needed(400.0)),
+        # a run that was stopped takes nothing from those below it, and adds nothing
+        ({100: 0.4, 400: 0.1, 1600: math.nan}, Needed(200.0)),
+        ({100: 0.1, 400: math.nan, 1600: math.nan}, Needed(100.0, is_bound=True)),
+        ({100: 0.4, 400: math.nan}, Needed(math.inf)),
+        ({100: math.nan, 400: math.nan}, Needed(math.inf)),
+        ({100: math.nan, 400: 0.1}, Needed(400.0)),
+        ({100: 0.1, 400: math.nan, 1600: 0.1}, Needed(1600.0)),
         # a missing run matters where it decides
         ({100: None, 400: 0.1}, Needed(None)),
         ({100: 0.1, 400: None}, Needed(None)),
@@ -134,6 +141,21 @@ def test_runs_without_a_result_are_infinite_or_unknown(tmp_path, status, wanted)
     comparison = parse(write(tmp_path, **settings(seeds=[0])))
     rows = made_up(comparison, lambda learner, d, n, seed: status if n < 1000 else 0.01)
     assert needed(comparison, rows)["joint", "8", 0].samples == wanted
+
+
+def test_stop_with_the_most_samples_leaves_what_fewer_have_reached(tmp_path):
+    comparison = parse(write(tmp_path, **settings(seeds=[0])))
+    law = power_law({"joint": 1.0, "kernel": 2.0})
+
+    def stopped(learner, d, n, seed):
+        is_stopped = learner == "kernel" and n == max(NUMBERS)
+        return "out_of_memory" if is_stopped else law(learner, d, n, seed)
+
+    whole, cut = (made_up(comparison, error) for error in (law, stopped))
+    for label in ("8", "16", "32"):
+        samples = [needed(comparison, rows)["kernel", label, 0].samples for rows in (whole, cut)]
+        assert samples[0] == samples[1] < math.inf
+    assert exponent(comparison, cut, "kernel").value == pytest.approx(2, abs=1e-12)
 
 
 def test_exponents_of_exact_power_laws_are_recovered(tmp_path):

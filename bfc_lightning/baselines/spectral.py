@@ -21,7 +21,7 @@ _CHUNK = 1024
 
 
 class SpectralMethod(Baseline):
-    """The classical rival that knows the structure: eigenvectors, then polynomials, by levels.
+    """The classical rival that knows of levels: eigenvectors, then polynomials, one by one.
 
     Inputs are centred and whitened with the mean and covariance of the training samples: below, x
     is what comes out. Level l = 1, ..., L, with r the residual of the levels before (y - E y at

@@ -23,6 +23,7 @@ from bfc_lightning.experiments.claims.claim import (
     find_claims,
     read_claim,
 )
+from bfc_lightning.files import finished
 from bfc_lightning.runs.folder import RunError, check_name
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def _folder(given: Namespace) -> Path:
         name = given.run.name
     check_name(name)
     folder = Path(given.run.root) / name
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
+    names = {finished(path).name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {RESULT} and not (folder / RESULT).is_file():
         raise RunError(
             f"run.name must be free in {folder.parent} or name claims, got {name!r}, which is "
             "something else: choose another."

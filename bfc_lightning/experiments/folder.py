@@ -20,7 +20,7 @@ import yaml
 
 from bfc_lightning.experiments.commands import commands_of, settings_files
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials
-from bfc_lightning.experiments.limits import STOPPED
+from bfc_lightning.experiments.limits import STOPPED, forget_stop
 from bfc_lightning.experiments.own_folder import FolderKind, locked
 from bfc_lightning.experiments.settings import BASE, LOGS, RUNS, TOGETHER
 from bfc_lightning.runs.folder import RunError
@@ -82,6 +82,24 @@ def check_unchanged(comparison: Comparison, folder: Path) -> None:
         )
 
 
+def forget_changed_stops(comparison: Comparison, folder: Path) -> None:
+    """Forgets stops of runs that left no folder and whose settings have changed since.
+
+    A run that finds no memory leaves nothing but the note; with other settings it may find enough.
+
+    Args:
+        comparison: what is compared.
+        folder: of the comparison.
+    """
+    files = settings_files(comparison)
+    for note in sorted((folder / STOPPED).glob("*.json")):
+        run = note.stem
+        made = {name: text for name, text in files.items() if _is_part(name, run)}
+        has_changed = any(_changes(folder / name, text) for name, text in made.items())
+        if has_changed and not (folder / RUNS / run).is_dir():
+            forget_stop(run, folder)
+
+
 def _is_part(file: str, run: str) -> bool:
     """Whether a run was made from one of the settings files; in doubt, yes."""
     kind, _, name = file.removesuffix(".yaml").partition("/")
@@ -122,6 +140,7 @@ def claimed(comparison: Comparison, folder: Path) -> Iterator[None]:
         if comparison.run.overwrite:
             KIND.empty(folder, files)
         check_unchanged(comparison, folder)
+        forget_changed_stops(comparison, folder)
         runs = [*planned_trials(comparison), *planned_runs(comparison)]
         commands = [commands_of(comparison, run, folder) for run in runs]
         KIND.write(folder, settings=asdict(comparison), files=files, commands=commands)

@@ -45,3 +45,19 @@ def stop_of(run: PlannedRun, folder: Path, limits: Limits) -> str | None:
     stop = json.loads(path.read_text(encoding="utf-8"))
     limit = getattr(limits, _KEYS[stop["status"]])
     return None if limit is None or limit > stop["limit"] else str(stop["status"])
+
+
+def forget_stop(name: str, folder: Path) -> bool:
+    """Deletes the note of a run whose settings have changed, so that it is tried again.
+
+    Args:
+        name: of the run.
+        folder: of the comparison.
+
+    Returns:
+        Whether there was one.
+    """
+    note = folder / STOPPED / f"{name}.json"
+    was_there = note.is_file()
+    note.unlink(missing_ok=True)
+    return was_there

@@ -14,7 +14,7 @@ from bfc_lightning.experiments.results import DIVERGED, FINISHED, Row
 
 # With a larger share of draws without a slope there is no interval.
 _MOST_UNDEFINED = 0.05
-_INFINITE_ERROR = (DIVERGED, OUT_OF_TIME, OUT_OF_MEMORY)
+_STOPPED = (OUT_OF_TIME, OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ def samples_needed(errors: Mapping[float, float | None], error: float) -> Needed
         log n = log a + (log b - log a) (log e_a - log e) / (log e_a - log e_b)
 
     with e the error to be reached, b the smallest n such that e_n <= e from there on, and a the one
-    below it. It is b itself where e_a is infinite or e_b is 0. Where the error drops by orders of
+    below it. It is b itself where e_a is not finite or e_b is 0. Where the error drops by orders of
     magnitude from a to b, n is known to lie between the two and hardly better: the formula then
-    puts it near a.
+    puts it near a. What was stopped at a limit has not reached the error, but takes nothing from
+    what fewer samples have reached.
 
     Source: ours.
 
     Args:
-        errors: e_n by n; infinite for a run that diverged or was stopped at a limit, None where
-            there is no run.
+        errors: e_n by n; infinite for a run that diverged, NaN for one that was stopped at a limit,
+            None where there is no run.
         error: e.
 
     Returns:
@@ -77,16 +78,17 @@ def samples_needed(errors: Mapping[float, float | None], error: float) -> Needed
         reached = errors[number]
         if reached is None:
             return Needed(None)
-        if reached > error:
+        if above is None and math.isnan(reached):
+            continue
+        if not reached <= error:
             return Needed(_between((number, reached), above, error) if above else math.inf)
         above = (number, reached)
-    assert above is not None
-    return Needed(above[0], is_bound=True)
+    return Needed(math.inf) if above is None else Needed(above[0], is_bound=True)
 
 
 def _between(below: tuple[float, float], above: tuple[float, float], error: float) -> float:
     (a, error_a), (b, error_b) = below, above
-    if error_b == 0 or math.isinf(error_a):
+    if error_b == 0 or not math.isfinite(error_a):
         return b
     share = math.log(error_a / error) / math.log(error_a / error_b)
     return float(a * (b / a) ** share)
@@ -270,6 +272,8 @@ def _table(comparison: Comparison, rows: Sequence[Row], learner: str) -> Floats:
 
 
 def _error(row: Row, metric: str) -> float | None:
-    if row.status in _INFINITE_ERROR:
+    if row.status == DIVERGED:
         return math.inf
+    if row.status in _STOPPED:
+        return math.nan
     return row.metrics.get(metric) if row.status == FINISHED else None

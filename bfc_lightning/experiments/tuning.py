@@ -11,6 +11,7 @@ from statistics import median
 
 from bfc_lightning.experiments.commands import chosen_file, chosen_settings
 from bfc_lightning.experiments.comparison import TUNE, Comparison, points, trials
+from bfc_lightning.experiments.limits import forget_stop
 from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 from bfc_lightning.experiments.results import DONE, FINISHED, Row
 from bfc_lightning.experiments.settings import RUNS, as_yaml
@@ -165,9 +166,10 @@ def _edges(comparison: Comparison, learner: str, best: Trial) -> tuple[str, ...]
 
 
 def _forget(run: PlannedRun, folder: Path) -> bool:
-    """Deletes a run's folder; whether there was one."""
+    """Deletes a run's folder and the note of its stop; whether there was one of them."""
+    was_stopped = forget_stop(run.name, folder)
     path = folder / RUNS / run.name
     if not path.is_dir():
-        return False
+        return was_stopped
     shutil.rmtree(path)
     return True
