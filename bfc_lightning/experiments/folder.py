@@ -10,7 +10,7 @@ stopped/            which runs were stopped at a limit
 compare.md *.csv *.png      what came out
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -82,16 +82,15 @@ def check_unchanged(comparison: Comparison, folder: Path) -> None:
         )
 
 
-def forget_changed_stops(comparison: Comparison, folder: Path) -> None:
+def forget_changed_stops(files: Mapping[str, str], folder: Path) -> None:
     """Forgets stops of runs that left no folder and whose settings have changed since.
 
     A run that finds no memory leaves nothing but the note; with other settings it may find enough.
 
     Args:
-        comparison: what is compared.
+        files: the configs of the runs as they are now, text by path in the folder.
         folder: of the comparison.
     """
-    files = settings_files(comparison)
     for note in sorted((folder / STOPPED).glob("*.json")):
         run = note.stem
         made = {name: text for name, text in files.items() if _is_part(name, run)}
@@ -140,7 +139,7 @@ def claimed(comparison: Comparison, folder: Path) -> Iterator[None]:
         if comparison.run.overwrite:
             KIND.empty(folder, files)
         check_unchanged(comparison, folder)
-        forget_changed_stops(comparison, folder)
+        forget_changed_stops(files, folder)
         runs = [*planned_trials(comparison), *planned_runs(comparison)]
         commands = [commands_of(comparison, run, folder) for run in runs]
         KIND.write(folder, settings=asdict(comparison), files=files, commands=commands)
