@@ -1,11 +1,15 @@
 """Limits of a comparison's runs: who takes more is a row that says so, and the others go on."""
 
+import shutil
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from bfc_lightning.cli import main
 from bfc_lightning.cli.many_runs import run_one
+from bfc_lightning.experiments.commands import commands_of
 from bfc_lightning.experiments.folder import claimed
 from bfc_lightning.experiments.limits import remember_stop, stop_of
 from bfc_lightning.experiments.plan import Limits, PlannedRun, Point, Trial
@@ -42,48 +46,83 @@ def test_task_that_ignores_the_signal_is_killed(tmp_path, monkeypatch):
     assert [(end.status, end.has_died, end.is_overdue) for end in ends] == [(-9, True, True)]
 
 
+def told(run: PlannedRun, folder: Path, **limits: float) -> str | None:
+    return stop_of(run, folder, limits=Limits(**limits), commands=lambda run: [["fit"]])
+
+
 def test_stop_is_remembered_until_the_limit_grows(tmp_path):
     run = PlannedRun(Point("a", ()), 0)
-    assert stop_of(run, tmp_path, Limits(seconds=5)) is None
-    remember_stop(run, tmp_path, "out_of_memory", Limits(seconds=5))
-    assert stop_of(run, tmp_path, Limits(seconds=5)) is None
-    remember_stop(run, tmp_path, "out_of_time", Limits(seconds=5))
-    assert stop_of(run, tmp_path, Limits(seconds=5)) == "out_of_time"
-    assert stop_of(run, tmp_path, Limits(seconds=4, gigabytes=1)) == "out_of_time"
-    assert stop_of(run, tmp_path, Limits(seconds=6)) is None
-    assert stop_of(run, tmp_path, Limits()) is None
+    five = {"limits": Limits(seconds=5), "commands": lambda run: [["fit"]]}
+    assert told(run, tmp_path, seconds=5) is None
+    remember_stop(run, tmp_path, "out_of_memory", **five)
+    assert told(run, tmp_path, seconds=5) is None
+    remember_stop(run, tmp_path, "out_of_time", **five)
+    assert told(run, tmp_path, seconds=5) == "out_of_time"
+    assert told(run, tmp_path, seconds=4, gigabytes=1) == "out_of_time"
+    assert told(run, tmp_path, seconds=6) is None
+    assert told(run, tmp_path) is None
 
 
-def test_stop_is_forgotten_once_the_learner_has_changed(tmp_path):
-    limits = {"seconds": 60, "gigabytes": 8}
-    learners = {"greedy": GREEDY, "wide": {}}
-    comparison = parse(write(tmp_path, learners=learners, seeds=[0], limits=limits))
-    folder = tmp_path / "logs" / "few"
-    run = PlannedRun(Point("greedy", ()), 0)
-    with claimed(comparison, folder):
-        remember_stop(run, folder, "out_of_memory", comparison.limits)
-    with claimed(comparison, folder):
-        assert stop_of(run, folder, comparison.limits) == "out_of_memory"
-    thrifty = {**GREEDY, "data": {"num_train_samples": 32}}
-    learners["greedy"] = thrifty
-    changed = parse(write(tmp_path, learners=learners, seeds=[0], limits=limits))
-    with claimed(changed, folder):
-        assert stop_of(run, folder, changed.limits) is None
+def test_stop_is_of_the_settings_that_the_run_had(tmp_path):
+    run, config = PlannedRun(Point("a", ()), 0), tmp_path / "learner.yaml"
+
+    def told_of(folder: Path, width: int, *words: str) -> str | None:
+        (folder / "learner.yaml").write_text(f"model: {{width: {width}}}")
+        command = ["fit", "-c", str(folder / "learner.yaml"), "--seed", "0", *words]
+        return stop_of(run, folder, limits=Limits(seconds=5), commands=lambda run: [command])
+
+    config.write_text("model: {width: 9}")
+    command = ["fit", "-c", str(config), "--seed", "0"]
+    test = ["test", "-c", str(tmp_path / "later.yaml")]  # there once the run has ended
+    commands = {"commands": lambda run: [command, test]}
+    remember_stop(run, tmp_path, "out_of_time", limits=Limits(seconds=5), **commands)
+    test[2] = str(config)
+    assert stop_of(run, tmp_path, limits=Limits(seconds=5), **commands) == "out_of_time"
+    assert told_of(tmp_path, 9) == "out_of_time"
+    assert told_of(tmp_path, 8) is None
+    assert told_of(tmp_path, 9, "--model.depth", "2") is None
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path, moved)
+    assert told_of(moved, 9) == "out_of_time"
+
+
+@pytest.mark.parametrize("what", ["base", "learner"])
+def test_learner_that_lacked_memory_is_tried_again_once_it_has_changed(tmp_path, what):
+    content = {"learners": {"a": {}}, "seeds": [0], "limits": {"gigabytes": 8}}
+
+    def stopped(*, again: bool) -> str | None:
+        comparison = parse(write(tmp_path, **content))
+        known = {"limits": comparison.limits}
+        folder, run = tmp_path / "logs" / "few", PlannedRun(Point("a", ()), 0)
+        known["commands"] = partial(commands_of, comparison, folder=folder)
+        with claimed(comparison, folder):
+            if not again:
+                remember_stop(run, folder, "out_of_memory", **known)
+            return stop_of(run, folder, **known)
+
+    assert stopped(again=False) == "out_of_memory"
+    assert stopped(again=True) == "out_of_memory"
+    if what == "base":
+        (tmp_path / "short.yaml").write_text("trainer: {max_steps: 10, val_check_interval: 10}\n")
+    else:
+        content["learners"] = {"a": {"model": {"width": 3}}}
+    assert stopped(again=True) is None
 
 
 def test_new_choice_of_the_tuning_forgets_a_stop(tmp_path):
-    run, limits = PlannedRun(Point("a", ()), 0), Limits(gigabytes=1)
+    run = PlannedRun(Point("a", ()), 0)
 
     def gone(width: int) -> list[PlannedRun]:
         choice = Choice(run.point, Trial((("model.width", width),)), 0.1, 2, ())
         return keep_choice(choice, [run], tmp_path)
 
     assert gone(1) == []
-    remember_stop(run, tmp_path, "out_of_memory", limits)
+    commands = {"commands": lambda run: [["fit"]]}
+    remember_stop(run, tmp_path, "out_of_memory", limits=Limits(gigabytes=1), **commands)
     assert gone(1) == []
-    assert stop_of(run, tmp_path, limits) == "out_of_memory"
+    assert told(run, tmp_path, gigabytes=1) == "out_of_memory"
     assert gone(2) == [run]
-    assert stop_of(run, tmp_path, limits) is None
+    assert told(run, tmp_path, gigabytes=1) is None
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from bfc_lightning.experiments.limits import (
     LACKED_MEMORY,
     OUT_OF_MEMORY,
     OUT_OF_TIME,
+    STOPS,
     remember_stop,
     stop_of,
 )
@@ -109,7 +110,8 @@ class _Record:
 
     def look(self, run: PlannedRun, end: str | None = None) -> Row:
         if end is None:
-            end = stop_of(run, self.folder, self.comparison.limits)
+            limits = self.comparison.limits
+            end = stop_of(run, self.folder, limits=limits, commands=self.commands)
         tested = is_tested(self.comparison, run)
         row = read_row(run, self.folder / RUNS, end=end, is_tested=tested)
         (self.rows if run.trial is None else self.trials)[run.name] = row
@@ -355,8 +357,14 @@ class Work:
         elif self._was_stopped(event):
             end = None
         row = self.record.look(run, end)
-        if row.status in (OUT_OF_TIME, OUT_OF_MEMORY):
-            remember_stop(run, self.record.folder, row.status, self.record.experiment.limits)
+        if row.status in STOPS:
+            remember_stop(
+                run,
+                self.record.folder,
+                row.status,
+                limits=self.record.experiment.limits,
+                commands=self.record.commands,
+            )
         is_refused = row.status == FAILED and event.status == MISTAKE
         self.num_refused += is_refused and run.trial is None
         outcome = _outcome(row, self.record.experiment.metrics[0])

@@ -10,7 +10,7 @@ stopped/            which runs were stopped at a limit
 compare.md *.csv *.png      what came out
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +20,7 @@ import yaml
 
 from bfc_lightning.experiments.commands import commands_of, settings_files
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials
-from bfc_lightning.experiments.limits import STOPPED, forget_stop
+from bfc_lightning.experiments.limits import STOPPED
 from bfc_lightning.experiments.own_folder import FolderKind, locked
 from bfc_lightning.experiments.settings import BASE, LOGS, RUNS, TOGETHER
 from bfc_lightning.runs.folder import RunError
@@ -82,23 +82,6 @@ def check_unchanged(comparison: Comparison, folder: Path) -> None:
         )
 
 
-def forget_changed_stops(files: Mapping[str, str], folder: Path) -> None:
-    """Forgets stops of runs that left no folder and whose settings have changed since.
-
-    A run that finds no memory leaves nothing but the note; with other settings it may find enough.
-
-    Args:
-        files: the configs of the runs as they are now, text by path in the folder.
-        folder: of the comparison.
-    """
-    for note in sorted((folder / STOPPED).glob("*.json")):
-        run = note.stem
-        made = {name: text for name, text in files.items() if _is_part(name, run)}
-        has_changed = any(_changes(folder / name, text) for name, text in made.items())
-        if has_changed and not (folder / RUNS / run).is_dir():
-            forget_stop(run, folder)
-
-
 def _is_part(file: str, run: str) -> bool:
     """Whether a run was made from one of the settings files; in doubt, yes."""
     kind, _, name = file.removesuffix(".yaml").partition("/")
@@ -139,7 +122,6 @@ def claimed(comparison: Comparison, folder: Path) -> Iterator[None]:
         if comparison.run.overwrite:
             KIND.empty(folder, files)
         check_unchanged(comparison, folder)
-        forget_changed_stops(files, folder)
         runs = [*planned_trials(comparison), *planned_runs(comparison)]
         commands = [commands_of(comparison, run, folder) for run in runs]
         KIND.write(folder, settings=asdict(comparison), files=files, commands=commands)

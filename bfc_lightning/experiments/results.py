@@ -12,7 +12,7 @@ from typing import Any
 
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.experiments.comparison import Comparison, points, trials
-from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME
+from bfc_lightning.experiments.limits import STOPS
 from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 from bfc_lightning.runs.folder import METRICS
 from bfc_lightning.runs.loading import read_summary
@@ -20,7 +20,7 @@ from bfc_lightning.runs.loading import read_summary
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 INTERRUPTED, MISSING = "interrupted", "missing"
 # Runs in these states are not run again.
-DONE = (FINISHED, DIVERGED, OUT_OF_TIME, OUT_OF_MEMORY)
+DONE = (FINISHED, DIVERGED, *STOPS)
 _ENDS = (FINISHED, DIVERGED, INTERRUPTED)
 _NUMBERS = ("steps", "samples_seen", "wall_seconds")
 
@@ -162,7 +162,7 @@ def counts(rows: Sequence[Row]) -> str:
 
 def losses(rows: Sequence[Row]) -> list[str]:
     """How many runs did not finish, in the words of each state."""
-    others = [DIVERGED, FAILED, OUT_OF_TIME, OUT_OF_MEMORY, INTERRUPTED, MISSING]
+    others = [DIVERGED, FAILED, *STOPS, INTERRUPTED, MISSING]
     told = [
         (sum(row.status == status for row in rows), status.replace("_", " ")) for status in others
     ]

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
 from bfc_lightning.experiments.comparison import Comparison, Scaling
-from bfc_lightning.experiments.limits import OUT_OF_MEMORY, OUT_OF_TIME
+from bfc_lightning.experiments.limits import STOPS
 from bfc_lightning.experiments.results import DIVERGED, FINISHED, Row
 
 # With a larger share of draws without a slope there is no interval.
 _MOST_UNDEFINED = 0.05
-_STOPPED = (OUT_OF_TIME, OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -274,6 +273,6 @@ def _table(comparison: Comparison, rows: Sequence[Row], learner: str) -> Floats:
 def _error(row: Row, metric: str) -> float | None:
     if row.status == DIVERGED:
         return math.inf
-    if row.status in _STOPPED:
+    if row.status in STOPS:
         return math.nan
     return row.metrics.get(metric) if row.status == FINISHED else None

@@ -39,7 +39,8 @@ class _Record:
 
     def look(self, run: PlannedRun, end: str | None = None) -> Row:
         if end is None:
-            end = stop_of(run, self.folder, self.experiment.limits)
+            limits = self.experiment.limits
+            end = stop_of(run, self.folder, limits=limits, commands=self.commands)
         row = read_row(run, self.folder / RUNS, end=end)
         self.rows[run.name] = row
         return row
