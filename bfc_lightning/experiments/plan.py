@@ -30,7 +30,7 @@ class Limits:
     """What a run may take.
 
     One that takes more is stopped, is a row that says so, and the others go on. It is not run again
-    unless the limit has grown.
+    unless the limit has grown or its settings have changed.
 
     Args:
         seconds: of wall time for each run.
