@@ -1,6 +1,6 @@
 """Gradients of learners by hand: one buffer of features, written in place, without a graph."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -13,9 +13,13 @@ from bfc_lightning.activations import InPlace, in_place
 from bfc_lightning.networks import DenseLayer, DenseNet
 from bfc_lightning.products import (
     add_input_gradient,
+    add_input_gradient_by_onednn,
     affine,
+    affine_by_onednn,
     gains_by_onednn,
+    transpose,
     weight_gradient,
+    weight_gradient_by_onednn,
 )
 
 
@@ -167,10 +171,11 @@ class _Layer:
     preactivation: Tensor
     feature: Tensor
     gradient: Tensor  # by F_l, then by Z_l, shape (..., n, m_l)
-    by_onednn: bool  # for the product with V_l
-    gradient_by_onednn: bool  # for the gradient by it
-    # Gradients by the F_j, j < l, that lead to something trained, and what of V_l reads them.
-    lower: tuple[Tensor, Tensor, bool] | None
+    affine: Callable[..., None]
+    # Room for gradient^T and below^T, where the gradient by V_l is to come from these.
+    turned: tuple[Tensor, Tensor] | None
+    # Gradients by the F_j, j < l, that lead to something trained, what of V_l reads them, and how.
+    lower: tuple[Tensor, Tensor, Callable[..., None]] | None
     weight_slot: Tensor | None  # for the gradient by V_l, where the layer is trained
 
 
@@ -220,6 +225,11 @@ class DenseGradients:
         trained = [level for level, layer in enumerate(layers) if layer.weight.requires_grad]
         self._bias_columns = _joined([self._columns(level) for level in trained])
         first = min(trained, default=len(layers))
+        self._is_large = [gains_by_onednn(own, num_samples) for own in self._values.weights]
+        large = [layers[level].weight.shape for level in trained if self._is_large[level]]
+        width, fan_in = (max((shape[axis] for shape in large), default=0) for axis in (0, 1))
+        self._slopes_turned = self._buffer.new_empty(width, num_samples)
+        self._buffer_turned = self._buffer.new_empty(fan_in, num_samples)
         self._layers = [
             self._views(level, layer, first=first, is_trained=level in trained)
             for level, layer in enumerate(layers)
@@ -245,7 +255,10 @@ class DenseGradients:
         if first < level:
             below = slice(self._ends[first], own.start)
             read = weight[..., input_dim + below.start : input_dim + below.stop]
-            lower = (self._slopes[..., below], read, gains_by_onednn(read, num_samples))
+            is_large = gains_by_onednn(read, num_samples)
+            add = add_input_gradient_by_onednn if is_large else add_input_gradient
+            lower = (self._slopes[..., below], read, add)
+        turned = self._slopes_turned[: layer.width], self._buffer_turned[: weight.shape[-1]]
         return _Layer(
             activation=activation,
             weight=weight,
@@ -254,8 +267,8 @@ class DenseGradients:
             preactivation=self._buffer.new_empty(*self._buffer.shape[:-1], layer.width),
             feature=self._features[..., own],
             gradient=self._slopes[..., own],
-            by_onednn=gains_by_onednn(weight, num_samples),
-            gradient_by_onednn=gains_by_onednn(weight, num_samples, of_gradient=True),
+            affine=affine_by_onednn if self._is_large[level] else affine,
+            turned=turned if is_trained and self._is_large[level] else None,
             lower=lower,
             weight_slot=self._slots.weights[level] if is_trained else None,
         )
@@ -264,13 +277,7 @@ class DenseGradients:
         """f(x); features stay in the buffer for `backward`."""
         self._inputs.copy_(x)
         for layer in self._layers:
-            affine(
-                layer.bias,
-                layer.below,
-                layer.weight,
-                out=layer.preactivation,
-                by_onednn=layer.by_onednn,
-            )
+            layer.affine(layer.bias, layer.below, layer.weight, out=layer.preactivation)
             layer.activation.evaluate(layer.preactivation, out=layer.feature)
         self._scaled_readouts = self._readouts * self._scales
         output = _times_vector(self._features, self._scaled_readouts)
@@ -287,14 +294,16 @@ class DenseGradients:
         if self._backward:
             by_row, by_column = slope.unsqueeze(-1), self._scaled_readouts.unsqueeze(-2)
             torch.mul(by_row, by_column, out=self._slopes)
+        fan_in = len(self._buffer_turned)
+        if fan_in:
+            transpose(self._buffer[:, :fan_in], out=self._buffer_turned)
         for layer in self._backward:
             layer.activation.pull_back(layer.preactivation, layer.gradient)
             if layer.weight_slot is not None:
-                slot, by_onednn = layer.weight_slot, layer.gradient_by_onednn
-                weight_gradient(layer.gradient, layer.below, out=slot, by_onednn=by_onednn)
+                _write_weight_gradient(layer, layer.weight_slot)
             if layer.lower is not None:
-                total, weight, by_onednn = layer.lower
-                add_input_gradient(total, layer.gradient, weight, by_onednn=by_onednn)
+                total, read, add = layer.lower
+                add(total, layer.gradient, read)
         for columns in self._bias_columns:
             bias_slot = self._slots.biases[..., columns]
             torch.sum(self._slopes[..., columns], dim=-2, out=bias_slot)
@@ -305,6 +314,15 @@ class DenseGradients:
         torch.sum(slope, dim=-1, out=self._slots.constant)
         if self._slots.linear is not None:
             self._slots.linear.copy_(_times_vector(self._inputs.mT, slope))
+
+
+def _write_weight_gradient(layer: _Layer, slot: Tensor) -> None:
+    if layer.turned is None:
+        weight_gradient(layer.gradient, layer.below, out=slot)
+        return
+    slopes, below = layer.turned
+    transpose(layer.gradient, out=slopes)
+    weight_gradient_by_onednn(slopes, below, out=slot)
 
 
 def _joined(columns: list[slice]) -> list[slice]:

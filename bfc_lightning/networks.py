@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.activations import Quadratic, in_place
+from bfc_lightning.products import affine, affine_by_onednn, gains_by_onednn
 from bfc_lightning.seeds import generator
 
 Activation = Callable[..., Any]
@@ -250,7 +251,9 @@ class DenseNet(nn.Module):
             here[:, :stop] = rows
             for layer, space in zip(layers, spaces, strict=True):
                 z = space[: len(rows)]
-                torch.addmm(layer.bias, here[:, :stop], layer.weight.T, out=z)
+                is_large = gains_by_onednn(layer.weight, len(z))
+                multiply = affine_by_onednn if is_large else affine
+                multiply(layer.bias, here[:, :stop], layer.weight, out=z)
                 features = here[:, stop : stop + layer.width]
                 activation = in_place(layer.activation)
                 if activation is None:

@@ -5,10 +5,9 @@ import functools
 import torch
 from torch import Tensor
 
-# Multiplications from which oneDNN gains more than its calls and copies cost; more for the gradient
-# by weights. Two cores of a Zen 5, ms: forward 0.120 become 0.080 with 2^23.6, gradients
-# 0.204 become 0.181 with 2^24.3, but 0.125 become 0.130 with 2^23.6.
-_FEWEST, _FEWEST_OF_GRADIENT = 2**23, 2**24
+# Multiplications from which oneDNN gains more than its calls and copies cost. Two cores of a Zen 5,
+# ms: with 2^23.6 forward 0.13 become 0.10, gradients 0.145 become 0.10.
+_FEWEST = 2**23
 # Numbers that are copied at once. Fresh memory of tens of megabytes costs as much as the product.
 _MOST_COPIED = 2**21
 
@@ -39,7 +38,7 @@ def library_of_large_products() -> str:
     return "onednn" if _is_held_back() and torch.backends.mkldnn.enabled else "default"
 
 
-def gains_by_onednn(weight: Tensor, num_samples: int, *, of_gradient: bool = False) -> bool:
+def gains_by_onednn(weight: Tensor, num_samples: int) -> bool:
     """Whether a product is faster by oneDNN: float32 on some processors, if it is large enough.
 
     The same at every call on one machine, so that a run that goes on repeats its numbers.
@@ -49,18 +48,16 @@ def gains_by_onednn(weight: Tensor, num_samples: int, *, of_gradient: bool = Fal
     Args:
         weight: W of the functions below; products of several networks at once gain nothing.
         num_samples: n.
-        of_gradient: whether it is the gradient by W.
 
     Returns:
-        Whether to ask the functions below for it; False while oneDNN is switched off.
+        Whether to take the functions that are named for it; False while oneDNN is switched off.
     """
-    fewest = _FEWEST_OF_GRADIENT if of_gradient else _FEWEST
-    is_large = weight.dim() == 2 and num_samples * weight.numel() >= fewest
+    is_large = weight.dim() == 2 and num_samples * weight.numel() >= _FEWEST
     is_float = weight.device.type == "cpu" and weight.dtype == torch.float32
     return is_large and is_float and library_of_large_products() == "onednn"
 
 
-def affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor, by_onednn: bool) -> None:
+def affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
     """X W^T + b; PyTorch's batched product is faster without the bias.
 
     Source: ours.
@@ -70,20 +67,31 @@ def affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor, by_onednn: b
         x: X, shape (..., n, k).
         weight: W, shape (..., m, k).
         out: for the result, shape (..., n, m).
-        by_onednn: from `gains_by_onednn`; two axes only.
     """
-    if by_onednn:
-        weight = weight.contiguous()
-        for rows, result in in_parts(x, out):
-            result.copy_(linear_by_onednn(rows.contiguous(), weight, bias))
-    elif x.dim() == 2:
+    if x.dim() == 2:
         torch.addmm(bias, x, weight.mT, out=out)
     else:
         torch.bmm(x, weight.mT, out=out)
         out += bias.unsqueeze(-2)
 
 
-def weight_gradient(gradient: Tensor, x: Tensor, *, out: Tensor, by_onednn: bool) -> None:
+def affine_by_onednn(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
+    """`affine` of one network, for large products.
+
+    Source: ours.
+
+    Args:
+        bias: b, shape (m,).
+        x: X, shape (n, k).
+        weight: W, shape (m, k).
+        out: for the result, shape (n, m).
+    """
+    weight = weight.contiguous()
+    for rows, result in in_parts(x, out):
+        result.copy_(linear_by_onednn(rows.contiguous(), weight, bias))
+
+
+def weight_gradient(gradient: Tensor, x: Tensor, *, out: Tensor) -> None:
     """G^T X; batched products into rows with gaps between them take a loop, a copy does not.
 
     Source: ours.
@@ -92,20 +100,27 @@ def weight_gradient(gradient: Tensor, x: Tensor, *, out: Tensor, by_onednn: bool
         gradient: G, by the result of `affine`, shape (..., n, m).
         x: X, shape (..., n, k).
         out: for the gradient by W, shape (..., m, k).
-        by_onednn: from `gains_by_onednn`; two axes only.
     """
-    if by_onednn:
-        out.zero_()
-        for rows, slopes in in_parts(x, gradient):
-            part = weight_gradient_by_onednn(slopes.to_mkldnn(), rows.to_mkldnn(), like=out)
-            out += part.to_dense()
-    elif gradient.dim() == 2:
+    if gradient.dim() == 2:
         torch.mm(gradient.mT, x, out=out)
     else:
         out.copy_(torch.bmm(gradient.mT, x))
 
 
-def add_input_gradient(total: Tensor, gradient: Tensor, weight: Tensor, *, by_onednn: bool) -> None:
+def weight_gradient_by_onednn(gradient: Tensor, x: Tensor, *, out: Tensor) -> None:
+    """`weight_gradient` of one network, for large products; both factors turned by `transpose`.
+
+    Source: ours.
+
+    Args:
+        gradient: G^T, shape (m, n).
+        x: X^T, shape (k, n).
+        out: for the gradient by W, shape (m, k).
+    """
+    out.copy_(linear_by_onednn(gradient, x))
+
+
+def add_input_gradient(total: Tensor, gradient: Tensor, weight: Tensor) -> None:
     """Adds G W to a gradient by X.
 
     Source: ours.
@@ -114,16 +129,44 @@ def add_input_gradient(total: Tensor, gradient: Tensor, weight: Tensor, *, by_on
         total: is added to, shape (..., n, k).
         gradient: G, by the result of `affine`, shape (..., n, m).
         weight: W, shape (..., m, k).
-        by_onednn: from `gains_by_onednn`; two axes only.
     """
-    if by_onednn:
-        transposed = weight.mT.contiguous()
-        for sums, slopes in in_parts(total, gradient):
-            sums += linear_by_onednn(slopes.contiguous(), transposed)
-    elif total.dim() == 2:
+    if total.dim() == 2:
         total.addmm_(gradient, weight)
     else:
         total += torch.bmm(gradient, weight)
+
+
+def add_input_gradient_by_onednn(total: Tensor, gradient: Tensor, weight: Tensor) -> None:
+    """`add_input_gradient` of one network, for large products.
+
+    Source: ours.
+
+    Args:
+        total: is added to, shape (n, k).
+        gradient: G, by the result of `affine`, shape (n, m).
+        weight: W, shape (m, k).
+    """
+    transposed = weight.mT.contiguous()
+    for sums, slopes in in_parts(total, gradient):
+        sums += linear_by_onednn(slopes.contiguous(), transposed)
+
+
+def transpose(x: Tensor, *, out: Tensor) -> None:
+    """X^T; a large one from copies of some columns, which is up to four times as fast.
+
+    Source: ours.
+
+    Args:
+        x: X, shape (n, k).
+        out: for the result, shape (k, n), without gaps.
+    """
+    if x.numel() <= _MOST_COPIED:
+        out.copy_(x.mT)
+        return
+    num_columns = max(1, _MOST_COPIED // len(x))
+    parts = zip(torch.split(x, num_columns, dim=1), torch.split(out, num_columns), strict=True)
+    for columns, rows in parts:
+        rows.copy_(columns.contiguous().mT)
 
 
 def linear_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -141,24 +184,6 @@ def linear_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
-
-
-def weight_gradient_by_onednn(gradient: Tensor, x: Tensor, *, like: Tensor) -> Tensor:
-    """G^T X in new memory.
-
-    Source: ours.
-
-    Args:
-        gradient: G, from `Tensor.to_mkldnn`.
-        x: X, likewise.
-        like: of the shape of the result.
-
-    Returns:
-        The result, in the library's form.
-    """
-    backward = torch.ops.aten.mkldnn_linear_backward_weights
-    weights: Tensor = backward(gradient, x, like, False)[0]
-    return weights
 
 
 def in_parts(left: Tensor, right: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -14,7 +14,6 @@ from bfc_lightning.products import (
     gains_by_onednn,
     in_parts,
     linear_by_onednn,
-    weight_gradient_by_onednn,
 )
 
 
@@ -116,17 +115,14 @@ class Limit:
         gradient = self._random(batch_size, width)
         if gains_by_onednn(weight, batch_size):
             self._add_linear(features, weight, gradient)
+            turned = gradient.T.contiguous(), features.T.contiguous()
+            self._multiplications.append(partial(linear_by_onednn, *turned))
         else:
-            into = torch.empty_like(gradient)
-            self._multiplications.append(partial(torch.mm, features, weight.T, out=into))
-        if gains_by_onednn(weight, batch_size, of_gradient=True):
-            for rows, slopes in in_parts(features, gradient):
-                factors = slopes.to_mkldnn(), rows.to_mkldnn()
-                backward = partial(weight_gradient_by_onednn, *factors, like=weight)
-                self._multiplications.append(backward)
-        else:
-            into = torch.empty_like(weight)
-            self._multiplications.append(partial(torch.mm, gradient.T, features, out=into))
+            forward, backward = torch.empty_like(gradient), torch.empty_like(weight)
+            self._multiplications += [
+                partial(torch.mm, features, weight.T, out=forward),
+                partial(torch.mm, gradient.T, features, out=backward),
+            ]
         if not below:
             return
         reading = weight[:, input_dim:]
