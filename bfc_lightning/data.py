@@ -253,7 +253,7 @@ class HierarchicalData(LightningDataModule):
             if position in self._validation and split == "val":
                 return self._validation[position]
             drawn = self._stream.batch(split, position, self.eval_batch_size, shards)
-            if split == "val" and self._keeps_validation(drawn):
+            if split == "val" and self.kept_bytes(drawn.inputs.element_size()):
                 self._validation[position] = drawn
             return drawn
         if self.reads_blocks:
@@ -262,10 +262,17 @@ class HierarchicalData(LightningDataModule):
         self.position += 1
         return drawn
 
-    def _keeps_validation(self, batch: Batch) -> bool:
-        """Whether the validation set, which is the same every time, is small enough to be kept."""
-        numbers = self._counts["val"] * (batch.inputs.shape[1] + 2)
-        return numbers * batch.inputs.element_size() <= _KEPT_BYTES
+    def kept_bytes(self, element_size: int) -> int:
+        """Memory of the validation set, which is kept where it is small: it is the same every time.
+
+        Args:
+            element_size: bytes of a number.
+
+        Returns:
+            Bytes; 0 where it is drawn anew each time.
+        """
+        size = self._counts["val"] * (self.target.input_dim + 2) * element_size
+        return size if size <= _KEPT_BYTES else 0
 
     def draw_burst(self, most: int, shards: range) -> Burst:
         """The next batches of training, from one block of the stream.

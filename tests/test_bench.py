@@ -162,7 +162,7 @@ def test_missing_jax_and_missing_compiler_are_told_and_the_others_go_on(
 ):
     def fail(*arguments, **settings):
         def call(x):
-            raise TorchDynamoException("no compiler")
+            raise TorchDynamoException("no compiler\n\nSet TORCHDYNAMO_VERBOSE=1")
 
         return call
 
@@ -172,7 +172,7 @@ def test_missing_jax_and_missing_compiler_are_told_and_the_others_go_on(
     assert bench(tmp_path, "-c", CONFIG, *words) == 0
     found = result(tmp_path / "bench-bench")["sizes"]["bench"]["contestants"]
     assert found["jax"] == {"skipped": "not installed"}
-    assert found["compiled"] == {"skipped": "does not compile (TorchDynamoException)"}
+    assert found["compiled"] == {"skipped": "does not compile: no compiler"}
     assert found["bare"]["seconds_per_step"]["median"] > 0
     assert "bfc: bench jax is skipped: not installed" in capsys.readouterr().err
 

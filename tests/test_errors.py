@@ -58,6 +58,10 @@ MISTAKES = {
         ["--trainer.precision", "bf16-true"],
         r"trainer.precision must leave the samples exact, got bf16-true",
     ),
+    "precision that a CPU lacks": (
+        ["--trainer.precision", "16-mixed"],
+        r"trainer.precision must be one that a CPU has, got 16-mixed: take bf16-mixed",
+    ),
     "activation that changes the shape": (
         ["--model.activation", "torch.nn.GLU"],
         r"activation must keep the shape \(2, 4\), got \(2, 2\)",

@@ -1,6 +1,7 @@
 """`validate`, `test` and `predict`, and reading a run back in Python."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,16 @@ def test_best_last_and_path_name_checkpoints(run):
         stem = "best" if "best" in name else "last"
         written = json.loads((run / "validate.json").read_text())["checkpoint"]
         assert Path(written) == run / "checkpoints" / f"{stem}.ckpt"
+
+
+def test_copied_run_is_the_one_that_is_evaluated(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.json", "predictions.npz"))
+    before = sorted(run.iterdir())
+    assert main(["test", "-c", str(copy / "config.yaml"), "--ckpt_path", "best"]) == 0
+    written = json.loads((copy / "test.json").read_text())
+    assert Path(written["checkpoint"]) == copy / "checkpoints" / "best.ckpt"
+    assert sorted(run.iterdir()) == before
 
 
 def test_predictions_open_in_numpy_and_fit_the_score(run):

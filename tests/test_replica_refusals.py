@@ -3,6 +3,7 @@
 import pytest
 
 from bfc_lightning.cli.learner_settings import check_learners
+from bfc_lightning.runs import replication
 from bfc_lightning.runs.folder import RunError
 from tests import comparisons
 from tests.replica_words import NOISE, PENALTY, RATE, SCALES, SEED, replicas
@@ -73,3 +74,15 @@ def test_comparison_has_seeds_of_its_own(tmp_path):
     comparison = comparisons.parse(path)
     with pytest.raises(RunError, match=r"learner many: model.num_replicas must be 1 in a comp"):
         check_learners(comparison)
+
+
+def test_container_allows_less_than_the_machine_has(tmp_path, monkeypatch, capsys):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(replication, "_CONTAINER_LIMITS", (tmp_path / "absent", limit))
+    machine = replication.memory_there()
+    limit.write_text("max\n")
+    assert replication.memory_there() == machine
+    limit.write_text("3000000\n")
+    assert replication.memory_there() == 3_000_000
+    assert fit(tmp_path, *replicas(4)) == 2
+    assert "they need about 0 GB, there are 0." in capsys.readouterr().err

@@ -109,6 +109,17 @@ def test_stopped_run_says_how_to_go_on_and_a_finished_one_that_it_is(tmp_path, c
     assert "nothing is left to train" in capsys.readouterr().err
 
 
+def test_renamed_run_goes_on_where_it_is(undisturbed, tmp_path):
+    fit(tmp_path, *intervene("SignalAt", step=33))
+    renamed = (tmp_path / "tiny").rename(tmp_path / "renamed")
+    assert main(["fit", "-c", str(renamed / "config.yaml"), "--resume", "auto"]) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["renamed"]
+    assert same_weights(undisturbed, renamed)
+    again = ["--run.name", "another", "--trainer.callbacks", "null"]
+    assert main(["fit", "-c", str(renamed / "config.yaml"), *again]) == 0
+    assert same_weights(undisturbed, tmp_path / "another")
+
+
 def test_resume_by_path_goes_on_in_the_same_folder(undisturbed, tmp_path):
     fit(tmp_path, *intervene("SignalAt", step=33))
     path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"

@@ -30,7 +30,6 @@ def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         Plain data, for checkpoints.
     """
     device, path = trainer.strategy.root_device.type, training_path(module)
-    is_by_hand = device == "cpu" and path == "fast"
     return {
         **versions(),
         "machine": platform.node(),
@@ -38,7 +37,7 @@ def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "processes": trainer.world_size,
         "threads": torch.get_num_threads(),
         "training_path": path,
-        "large_products": library_of_large_products() if is_by_hand else "default",
+        "large_products": library_of_large_products() if device == "cpu" else "default",
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.optim import LBFGS
@@ -18,6 +19,8 @@ Interval = int | float | str | timedelta | dict[str, int]
 
 # The target itself would be computed in half precision, and the score taken against that.
 _LOW_PRECISIONS = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
+# On a CPU Lightning would take bf16-mixed for them.
+_HALVES = ("16", "16-mixed")
 
 _STRATEGIES = (
     *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"),
@@ -58,6 +61,11 @@ def check_trainer_flags(flags: Namespace) -> None:
             f"trainer.precision must leave the samples exact, got {flags.precision}: take "
             "bf16-mixed, 32-true or 64-true."
         )
+    if str(flags.precision) in _HALVES and _is_on_cpu(flags.accelerator):
+        raise RunError(
+            f"trainer.precision must be one that a CPU has, got {flags.precision}: take "
+            "bf16-mixed, 32-true or 64-true."
+        )
     meaningless = {
         "max_epochs": (None, -1),
         "min_epochs": (None,),
@@ -84,6 +92,11 @@ def check_trainer_flags(flags: Namespace) -> None:
             f"trainer.accumulate_grad_batches = {accumulate}, got {interval}: a checkpoint belongs "
             "between two optimiser steps."
         )
+
+
+def _is_on_cpu(accelerator: object) -> bool:
+    """Whether the Trainer will take the CPU, as far as the flag tells."""
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
 
 
 def check_strategy(strategy: object) -> None:

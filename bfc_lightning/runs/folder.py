@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from bfc_lightning.files import finished
 
 CONFIG = "config.yaml"
@@ -62,19 +64,25 @@ def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
     Args:
         options: the user's.
         configs: the config files, as given; where the first one is the `config.yaml` of a run
-            folder, it is that folder, wherever one calls from.
+            folder, it is that folder, wherever one calls from, and renamed or copied, too.
 
     Returns:
         The path; nothing is made.
     """
     first = Path(configs[0]) if configs else Path("run.yaml")
     if first.name == CONFIG and (first.parent / CHECKPOINTS).is_dir():
-        own = first.parent.resolve()
-        if options.name in (None, own.name):
+        own_names = (None, first.parent.resolve().name, _stored_name(first))
+        if options.name in own_names:
             return first.parent
     name = options.name if options.name is not None else first.stem
     check_name(name)
     return Path(options.root) / name
+
+
+def _stored_name(config: Path) -> object:
+    """The name that a run had when its config was written."""
+    stored = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    return (stored.get("run") or {}).get("name")
 
 
 def check_name(name: str) -> None:

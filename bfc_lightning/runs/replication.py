@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -29,10 +30,15 @@ _OVERRIDABLE = {
     "target.init_args.seed": "a seed",
     "labels.init_args.noise_std": "a number of at least 0",
 }
-# Parameters, gradients, two moments and the start; a step's features, their gradients, what it
-# makes anew; a block of the stream and the part of it that is under way.
-_ROWS_PER_PARAMETER, _ROWS_PER_NEURON, _ROWS_PER_INPUT = 5, 4, 2
+# Parameters, gradients, two moments and the start; a step's features, these transposed, their
+# gradients, what it makes anew; a block of the stream and the part of it that is under way.
+_ROWS_PER_PARAMETER, _ROWS_PER_NEURON, _ROWS_PER_INPUT = 5, 5, 2
 _DOUBLE = 8  # bytes of a number that is measured
+_OBJECTS = 10**6  # bytes of generators, modules, an optimiser and the like
+_CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def describe_replicas(settings: Namespace) -> list[dict[str, Any]]:
@@ -157,7 +163,7 @@ def build_replicas(
 def check_memory(
     learner: HierarchicalLearner, data: HierarchicalData, count: int, *, is_measured: bool
 ) -> None:
-    """Refuses more replicas than the memory of this machine would hold.
+    """Refuses more replicas than the memory of this machine, or of its container, would hold.
 
     Args:
         learner: one of them.
@@ -177,10 +183,24 @@ def check_memory(
     numbers += _ROWS_PER_INPUT * max(BLOCK_ROWS, data.batch_size) * dim
     numbers += (data.num_train_samples or 0) * dim
     measured = NUM_SAMPLES * (dim + 1 + len(data.target.level_scales)) if is_measured else 0
-    each = numbers * next(learner.parameters()).element_size() + measured * _DOUBLE
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = next(learner.parameters()).element_size()
+    each = numbers * size + measured * _DOUBLE + data.kept_bytes(size) + _OBJECTS
+    there = memory_there()
     if count > 1 and count * each > there:
         raise RunError(
             f"model.num_replicas must fit into memory, got {count}: they need about "
             f"{count * each / 1e9:,.0f} GB, there are {there / 1e9:,.0f}."
         )
+
+
+def memory_there() -> int:
+    """Bytes of memory that this process may have: the machine's, or less in a container.
+
+    Source: ours.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _CONTAINER_LIMITS:
+        content = file.read_text(encoding="ascii").strip() if file.is_file() else "max"
+        if content.isdigit():  # `max` where there is none
+            limits.append(int(content))
+    return min(limits)

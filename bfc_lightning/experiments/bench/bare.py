@@ -170,4 +170,5 @@ class CompiledLoop(BareLoop):
         try:
             self.run(_WARM_UP)
         except TorchDynamoException as failed:
-            raise Skipped(f"does not compile ({type(failed).__name__})") from failed
+            cause = next(iter(str(failed).splitlines()), type(failed).__name__)
+            raise Skipped(f"does not compile: {cause}") from failed

@@ -42,7 +42,7 @@ _TITLES = ("contestant", "ms a step, median [min, max]", "samples a second", "fi
 
 def machine() -> dict[str, Any]:
     """What the times were taken on: processor, cores, GPU, how busy it was, versions."""
-    names = ("jax", "jaxlib") if importlib.util.find_spec("jax") else ()
+    names = [name for name in ("jax", "jaxlib") if importlib.util.find_spec(name)]
     return {
         "processor": _processor(),
         "system": platform.platform(),

@@ -132,7 +132,7 @@ def _jax_loop(workload: Workload) -> Contestant:
     Raises:
         Skipped: if it is not installed.
     """
-    if importlib.util.find_spec("jax") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("jax", "jaxlib")):
         raise Skipped("not installed")
 
     from bfc_lightning.experiments.bench.jax_loop import JaxLoop
