@@ -61,9 +61,10 @@ def parent(tmp_path):
 
     def start(order: str) -> subprocess.Popen:
         words = [sys.executable, "-c", PARENT, str(tmp_path), order]
-        process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=os.getcwd()
-        )
+        with (tmp_path / "stderr").open("w") as complaints:
+            process = subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=complaints, text=True, start_new_session=True
+            )
         processes.append(process)
         wait_for(lambda: all(content(tmp_path / name) for name in "01"))
         return process
@@ -198,4 +199,5 @@ def test_workers_of_a_killed_parent_save_and_end(tmp_path, parent):
     for name in "01":
         wait_for(lambda name=name: content(tmp_path / name).startswith("saved"))
     wait_for(lambda: not any(is_alive(pid) for pid in pids))
+    assert (tmp_path / "stderr").read_text() == ""
     assert not (tmp_path / "2").exists()

@@ -273,7 +273,11 @@ def _work(
             task = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(_perform(function, task))
+        status = _perform(function, task)
+        try:
+            pipe.send(status)
+        except OSError:  # the parent was killed meanwhile
+            return
         os.environ.clear()
         os.environ.update(environment)
         gc.collect()
