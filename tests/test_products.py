@@ -1,9 +1,12 @@
 """Products by oneDNN against PyTorch's own choice, and when they are taken."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from bfc_lightning import products
+from bfc_lightning.callbacks.environment import environment
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.products import (
     add_input_gradient,
@@ -142,3 +145,12 @@ def test_evaluation_by_onednn_is_that_of_the_other_products(held_back):
     network = DenseNet(11, [7, 5, 6], level_scales=[1.0, 0.5, 0.25], seed=3)
     x = random(33, 11)
     torch.testing.assert_close(network.evaluate(x), network(x))
+
+
+@need_onednn
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_record_of_a_run_says_who_multiplies(held_back, is_plain):
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(strategy=strategy, world_size=1)
+    module = SimpleNamespace(automatic_optimization=is_plain)
+    assert environment(trainer, module)["large_products"] == "onednn"  # validation is on both paths

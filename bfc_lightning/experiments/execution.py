@@ -23,6 +23,7 @@ from bfc_lightning.experiments.limits import (
 from bfc_lightning.experiments.pictures import comparison_figure, features_figure
 from bfc_lightning.experiments.plan import Experiment, PlannedRun, Point, num_workers
 from bfc_lightning.experiments.progress import RunsProgress
+from bfc_lightning.experiments.reasons import explain, outcome_of, tail_of
 from bfc_lightning.experiments.results import (
     DONE,
     FAILED,
@@ -49,7 +50,6 @@ from bfc_lightning.experiments.workers import Ended, Function, Started, Task, Wo
 from bfc_lightning.files import replacing, write_atomically
 
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-_TAIL_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ class Work:
         for run in group.runs:
             row = self.record.look(run)
             if row.status in DONE:
-                outcome = _outcome(row, self.record.experiment.metrics[0])
+                outcome = outcome_of(row, self.record.experiment.metrics[0])
                 seconds = event.seconds / len(group.runs)
                 self.progress.end(run.name, outcome, seconds, status=row.status)
                 num_done += 1
@@ -331,7 +331,7 @@ class Work:
             shutil.rmtree(self.record.folder / TOGETHER / group.name, ignore_errors=True)
         if is_split_up:
             name = group.runs[0].point.name
-            reason = (_tail(event.task.log, only_last=True) or [""])[0]
+            reason = (tail_of(event.task.log, only_last=True) or [""])[0]
             line = f"  {name}: its seeds are run one by one ({reason})"
             if line not in self.shown:
                 self.progress.say(line)
@@ -367,35 +367,8 @@ class Work:
             )
         is_refused = row.status == FAILED and event.status == MISTAKE
         self.num_refused += is_refused and run.trial is None
-        outcome = _outcome(row, self.record.experiment.metrics[0])
+        outcome = outcome_of(row, self.record.experiment.metrics[0])
         self.progress.end(event.task.name, outcome, event.seconds, status=row.status)
         if row.status == FAILED:
-            _explain(event, self.progress, self.shown)
+            explain(event, self.progress, self.shown)
         self.record.write()
-
-
-def _outcome(row: Row, headline: str) -> str:
-    value = row.metrics.get(headline)
-    words = row.status.replace("_", " ")
-    return words if value is None else f"{words} {headline} {value:.1e}"
-
-
-def _explain(event: Ended, progress: RunsProgress, shown: set[str]) -> None:
-    """Says why a run failed, the same reason only once."""
-    if event.has_died:
-        what = f"its process died (exit code {event.status})"
-        if event.status < 0:
-            what = f"its process was killed by signal {-event.status}"
-    else:
-        what = f"exit status {event.status}"
-    tail = _tail(event.task.log, only_last=event.status == MISTAKE)
-    reason = "\n".join(f"    {line}" for line in tail)
-    if reason and reason in shown:
-        reason = "    as before"
-    shown.add(reason)
-    progress.say(f"  {event.task.name} failed: {what}; {event.task.log} ends with\n{reason}")
-
-
-def _tail(log: Path, *, only_last: bool) -> Sequence[str]:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    return lines[-(1 if only_last else _TAIL_LINES) :]

@@ -174,6 +174,8 @@ def check_memory(
     Raises:
         RunError: if they need more.
     """
+    if count == 1:
+        return
     layers = learner.network.dense_layers()
     parameters = sum(parameter.numel() for parameter in learner.parameters())
     neurons = sum(layer.width for layer in layers)
@@ -186,7 +188,7 @@ def check_memory(
     size = next(learner.parameters()).element_size()
     each = numbers * size + measured * _DOUBLE + data.kept_bytes(size) + _OBJECTS
     there = memory_there()
-    if count > 1 and count * each > there:
+    if count * each > there:
         raise RunError(
             f"model.num_replicas must fit into memory, got {count}: they need about "
             f"{count * each / 1e9:,.0f} GB, there are {there / 1e9:,.0f}."
