@@ -29,7 +29,7 @@ def test_folder_holds_what_the_help_names(compared):
     files = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "png")}
     assert names == {*files, "features.png", "commands.txt", "base", "learners", "runs", "logs"}
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
-    (log,) = (compared / "logs").glob("wide-2seeds-*.txt")
+    (log,) = (compared / "logs").glob("wide-2runs-*.txt")
     assert log.read_text().startswith("$ bfc fit -c ")
     assert ": finished" in log.read_text()
     assert (compared / "logs" / "wild-seed1.txt").read_text().startswith("$ bfc fit -c ")

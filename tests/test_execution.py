@@ -11,10 +11,11 @@ from bfc_lightning.cli import main
 from bfc_lightning.cli.many_runs import refuse_all
 from bfc_lightning.experiments.execution import Outcome, run_comparison
 from bfc_lightning.experiments.folder import KIND, claimed
+from bfc_lightning.experiments.grouping import Group
+from bfc_lightning.experiments.kept_plan import KeptPlan
 from bfc_lightning.experiments.own_folder import FolderKind, locked
 from bfc_lightning.experiments.plan import PlannedRun, Point
 from bfc_lightning.experiments.results import Row
-from bfc_lightning.experiments.together import Group, KeptPlan
 from bfc_lightning.experiments.workers import Ended, Started
 from bfc_lightning.runs.folder import RunError
 from tests.comparisons import parse, write
@@ -75,25 +76,25 @@ def test_group_that_is_stopped_twice_is_planned_one_by_one_as_it_is_run(compare,
     plans = []
 
     def play(name: str) -> int:
-        plan = json.loads((folder / "together" / "plan.json").read_text())
+        plan = json.loads((folder / "together" / "runs" / "plan.json").read_text())
         plans.append((name.partition("-")[2][:5], plan))
-        return 143 if "seeds" in name else finish(folder, name)
+        return 143 if "runs" in name else finish(folder, name)
 
     outcome = compare(play)
     both, alone = [["wide-seed0", "wide-seed1"]], [["wide-seed0"], ["wide-seed1"]]
-    assert plans == [("2seed", both), ("2seed", both), ("seed0", alone), ("seed1", alone)]
+    assert plans == [("2runs", both), ("2runs", both), ("seed0", alone), ("seed1", alone)]
     assert [row.status for row in outcome.rows] == ["finished", "finished"]
 
 
 def test_run_whose_folder_a_group_took_away_in_vain_is_run_alone(compare, folder):
     compare(lambda name: finish(folder, name), seeds=[0])
     runs = tuple(PlannedRun(Point("wide"), seed) for seed in (0, 1))
-    KeptPlan(folder / "together" / "plan.json").write([Group(runs)])
+    KeptPlan(folder / "together" / "runs").write([Group(runs)])
     played = []
 
     def play(name: str) -> int:
         played.append(name)
-        if "seeds" not in name:
+        if "runs" not in name:
             return finish(folder, name)
         shutil.rmtree(folder / "runs" / "wide-seed0")
         return 1

@@ -1,6 +1,5 @@
-"""Seeds trained together: which may be, and that each leaves the folder of its single run."""
+"""Runs trained together: that each leaves the folder of its single run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,125 +15,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bfc_lightning import load_run
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
-from bfc_lightning.experiments.together import (
-    ALSO,
-    AND,
-    Group,
-    KeptPlan,
-    group_words,
-    groups_of,
-    parted,
-)
+from bfc_lightning.experiments.grouping import Group
+from bfc_lightning.experiments.kept_plan import KeptPlan
+from bfc_lightning.experiments.plan import PlannedRun, Point
 from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.splitting import split_run
 from tests.comparisons import cells, write
 from tests.faults.landing import children_of
 from tests.launches import need_proc
-from tests.replica_words import RATE, replicas
+from tests.replica_words import PENALTY, RATE, SCALES, replicas
 from tests.runs import checkpoint, fit, same_weights, summary
 from tests.worker_functions import obey
 
 EXACT = {"precision": "64-true"}
 CONSTANT = ["--model.lr_scheduler", "null", "--trainer.precision", "64-true"]
-
-
-# Who is trained together
-
-
-def runs_of(learner: str, seeds: int, trial: Trial | None = None) -> list[PlannedRun]:
-    return [PlannedRun(Point(learner), seed, trial) for seed in range(seeds)]
-
-
-def fits(*words: str):
-    return lambda run: [["fit", *words, "--run.name", run.name], ["test", "-c", run.name]]
-
-
-PLAIN = fits()
-
-
-def sizes(runs: list[PlannedRun], commands=PLAIN, num_workers: int = 1) -> list[int]:
-    return [len(group.runs) for group in groups_of(runs, commands, num_workers)]
-
-
-@pytest.mark.parametrize(
-    ("num_points", "num_seeds", "num_workers", "expected"),
-    [
-        (1, 5, 1, [5]),
-        (1, 5, 2, [2, 3]),
-        (1, 5, 3, [2, 2]),  # the first is trained alone
-        (1, 4, 8, []),
-        (2, 5, 2, [5, 5]),
-        (3, 4, 4, [2, 2, 2, 2, 2, 2]),
-        (2, 1, 2, []),
-    ],
-)
-def test_seeds_of_a_point_are_together_and_no_worker_goes_without(
-    num_points, num_seeds, num_workers, expected
-):
-    runs = [run for point in range(num_points) for run in runs_of(str(point), num_seeds)]
-    assert sizes(runs, num_workers=num_workers) == expected
-
-
-def test_trials_and_baselines_are_trained_alone():
-    assert sizes(runs_of("a", 3, Trial((("model.width", 8),)))) == []
-    assert sizes(runs_of("a", 3), lambda run: [["baseline"]]) == []
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--trainer.callbacks", "[{class_path: EarlyStopping}]"),
-        ("--trainer.logger", "CSVLogger"),
-        ("--trainer.max_time", "00:00:01:00"),
-        ("--training_path", "plain"),
-        ("--model.linearized", "true"),
-    ],
-)
-def test_what_replicas_would_change_or_cannot_do_is_trained_alone(words):
-    assert sizes(runs_of("a", 3), fits("--model.width", "8")) == [3]
-    assert sizes(runs_of("a", 3), fits(*words)) == []
-
-
-def test_a_config_counts_as_much_as_an_option(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text("trainer: {callbacks: [{class_path: EarlyStopping}]}\n")
-    assert sizes(runs_of("a", 3), fits("-c", str(path))) == []
-    over = ("-c", str(path), "--trainer.callbacks", "null")
-    assert sizes(runs_of("a", 3), fits(*over)) == [3]
-
-
-def test_words_of_a_group_train_then_split_then_test_each(tmp_path):
-    (group,) = groups_of(runs_of("a", 2), fits("--model.width", "8"), 1)
-    words = group_words(group, fits("--model.width", "8"), tmp_path)
-    trained, split, tested = parted(words, AND)
-    assert trained[:3] == ["fit", "--model.width", "8"]
-    assert trained[-4:-2] == ["--model.num_replicas", "2"]
-    assert json.loads(trained[-1]) == [{"seed_everything": 0}, {"seed_everything": 1}]
-    where = str(tmp_path / "together" / group.name)
-    assert split == ["split", where, str(tmp_path / "runs"), "a-seed0", "a-seed1"]
-    assert parted(tested, ALSO) == [["test", "-c", "a-seed0"], ["test", "-c", "a-seed1"]]
-
-
-def test_groups_of_other_seeds_have_other_names():
-    names = {
-        groups_of([PlannedRun(Point("a"), seed) for seed in seeds], fits(), 1)[0].name
-        for seeds in ([0, 1], [0, 2], [0, 1, 2])
-    }
-    assert len(names) == 3
-
-
-def test_plan_is_kept_for_the_runs_that_there_still_are(tmp_path):
-    runs = runs_of("a", 5)
-    kept = KeptPlan(tmp_path / "together" / "plan.json")
-    assert kept.read(runs) == []
-    groups = [Group(tuple(runs[:3])), Group(tuple(runs[3:]))]
-    kept.write(groups)
-    assert kept.read(runs) == groups
-    assert kept.read(runs[1:]) == groups[1:]
-    kept.part(groups[0])
-    assert kept.read(runs) == [groups[1], *(Group((run,)) for run in runs[:3])]
 
 
 def test_task_of_several_runs_may_take_as_many_times_as_long(tmp_path):
@@ -143,9 +38,6 @@ def test_task_of_several_runs_may_take_as_many_times_as_long(tmp_path):
         ends = [event for event in pool.run(tasks) if isinstance(event, Ended)]
     assert ends[0].is_overdue
     assert ends[0].seconds >= 2.4
-
-
-# The folders that they leave
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +119,61 @@ def test_best_checkpoint_is_the_replicas_own_and_can_be_loaded_and_tested(root):
         assert (mine / "test.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory) -> tuple[Path, Path]:
+    """A comparison in float64 that is tuned at each of two gaps, together and run by run."""
+    folder = tmp_path_factory.mktemp("tuned")
+    tune = {RATE: [1e-3, 1e-2, 1e200], PENALTY: [0.0, 0.1]}
+    learner = {"trainer": EXACT, "tune": tune, "tune_with": {"data": {"batch_size": 16}}}
+    gaps = {"key": SCALES, "values": [0.2, 0.5]}
+    path = write(folder, learners={"wide": learner}, grid={"gap": gaps}, test=True)
+    for name, together in (("both", "true"), ("single", "false")):
+        words = ["--together", together, "--run.name", name]
+        assert main(["compare", "-c", str(path), *words]) == 0
+    return folder / "logs" / "both", folder / "logs" / "single"
+
+
+def test_trials_and_points_that_replicas_may_differ_in_are_together(tuned):
+    together, alone = tuned
+    trained = {path.parent.name: summary(path.parent) for path in together.glob("runs/*/summary*")}
+    counts = {name: run["trained_together"] for name, run in trained.items()}
+    assert {count for name, count in counts.items() if "tune(" in name} == {12}
+    assert [count for name, count in counts.items() if "tune(" not in name] == [4, 4, 4, 4]
+    assert not (together / "together").exists()
+    for path in alone.glob("runs/*"):
+        assert "trained_together" not in summary(path)
+
+
+def test_trials_and_points_are_those_of_single_runs(tuned):
+    names = [{path.name for path in folder.glob("runs/*")} for folder in tuned]
+    assert names[0] == names[1]
+    assert len(names[0]) == 12 + 4
+    for name in names[0]:
+        one, other = (folder / "runs" / name for folder in tuned)
+        configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in (one, other)]
+        assert [config["run"].pop("root") for config in configs]
+        assert configs[0] == configs[1]
+        assert summary(one)["status"] == summary(other)["status"]
+        assert (summary(one)["status"] == "diverged") == ("lr=1e+200" in name)
+        if summary(one)["status"] == "finished":
+            states = [checkpoint(run)["state_dict"] for run in (one, other)]
+            for key, value in states[1].items():
+                assert states[0][key].numpy() == pytest.approx(value.numpy(), rel=1e-10)
+
+
+def test_choice_and_table_are_those_of_single_runs(tuned):
+    chosen = [{p.name: p.read_text() for p in folder.glob("chosen/*")} for folder in tuned]
+    assert len(chosen[0]) == 2
+    assert chosen[0] == chosen[1]
+    rows = [cells(folder) for folder in tuned]
+    assert len(rows[0]) == 4
+    for one, other in zip(*rows, strict=True):
+        for key in ("gap", "seed", "status", "steps", "samples_seen"):
+            assert one[key] == other[key]
+        for key in ("val/nmse", "test/nmse"):
+            assert float(one[key]) == pytest.approx(float(other[key]), rel=1e-8)
+
+
 def test_last_checkpoint_goes_on_as_the_single_run_would(tmp_path):
     group = [*CONSTANT, *replicas(2), "--run.name", "both"]
     assert fit(tmp_path, *group) == 0
@@ -293,7 +240,7 @@ def test_killed_group_goes_on_bit_for_bit(tmp_path):
     bfc = str(Path(sys.executable).with_name("bfc"))
     command = [bfc, "compare", "-c", str(path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    last = "few/together/*/checkpoints/last.ckpt"
+    last = "few/together/runs/*/checkpoints/last.ckpt"
     process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "logs").glob(last)) and time.monotonic() < deadline:
@@ -312,6 +259,34 @@ def test_killed_group_goes_on_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["in the tuning", "after it"])
+def test_killed_tuning_goes_on_bit_for_bit(tmp_path, seeds):
+    """Killed in a group of trials, or in one of its own runs while nothing is left to be tuned."""
+    longer = {"trainer": {"max_steps": 2000, "val_check_interval": 100}}
+    learner = {"tune": {RATE: [1e-3, 3e-3, 1e-2]}, **longer}
+    path = write(tmp_path, learners={"wide": learner}, seeds=seeds)
+    command = [str(Path(sys.executable).with_name("bfc")), "compare", "-c", str(path)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    part = "trials" if len(seeds) == 1 else "runs"
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    last = f"few/together/{part}/*/checkpoints/last.ckpt"
+    while not list((tmp_path / "logs").glob(last)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list((tmp_path / "logs").glob(last))
+    assert subprocess.run(command, env=env, timeout=180, check=False).returncode == 0
+    fresh = [*command, "--run.name", "fresh"]
+    assert subprocess.run(fresh, env=env, timeout=180, check=False).returncode == 0
+    for run in (tmp_path / "logs" / "fresh" / "runs").glob("*"):
+        other = tmp_path / "logs" / "few" / "runs" / run.name
+        assert summary(other).get("trained_together") == summary(run).get("trained_together")
+        assert same_weights(other, run)
+        assert (other / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
+
+
+@pytest.mark.slow
 def test_group_that_was_killed_between_two_of_its_folders_goes_on_as_that_group(tmp_path):
     """Seed 0 has its folder already: alone, seeds 1 and 2 would be equal only to rounding."""
     path = write(tmp_path, learners={"wide": {}}, seeds=[0, 1, 2])
@@ -319,7 +294,8 @@ def test_group_that_was_killed_between_two_of_its_folders_goes_on_as_that_group(
     folder = tmp_path / "logs" / "few"
     runs = [folder / "runs" / f"wide-seed{seed}" for seed in range(3)]
     assert "trained_together" not in summary(runs[0])
-    KeptPlan(folder / "together" / "plan.json").write([Group(tuple(runs_of("wide", 3)))])
+    group = Group(tuple(PlannedRun(Point("wide"), seed) for seed in range(3)))
+    KeptPlan(folder / "together" / "runs").write([group])
     assert main(["compare", "-c", str(path)]) == 0
     assert [summary(run)["trained_together"] for run in runs] == [3, 3, 3]
     assert [row["status"] for row in cells(folder)] == ["finished"] * 3
@@ -333,7 +309,7 @@ def test_group_whose_worker_is_killed_goes_on_as_that_group(tmp_path):
     path = write(tmp_path, learners={"wide": longer}, seeds=[0, 1])
     command = [str(Path(sys.executable).with_name("bfc")), "compare", "-c", str(path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
-    last = "few/together/*/checkpoints/last.ckpt"
+    last = "few/together/runs/*/checkpoints/last.ckpt"
     deadline = time.monotonic() + 300
     while not list((tmp_path / "logs").glob(last)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -342,7 +318,7 @@ def test_group_whose_worker_is_killed_goes_on_as_that_group(tmp_path):
     error = process.communicate(timeout=300)[1]
     assert process.returncode == 0, error
     assert "one by one" not in error
-    log = next((tmp_path / "logs" / "few" / "logs").glob("wide-2seeds-*.txt")).read_text()
+    log = next((tmp_path / "logs" / "few" / "logs").glob("wide-2runs-*.txt")).read_text()
     assert log.count("$ bfc fit") == 2
     for seed in (0, 1):
         run = tmp_path / "logs" / "few" / "runs" / f"wide-seed{seed}"

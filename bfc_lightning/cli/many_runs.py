@@ -86,7 +86,7 @@ def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
     """
     import_module("lightning.pytorch")  # what is mapped before the limit does not count
 
-    from bfc_lightning.experiments.together import ALSO, AND, parted
+    from bfc_lightning.experiments.group_words import ALSO, AND, parted
 
     status = 0
     for part in parted(words, AND):
@@ -99,7 +99,7 @@ def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
 def _run_command(words: list[str]) -> int:
     """One command of `bfc`, or what makes run folders of replicas."""
     from bfc_lightning.cli import main
-    from bfc_lightning.experiments.together import SPLIT
+    from bfc_lightning.experiments.group_words import SPLIT
 
     print(f"$ bfc {shlex.join(words)}", flush=True)
     if words[0] == SPLIT:

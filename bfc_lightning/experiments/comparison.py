@@ -101,8 +101,9 @@ class Comparison:
             has both.
         run: the folder of the comparison.
         workers: runs at a time; cores / threads if not given.
-        together: train the seeds of a point in one process, as one batched program, where the fast
-            training path can; the numbers are those of single runs, to rounding.
+        together: train runs that differ only in what replicas may differ in (seeds, learning rate,
+            weight decay, regularisation, gaps, label noise) in one process, as one batched program,
+            where the fast training path can; the numbers are those of single runs, to rounding.
     """
 
     base: list[Path_fr]

@@ -1,6 +1,5 @@
 """Running what a comparison asks for, and writing down what came out after every run."""
 
-import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,9 @@ from bfc_lightning.callbacks.stops import MISTAKE
 from bfc_lightning.experiments.commands import commands_of, is_tested
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials, points
 from bfc_lightning.experiments.folder import KIND
+from bfc_lightning.experiments.group_words import group_words, joined
+from bfc_lightning.experiments.grouping import Group, groups_of
+from bfc_lightning.experiments.kept_plan import KeptPlan
 from bfc_lightning.experiments.limits import (
     LACKED_MEMORY,
     OUT_OF_MEMORY,
@@ -36,15 +38,7 @@ from bfc_lightning.experiments.results import (
 )
 from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
-from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, as_yaml
-from bfc_lightning.experiments.together import (
-    PLAN,
-    Group,
-    KeptPlan,
-    group_words,
-    groups_of,
-    joined,
-)
+from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, TRIALS, as_yaml
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
 from bfc_lightning.files import replacing, write_atomically
@@ -249,10 +243,9 @@ class Work:
     def run(self, runs: Iterable[PlannedRun]) -> None:
         """Runs those that have no result yet: together what can be, then the rest one by one."""
         rows = [self.record.look(run) for run in runs]
-        is_own = any(row.run.trial is None for row in rows)  # trials are alone
-        may_be_together = is_own and self.record.experiment.together
-        if may_be_together:
-            self._run_together(rows)
+        kept = self._kept_plan(rows)
+        if kept is not None:
+            self._run_together(rows, kept)
             rows = [self.record.look(row.run) for row in rows]  # groups replace folders
         todo = {row.run.name: row.run for row in rows if row.status not in DONE}
         tasks = [
@@ -264,20 +257,24 @@ class Work:
                 self.progress.begin(event.task.name)
             else:
                 self._end(event, todo[event.task.name])
-        if may_be_together and not self.pool.signum:
-            shutil.rmtree(self.record.folder / TOGETHER, ignore_errors=True)
+        if kept is not None and not self.pool.signum:
+            kept.delete()
 
-    def _run_together(self, rows: Sequence[Row]) -> None:
-        """Runs groups of seeds, those of before and new ones of what was not begun."""
+    def _kept_plan(self, rows: Sequence[Row]) -> KeptPlan | None:
+        """Where it is kept who is trained with whom: trials with trials, apart from the rest."""
+        if not rows or not self.record.experiment.together:
+            return None
+        part = RUNS if rows[0].run.trial is None else TRIALS
+        return KeptPlan(self.record.folder / TOGETHER / part)
+
+    def _run_together(self, rows: Sequence[Row], kept: KeptPlan) -> None:
+        """Runs groups, those of before and new ones of what was not begun."""
         record, folder = self.record, self.record.folder
-        groups = self._plan(rows)
-        for path in folder.glob(f"{TOGETHER}/*"):  # of other seeds
-            if path.is_dir() and path.name not in groups:
-                shutil.rmtree(path)
+        groups = self._plan(rows, kept)
         tasks = [
             Task(
                 name,
-                group_words(group, record.commands, folder),
+                group_words(group, record.commands, folder=folder, beside=kept.folder),
                 folder / LOGS / f"{name}.txt",
                 num_runs=len(group.runs),
             )
@@ -295,12 +292,11 @@ class Work:
                     for run in group.runs:
                         self.progress.put_back(run.name)
                 else:
-                    self._end_together(event, group)
+                    self._end_together(event, group, kept)
             tasks = cut_off  # once more, from the last checkpoint
 
-    def _plan(self, rows: Sequence[Row]) -> dict[str, Group]:
+    def _plan(self, rows: Sequence[Row], kept: KeptPlan) -> dict[str, Group]:
         """Groups by name: those of the plan that was made before, unless done, and of the rest."""
-        kept = KeptPlan(self.record.folder / TOGETHER / PLAN)
         left = {row.run for row in rows if row.status not in DONE}
         plan = [group for group in kept.read(row.run for row in rows) if left & set(group.runs)]
         again = {run for group in plan for run in group.runs}
@@ -312,7 +308,7 @@ class Work:
         kept.write(plan)
         return {group.name: group for group in plan if len(group.runs) > 1}
 
-    def _end_together(self, event: Ended, group: Group) -> None:
+    def _end_together(self, event: Ended, group: Group, kept: KeptPlan) -> None:
         """What a group left; those without a result are run alone, unless all was stopped."""
         num_done = 0
         for run in group.runs:
@@ -326,16 +322,14 @@ class Work:
                 self.progress.put_back(run.name)
         is_split_up = num_done < len(group.runs) and not self.pool.signum
         if is_split_up:
-            KeptPlan(self.record.folder / TOGETHER / PLAN).part(group)
+            kept.part(group)
         if is_split_up or num_done == len(group.runs):  # one that was stopped goes on
-            shutil.rmtree(self.record.folder / TOGETHER / group.name, ignore_errors=True)
+            kept.delete_replicas(group)
         if is_split_up:
-            name = group.runs[0].point.name
+            others = f"{group.runs[0].name} and {len(group.runs) - 1} more"
             reason = (tail_of(event.task.log, only_last=True) or [""])[0]
-            line = f"  {name}: its seeds are run one by one ({reason})"
-            if line not in self.shown:
-                self.progress.say(line)
-            self.shown |= {line, f"    {reason}"}
+            self.progress.say(f"  {others} are run one by one ({reason})")
+            self.shown.add(f"    {reason}")
         self.record.write()
 
     def _was_stopped(self, event: Ended) -> bool:

@@ -22,14 +22,14 @@ from bfc_lightning.experiments.commands import commands_of, settings_files
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials
 from bfc_lightning.experiments.limits import STOPPED
 from bfc_lightning.experiments.own_folder import FolderKind, locked
-from bfc_lightning.experiments.settings import BASE, LOGS, RUNS, TOGETHER
+from bfc_lightning.experiments.settings import BASE, LOGS, RUNS, TOGETHER, TRIALS
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.identity import differences, flatten
 
 KIND = FolderKind(
     command="compare",
     noun="comparison",
-    parts=(BASE, "learners", "grid", "trials", "chosen", STOPPED, RUNS, TOGETHER, LOGS),
+    parts=(BASE, "learners", "grid", TRIALS, "chosen", STOPPED, RUNS, TOGETHER, LOGS),
     files=(
         *("compare.md", "compare.csv", "trials.csv", "scaling.csv"),
         *("compare.png", "features.png", "scaling.png"),

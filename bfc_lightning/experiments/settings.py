@@ -13,6 +13,7 @@ from bfc_lightning.experiments.plan import Experiment, PlannedRun
 RUNS = "runs"
 LOGS = "logs"
 TOGETHER = "together"
+TRIALS = "trials"
 BASE = "base"
 RESUMED = {"run.overwrite": "false", "resume": "auto", "trainer.enable_progress_bar": "false"}
 """What `bfc fit` is told, so that the same command begins a run and goes on with it."""

@@ -1,6 +1,5 @@
 """`--model.num_replicas`: from one configuration to the parts of each replica."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,22 +13,8 @@ from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.replicas import ReplicatedData, ReplicatedLearner
 from bfc_lightning.runs.assembly import fill_seeds
 from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.overrides import MAX_SEED, SEED, Overrides, check_overrides
 
-Overrides = Mapping[str, Any]
-
-_MAX_SEED = 2**32 - 1
-# Which settings may differ, and what their values must be.
-_OVERRIDABLE = {
-    "seed_everything": "a seed",
-    "model.optimizer.init_args.lr": "a number of at least 0",
-    "model.optimizer.init_args.weight_decay": "a number of at least 0",
-    "model.regularization": "a number of at least 0, or a list of them",
-    "model.seed": "a seed",
-    "data.seed": "a seed",
-    "target.init_args.level_scales": "a number of at least 0, or a list of them, or `theory`",
-    "target.init_args.seed": "a seed",
-    "labels.init_args.noise_std": "a number of at least 0",
-}
 # Parameters, gradients, two moments and the start; a step's features, these transposed, their
 # gradients, what it makes anew; a block of the stream and the part of it that is under way.
 _ROWS_PER_PARAMETER, _ROWS_PER_NEURON, _ROWS_PER_INPUT = 5, 5, 2
@@ -65,46 +50,18 @@ def describe_replicas(settings: Namespace) -> list[dict[str, Any]]:
             f"replica_overrides must be one mapping for each of {count} replicas, got {len(given)}."
         )
     for number, overrides in enumerate(given):
-        _check_overrides(number, overrides)
+        check_overrides(number, overrides)
     replicas = [
         {
-            "seed": overrides.get("seed_everything", settings.seed_everything + number),
-            "overrides": {k: v for k, v in overrides.items() if k != "seed_everything"},
+            "seed": overrides.get(SEED, settings.seed_everything + number),
+            "overrides": {k: v for k, v in overrides.items() if k != SEED},
         }
         for number, overrides in enumerate(given)
     ]
     largest = max(replica["seed"] for replica in replicas)
-    if largest > _MAX_SEED:
+    if largest > MAX_SEED:
         raise RunError(f"seed_everything must lie in [0, 2^32) in every replica, got {largest}.")
     return replicas
-
-
-def _check_overrides(number: int, overrides: Overrides) -> None:
-    """Refuses settings that may not differ, and values that are none for them.
-
-    Raises:
-        RunError: if there is one.
-    """
-    for key, value in overrides.items():
-        if key not in _OVERRIDABLE:
-            raise RunError(
-                f"replica_overrides must name some of {', '.join(_OVERRIDABLE)}, got {key}."
-            )
-        rule = _OVERRIDABLE[key]
-        if rule == "a seed":
-            fits = type(value) is int and 0 <= value <= _MAX_SEED
-            rule = "an integer in [0, 2^32)"
-        else:
-            several = isinstance(value, list) and "list" in rule
-            fits = all(map(_is_amount, value)) if several else _is_amount(value)
-            fits = fits or (value == "theory" and "theory" in rule)
-        if not fits:
-            raise RunError(f"replica_overrides[{number}]: {key} must be {rule}, got {value!r}.")
-
-
-def _is_amount(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value < math.inf  # type: ignore[operator]
 
 
 def settings_of(settings: Namespace, replica: Mapping[str, Any]) -> Namespace:

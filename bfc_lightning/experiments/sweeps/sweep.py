@@ -26,9 +26,10 @@ class Sweep:
         limits: what a run may take.
         run: the folder of the sweep.
         workers: runs at a time; if not given, cores / threads, or on GPUs one for each.
-        together: train the seeds of a point in one process, as one batched program, where the fast
-            training path can; the numbers are those of single runs to rounding, no longer bit for
-            bit.
+        together: train runs that differ only in what replicas may differ in (seeds, learning rate,
+            weight decay, regularisation, gaps, label noise) in one process, as one batched program,
+            where the fast training path can; the numbers are those of single runs to rounding, no
+            longer bit for bit.
     """
 
     # Bare `dict` and `list`: with parameters, jsonargparse would build the classes in them.
