@@ -43,6 +43,20 @@ class InputLaw(nn.Module, ABC):
             One sample a row.
         """
 
+    def sample_parts(
+        self, num_samples: int, pool: Sequence[torch.Generator]
+    ) -> Float[Tensor, "p_times_n d"]:
+        """What `sample` draws from each of several generators, one part after another.
+
+        Args:
+            num_samples: n, of each part.
+            pool: a generator for each part.
+
+        Returns:
+            The same samples, bit for bit.
+        """
+        return torch.cat([self.sample(num_samples, random) for random in pool])
+
 
 def haar_orthogonal(size: int, random: torch.Generator) -> Float[Tensor, "size size"]:
     """An orthogonal matrix from the Haar measure, in float64.
@@ -203,6 +217,17 @@ class Gaussian(InputLaw):
         """Draws n samples; see `InputLaw.sample`."""
         noise = self.mean.new_empty(num_samples, self.input_dim).normal_(generator=random)
         return self.mean + (noise if self.is_isotropic else noise @ self.factor.T)
+
+    def sample_parts(
+        self, num_samples: int, pool: Sequence[torch.Generator]
+    ) -> Float[Tensor, "p_times_n d"]:
+        """Writes the draws side by side, with nothing to copy; see `InputLaw.sample_parts`."""
+        if type(self).sample is not Gaussian.sample or not self.is_isotropic:
+            return super().sample_parts(num_samples, pool)
+        x = self.mean.new_empty(len(pool) * num_samples, self.input_dim)
+        for part, random in zip(torch.split(x, num_samples), pool, strict=True):
+            part.normal_(generator=random)
+        return x.add_(self.mean)
 
 
 class GaussianMixture(InputLaw):

@@ -107,7 +107,7 @@ class SampleStream:
         pool = self._pool[: len(drawn)]
         for random, (index, shard) in zip(pool, drawn, strict=True):
             random.manual_seed(self._shard_seed(split, index, shard))
-        x = torch.cat([self.labels.inputs.sample(size, random) for random in pool])
+        x = self.labels.inputs.sample_parts(size, pool)
         signal = self.labels.signal(self.target, x)
         if self.labels.is_random:
             parts = zip(torch.split(signal, size), pool, strict=True)

@@ -142,6 +142,33 @@ def test_samples_follow_their_generator(make):
     assert not (law.sample(50, random) == law.sample(50, random)).any()
 
 
+class Doubled(Gaussian):
+    def sample(self, num_samples, random):
+        return 2 * super().sample(num_samples, random)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [Gaussian(4), Gaussian(4, mean=[1.0, 0.0, -2.0, 3.0]), gaussian("power law"), mixture()],
+    ids=["isotropic", "shifted", "power law", "mixture"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_samples", [1, 33])
+def test_parts_are_the_samples_of_each_generator_to_the_bit(law, dtype, num_samples):
+    law = law.to(dtype)
+    one, other = ([generator(seed, "part") for seed in range(3)] for _ in range(2))
+    parts = torch.cat([law.sample(num_samples, random) for random in one])
+    assert torch.equal(law.sample_parts(num_samples, other), parts)
+    moved = zip(one, other, strict=True)
+    assert all(torch.equal(a.get_state(), b.get_state()) for a, b in moved)
+
+
+def test_parts_of_a_law_of_one_s_own_are_its_samples():
+    one, other = ([generator(seed, "part") for seed in range(2)] for _ in range(2))
+    parts = torch.cat([Gaussian(4).sample(5, random) for random in one])
+    assert torch.equal(Doubled(4).sample_parts(5, other), 2 * parts)
+
+
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
 def test_law_samples_in_its_own_dtype(make):
     assert draw(make(), 3).dtype == torch.float64
