@@ -1,12 +1,18 @@
 """Comparisons of tiny learners, for tests."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from bfc_lightning.cli.comparing import parse_comparison
+from bfc_lightning.cli.fit_parser import read_fit
+from bfc_lightning.experiments.commands import commands_of
+from bfc_lightning.experiments.folder import claimed
+from bfc_lightning.experiments.grouping import Grouping
+from bfc_lightning.experiments.kept_plan import KeptPlan
+from bfc_lightning.experiments.plan import PlannedRun
 from tests.runs import TINY
 
 POISON = {"callbacks": [{"class_path": "tests.interventions.PoisonAt", "init_args": {"step": 9}}]}
@@ -47,3 +53,18 @@ def parse(path: Path, *words: str):
 def cells(folder: Path) -> list[dict[str, str]]:
     with (folder / "compare.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def plan_together(path: Path, folder: Path, runs: Sequence[PlannedRun]) -> Path:
+    """Leaves what a comparison leaves that is killed while it trains a group of these runs.
+
+    Returns:
+        The folder of the replicas.
+    """
+    comparison = parse(path)
+    with claimed(comparison, folder):
+        grouping = Grouping(lambda run: commands_of(comparison, run, folder), read_fit)
+        group = grouping.group(runs)
+        kept = KeptPlan(folder / "together" / "runs")
+        kept.write([group])
+    return kept.folder / group.name

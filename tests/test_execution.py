@@ -8,18 +8,21 @@ from pathlib import Path
 import pytest
 
 from bfc_lightning.cli import main
+from bfc_lightning.cli.fit_parser import read_fit
 from bfc_lightning.cli.many_runs import refuse_all
+from bfc_lightning.experiments.comparison import planned_runs
 from bfc_lightning.experiments.execution import Outcome, run_comparison
 from bfc_lightning.experiments.folder import KIND, claimed
-from bfc_lightning.experiments.grouping import Group
-from bfc_lightning.experiments.kept_plan import KeptPlan
 from bfc_lightning.experiments.own_folder import FolderKind, locked
 from bfc_lightning.experiments.plan import PlannedRun, Point
 from bfc_lightning.experiments.results import Row
+from bfc_lightning.experiments.settings import nested
 from bfc_lightning.experiments.workers import Ended, Started
 from bfc_lightning.runs.folder import RunError
-from tests.comparisons import parse, write
+from tests.comparisons import parse, plan_together, write
+from tests.replica_words import PENALTY
 
+WIDE = {"wide": {}}
 Play = Callable[[str], int]
 """Does what a task of some name would have done, and returns its exit status."""
 
@@ -48,13 +51,13 @@ class PlayedPool:
 @pytest.fixture
 def compare(tmp_path, monkeypatch):
     """Runs a comparison of a tiny learner; returns what became of it."""
-    monkeypatch.setattr("bfc_lightning.experiments.execution.WorkerPool", PlayedPool)
+    monkeypatch.setattr("bfc_lightning.experiments.work.WorkerPool", PlayedPool)
 
     def run(play: Play, **content: object) -> Outcome:
         comparison = parse(write(tmp_path, **{"learners": {"wide": {}}, **content}))
         folder = tmp_path / "logs" / "few"
         with claimed(comparison, folder):
-            return run_comparison(comparison, folder, run_one=play, command="")
+            return run_comparison(comparison, folder, run_one=play, read_fit=read_fit, command="")
 
     return run
 
@@ -77,7 +80,7 @@ def test_group_that_is_stopped_twice_is_planned_one_by_one_as_it_is_run(compare,
 
     def play(name: str) -> int:
         plan = json.loads((folder / "together" / "runs" / "plan.json").read_text())
-        plans.append((name.partition("-")[2][:5], plan))
+        plans.append((name.partition("-")[2][:5], list(plan.values())))
         return 143 if "runs" in name else finish(folder, name)
 
     outcome = compare(play)
@@ -86,10 +89,11 @@ def test_group_that_is_stopped_twice_is_planned_one_by_one_as_it_is_run(compare,
     assert [row.status for row in outcome.rows] == ["finished", "finished"]
 
 
-def test_run_whose_folder_a_group_took_away_in_vain_is_run_alone(compare, folder):
+def test_run_whose_folder_a_group_took_away_in_vain_is_run_alone(compare, tmp_path, folder):
     compare(lambda name: finish(folder, name), seeds=[0])
-    runs = tuple(PlannedRun(Point("wide"), seed) for seed in (0, 1))
-    KeptPlan(folder / "together" / "runs").write([Group(runs)])
+    plan_together(
+        tmp_path / "few.yaml", folder, planned_runs(parse(write(tmp_path, learners=WIDE)))
+    )
     played = []
 
     def play(name: str) -> int:
@@ -102,6 +106,47 @@ def test_run_whose_folder_a_group_took_away_in_vain_is_run_alone(compare, folder
     outcome = compare(play)
     assert played[1:] == ["wide-seed0", "wide-seed1"]
     assert [row.status for row in outcome.rows] == ["finished", "finished"]
+
+
+def test_group_in_which_one_learner_is_wrong_is_tried_again_without_it(compare, folder, capsys):
+    plans = []
+
+    def play(name: str) -> int:
+        plan = json.loads((folder / "together" / "runs" / "plan.json").read_text())
+        plans.append((name, [len(names) for names in plan.values()]))
+        if "-4runs-" in name or "wrong" in name:
+            log = folder / "logs" / f"{name}.txt"
+            log.parent.mkdir(exist_ok=True)
+            log.write_text("bfc: error: replica_overrides[2]: too many.\n")
+            return 2
+        seeds = (0, 1) if "runs" in name else ()
+        return max(finish(folder, f"right-seed{seed}") for seed in seeds)
+
+    penalties = {"right": [0.1, 0.1], "wrong": [0.1, 0.1, 0.1]}
+    outcome = compare(
+        play, learners={name: nested(PENALTY, each) for name, each in penalties.items()}
+    )
+    assert [name.partition("-")[2][:5] for name, _ in plans] == [
+        "4runs",
+        "2runs",
+        "2runs",
+        "seed0",
+        "seed1",
+    ]
+    assert [plan for _, plan in plans] == [[4], [2, 2], [2, 2], [2, 1, 1], [2, 1, 1]]
+    assert [row.status for row in outcome.rows] == ["finished"] * 2 + ["failed"] * 2
+    error = capsys.readouterr().err
+    assert "right-seed0 and 3 more are run in smaller groups (bfc: error: replica_" in error
+    assert "wrong-seed0 and 1 more are run one by one (bfc: error: replica_" in error
+
+
+@pytest.mark.parametrize("signum", [0, 15])
+def test_plans_are_left_only_where_all_was_stopped(compare, folder, monkeypatch, signum):
+    """Also those of trials that are asked for no longer."""
+    (folder / "together" / "trials" / "wide-3runs-01234567").mkdir(parents=True)
+    monkeypatch.setattr(PlayedPool, "signum", signum)
+    compare(lambda name: finish(folder, name))
+    assert (folder / "together").exists() == bool(signum)
 
 
 def test_folder_whose_runs_were_all_refused_is_emptied_before_others_may_have_it(

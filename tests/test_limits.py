@@ -151,3 +151,17 @@ def test_memory_limit_ends_with_the_run():
     before = resource.getrlimit(resource.RLIMIT_AS)
     assert run_one(["--version"], gigabytes=4.0) == 0
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_group_may_take_the_memory_of_all_its_runs(monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits = []
+
+    def look(words):
+        limits.append(resource.getrlimit(resource.RLIMIT_AS)[0])
+        return 0
+
+    monkeypatch.setattr("bfc_lightning.cli.main", look)
+    for num_runs in (1, 3):
+        assert run_one(["fit"], num_runs, gigabytes=4.0) == 0
+    assert limits[1] - limits[0] == pytest.approx(8 * 2**30, rel=0.01)

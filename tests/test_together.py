@@ -15,13 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bfc_lightning import load_run
 from bfc_lightning.callbacks.metrics_file import read_metrics
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.grouping import Group
-from bfc_lightning.experiments.kept_plan import KeptPlan
-from bfc_lightning.experiments.plan import PlannedRun, Point
+from bfc_lightning.experiments.comparison import planned_runs
+from bfc_lightning.experiments.settings import nested
 from bfc_lightning.experiments.workers import Ended, Task, WorkerPool
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.splitting import split_run
-from tests.comparisons import cells, write
+from tests.comparisons import cells, parse, plan_together, write
 from tests.faults.landing import children_of
 from tests.launches import need_proc
 from tests.replica_words import PENALTY, RATE, SCALES, replicas
@@ -174,6 +173,24 @@ def test_choice_and_table_are_those_of_single_runs(tuned):
             assert float(one[key]) == pytest.approx(float(other[key]), rel=1e-8)
 
 
+def test_group_that_was_stopped_and_of_which_one_run_has_changed_is_planned_anew(tmp_path):
+    learners = {name: nested(RATE, rate) for name, rate in (("slow", 0.01), ("fast", 0.02))}
+    path, folder = write(tmp_path, learners=learners), tmp_path / "logs" / "few"
+    before = plan_together(path, folder, planned_runs(parse(path)))
+    write(
+        tmp_path, learners={**learners, "fast": nested(RATE, 0.02) | {"data": {"batch_size": 64}}}
+    )
+    assert main(["compare", "-c", str(path)]) == 0
+    assert not before.exists()
+    found = [
+        (config["model"]["optimizer"]["init_args"]["lr"], config["data"]["batch_size"])
+        for name in ("slow-seed0", "slow-seed1", "fast-seed0", "fast-seed1")
+        for config in [yaml.safe_load((folder / "runs" / name / "config.yaml").read_text())]
+    ]
+    assert found == [(0.01, 32)] * 2 + [(0.02, 64)] * 2
+    assert {summary(run)["trained_together"] for run in folder.glob("runs/*")} == {2}
+
+
 def test_last_checkpoint_goes_on_as_the_single_run_would(tmp_path):
     group = [*CONSTANT, *replicas(2), "--run.name", "both"]
     assert fit(tmp_path, *group) == 0
@@ -294,8 +311,7 @@ def test_group_that_was_killed_between_two_of_its_folders_goes_on_as_that_group(
     folder = tmp_path / "logs" / "few"
     runs = [folder / "runs" / f"wide-seed{seed}" for seed in range(3)]
     assert "trained_together" not in summary(runs[0])
-    group = Group(tuple(PlannedRun(Point("wide"), seed) for seed in range(3)))
-    KeptPlan(folder / "together" / "runs").write([group])
+    plan_together(path, folder, planned_runs(parse(path)))
     assert main(["compare", "-c", str(path)]) == 0
     assert [summary(run)["trained_together"] for run in runs] == [3, 3, 3]
     assert [row["status"] for row in cells(folder)] == ["finished"] * 3

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 
-def obey(words) -> int:
+def obey(words, num_runs) -> int:
     """Does what the first word says; the second is a file to write to, or a number."""
     return _ORDERS[words[0]](*words[1:])
 

@@ -135,10 +135,11 @@ def run_in_folder(comparison: Comparison, folder: Path, *, command: str) -> "Out
 
 def _run(comparison: Comparison, folder: Path, *, command: str) -> "Outcome":
     """The same in a folder that is claimed."""
+    from bfc_lightning.cli.fit_parser import read_fit
     from bfc_lightning.experiments.execution import run_comparison
 
     run = partial(run_one, gigabytes=comparison.limits.gigabytes)
-    return run_comparison(comparison, folder, run_one=run, command=command)
+    return run_comparison(comparison, folder, run_one=run, read_fit=read_fit, command=command)
 
 
 def _show(comparison: Comparison, folder: Path, outcome: "Outcome") -> None:

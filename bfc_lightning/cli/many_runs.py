@@ -74,12 +74,13 @@ def parse_experiment(
     return parts, configs
 
 
-def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
+def run_one(words: Sequence[str], num_runs: int = 1, gigabytes: float | None = None) -> int:
     """Runs commands in a worker, as if they had been typed.
 
     Args:
         words: after `bfc`, commands with signs between them, as `group_words` puts them.
-        gigabytes: of memory that each may take; any if not given.
+        num_runs: that they make.
+        gigabytes: of memory that each run may take; any if not given.
 
     Returns:
         The exit status of the first one that fails, or 0.
@@ -88,10 +89,10 @@ def run_one(words: Sequence[str], gigabytes: float | None = None) -> int:
 
     from bfc_lightning.experiments.group_words import ALSO, AND, parted
 
-    status = 0
+    status, limit = 0, None if gigabytes is None else gigabytes * num_runs
     for part in parted(words, AND):
         if not status:
-            with _memory_limit(gigabytes):
+            with _memory_limit(limit):
                 status = max([_run_command(command) for command in parted(part, ALSO)])
     return status
 

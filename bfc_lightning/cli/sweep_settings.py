@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bfc_lightning.cli.complaints import one_line
-from bfc_lightning.cli.learner_settings import FitParser
+from bfc_lightning.cli.fit_parser import FitParser
 from bfc_lightning.experiments.plan import Point
 from bfc_lightning.experiments.settings import RUNS
 from bfc_lightning.experiments.sweeps.commands import point_words

@@ -153,6 +153,7 @@ def _sweep(sweep: Sweep, request: Request, *, command: str) -> int:
     Raises:
         RunError: if there is nothing to report on.
     """
+    from bfc_lightning.cli.fit_parser import read_fit
     from bfc_lightning.cli.sweep_settings import check_unchanged, parse_points
     from bfc_lightning.experiments.sweeps.folder import KIND, claimed, find_sweep
     from bfc_lightning.experiments.sweeps.gpus import worker_environments
@@ -176,7 +177,12 @@ def _sweep(sweep: Sweep, request: Request, *, command: str) -> int:
             run = partial(run_one, gigabytes=sweep.limits.gigabytes)
             environments = worker_environments(sweep, accelerators)
             outcome = run_sweep(
-                sweep, folder, run_one=run, command=command, environments=environments
+                sweep,
+                folder,
+                run_one=run,
+                read_fit=read_fit,
+                command=command,
+                environments=environments,
             )
             refuse_all(outcome, folder, kind=KIND, absent=absent)
     _show(sweep, folder, outcome)

@@ -1,35 +1,20 @@
 """Running what a comparison asks for, and writing down what came out after every run."""
 
-import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from bfc_lightning.callbacks.stops import MISTAKE
 from bfc_lightning.experiments.commands import commands_of, is_tested
 from bfc_lightning.experiments.comparison import Comparison, planned_runs, planned_trials, points
 from bfc_lightning.experiments.folder import KIND
-from bfc_lightning.experiments.group_words import group_words, joined
-from bfc_lightning.experiments.grouping import Group, groups_of
-from bfc_lightning.experiments.kept_plan import KeptPlan
-from bfc_lightning.experiments.limits import (
-    LACKED_MEMORY,
-    OUT_OF_MEMORY,
-    OUT_OF_TIME,
-    STOPS,
-    remember_stop,
-    stop_of,
-)
+from bfc_lightning.experiments.grouping import ReadFit
+from bfc_lightning.experiments.limits import stop_of
 from bfc_lightning.experiments.pictures import comparison_figure, features_figure
-from bfc_lightning.experiments.plan import Experiment, PlannedRun, Point, num_workers
+from bfc_lightning.experiments.plan import PlannedRun, Point
 from bfc_lightning.experiments.progress import RunsProgress
-from bfc_lightning.experiments.reasons import explain, outcome_of, tail_of
 from bfc_lightning.experiments.results import (
     DONE,
     FAILED,
-    MISSING,
     Row,
     as_csv,
     as_markdown,
@@ -38,12 +23,11 @@ from bfc_lightning.experiments.results import (
 )
 from bfc_lightning.experiments.scaling_picture import scaling_figure
 from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_sections
-from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, TRIALS, as_yaml
+from bfc_lightning.experiments.settings import RUNS, as_yaml
 from bfc_lightning.experiments.tuning import Choice, choose, keep_choice, trials_csv
-from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
+from bfc_lightning.experiments.work import working
+from bfc_lightning.experiments.workers import Function
 from bfc_lightning.files import replacing, write_atomically
-
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -63,25 +47,6 @@ class Outcome:
     signum: int
     choices: dict[Point, Choice] = field(default_factory=dict)
     num_trials_left: int = 0
-
-
-class Record(Protocol):
-    """What is known of an experiment's runs, and the files that show it."""
-
-    folder: Path
-
-    @property
-    def experiment(self) -> Experiment:
-        """What is run."""
-
-    def commands(self, run: PlannedRun) -> list[list[str]]:
-        """The words after `bfc` of the commands that make a run."""
-
-    def look(self, run: PlannedRun, end: str | None = None) -> Row:
-        """Keeps how far a run is; `end` is how its process was seen to end."""
-
-    def write(self) -> None:
-        """Writes down all rows."""
 
 
 @dataclass
@@ -154,7 +119,12 @@ class _Record:
 
 
 def run_comparison(
-    comparison: Comparison, folder: Path, *, run_one: Function, command: str
+    comparison: Comparison,
+    folder: Path,
+    *,
+    run_one: Function,
+    read_fit: ReadFit,
+    command: str,
 ) -> Outcome:
     """Runs what is missing of a comparison: the trials of the tuning first, then its own runs.
 
@@ -163,6 +133,7 @@ def run_comparison(
         folder: of the comparison, claimed.
         run_one: runs commands of `bfc`, given their words as `joined` puts them; returns the exit
             status of the first one that failed, or 0.
+        read_fit: parses what follows `fit`.
         command: of the comparison, for its report.
 
     Returns:
@@ -170,7 +141,7 @@ def run_comparison(
     """
     record = _Record(comparison, folder, command)
     tuning, runs = planned_trials(comparison), planned_runs(comparison)
-    with working(record, [*tuning, *runs], run_one=run_one) as work:
+    with working(record, [*tuning, *runs], run_one=run_one, read_fit=read_fit) as work:
         work.run(tuning)
         if not work.pool.signum:
             _choose(record, work.progress, runs)
@@ -178,40 +149,6 @@ def run_comparison(
         record.draw()
     left = sum(row.status not in (*DONE, FAILED) for row in record.trials.values())
     return Outcome(record.sorted_rows(), work.num_refused, work.pool.signum, record.choices, left)
-
-
-@contextmanager
-def working(
-    record: Record,
-    runs: Sequence[PlannedRun],
-    *,
-    run_one: Function,
-    environments: Sequence[Mapping[str, str]] = (),
-) -> Iterator["Work"]:
-    """Workers, and what shows their progress, until the block ends.
-
-    Args:
-        record: of the experiment; what is there of its runs is looked up and written down first.
-        runs: all that there are.
-        run_one: runs commands of `bfc`, given their words as `joined` puts them.
-        environments: variables of each worker, where they differ.
-
-    Yields:
-        What runs them.
-    """
-    num_left = sum(record.look(run).status not in DONE for run in runs)
-    record.write()
-    experiment, num_done = record.experiment, len(runs) - num_left
-    workers = min(len(environments) or num_workers(experiment), max(1, num_left))
-    with (
-        RunsProgress(len(runs), num_done=num_done, num_workers=workers) as progress,
-        WorkerPool(
-            run_one, workers, seconds=experiment.limits.seconds, environments=environments
-        ) as pool,
-    ):
-        if num_done:
-            progress.say(f"{num_done} of {len(runs)} runs are done already.")
-        yield Work(record, progress, pool)
 
 
 def _choose(record: _Record, progress: RunsProgress, runs: Sequence[PlannedRun]) -> None:
@@ -224,145 +161,3 @@ def _choose(record: _Record, progress: RunsProgress, runs: Sequence[PlannedRun])
             progress.say(f"{name} is now tuned otherwise: its {len(gone)} runs are redone.")
         progress.undo(sum(record.rows[run.name].status in DONE for run in gone))
     record.write()
-
-
-@dataclass
-class Work:
-    """Runs under way, and what is said of them.
-
-    Attributes:
-        num_refused: runs that found a mistake in their settings, not counting trials.
-    """
-
-    record: Record
-    progress: RunsProgress
-    pool: WorkerPool
-    num_refused: int = 0
-    shown: set[str] = field(default_factory=set)
-
-    def run(self, runs: Iterable[PlannedRun]) -> None:
-        """Runs those that have no result yet: together what can be, then the rest one by one."""
-        rows = [self.record.look(run) for run in runs]
-        kept = self._kept_plan(rows)
-        if kept is not None:
-            self._run_together(rows, kept)
-            rows = [self.record.look(row.run) for row in rows]  # groups replace folders
-        todo = {row.run.name: row.run for row in rows if row.status not in DONE}
-        tasks = [
-            Task(name, joined(self.record.commands(run)), self.record.folder / LOGS / f"{name}.txt")
-            for name, run in todo.items()
-        ]
-        for event in self.pool.run(tasks):
-            if isinstance(event, Started):
-                self.progress.begin(event.task.name)
-            else:
-                self._end(event, todo[event.task.name])
-        if kept is not None and not self.pool.signum:
-            kept.delete()
-
-    def _kept_plan(self, rows: Sequence[Row]) -> KeptPlan | None:
-        """Where it is kept who is trained with whom: trials with trials, apart from the rest."""
-        if not rows or not self.record.experiment.together:
-            return None
-        part = RUNS if rows[0].run.trial is None else TRIALS
-        return KeptPlan(self.record.folder / TOGETHER / part)
-
-    def _run_together(self, rows: Sequence[Row], kept: KeptPlan) -> None:
-        """Runs groups, those of before and new ones of what was not begun."""
-        record, folder = self.record, self.record.folder
-        groups = self._plan(rows, kept)
-        tasks = [
-            Task(
-                name,
-                group_words(group, record.commands, folder=folder, beside=kept.folder),
-                folder / LOGS / f"{name}.txt",
-                num_runs=len(group.runs),
-            )
-            for name, group in groups.items()
-        ]
-        for is_last in (False, True):
-            cut_off = []
-            for event in self.pool.run(tasks):
-                group = groups[event.task.name]
-                if isinstance(event, Started):
-                    for run in group.runs:
-                        self.progress.begin(run.name)
-                elif not is_last and self._is_cut_off(event):
-                    cut_off.append(event.task)
-                    for run in group.runs:
-                        self.progress.put_back(run.name)
-                else:
-                    self._end_together(event, group, kept)
-            tasks = cut_off  # once more, from the last checkpoint
-
-    def _plan(self, rows: Sequence[Row], kept: KeptPlan) -> dict[str, Group]:
-        """Groups by name: those of the plan that was made before, unless done, and of the rest."""
-        left = {row.run for row in rows if row.status not in DONE}
-        plan = [group for group in kept.read(row.run for row in rows) if left & set(group.runs)]
-        again = {run for group in plan for run in group.runs}
-        self.progress.undo(len(again - left))
-        fresh = [row.run for row in rows if row.status == MISSING and row.run not in again]
-        found = groups_of(fresh, self.record.commands, self.pool.num_workers)
-        grouped = {run for group in found for run in group.runs}
-        plan += [*found, *(Group((run,)) for run in fresh if run not in grouped)]
-        kept.write(plan)
-        return {group.name: group for group in plan if len(group.runs) > 1}
-
-    def _end_together(self, event: Ended, group: Group, kept: KeptPlan) -> None:
-        """What a group left; those without a result are run alone, unless all was stopped."""
-        num_done = 0
-        for run in group.runs:
-            row = self.record.look(run)
-            if row.status in DONE:
-                outcome = outcome_of(row, self.record.experiment.metrics[0])
-                seconds = event.seconds / len(group.runs)
-                self.progress.end(run.name, outcome, seconds, status=row.status)
-                num_done += 1
-            else:
-                self.progress.put_back(run.name)
-        is_split_up = num_done < len(group.runs) and not self.pool.signum
-        if is_split_up:
-            kept.part(group)
-        if is_split_up or num_done == len(group.runs):  # one that was stopped goes on
-            kept.delete_replicas(group)
-        if is_split_up:
-            others = f"{group.runs[0].name} and {len(group.runs) - 1} more"
-            reason = (tail_of(event.task.log, only_last=True) or [""])[0]
-            self.progress.say(f"  {others} are run one by one ({reason})")
-            self.shown.add(f"    {reason}")
-        self.record.write()
-
-    def _was_stopped(self, event: Ended) -> bool:
-        """Whether a signal ended a task."""
-        return bool(self.pool.signum) or (event.status in _STOPPED and not event.has_died)
-
-    def _is_cut_off(self, event: Ended) -> bool:
-        """Whether something from outside ended a group, and not the whole experiment."""
-        is_ended = event.has_died or event.status in _STOPPED
-        return is_ended and not event.is_overdue and not self.pool.signum
-
-    def _end(self, event: Ended, run: PlannedRun) -> None:
-        """What a run left behind; one that left no result and was not stopped has failed."""
-        end: str | None = FAILED
-        if event.is_overdue:
-            end = OUT_OF_TIME
-        elif event.status == LACKED_MEMORY and not event.has_died:
-            end = OUT_OF_MEMORY
-        elif self._was_stopped(event):
-            end = None
-        row = self.record.look(run, end)
-        if row.status in STOPS:
-            remember_stop(
-                run,
-                self.record.folder,
-                row.status,
-                limits=self.record.experiment.limits,
-                commands=self.record.commands,
-            )
-        is_refused = row.status == FAILED and event.status == MISTAKE
-        self.num_refused += is_refused and run.trial is None
-        outcome = outcome_of(row, self.record.experiment.metrics[0])
-        self.progress.end(event.task.name, outcome, event.seconds, status=row.status)
-        if row.status == FAILED:
-            explain(event, self.progress, self.shown)
-        self.record.write()

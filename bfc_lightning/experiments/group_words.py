@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bfc_lightning.experiments.grouping import Commands, Group, overrides_of
+from bfc_lightning.experiments.grouping import Commands, Group
 from bfc_lightning.experiments.settings import RUNS
 
 AND = "&&"
@@ -30,7 +30,7 @@ def group_words(group: Group, commands: Commands, *, folder: Path, beside: Path)
         "run.root": str(beside),
         "run.name": group.name,
         "model.num_replicas": str(len(group.runs)),
-        "replica_overrides": json.dumps(overrides_of(group, commands)),
+        "replica_overrides": json.dumps(group.overrides),
     }
     fit, *_ = commands(group.runs[0])
     fit = [*fit, *(word for key, value in replicas.items() for word in (f"--{key}", value))]

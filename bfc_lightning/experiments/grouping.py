@@ -3,27 +3,27 @@
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-from jsonargparse import get_loader
-
 from bfc_lightning.experiments.plan import PlannedRun
-from bfc_lightning.experiments.settings import merged, nested
 from bfc_lightning.runs.identity import flatten
-from bfc_lightning.runs.overrides import SEED, is_possible, whole_key
+from bfc_lightning.runs.overrides import SEED, may_differ
 
 MOST = 16
 """Runs of a group: a step of one takes 0.16 ms among 5, 0.12 among 15, 0.11 among 60 (`tiny`)."""
-_CONFIG = "-c"
-_NAMES = ("run.name",)
+_LONGEST_NAME = 100  # of a folder, with what follows it, 255 bytes
+# What is another run's own, and changes no number.
+_NAMES = ("run.", "resume")
 # Where a Trainer has these, a run may end at another step or write elsewhere than it would alone.
 _TRAINER_KEYS = ("callbacks", "logger", "max_time", "profiler")
+_OWN_OPTIONS = ("--seed_everything", "--run.name")
 
 Commands = Callable[[PlannedRun], list[list[str]]]
+ReadFit = Callable[[Sequence[str]], Mapping[str, Any] | None]
+"""All settings that the words after `bfc fit` mean, or None where they are refused."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,18 @@ class Group:
 
     Args:
         runs: two or more; in a plan one, where it is to be trained alone.
+        overrides: the `replica_overrides`: the seed of each run, and what else is not the same.
+        mark: of all settings of all runs: another where one of them has changed.
     """
 
     runs: tuple[PlannedRun, ...]
+    overrides: tuple[Mapping[str, Any], ...]
+    mark: str
 
     @property
     def name(self) -> str:
-        """Of the folder of the replicas, the same for the same runs only."""
-        mark = f"{zlib.crc32(','.join(run.name for run in self.runs).encode()):08x}"
-        return f"{self.runs[0].point.name}-{len(self.runs)}runs-{mark}"
+        """Of the folder of the replicas, the same for the same runs with the same settings only."""
+        return f"{self.runs[0].point.name[:_LONGEST_NAME]}-{len(self.runs)}runs-{self.mark}"
 
 
 @dataclass(frozen=True)
@@ -58,92 +61,103 @@ class _Settings:
     is_alone: bool
 
 
-def groups_of(runs: Iterable[PlannedRun], commands: Commands, num_workers: int) -> list[Group]:
-    """Runs that may be trained together, as many at a time as leave no worker without.
+class Grouping:
+    """Groups runs by what `bfc fit` makes of their words, not by the words themselves.
+
+    Configs are laid over each other, classes replaced and values converted as in the runs, so that
+    a setting is the same for both, wherever and however it is given.
 
     Args:
-        runs: that have not been begun.
         commands: that make a run, the words after `bfc` of each; the first one trains.
-        num_workers: runs at a time.
-
-    Returns:
-        Groups, by the first of their runs. What is in none is trained alone.
+        read_fit: parses what follows `fit`; asked once for all seeds.
     """
-    alike: dict[str, list[PlannedRun]] = {}
-    for run in runs:
-        command, *words = commands(run)[0]
-        settings = _read(words) if command == "fit" else None
-        if settings is not None and not settings.is_alone:
-            alike.setdefault(settings.shared, []).append(run)
-    several = [each for each in alike.values() if len(each) > 1]
-    size = min(MOST, max((len(each) for each in several), default=0))
-    while several and size > 1 and sum(-(-len(each) // size) for each in several) < num_workers:
-        size -= 1
-    parts = [Group(part) for each in several for part in _evenly(each, size)]
-    return [part for part in parts if len(part.runs) > 1]
+
+    def __init__(self, commands: Commands, read_fit: ReadFit) -> None:
+        self._commands = commands
+        self._read = cache(read_fit)
+
+    def groups(self, runs: Iterable[PlannedRun], num_workers: int) -> list[Group]:
+        """Runs that may be trained together, shared out so that no worker goes without.
+
+        Kinds of runs take unlike times, so that each is spread over all workers where it can be.
+
+        Args:
+            runs: that have not been begun.
+            num_workers: runs at a time.
+
+        Returns:
+            Groups, by the first of their runs. What is in none is trained alone.
+        """
+        alike: dict[str, list[PlannedRun]] = {}
+        for run in runs:
+            settings = self._settings(run)
+            if not settings.is_alone:
+                alike.setdefault(settings.shared, []).append(run)
+        several = [each for each in alike.values() if len(each) > 1]
+        size = min(MOST, max((len(each) for each in several), default=0))
+        while size > 1 and sum(-(-len(each) // size) for each in several) < num_workers:
+            size -= 1
+        if size < 2:
+            return []
+        parts = [
+            part
+            for each in several
+            for part in _evenly(each, max(-(-len(each) // size), min(num_workers, len(each) // 2)))
+        ]
+        return [group for part in parts if len(part) > 1 and (group := self.group(part))]
+
+    def group(self, runs: Sequence[PlannedRun]) -> Group | None:
+        """The group of some runs.
+
+        Args:
+            runs: one or more.
+
+        Returns:
+            The group, or None where they cannot be together.
+        """
+        found = [self._settings(run) for run in runs]
+        first = found[0]
+        if len(runs) > 1 and any(each.is_alone or each.shared != first.shared for each in found):
+            return None
+        keys = [
+            key
+            for key, value in first.own.items()
+            if key == SEED or any(each.own[key] != value for each in found)
+        ]
+        told = [
+            [run.name, each.shared, dict(each.own)] for run, each in zip(runs, found, strict=True)
+        ]
+        mark = f"{zlib.crc32(json.dumps(told, sort_keys=True).encode()):08x}"
+        overrides = tuple({key: each.own[key] for key in keys} for each in found)
+        return Group(tuple(runs), overrides, mark)
+
+    def _settings(self, run: PlannedRun) -> _Settings:
+        """What is asked of a run; it is alone where it is no `bfc fit` or one that is refused."""
+        command, *words = self._commands(run)[0]
+        given = self._read(tuple(_shared_words(words))) if command == "fit" else None
+        shared, own = {}, {SEED: run.seed}
+        for key, value in flatten({} if given is None else given).items():
+            if may_differ(key, value):
+                own[key] = run.seed if key == SEED else value
+            elif not key.startswith(_NAMES):
+                shared[key] = value
+        is_alone = given is None or _is_alone(given)
+        told = json.dumps([shared, sorted(own)], sort_keys=True, default=str)
+        return _Settings(told, own, is_alone)
 
 
-def overrides_of(group: Group, commands: Commands) -> list[dict[str, Any]]:
-    """The `replica_overrides` of a group: the seed of each run, and what else is not the same.
-
-    Args:
-        group: from `groups_of`.
-        commands: that make a run.
-
-    Returns:
-        One mapping a run.
-    """
-    owns = [_read(commands(run)[0][1:]).own for run in group.runs]
-    first = owns[0]
-    keys = [key for key in first if key == SEED or any(own[key] != first[key] for own in owns)]
-    return [{key: own[key] for key in keys} for own in owns]
-
-
-def _evenly(runs: Sequence[PlannedRun], size: int) -> list[tuple[PlannedRun, ...]]:
-    """Parts of at most a size, none more than one larger than another."""
-    count = -(-len(runs) // size)
-    ends = [len(runs) * number // count for number in range(count + 1)]
-    return [tuple(runs[start:stop]) for start, stop in itertools.pairwise(ends)]
-
-
-def _read(words: Sequence[str]) -> _Settings:
-    """What the words after `bfc fit` say, each config and option by itself.
-
-    They are shared one by one, not laid over each other: a class that replaces another keeps some
-    of its arguments, so that the order counts.
-    """
-    shared, own = [], {SEED: 0}
-    for source in _sources(words):
-        rest = {}
-        for key, value in flatten(source).items():
-            whole = whole_key(key)
-            if whole is not None and is_possible(whole, value):
-                own[whole] = value
-            elif key not in _NAMES:
-                rest[key] = value
-        if rest:
-            shared.append(rest)
-    told = json.dumps([shared, sorted(own)], sort_keys=True, default=str)
-    return _Settings(told, own, _is_alone(reduce(merged, _sources(words), {})))
+def _shared_words(words: Sequence[str]) -> list[str]:
+    """The words of a command that do not name one run."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in _OWN_OPTIONS for word in pair]
 
 
 def _is_alone(settings: Mapping[str, Any]) -> bool:
-    model, trainer = settings.get("model") or {}, settings.get("trainer") or {}
-    is_watched = any(trainer.get(key) for key in _TRAINER_KEYS)
-    is_slow = settings.get("training_path") == "plain" or bool(model.get("linearized"))
-    return is_watched or is_slow
+    is_watched = any(settings["trainer"][key] for key in _TRAINER_KEYS)
+    return is_watched or settings["training_path"] == "plain" or settings["model"]["linearized"]
 
 
-def _sources(words: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The configs and options of a command, in their order."""
-    for name, value in zip(words[::2], words[1::2], strict=True):
-        if name == _CONFIG:
-            yield _parsed(Path(value).read_text(encoding="utf-8")) or {}
-        else:
-            yield nested(name.removeprefix("--"), _parsed(value))
-
-
-@lru_cache(maxsize=1024)
-def _parsed(text: str) -> Any:  # noqa: ANN401, as YAML has it
-    """What a text says to `bfc fit`; shared by those who ask, who leave it as it is."""
-    return get_loader("yaml")(text)
+def _evenly(runs: Sequence[PlannedRun], count: int) -> list[tuple[PlannedRun, ...]]:
+    """So many parts, none more than one larger than another."""
+    ends = [len(runs) * number // count for number in range(count + 1)]
+    return [tuple(runs[start:stop]) for start, stop in itertools.pairwise(ends)]

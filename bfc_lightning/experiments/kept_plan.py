@@ -3,11 +3,10 @@
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bfc_lightning.experiments.grouping import Group
+from bfc_lightning.experiments.grouping import Group, Grouping
 from bfc_lightning.experiments.plan import PlannedRun
 from bfc_lightning.files import write_atomically
 
@@ -21,16 +20,29 @@ class KeptPlan:
     Runs that are trained with others, or alone, get numbers that are equal only to rounding.
 
     Args:
-        folder: of the plan, and of the groups' replicas; there is one while runs are missing.
+        folder: of the plan, and of the groups' replicas.
     """
 
     folder: Path
 
-    def read(self, runs: Iterable[PlannedRun]) -> list[Group]:
-        """What was planned of some runs; what takes part in more than these is forgotten."""
+    def read(self, runs: Iterable[PlannedRun], grouping: Grouping) -> list[Group]:
+        """What was planned of some runs.
+
+        Args:
+            runs: that there are now; what takes part in more than these is forgotten.
+            grouping: of their settings now; a group of which one has changed is forgotten.
+
+        Returns:
+            The groups, those of one run for runs that were to be trained alone.
+        """
         known = {run.name: run for run in runs}
-        whole = [names for names in self._parts() if known.keys() >= set(names)]
-        return [Group(tuple(known[name] for name in names)) for names in whole]
+        kept = []
+        for name, members in self._parts().items():
+            if known.keys() >= set(members):
+                group = grouping.group([known[member] for member in members])
+                if group is not None and group.name == name:
+                    kept.append(group)
+        return kept
 
     def write(self, groups: Sequence[Group]) -> None:
         """Keeps a plan in place of the one before; the replicas of other groups are deleted."""
@@ -39,30 +51,27 @@ class KeptPlan:
             if path.is_dir() and path.name not in names:
                 shutil.rmtree(path)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write([[run.name for run in group.runs] for group in groups])
+        self._write({group.name: [run.name for run in group.runs] for group in groups})
 
-    def part(self, group: Group) -> None:
-        """Plans the runs of a group to be trained alone, each by itself."""
-        names = [run.name for run in group.runs]
-        others = [part for part in self._parts() if part != names]
-        self._write([*others, *([name] for name in names)])
+    def part(self, group: Group, parts: Sequence[Group]) -> None:
+        """Plans other groups in place of one, and deletes its replicas."""
+        planned = {name: members for name, members in self._parts().items() if name != group.name}
+        self._write(planned | {part.name: [run.name for run in part.runs] for part in parts})
+        self.delete_replicas(group)
 
     def delete_replicas(self, group: Group) -> None:
         """Deletes the folder of a group."""
         shutil.rmtree(self.folder / group.name, ignore_errors=True)
 
-    def delete(self) -> None:
-        """Deletes the plan and all folders, and the folder above where nothing else is in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):
-            self.folder.parent.rmdir()
-
-    def _write(self, parts: list[list[str]]) -> None:
+    def _write(self, parts: dict[str, list[str]]) -> None:
         write_atomically(self.folder / _PLAN, json.dumps(parts, indent=1) + "\n")
 
-    def _parts(self) -> list[list[str]]:
+    def _parts(self) -> dict[str, list[str]]:
+        """Names of the runs by that of their group."""
         try:
-            parts: list[list[str]] = json.loads((self.folder / _PLAN).read_text(encoding="utf-8"))
+            parts: dict[str, list[str]] = json.loads(
+                (self.folder / _PLAN).read_text(encoding="utf-8")
+            )
         except FileNotFoundError:
-            return []
+            return {}
         return parts

@@ -29,7 +29,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 20.0
 
-Function = Callable[[Sequence[str]], int]
+Function = Callable[[Sequence[str], int], int]
+"""Given the words of a task and the number of runs that it makes; returns an exit status."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Task:
 
     Args:
         name: for messages.
-        words: the argument.
+        words: that say what is to be done.
         log: the file that what it prints is added to; no two tasks with the same file run at once,
             not even those of different parents.
-        num_runs: that it makes; it may take as many times the seconds of one.
+        num_runs: that it makes; it may take as many times what one may take.
     """
 
     name: str
@@ -95,7 +96,7 @@ class WorkerPool:
     under way stop by itself, and no other is begun; a second one kills.
 
     Args:
-        function: a function of a module, given a task's words; returns an exit status.
+        function: a function of a module.
         num_workers: tasks at a time.
         seconds: that a task may take; then it is stopped as by a signal, and killed if that does
             not help. No limit if not given.
@@ -298,7 +299,7 @@ def _perform(function: Function, task: Task) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with _output_to(task.log):
         try:
-            return function(task.words)
+            return function(task.words, task.num_runs)
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:

@@ -11,6 +11,7 @@ from bfc_lightning.inputs import InputLaw
 from bfc_lightning.labels import Labels
 from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner, default_optimizer
+from bfc_lightning.runs.overrides import OVERRIDABLE
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target
@@ -91,8 +92,7 @@ def add_study_arguments(parser: ArgumentParser) -> None:
         default=[],
         help="With model.num_replicas: settings in which each replica differs, a mapping from "
         "dotted keys for each, e.g. [{model.optimizer.init_args.lr: 1e-3}, {...}]: "
-        "seed_everything, the optimiser's lr and weight_decay, model.regularization, "
-        "target.init_args.level_scales.",
+        f"{', '.join(OVERRIDABLE)}.",
     )
     parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
 

@@ -1,7 +1,7 @@
 """The settings in which replicas of one run may differ, and what their values must be."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bfc_lightning.runs.folder import RunError
@@ -10,49 +10,55 @@ Overrides = Mapping[str, Any]
 
 SEED = "seed_everything"
 MAX_SEED = 2**32 - 1
-_RULES = {
-    SEED: "a seed",
-    "model.optimizer.init_args.lr": "a number of at least 0",
-    "model.optimizer.init_args.weight_decay": "a number of at least 0",
-    "model.regularization": "a number of at least 0, or a list of them",
-    "model.seed": "a seed",
-    "data.seed": "a seed",
-    "target.init_args.level_scales": "a number of at least 0, or a list of them, or `theory`",
-    "target.init_args.seed": "a seed",
-    "labels.init_args.noise_std": "a number of at least 0",
+
+
+def _is_seed(value: Any) -> bool:  # noqa: ANN401, as YAML has it
+    return type(value) is int and 0 <= value <= MAX_SEED
+
+
+def _is_amount(value: Any) -> bool:  # noqa: ANN401, as YAML has it
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _are_amounts(value: Any) -> bool:  # noqa: ANN401, as YAML has it
+    return all(map(_is_amount, value)) if isinstance(value, list) else _is_amount(value)
+
+
+def _are_scales(value: Any) -> bool:  # noqa: ANN401, as YAML has it
+    return value == "theory" or _are_amounts(value)
+
+
+_KINDS: dict[Callable[[Any], bool], str] = {
+    _is_seed: "an integer in [0, 2^32)",
+    _is_amount: "a number of at least 0",
+    _are_amounts: "a number of at least 0, or a list of them",
+    _are_scales: "a number of at least 0, or a list of them, or `theory`",
 }
-_INIT_ARGS = "init_args."
-_WHOLE_KEYS = {key.replace(_INIT_ARGS, ""): key for key in _RULES}
+_RULES: dict[str, Callable[[Any], bool]] = {
+    SEED: _is_seed,
+    "model.optimizer.init_args.lr": _is_amount,
+    "model.optimizer.init_args.weight_decay": _is_amount,
+    "model.regularization": _are_amounts,
+    "model.seed": _is_seed,
+    "data.seed": _is_seed,
+    "target.init_args.level_scales": _are_scales,
+    "target.init_args.seed": _is_seed,
+    "labels.init_args.noise_std": _is_amount,
+}
+OVERRIDABLE = tuple(_RULES)
 
 
-def whole_key(key: str) -> str | None:
-    """The key of a setting that may differ.
-
-    Args:
-        key: dotted; `init_args` may be left out, as on the command line.
-
-    Returns:
-        The same with `init_args`, or None where the setting must be equal in all replicas.
-    """
-    return _WHOLE_KEYS.get(key.replace(_INIT_ARGS, ""))
-
-
-def is_possible(key: str, value: object) -> bool:
-    """Whether a replica may have a value of its own.
+def may_differ(key: str, value: object) -> bool:
+    """Whether replicas may differ in a setting, and one of them have this value.
 
     Args:
-        key: of a setting that may differ.
-        value: of it.
+        key: dotted, with `init_args`.
+        value: of the setting.
 
     Returns:
-        Whether it is of the right kind and in range.
+        Whether it is a setting that may differ, of the right kind and in range.
     """
-    rule = _RULES[key]
-    if rule == "a seed":
-        return type(value) is int and 0 <= value <= MAX_SEED
-    several = isinstance(value, list) and "list" in rule
-    fits = all(map(_is_amount, value)) if several else _is_amount(value)  # type: ignore[call-overload]
-    return fits or (value == "theory" and "theory" in rule)
+    return key in _RULES and _RULES[key](value)
 
 
 def check_overrides(number: int, overrides: Overrides) -> None:
@@ -67,12 +73,9 @@ def check_overrides(number: int, overrides: Overrides) -> None:
     """
     for key, value in overrides.items():
         if key not in _RULES:
-            raise RunError(f"replica_overrides must name some of {', '.join(_RULES)}, got {key}.")
-        if not is_possible(key, value):
-            rule = _RULES[key].replace("a seed", "an integer in [0, 2^32)")
-            raise RunError(f"replica_overrides[{number}]: {key} must be {rule}, got {value!r}.")
-
-
-def _is_amount(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value < math.inf  # type: ignore[operator]
+            raise RunError(
+                f"replica_overrides must name some of {', '.join(_RULES)}, got {key}."
+            )
+        if not may_differ(key, value):
+            kind = _KINDS[_RULES[key]]
+            raise RunError(f"replica_overrides[{number}]: {key} must be {kind}, got {value!r}.")

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from bfc_lightning.experiments.execution import Outcome, working
+from bfc_lightning.experiments.execution import Outcome
+from bfc_lightning.experiments.grouping import ReadFit
 from bfc_lightning.experiments.limits import stop_of
 from bfc_lightning.experiments.plan import PlannedRun
 from bfc_lightning.experiments.results import Row, read_row
@@ -15,6 +16,7 @@ from bfc_lightning.experiments.sweeps.folder import KIND, kept_bases
 from bfc_lightning.experiments.sweeps.picture import sweep_figure
 from bfc_lightning.experiments.sweeps.results import sweep_csv, sweep_markdown
 from bfc_lightning.experiments.sweeps.sweep import Sweep, sweep_points, sweep_runs
+from bfc_lightning.experiments.work import working
 from bfc_lightning.experiments.workers import Function
 from bfc_lightning.files import replacing, write_atomically
 
@@ -74,6 +76,7 @@ def run_sweep(
     folder: Path,
     *,
     run_one: Function,
+    read_fit: ReadFit,
     command: str,
     environments: Sequence[Mapping[str, str]] = (),
 ) -> Outcome:
@@ -83,6 +86,7 @@ def run_sweep(
         sweep: what is swept.
         folder: of the sweep, claimed.
         run_one: runs commands of `bfc`; returns the exit status.
+        read_fit: parses what follows `fit`.
         command: of the sweep, for its report.
         environments: variables of each worker where each has a GPU of its own, else none.
 
@@ -92,7 +96,9 @@ def run_sweep(
     more = ("--trainer.devices", "1") if environments else ()
     record = _Record(sweep, folder, command, more)
     runs = sweep_runs(sweep)
-    with working(record, runs, run_one=run_one, environments=environments) as work:
+    with working(
+        record, runs, run_one=run_one, read_fit=read_fit, environments=environments
+    ) as work:
         work.run(runs)
         record.draw()
     return Outcome(record.sorted_rows(), work.num_refused, work.pool.signum)
