@@ -128,7 +128,8 @@ def test_each_replica_is_its_single_run_in_single_precision(tmp_path):
 
 
 def test_wide_replicas_take_turns_and_are_bit_for_bit_their_single_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("bfc_lightning.fast_path._MOST_TOGETHER", 0)
+    for threads in ("ONE_THREAD", "SEVERAL"):
+        monkeypatch.setattr(f"bfc_lightning.fast_path._MOST_ON_{threads}", 0)
     overrides = [{}, {RATE: 0.02, PENALTY: 1e-3}]
     words = [*UNMEASURED, "--model.regularization", "1e-4"]
     assert fit(tmp_path, *words, *replicas(2, overrides)) == 0

@@ -73,9 +73,7 @@ def check_overrides(number: int, overrides: Overrides) -> None:
     """
     for key, value in overrides.items():
         if key not in _RULES:
-            raise RunError(
-                f"replica_overrides must name some of {', '.join(_RULES)}, got {key}."
-            )
+            raise RunError(f"replica_overrides must name some of {', '.join(_RULES)}, got {key}.")
         if not may_differ(key, value):
             kind = _KINDS[_RULES[key]]
             raise RunError(f"replica_overrides[{number}]: {key} must be {kind}, got {value!r}.")
