@@ -60,8 +60,8 @@ def sizes(runs: list[PlannedRun], commands=PLAIN, num_workers: int = 1) -> list[
         (1, 5, 2, [2, 3]),
         (1, 5, 3, [2, 2]),  # the first is trained alone
         (1, 4, 8, []),
-        (2, 5, 2, [2, 3, 2, 3]),  # one kind may take far longer than the other
-        (2, 3, 2, [3, 3]),
+        (2, 5, 2, [5, 5]),
+        (3, 5, 2, [5, 5, 5]),
         (3, 4, 4, [2, 2, 2, 2, 2, 2]),
         (2, 1, 2, []),
         (1, MOST, 1, [MOST]),
@@ -73,6 +73,15 @@ def test_seeds_of_a_learner_are_together_and_no_worker_goes_without(
 ):
     runs = [run for learner in range(num_learners) for run in runs_of(str(4 + learner), num_seeds)]
     assert sizes(runs, num_workers=num_workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "expected"), [(1, [8, 4]), (2, [4, 4, 4]), (3, [2, 3, 3, 4]), (8, [])]
+)
+def test_what_is_most_of_the_work_is_shared_out(num_workers, expected):
+    """A step of the first takes some 30 times as long."""
+    commands = fits("--data.batch_size", "512")
+    assert sizes([*runs_of("512", 8), *runs_of("4", 4)], commands, num_workers) == expected
 
 
 def test_baselines_and_what_is_refused_are_run_alone():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from bfc_lightning.runs.overrides import SEED, may_differ
 
 MOST = 16
 """Runs of a group: a step of one takes 0.16 ms among 5, 0.12 among 15, 0.11 among 60 (`tiny`)."""
+_STEP = 2_500_000  # multiplications in the time that the smallest step takes
+_SLACK = 0.1  # of a worker's share, as work is known roughly
 _LONGEST_NAME = 100  # of a folder, with what follows it, 255 bytes
 # What is another run's own, and changes no number.
 _NAMES = ("run.", "resume")
@@ -54,11 +57,13 @@ class _Settings:
         shared: what is equal in all runs of a group, as a text.
         own: what may differ, by dotted key.
         is_alone: whether replicas would not be what the run is alone.
+        work: about how long it takes, in units of its own.
     """
 
     shared: str
     own: Mapping[str, Any]
     is_alone: bool
+    work: float
 
 
 class Grouping:
@@ -79,7 +84,8 @@ class Grouping:
     def groups(self, runs: Iterable[PlannedRun], num_workers: int) -> list[Group]:
         """Runs that may be trained together, shared out so that no worker goes without.
 
-        Kinds of runs take unlike times, so that each is spread over all workers where it can be.
+        Runs that can be together, and are about a worker's share of all the work or more, are
+        spread over several.
 
         Args:
             runs: that have not been begun.
@@ -99,12 +105,14 @@ class Grouping:
             size -= 1
         if size < 2:
             return []
-        parts = [
-            part
-            for each in several
-            for part in _evenly(each, max(-(-len(each) // size), min(num_workers, len(each) // 2)))
-        ]
-        return [group for part in parts if len(part) > 1 and (group := self.group(part))]
+        works = [len(each) * self._settings(each[0]).work for each in several]
+        groups = []
+        for each, work in zip(several, works, strict=True):
+            shares = math.ceil(num_workers * work / sum(works) - _SLACK)
+            count = max(math.ceil(len(each) / size), min(shares, len(each) // 2))
+            parts = [part for part in _evenly(each, count) if len(part) > 1]
+            groups += [group for part in parts if (group := self.group(part))]
+        return groups
 
     def group(self, runs: Sequence[PlannedRun]) -> Group | None:
         """The group of some runs.
@@ -141,9 +149,10 @@ class Grouping:
                 own[key] = run.seed if key == SEED else value
             elif not key.startswith(_NAMES):
                 shared[key] = value
-        is_alone = given is None or _is_alone(given)
         told = json.dumps([shared, sorted(own)], sort_keys=True, default=str)
-        return _Settings(told, own, is_alone)
+        if given is None:
+            return _Settings(told, own, is_alone=True, work=0.0)
+        return _Settings(told, own, _is_alone(given), _work(given))
 
 
 def _shared_words(words: Sequence[str]) -> list[str]:
@@ -155,6 +164,16 @@ def _shared_words(words: Sequence[str]) -> list[str]:
 def _is_alone(settings: Mapping[str, Any]) -> bool:
     is_watched = any(settings["trainer"][key] for key in _TRAINER_KEYS)
     return is_watched or settings["training_path"] == "plain" or settings["model"]["linearized"]
+
+
+def _work(settings: Mapping[str, Any]) -> float:
+    """About the multiplications of all steps, whatever the depth, with what the smallest costs."""
+    width = settings["model"]["width"]
+    neurons: int = sum(width) if isinstance(width, list) else width
+    dim: int = settings["inputs"].get("init_args", {}).get("input_dim", 0)
+    batch_size: int = settings["data"]["batch_size"]
+    steps: int = settings["trainer"]["max_steps"]
+    return float(max(1, steps) * (_STEP + batch_size * neurons * (dim + neurons)))
 
 
 def _evenly(runs: Sequence[PlannedRun], count: int) -> list[tuple[PlannedRun, ...]]:
