@@ -131,7 +131,7 @@ class ReplicatedLearner(LightningModule):
         self.automatic_optimization = False
         self.diverged: list[int | None] = [None] * len(learners)
         self.fast_path: FastPath | InTurn | None = None
-        self._clipping, self._batch_size = Clipping(), 1
+        self._batch: tuple[Clipping, int] | None = None
         self._losses: list[list[float]] = []
         reason = learners[0].why_not_fast()
         if reason is not None:
@@ -156,23 +156,25 @@ class ReplicatedLearner(LightningModule):
         return [part for part in self.learners if isinstance(part, HierarchicalLearner)]
 
     def use_fast_path(self, clipping: Clipping, batch_size: int) -> None:
-        """Settles how gradients are held down; see `HierarchicalLearner.use_fast_path`.
+        """Says of what the fast path is to be made when training starts.
 
         Args:
             clipping: of the gradients of each learner.
             batch_size: samples of a batch of each.
         """
-        self._clipping, self._batch_size = clipping, batch_size
+        self._batch = clipping, batch_size
 
     def on_train_start(self) -> None:
-        """Chooses how they share operations, which hangs on where and in which dtype they are."""
+        """Chooses how they share operations: that depends on their device and dtype."""
+        assert self._batch is not None
+        clipping, batch_size = self._batch
         networks = [each.network for each in self.each]
         self.fast_path = path_of(
             [network for network in networks if isinstance(network, DenseNet)],
             [each.objective for each in self.each],
             regularization=[each.regularization for each in self.each],
-            clipping=self._clipping,
-            batch_size=self._batch_size,
+            clipping=clipping,
+            batch_size=batch_size,
         )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401, Lightning's union of unions

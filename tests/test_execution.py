@@ -15,9 +15,10 @@ from bfc_lightning.experiments.execution import Outcome, run_comparison
 from bfc_lightning.experiments.folder import KIND, claimed
 from bfc_lightning.experiments.own_folder import FolderKind, locked
 from bfc_lightning.experiments.plan import PlannedRun, Point
+from bfc_lightning.experiments.reasons import reason_of
 from bfc_lightning.experiments.results import Row
 from bfc_lightning.experiments.settings import nested
-from bfc_lightning.experiments.workers import Ended, Started
+from bfc_lightning.experiments.workers import Ended, Started, Task
 from bfc_lightning.runs.folder import RunError
 from tests.comparisons import parse, plan_together, write
 from tests.replica_words import PENALTY
@@ -138,6 +139,26 @@ def test_group_in_which_one_learner_is_wrong_is_tried_again_without_it(compare, 
     error = capsys.readouterr().err
     assert "right-seed0 and 3 more are run in smaller groups (bfc: error: replica_" in error
     assert "wrong-seed0 and 1 more are run one by one (bfc: error: replica_" in error
+
+
+@pytest.mark.parametrize(
+    ("status", "has_died", "is_overdue", "expected"),
+    [
+        (2, False, False, "bfc: error: too wide."),
+        (-9, True, False, "its process was killed by signal 9"),
+        (1, True, False, "its process died (exit code 1)"),
+        (143, False, True, "stopped after 21 s"),
+    ],
+)
+def test_reason_is_what_ended_a_task(tmp_path, status, has_died, is_overdue, expected):
+    log = tmp_path / "log"
+    log.write_text("bfc: going on.\nbfc: error: too wide.\n")
+    task = Task("a", ("fit",), log)
+    assert reason_of(Ended(task, status, has_died, 20.6, is_overdue)) == expected
+
+
+def test_reason_of_a_task_that_said_nothing_is_its_status(tmp_path):
+    assert reason_of(Ended(Task("a", ("fit",), tmp_path / "log"), 5, False, 1.0)) == "exit status 5"
 
 
 @pytest.mark.parametrize("signum", [0, 15])

@@ -16,6 +16,7 @@ from bfc_lightning.experiments.grouping import MOST, Group, Grouping
 from bfc_lightning.experiments.kept_plan import KeptPlan
 from bfc_lightning.experiments.plan import PlannedRun, Point, Trial
 from bfc_lightning.experiments.settings import nested
+from bfc_lightning.runs.folder import LONGEST_NAME
 from tests.comparisons import parse, write
 from tests.replica_words import NOISE, PENALTY, RATE, SCALES
 from tests.runs import TINY
@@ -194,10 +195,21 @@ def test_names_that_are_no_yaml_and_configs_in_files_of_their_own_are_read(tmp_p
     assert sizes(runs_of("8", 3), commands) == [3]
 
 
-def test_long_names_make_folders_that_there_can_be(tmp_path):
+def test_law_of_one_s_own_may_have_dimensions_that_are_no_number():
+    given = fit_parser.read_fit(["-c", TINY])
+    for args in ({}, {"input_dim": None}, {"input_dim": [2, 2]}):
+        law = {"class_path": "mine.Law", "init_args": args}
+        grouping = Grouping(PLAIN, lambda words, law=law: {**given, "inputs": law})
+        assert len(grouping.groups(runs_of("8", 3), 1)) == 1
+
+
+@pytest.mark.parametrize("letter", ["w", "学"])
+def test_long_names_make_folders_that_there_can_be(tmp_path, letter):
     (group,) = groups_of(
-        [PlannedRun(Point("w" * 240), n) for n in range(2)], lambda run: [["fit", "-c", TINY]]
+        [PlannedRun(Point(letter * (230 // len(letter.encode()) - 2)), n) for n in range(2)],
+        lambda run: [["fit", "-c", TINY]],
     )
+    assert len(group.name.encode()) <= LONGEST_NAME
     (tmp_path / group.name).mkdir()
 
 

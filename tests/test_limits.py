@@ -11,6 +11,7 @@ from bfc_lightning.cli import main
 from bfc_lightning.cli.many_runs import run_one
 from bfc_lightning.experiments.commands import commands_of
 from bfc_lightning.experiments.folder import claimed
+from bfc_lightning.experiments.group_words import ALSO, AND
 from bfc_lightning.experiments.limits import remember_stop, stop_of
 from bfc_lightning.experiments.plan import Limits, PlannedRun, Point, Trial
 from bfc_lightning.experiments.tuning import Choice, keep_choice
@@ -149,7 +150,7 @@ def test_slow_and_greedy_learners_are_rows_and_the_others_go_on(tmp_path, capsys
 def test_memory_limit_ends_with_the_run():
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_AS)
-    assert run_one(["--version"], gigabytes=4.0) == 0
+    assert run_one(["--version"], 1, gigabytes=4.0) == 0
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
@@ -162,6 +163,7 @@ def test_group_may_take_the_memory_of_all_its_runs(monkeypatch):
         return 0
 
     monkeypatch.setattr("bfc_lightning.cli.main", look)
-    for num_runs in (1, 3):
-        assert run_one(["fit"], num_runs, gigabytes=4.0) == 0
-    assert limits[1] - limits[0] == pytest.approx(8 * 2**30, rel=0.01)
+    words = ["fit", AND, "test", ALSO, "test", ALSO, "test"]
+    assert run_one(words, 3, gigabytes=4.0) == 0
+    first, *rest = limits
+    assert [first - each for each in rest] == pytest.approx([8 * 2**30] * 3, rel=0.01)

@@ -69,11 +69,24 @@ def test_mistake_is_one_line_and_leaves_no_folder(tmp_path, capsys, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_comparison_has_seeds_of_its_own(tmp_path):
-    path = comparisons.write(tmp_path, learners={"many": {"model": {"num_replicas": 3}}})
-    comparison = comparisons.parse(path)
-    with pytest.raises(RunError, match=r"learner many: model.num_replicas must be 1 in a comp"):
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"model": {"num_replicas": 3}}, "learner many: model.num_replicas must be 1 in a comp"),
+        ({"replica_overrides": [{"data.seed": 1}]}, "learners.many must begin with one of"),
+    ],
+)
+def test_comparison_has_seeds_of_its_own(tmp_path, block, message):
+    comparison = comparisons.parse(comparisons.write(tmp_path, learners={"many": block}))
+    with pytest.raises(RunError, match=message):
         check_learners(comparison)
+
+
+def test_base_of_a_comparison_has_no_replicas_of_its_own(tmp_path):
+    path = comparisons.write(tmp_path)
+    (tmp_path / "short.yaml").write_text("replica_overrides: [{data.seed: 1}]\n")
+    with pytest.raises(RunError, match="replica_overrides must be empty in a comparison or a sw"):
+        check_learners(comparisons.parse(path))
 
 
 def test_container_allows_less_than_the_machine_has(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from bfc_lightning.cli.trainer_flags import check_trainer_flags
 from bfc_lightning.runs.folder import RunError
 
 # Groups of `bfc fit` that belong to the comparison or sweep and to no learner.
-_NOT_FOR_LEARNERS = ("config", "run", "resume", "seed_everything")
+_NOT_FOR_LEARNERS = ("config", "run", "resume", "seed_everything", "replica_overrides")
 
 
 class FitParser(Application):
@@ -69,6 +69,11 @@ class FitParser(Application):
             raise RunError(
                 "model.num_replicas must be 1 in a comparison or a sweep, which have seeds of "
                 f"their own, got {self.config.fit.model.num_replicas}."
+            )
+        if self.config.fit.replica_overrides:
+            raise RunError(
+                "replica_overrides must be empty in a comparison or a sweep, got "
+                f"{self.config.fit.replica_overrides}."
             )
 
     def settings(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def parse_experiment(
     return parts, configs
 
 
-def run_one(words: Sequence[str], num_runs: int = 1, gigabytes: float | None = None) -> int:
+def run_one(words: Sequence[str], num_runs: int, gigabytes: float | None = None) -> int:
     """Runs commands in a worker, as if they had been typed.
 
     Args:
@@ -89,11 +89,13 @@ def run_one(words: Sequence[str], num_runs: int = 1, gigabytes: float | None = N
 
     from bfc_lightning.experiments.group_words import ALSO, AND, parted
 
-    status, limit = 0, None if gigabytes is None else gigabytes * num_runs
+    status = 0
     for part in parted(words, AND):
+        commands = parted(part, ALSO)
+        runs_each = num_runs // len(commands)  # one for all of them, or one for each
         if not status:
-            with _memory_limit(limit):
-                status = max([_run_command(command) for command in parted(part, ALSO)])
+            with _memory_limit(None if gigabytes is None else gigabytes * runs_each):
+                status = max([_run_command(command) for command in commands])
     return status
 
 

@@ -17,7 +17,7 @@ MOST = 16
 """Runs of a group: a step of one takes 0.16 ms among 5, 0.12 among 15, 0.11 among 60 (`tiny`)."""
 _STEP = 2_500_000  # multiplications in the time that the smallest step takes
 _SLACK = 0.1  # of a worker's share, as work is known roughly
-_LONGEST_NAME = 100  # of a folder, with what follows it, 255 bytes
+_MOST_OF_NAME = 100  # bytes; a run's name may have 230
 # What is another run's own, and changes no number.
 _NAMES = ("run.", "resume")
 # Where a Trainer has these, a run may end at another step or write elsewhere than it would alone.
@@ -46,7 +46,8 @@ class Group:
     @property
     def name(self) -> str:
         """Of the folder of the replicas, the same for the same runs with the same settings only."""
-        return f"{self.runs[0].point.name[:_LONGEST_NAME]}-{len(self.runs)}runs-{self.mark}"
+        point = self.runs[0].point.name.encode()[:_MOST_OF_NAME].decode(errors="ignore")
+        return f"{point}-{len(self.runs)}runs-{self.mark}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Grouping:
     def __init__(self, commands: Commands, read_fit: ReadFit) -> None:
         self._commands = commands
         self._read = cache(read_fit)
+        self._settings = cache(self._read_settings)
 
     def groups(self, runs: Iterable[PlannedRun], num_workers: int) -> list[Group]:
         """Runs that may be trained together, shared out so that no worker goes without.
@@ -139,7 +141,7 @@ class Grouping:
         overrides = tuple({key: each.own[key] for key in keys} for each in found)
         return Group(tuple(runs), overrides, mark)
 
-    def _settings(self, run: PlannedRun) -> _Settings:
+    def _read_settings(self, run: PlannedRun) -> _Settings:
         """What is asked of a run; it is alone where it is no `bfc fit` or one that is refused."""
         command, *words = self._commands(run)[0]
         given = self._read(tuple(_shared_words(words))) if command == "fit" else None
@@ -170,10 +172,11 @@ def _work(settings: Mapping[str, Any]) -> float:
     """About the multiplications of all steps, whatever the depth, with what the smallest costs."""
     width = settings["model"]["width"]
     neurons: int = sum(width) if isinstance(width, list) else width
-    dim: int = settings["inputs"].get("init_args", {}).get("input_dim", 0)
+    dim = settings["inputs"].get("init_args", {}).get("input_dim")
+    inputs = neurons + (dim if isinstance(dim, int) else 0)  # laws of one's own may have any
     batch_size: int = settings["data"]["batch_size"]
     steps: int = settings["trainer"]["max_steps"]
-    return float(max(1, steps) * (_STEP + batch_size * neurons * (dim + neurons)))
+    return float(max(1, steps) * (_STEP + batch_size * neurons * inputs))
 
 
 def _evenly(runs: Sequence[PlannedRun], count: int) -> list[tuple[PlannedRun, ...]]:

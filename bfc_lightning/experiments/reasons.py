@@ -34,18 +34,35 @@ def explain(event: Ended, progress: RunsProgress, shown: set[str]) -> None:
         progress: where it is said.
         shown: the reasons that were said before; this one is added.
     """
-    if event.has_died:
-        what = f"its process died (exit code {event.status})"
-        if event.status < 0:
-            what = f"its process was killed by signal {-event.status}"
-    else:
-        what = f"exit status {event.status}"
+    what = _death_of(event) if event.has_died else f"exit status {event.status}"
     tail = tail_of(event.task.log, only_last=event.status == MISTAKE)
     reason = "\n".join(f"    {line}" for line in tail)
     if reason and reason in shown:
         reason = "    as before"
     shown.add(reason)
     progress.say(f"  {event.task.name} failed: {what}; {event.task.log} ends with\n{reason}")
+
+
+def reason_of(event: Ended) -> str:
+    """Why a task did not do what it was to do, in a few words.
+
+    Args:
+        event: its end.
+
+    Returns:
+        That it took too long, how its process died, or the last that it said.
+    """
+    if event.is_overdue:
+        return f"stopped after {event.seconds:.0f} s"
+    if event.has_died:
+        return _death_of(event)
+    return (tail_of(event.task.log, only_last=True) or [f"exit status {event.status}"])[0]
+
+
+def _death_of(event: Ended) -> str:
+    if event.status < 0:
+        return f"its process was killed by signal {-event.status}"
+    return f"its process died (exit code {event.status})"
 
 
 def tail_of(log: Path, *, only_last: bool) -> Sequence[str]:

@@ -21,7 +21,7 @@ from bfc_lightning.experiments.limits import (
 )
 from bfc_lightning.experiments.plan import Experiment, PlannedRun, num_workers
 from bfc_lightning.experiments.progress import RunsProgress
-from bfc_lightning.experiments.reasons import explain, outcome_of, tail_of
+from bfc_lightning.experiments.reasons import explain, outcome_of, reason_of
 from bfc_lightning.experiments.results import DONE, FAILED, MISSING, Row
 from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, TRIALS
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
@@ -192,7 +192,7 @@ class Work:
         again = [part for part in parts if len(part.runs) > 1]
         others = f"{group.runs[0].name} and {len(group.runs) - 1} more"
         how = "in smaller groups" if again else "one by one"
-        reason = (tail_of(event.task.log, only_last=True) or [""])[0]
+        reason = reason_of(event)
         self.progress.say(f"  {others} are run {how} ({reason})")
         self.shown.add(f"    {reason}")
         return again

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bfc_lightning.runs.folder import RunError
@@ -28,24 +29,30 @@ def _are_scales(value: Any) -> bool:  # noqa: ANN401, as YAML has it
     return value == "theory" or _are_amounts(value)
 
 
-_KINDS: dict[Callable[[Any], bool], str] = {
-    _is_seed: "an integer in [0, 2^32)",
-    _is_amount: "a number of at least 0",
-    _are_amounts: "a number of at least 0, or a list of them",
-    _are_scales: "a number of at least 0, or a list of them, or `theory`",
+@dataclass(frozen=True)
+class _Kind:
+    """Of values: what they are called, and which they are."""
+
+    name: str
+    has: Callable[[Any], bool]
+
+
+_SEED = _Kind("an integer in [0, 2^32)", _is_seed)
+_AMOUNT = _Kind("a number of at least 0", _is_amount)
+_AMOUNTS = _Kind("a number of at least 0, or a list of them", _are_amounts)
+_SCALES = _Kind("a number of at least 0, or a list of them, or `theory`", _are_scales)
+_KINDS = {
+    SEED: _SEED,
+    "model.optimizer.init_args.lr": _AMOUNT,
+    "model.optimizer.init_args.weight_decay": _AMOUNT,
+    "model.regularization": _AMOUNTS,
+    "model.seed": _SEED,
+    "data.seed": _SEED,
+    "target.init_args.level_scales": _SCALES,
+    "target.init_args.seed": _SEED,
+    "labels.init_args.noise_std": _AMOUNT,
 }
-_RULES: dict[str, Callable[[Any], bool]] = {
-    SEED: _is_seed,
-    "model.optimizer.init_args.lr": _is_amount,
-    "model.optimizer.init_args.weight_decay": _is_amount,
-    "model.regularization": _are_amounts,
-    "model.seed": _is_seed,
-    "data.seed": _is_seed,
-    "target.init_args.level_scales": _are_scales,
-    "target.init_args.seed": _is_seed,
-    "labels.init_args.noise_std": _is_amount,
-}
-OVERRIDABLE = tuple(_RULES)
+OVERRIDABLE = tuple(_KINDS)
 
 
 def may_differ(key: str, value: object) -> bool:
@@ -58,7 +65,7 @@ def may_differ(key: str, value: object) -> bool:
     Returns:
         Whether it is a setting that may differ, of the right kind and in range.
     """
-    return key in _RULES and _RULES[key](value)
+    return key in _KINDS and _KINDS[key].has(value)
 
 
 def check_overrides(number: int, overrides: Overrides) -> None:
@@ -72,8 +79,8 @@ def check_overrides(number: int, overrides: Overrides) -> None:
         RunError: if there is one.
     """
     for key, value in overrides.items():
-        if key not in _RULES:
-            raise RunError(f"replica_overrides must name some of {', '.join(_RULES)}, got {key}.")
+        if key not in _KINDS:
+            raise RunError(f"replica_overrides must name some of {', '.join(_KINDS)}, got {key}.")
         if not may_differ(key, value):
-            kind = _KINDS[_RULES[key]]
+            kind = _KINDS[key].name
             raise RunError(f"replica_overrides[{number}]: {key} must be {kind}, got {value!r}.")
