@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +170,26 @@ def test_plans_are_left_only_where_all_was_stopped(compare, folder, monkeypatch,
     monkeypatch.setattr(PlayedPool, "signum", signum)
     compare(lambda name: finish(folder, name))
     assert (folder / "together").exists() == bool(signum)
+
+
+def test_what_a_worker_leaves_that_outlives_its_killed_parent_is_gone_in_the_end(compare, folder):
+    """It may die half way through a run folder only when the next parent is at work already."""
+    left = []
+
+    def play(name: str) -> int:
+        orphan = subprocess.Popen([sys.executable, "-c", ""])
+        orphan.wait()
+        left.append(folder / "runs" / f".wide-seed1.{orphan.pid}.tmp" / "config.yaml")
+        left[-1].parent.mkdir(parents=True)
+        left[-1].touch()
+        return max(finish(folder, f"wide-seed{seed}") for seed in (0, 1))
+
+    compare(play)
+    assert left
+    assert [path.name for path in sorted((folder / "runs").iterdir())] == [
+        "wide-seed0",
+        "wide-seed1",
+    ]
 
 
 def test_folder_whose_runs_were_all_refused_is_emptied_before_others_may_have_it(

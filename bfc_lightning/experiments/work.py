@@ -25,6 +25,7 @@ from bfc_lightning.experiments.reasons import explain, outcome_of, reason_of
 from bfc_lightning.experiments.results import DONE, FAILED, MISSING, Row
 from bfc_lightning.experiments.settings import LOGS, RUNS, TOGETHER, TRIALS
 from bfc_lightning.experiments.workers import Ended, Function, Started, Task, WorkerPool
+from bfc_lightning.files import remove_unfinished
 
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -84,6 +85,7 @@ def working(
         yield Work(record, progress, pool, read_fit)
     if not pool.signum:  # else the groups go on
         shutil.rmtree(record.folder / TOGETHER, ignore_errors=True)
+        remove_unfinished(record.folder)  # workers may outlive a parent that was killed before
 
 
 @dataclass
