@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bfc_lightning.activations import Quadratic, TruncatedQuadratic
+    from bfc_lightning.activations import Huber, Quadratic
     from bfc_lightning.baselines import (
         Baseline,
         EmpiricalNTK,
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "Huber": "activations",
     "Quadratic": "activations",
-    "TruncatedQuadratic": "activations",
     "Baseline": "baselines",
     "KernelRidge": "baselines",
     "TwoLayer": "baselines",
@@ -106,6 +106,7 @@ __all__ = [
     "HierarchicalData",
     "HierarchicalLearner",
     "HierarchicalTarget",
+    "Huber",
     "InputLaw",
     "Joint",
     "KernelRidge",
@@ -134,7 +135,6 @@ __all__ = [
     "SteppedThreeLayer",
     "Target",
     "ThreeLayer",
-    "TruncatedQuadratic",
     "TwoLayer",
     "load_run",
 ]

@@ -1,4 +1,4 @@
-"""Activations: the square, and the square that turns linear where it gets large."""
+"""Activations: the square, and the Huber function, which continues the square linearly."""
 
 from typing import Protocol, runtime_checkable
 
@@ -50,14 +50,17 @@ class Quadratic(nn.Module):
         torch.addcmul(z.new_zeros(()), gradient, z, value=2, out=gradient)
 
 
-class TruncatedQuadratic(nn.Module):
-    """The square, continued linearly past a threshold so that it stays Lipschitz.
+class Huber(nn.Module):
+    """The square, continued linearly beyond a threshold so that it stays Lipschitz.
 
         sigma(z) = z^2 for |z| <= B,   B (2|z| - B) beyond
 
-    Value and slope are continuous at B.
+    This is twice the Huber function. Value and slope are continuous at B.
 
-    Source: the truncated activation of Allen-Zhu and Li, arXiv 2001.04413; this form is ours.
+    It is not the truncated activation of Allen-Zhu and Li, arXiv 2001.04413. That one is bounded:
+    it is z^2 for |z| <= B', a constant of order B'^2 for |z| >= 2 B', and monotone and smooth in
+    between. They use it only inside the network and only during training. `Huber` is unbounded
+    and acts wherever the network applies its activation, in training and evaluation.
 
     Args:
         threshold: B, positive.

@@ -262,6 +262,20 @@ class HierarchicalData(LightningDataModule):
         self.position += 1
         return drawn
 
+    def cut_off(self, batch: Batch, level: int) -> Batch:
+        """A batch of training whose labels lack what levels above `level` add to them.
+
+        Args:
+            batch: of the training split.
+            level: the highest one that is left.
+
+        Returns:
+            The batch; `signal` is still that of the whole target.
+        """
+        assert self._stream is not None
+        higher = self._stream.target.level_outputs(batch.inputs)[:, level:]
+        return batch._replace(labels=batch.labels - higher.sum(dim=1))
+
     def kept_bytes(self, element_size: int) -> int:
         """Memory of the validation set, which is kept where it is small: it is the same every time.
 

@@ -235,7 +235,10 @@ class GaussianMixture(InputLaw):
 
         c ~ Categorical(p),   x | c ~ N(mu_c, Sigma_c)
 
-    Source: Allen-Zhu and Li, arXiv 2001.04413 (mixtures of non-spherical Gaussians).
+    Source: Allen-Zhu and Li, arXiv 2001.04413, who allow mixtures of non-spherical Gaussians.
+    Ours are more general than those of their proposition: there, every component is centered at 0,
+    and each coordinate of x has the same variance in every component. (Their components are
+    N(0, Sigma_c^2), and the norms of the j-th rows of all Sigma_c agree, for each j.)
 
     Args:
         components: the Gaussians, all of one `input_dim`. Give each a seed of its own, or the

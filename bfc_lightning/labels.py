@@ -26,7 +26,7 @@ class Labels(nn.Module, ABC):
     @property
     @abstractmethod
     def target_law(self) -> InputLaw:
-        """The law under which the target is normalised and measured."""
+        """The law under which the target is normalized and measured."""
 
     @property
     def is_random(self) -> bool:
@@ -138,8 +138,10 @@ class Classification(Labels):
 
         y = 1[ <w, x - mu> + G(Px) - E G(Px) >= 0 ],   P x = x - Sigma w <w, x - mu>/(w^T Sigma w)
 
-    w has a Haar direction and w^T Sigma w = Var G(Px). The level outputs are centred, so each class
-    has probability near 1/2. Level l decides about a share alpha_l of the examples.
+    w has a Haar direction and w^T Sigma w = Var G(Px). For a Gaussian x, the linear score
+    <w, x - mu> is independent of Px. For a mixture, the two are uncorrelated but not independent.
+    The sum is centered, so each class has probability near 1/2. The share of the examples that
+    change class when level l is added is in proportion to alpha_l.
 
     Source: the slides on hierarchical learning (Li), extension to classification; the general
     Sigma is ours.
@@ -187,7 +189,7 @@ class Classification(Labels):
     ) -> Float[Tensor, "n one_plus_levels"]:
         """<w, x - mu> - E G(Px), then the level outputs of G at P x.
 
-        The constant sits in column 0: only the sum of all levels is centred, not each.
+        The constant sits in column 0: only the sum of all levels is centered, not each.
         """
         levels = target.level_outputs(self.target_argument(x))
         length = target.variance.sqrt() / self.spread

@@ -35,6 +35,8 @@ class LinearizedDenseNet(DenseNet):
         moves: delta, a parameter for each one of the DenseNet, dots in its name as `/`.
     """
 
+    is_linearized = True
+
     def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **settings)
         own = dict(self.named_parameters())

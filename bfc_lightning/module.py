@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from bfc_lightning.data import HierarchicalData
 from bfc_lightning.fast_path import Clipping, FastPath, InTurn, why_not_fast
 from bfc_lightning.labels import Labels
 from bfc_lightning.linearized import LinearizedDenseNet
@@ -27,6 +28,7 @@ from bfc_lightning.types import Batch, Burst
 default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.95))
 
 PHASE_KEY = "phase"
+INIT_SCALE = 0.1
 
 T = TypeVar("T", int, float)
 LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
@@ -42,6 +44,11 @@ class HierarchicalLearner(LightningModule):
         depth: layers of the learner; the target's where not given. 1 is the two-layer baseline.
         activation: sigma, a class or function by import path, e.g. `torch.nn.ReLU`; the square
             where not given.
+        positive_readout: whether the readout v of every layer is initialized to +1, whatever the
+            signs of the target; otherwise half of it to +1 and half to -1.
+        init_scale: by which the initial hidden weights are multiplied; where not given, 0.1 for a
+            learner that is trained, and 1 for a linearized one and for rivals that are kernels of
+            the initialization.
         train_readout: whether the readout v of every layer is trained, or stays at its signs.
         linear_readout: whether the learner has a linear term <u, x>; classification needs it.
         linearized: whether the learner is replaced by its first-order expansion at the start, which
@@ -70,6 +77,8 @@ class HierarchicalLearner(LightningModule):
         width: int | list[int] = 128,
         depth: int | None = None,
         activation: Activation | None = None,
+        positive_readout: bool = False,
+        init_scale: float | None = None,
         train_readout: bool = True,
         linear_readout: bool = False,
         linearized: bool = False,
@@ -97,12 +106,15 @@ class HierarchicalLearner(LightningModule):
             raise ValueError(
                 f"regularization must be 0 for a linearized learner, got {regularization}."
             )
+        if init_scale is None:
+            init_scale = 1.0 if linearized else INIT_SCALE
         self.network = (LinearizedDenseNet if linearized else DenseNet)(
             target.input_dim,
             _per_layer("width", width, depth),
             level_scales=target.level_scales,
             activation=activation,
-            positive_readout=target.has_positive_signs,
+            positive_readout=positive_readout,
+            init_scale=init_scale,
             train_readout=train_readout,
             linear_readout=linear_readout,
             seed=0 if seed is None else seed,
@@ -159,6 +171,9 @@ class HierarchicalLearner(LightningModule):
         if self.fast_path is not None:
             burst = Burst(batch.inputs.unsqueeze(0), batch.labels.unsqueeze(0))
             return {"loss": take_steps(self, self.fast_path, [burst], self.progress)[0]}
+        if self.phase is not None and self.phase.taught is not None:
+            data: HierarchicalData = self.trainer.datamodule  # type: ignore[attr-defined]
+            batch = data.cut_off(batch, self.phase.taught)
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
@@ -204,6 +219,7 @@ class HierarchicalLearner(LightningModule):
         """
         self.phase = phase
         self.network.active_depth = phase.depth
+        self.network.cut = phase.cut
         self.network.train_layers(phase.trained)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -237,6 +253,9 @@ class HierarchicalLearner(LightningModule):
         """
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = self.make_optimizer(trainable)
+        if self.phase is not None and self.phase.lr_factor != 1:
+            for group in optimizer.param_groups:
+                group["lr"] *= self.phase.lr_factor
         if self.make_schedule is None:
             return optimizer
         schedule = make_schedule(self.make_schedule, optimizer, total_steps=num_steps)

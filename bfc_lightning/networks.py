@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -69,12 +69,13 @@ class DenseLayer(nn.Module):
         """Z_l from F_0, ..., F_{l-1} side by side."""
         return nn.functional.linear(below, self.weight, self.bias)
 
-    def initialize(self, *, positive_readout: bool, random: torch.Generator) -> None:
-        """V_{l,0} ~ N(0, 1/d), V_{l,j} ~ N(0, 0.3^2/m_j), b = 0, v half +1 and half -1.
+    def initialize(self, *, scale: float, positive_readout: bool, random: torch.Generator) -> None:
+        """V_{l,0} ~ s N(0, 1/d), V_{l,j} ~ s N(0, 0.3^2/m_j), b = 0, v half +1 and half -1.
 
         An odd neuron gets +1.
 
         Args:
+            scale: s.
             positive_readout: v all +1 instead.
             random: a CPU generator.
         """
@@ -82,7 +83,7 @@ class DenseLayer(nn.Module):
             for source, fan_in in enumerate(self.fan_ins):
                 std = (1.0 if source == 0 else FEATURE_STD) / math.sqrt(fan_in)
                 drawn = torch.randn(self.width, fan_in, generator=random, dtype=torch.float64)
-                self.block(source).copy_(std * drawn)
+                self.block(source).copy_(scale * std * drawn)
             self.bias.zero_()
             self.readout.fill_(1.0)
             if not positive_readout:
@@ -111,26 +112,39 @@ class DenseNet(nn.Module):
         F_l = sigma(Z_l)                                        in R^{m_l}
         f(x) = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
 
-    Source: Allen-Zhu and Li, arXiv 2001.04413, learner network; start and scales are ours.
+    The learner of Allen-Zhu and Li, arXiv 2001.04413, differs: its layers read their inputs
+    through narrow distilled copies K of the wide weights W and fixed random maps R, four
+    regularizers tie K to W, its inner activation is a bounded truncation of the square, the first
+    layer is fixed, layer l does not read layer l-2, and readouts are +1. Here every layer reads all
+    lower ones through trainable weights, and initialization and readouts are as stated below.
 
     Args:
         input_dim: d.
-        widths: m_1, ..., m_L; one number a layer. Depth 1 is the two-layer baseline.
+        widths: m_1, ..., m_L, one number for each layer. Depth 1 is the two-layer baseline.
         level_scales: alpha of the target, by which each layer's readout is scaled (a_l); beyond its
             end the last one again.
         activation: sigma; each layer gets a copy.
-        positive_readout: v starts at +1 everywhere, for targets with positive signs.
-        train_readout: v is trained from its start; otherwise it stays there.
-        linear_readout: <u, x> is part of f, from u = 0; classification needs it.
-        seed: of the start.
+        positive_readout: v is initialized to +1 everywhere; otherwise half +1 and half -1.
+        train_readout: v is trained; otherwise it keeps its initial value.
+        linear_readout: <u, x> is part of f, initialized to u = 0; classification needs it.
+        init_scale: s, by which the initial hidden weights V are multiplied.
+        seed: of the initialization.
 
     Attributes:
         active_depth: only layers 1, ..., active_depth are part of f; all of them at first. It is no
             parameter, and training schemes set it.
+        cut: which gradients are cut, for controls; set by training schemes, and only autograd
+            carries it out. `features`: none passes through V_{l,j}, j >= 1, to lower layers.
+            `readout`: none passes through v_l, l < active_depth, to the weights of layer l.
+        init_scale: s.
+        is_linearized: whether f is a first-order expansion, whose features do not move.
 
     Raises:
-        ValueError: if a size is below 1, there is no layer, or the activation changes the shape.
+        ValueError: if a size is below 1, there is no layer, the scale is not positive, or the
+            activation changes the shape.
     """
+
+    is_linearized = False
 
     def __init__(
         self,
@@ -142,9 +156,12 @@ class DenseNet(nn.Module):
         positive_readout: bool = False,
         train_readout: bool = True,
         linear_readout: bool = False,
+        init_scale: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 < init_scale < math.inf:
+            raise ValueError(f"init_scale must be positive and finite, got {init_scale}.")
         if input_dim < 1:
             raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
         if not widths or min(widths) < 1:
@@ -153,6 +170,8 @@ class DenseNet(nn.Module):
             )
         self.input_dim = input_dim
         self.active_depth = len(widths)
+        self.cut: Literal["none", "features", "readout"] = "none"
+        self.init_scale = init_scale
         self.train_readout = train_readout
         self.scales = tuple(
             scale / math.sqrt(width)
@@ -169,7 +188,9 @@ class DenseNet(nn.Module):
         self.linear = nn.Parameter(torch.zeros(input_dim)) if linear_readout else None
         for level, layer in enumerate(self.dense_layers(), start=1):
             layer.initialize(
-                positive_readout=positive_readout, random=generator(seed, "layer", level)
+                scale=init_scale,
+                positive_readout=positive_readout,
+                random=generator(seed, "layer", level),
             )
         self.train_layers(range(1, self.depth + 1))
 
@@ -203,7 +224,8 @@ class DenseNet(nn.Module):
         preactivations: list[Tensor] = []
         features: list[Tensor] = []
         for layer in self.active_layers():
-            preactivations.append(layer.preactivation(torch.cat([x, *features], dim=1)))
+            read = [own.detach() for own in features] if self.cut == "features" else features
+            preactivations.append(layer.preactivation(torch.cat([x, *read], dim=1)))
             features.append(layer.activation(preactivations[-1]))
         return preactivations, features
 
@@ -222,10 +244,32 @@ class DenseNet(nn.Module):
         output = self.constant.expand(x.shape[0])
         if self.linear is not None:
             output = output + x @ self.linear
-        scales = self.scales[: len(features)]
-        for scale, layer, feature in zip(scales, self.active_layers(), features, strict=True):
-            output = output + scale * (feature @ layer.readout)
+        for own in self.layer_outputs(features):
+            output = output + own
         return output
+
+    def layer_outputs(self, features: list[Float[Tensor, "n _m"]]) -> list[Float[Tensor, " n"]]:
+        """What each active layer adds to f: a_l m_l^(-1/2) v_l^T F_l(x)."""
+        if self.cut == "readout":
+            features = [*(own.detach() for own in features[:-1]), features[-1]]
+        layers = zip(self.scales[: len(features)], self.active_layers(), features, strict=True)
+        return [scale * (feature @ layer.readout) for scale, layer, feature in layers]
+
+    def rescaled(self, init_scale: float) -> "DenseNet":
+        """A copy of an untrained network, as if it had been initialized at another scale.
+
+        Args:
+            init_scale: s.
+
+        Returns:
+            A network with the same random draws.
+        """
+        copied = copy.deepcopy(self)
+        with torch.no_grad():
+            for layer in copied.dense_layers():
+                layer.weight.mul_(init_scale / self.init_scale)
+        copied.init_scale = init_scale
+        return copied
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""

@@ -1,4 +1,4 @@
-"""Objectives: the loss that is minimised, the score that is reported, the weight penalty."""
+"""Objectives: the loss that is minimized, the score that is reported, the weight penalty."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -114,7 +114,9 @@ def classification_slope(
 def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Tensor, ""]:
     """sum_l lambda_l sum_j |V_{l,j}|_F^2 over the active layers: no biases, no readout.
 
-    Source: the regulariser of Allen-Zhu and Li, arXiv 2001.04413.
+    Source: the lambda_6 part of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. Its other
+    parts, with lambda_3 to lambda_5, tie the wide weights W of a layer to their narrow distillate
+    K; a `DenseNet` has no K.
 
     Args:
         network: the learner.
@@ -131,7 +133,7 @@ def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Te
 
 
 class Objective(ABC):
-    """What a kind of labels asks of the learner: a loss to minimise and a score to report.
+    """What a kind of labels asks of the learner: a loss to minimize and a score to report.
 
     Attributes:
         score_name: the score's name in the logs, `nmse` or `error`.

@@ -20,8 +20,8 @@ class OneCycle(LambdaLR):
         h(a, b, q) = b + (a - b)(1 + cos(pi q))/2
 
     with p = step/(total_steps - 1) the progress of the run and w the warm-up fraction. Unlike
-    PyTorch's `OneCycleLR` it takes its peak from the optimiser and leaves the momentum alone, so
-    that plain SGD works as well as Adam.
+    PyTorch's `OneCycleLR` it takes its peak from the optimizer and leaves the momentum alone, so
+    that it also schedules SGD without momentum.
 
     Source: L. N. Smith, N. Topin, "Super-convergence", arXiv 1708.07120.
 

@@ -2,8 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Literal
+
+Control = Literal["taught_levels", "detach_features", "detach_readout", "restart", "subtract"]
+Cut = Literal["none", "features", "readout"]
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,23 @@ class Phase:
         stop: optimiser steps taken when it is over.
         depth: layers 1, ..., depth are part of f.
         trained: numbers of the layers that are trained; c and u always are.
+        taught: labels are cut off after this level of the target; None for the whole target.
+        cut: which gradients are cut, see `DenseNet.cut`.
+        lr_factor: by which the learning rate is multiplied.
     """
 
     start: int
     stop: int
     depth: int
     trained: tuple[int, ...]
+    taught: int | None = None
+    cut: Cut = "none"
+    lr_factor: float = 1.0
+
+    @property
+    def is_intervened(self) -> bool:
+        """Whether labels or gradients are changed, which only autograd carries out."""
+        return self.taught is not None or self.cut != "none"
 
     @property
     def length(self) -> int:
@@ -131,12 +146,47 @@ class _OneByOne(Scheme):
     """Layers that join one after another, a phase each."""
 
     def __init__(
-        self, steps: int | list[int] | None = None, freeze: dict[int, int] | None = None
+        self,
+        steps: int | list[int] | None = None,
+        freeze: dict[int, int] | None = None,
+        lr_factors: list[float] | None = None,
+        control: Control | None = None,
     ) -> None:
         super().__init__(freeze)
         if min(_as_list(steps), default=1) < 1:
             raise ValueError(f"steps must be at least 1 in every phase, got {steps}.")
+        if min(lr_factors or [1.0]) <= 0:
+            raise ValueError(f"lr_factors must all be positive, got {lr_factors}.")
         self.steps = steps
+        self.lr_factors = lr_factors
+        self.control = control
+
+    def phases(self, depth: int, max_steps: int) -> list[Phase]:
+        """See `Scheme.phases`; with `lr_factors` and the control of the scheme.
+
+        Raises:
+            ValueError: if there is not one factor for each phase, or no second phase to control.
+        """
+        planned = super().phases(depth, max_steps)
+        factors = [1.0] * depth if self.lr_factors is None else self.lr_factors
+        if len(factors) != depth:
+            raise ValueError(
+                f"scheme.lr_factors must be one number for each of {depth} layers, got {factors}."
+            )
+        planned = [
+            replace(phase, lr_factor=factor) for phase, factor in zip(planned, factors, strict=True)
+        ]
+        if self.control is None:
+            return planned
+        if depth < 2:
+            raise ValueError(
+                f"scheme.control {self.control} acts from phase 2 on: it needs a learner of at "
+                f"least 2 layers, got {depth}."
+            )
+        return [
+            _controlled(phase, number, self.control)
+            for number, phase in enumerate(planned, start=1)
+        ]
 
     @property
     def stretches(self) -> bool:
@@ -169,16 +219,28 @@ class _OneByOne(Scheme):
 class Progressive(_OneByOne):
     """Layer l joins at the start of phase l, and all lower ones go on training.
 
-    What this shows: the features of a lower layer, settled while it trained alone, become better
-    once a higher one joins.
+    Whether a lower layer improves *because* a higher one has joined is a question for controls,
+    each of which takes one possible cause away. They need regression and act from phase 2 on:
+
+    - `taught_levels`: in phase l labels are cut off after level l of the target, from phase 1 on.
+      No layer has anything to over-fit to: what a measure shows here is its floor.
+    - `detach_features`: no gradient passes through the weights by which a layer reads lower ones.
+      A lower layer sees higher ones only through the residual of f.
+    - `detach_readout`: lower layers get no gradient through their own readouts, only through the
+      layers that read them.
+    - `restart`: optimizer and learning-rate schedule start again, but no layer joins the first.
+    - `subtract`: as `restart`, and levels above the first are subtracted from the labels: what
+      perfect higher layers would leave to the first one.
 
     Args:
-        steps: of each phase, one number or one a layer; the run's length is then their sum. Without
-            them, `trainer.max_steps` is shared out equally.
-        freeze: layer by layer, the step from which it is trained no more.
+        steps: of each phase, one number or one for each layer; the run's length is then their sum.
+            Without them, `trainer.max_steps` is shared out equally.
+        freeze: for each layer, the step from which it is no longer trained.
+        lr_factors: by which the learning rate is multiplied, one number for each phase.
+        control: one of the above.
 
     Raises:
-        ValueError: if a number of steps is below 1 or a frozen step negative.
+        ValueError: if a number is out of range.
     """
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
@@ -190,17 +252,46 @@ class Layerwise(_OneByOne):
     """Layer l joins at the start of phase l; it alone is trained, then frozen for good.
 
     Args:
-        steps: of each phase, one number or one a layer; the run's length is then their sum. Without
-            them, `trainer.max_steps` is shared out equally.
-        freeze: layer by layer, the step from which it is trained no more.
+        steps: of each phase, one number or one for each layer; the run's length is then their sum.
+            Without them, `trainer.max_steps` is shared out equally.
+        freeze: for each layer, the step from which it is no longer trained.
+        lr_factors: by which the learning rate is multiplied, one number for each phase.
+        control: `taught_levels` cuts off the labels of phase l after level l of the target. The
+            other controls of `Progressive` change what frozen layers never get.
 
     Raises:
-        ValueError: if a number of steps is below 1 or a frozen step negative.
+        ValueError: if a number is out of range.
     """
+
+    def __init__(
+        self,
+        steps: int | list[int] | None = None,
+        freeze: dict[int, int] | None = None,
+        lr_factors: list[float] | None = None,
+        control: Literal["taught_levels"] | None = None,
+    ) -> None:
+        super().__init__(steps, freeze, lr_factors, control)
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
         """Layers 1 to number + 1, of which the last is trained."""
         return number + 1, [number + 1]
+
+
+def _controlled(phase: Phase, number: int, control: Control) -> Phase:
+    """Phase `number`, counted from 1, under a control."""
+    if control == "taught_levels":
+        return replace(phase, taught=number)
+    if number == 1:
+        return phase
+    match control:
+        case "detach_features":
+            return replace(phase, cut="features")
+        case "detach_readout":
+            return replace(phase, cut="readout")
+        case "restart":
+            return replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}))
+        case "subtract":
+            return replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}), taught=1)
 
 
 def _as_list(steps: int | list[int] | None) -> list[int]:

@@ -153,6 +153,7 @@ class FiniteStream:
         if num_samples < 1:
             raise ValueError(f"num_train_samples must be at least 1, got {num_samples}.")
         self.stream = stream
+        self.target = stream.target
         self.num_samples = num_samples
         step = stream.num_shards * (-(-self._DRAW // stream.num_shards))
         drawn = stream.batch("train_set", 0, step)

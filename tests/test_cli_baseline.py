@@ -58,9 +58,12 @@ def test_samples_are_those_that_a_fit_with_the_same_seed_sees(tmp_path):
     assert float((labels - signal).std()) == pytest.approx(0.3 * float(signal.std()), rel=0.4)
 
 
-def test_learner_is_the_network_that_a_fit_starts_from(tmp_path):
-    given = record(tmp_path, "recorder")
+@pytest.mark.parametrize("scale", [None, "0.5"])
+def test_learner_is_initialized_as_for_a_fit_but_at_scale_1_by_default(tmp_path, scale):
+    told = [] if scale is None else ["--model.init_scale", scale]
+    given = record(tmp_path, "recorder", *told)
     words = ["--trainer.max_steps", "1", "--model.optimizer.lr", "0", "--run.name", "fit"]
+    words += ["--model.init_scale", scale or "1"]
     assert fit(tmp_path, *FEW, *words) == 0
     stored = torch.load(tmp_path / "fit" / "checkpoints" / "last.ckpt", weights_only=True)
     weights = {

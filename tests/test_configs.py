@@ -47,7 +47,7 @@ def parse(monkeypatch):
 def test_the_promised_configs_are_there():
     names = {path.stem for path in CONFIGS}
     assert names >= {
-        *("quickstart", "depth3", "depth3_long", "depth4", "theory", "sgd", "classification"),
+        *("quickstart", "depth3", "depth3_long", "depth4", "roots", "sgd", "classification"),
         *("non_spherical", "mixture", "rich_representation", "backward_correction"),
         *("finite_sample", "single_index", "quadratic_feature", "depth_separation"),
     }

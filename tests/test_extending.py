@@ -103,9 +103,7 @@ def test_input_law_of_the_document_makes_a_run(workplace):
     assert float(inputs.var()) == pytest.approx(1 / 3, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    "activation", ["torch.nn.ReLU", "torch.tanh", "bfc_lightning.TruncatedQuadratic"]
-)
+@pytest.mark.parametrize("activation", ["torch.nn.ReLU", "torch.tanh", "bfc_lightning.Huber"])
 def test_activation_by_import_path_makes_a_run(workplace, activation):
     words = ["fit", "-c", "my_run.yaml", "-c", "small.yaml", "--model.activation", activation]
     assert main([*words, "--trainer.max_steps", "5"]) == 0

@@ -8,7 +8,7 @@ import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from bfc_lightning.activations import Quadratic, TruncatedQuadratic
+from bfc_lightning.activations import Huber, Quadratic
 from bfc_lightning.fast_path import Clipping
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Regression
@@ -108,7 +108,7 @@ def test_rates_follow_the_schedule(schedule, optimizer):
     assert_same_run(Case(), OPTIMIZERS[optimizer], schedule=SCHEDULES[schedule], clip=("norm", 0.5))
 
 
-@pytest.mark.parametrize("activation", [Quadratic(), TruncatedQuadratic(0.5), torch.nn.ReLU()])
+@pytest.mark.parametrize("activation", [Quadratic(), Huber(0.5), torch.nn.ReLU()])
 @pytest.mark.parametrize(
     "shape",
     [

@@ -314,7 +314,7 @@ def test_file_that_is_cut_off_is_found(whole, tmp_path, name):
     assert unreadable(other) == []
     path = other / name
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3] + b"{" * (path.suffix == ".yaml"))
+    path.write_bytes(content[: len(content) * 2 // 3] + b"\n{" * (path.suffix == ".yaml"))
     assert [clause.split()[0] for clause in unreadable(other)] == [path.name]
 
 

@@ -195,7 +195,7 @@ def test_adam_learns_two_levels(tmp_path):
     assert metrics["levels/residual_2"] < 0.05
 
 
-def test_plain_sgd_without_momentum_learns_too(tmp_path):
+def test_clipped_sgd_without_momentum_learns_too(tmp_path):
     words = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.5"]
     words += ["--trainer.gradient_clip_val", "0.3"]
     words += ["--trainer.max_steps", "1500", "--model.width", "16", "--data.batch_size", "64"]

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from bfc_lightning.activations import Quadratic, TruncatedQuadratic
+from bfc_lightning.activations import Huber, Quadratic
 from bfc_lightning.networks import DenseNet
 from tests.fast_paths import ByHand
 from tests.reference import finite_differences
 
 ACTIVATIONS = {
     "square": Quadratic(),
-    "truncated": TruncatedQuadratic(0.5),
+    "huber": Huber(0.5),
     "relu": torch.nn.ReLU(),
 }
 NETWORKS = {
@@ -70,7 +70,7 @@ def test_output_and_gradients_are_those_of_autograd(shape, activation):
     assert_same(by_hand.backward(slope), expected)
 
 
-@pytest.mark.parametrize("activation", ["square", "truncated"])
+@pytest.mark.parametrize("activation", ["square", "huber"])
 def test_gradients_are_finite_differences(activation):
     learner = network([3, 2], activation=ACTIVATIONS[activation], linear_readout=True)
     x, slope = samples(7)

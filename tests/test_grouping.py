@@ -127,7 +127,7 @@ def tried(*options: tuple[str, object]) -> list[PlannedRun]:
         (RATE, [0.01, "1e-3"], [0.01, 0.001]),
         ("model.optimizer.lr", [1, "1_0.0"], [1.0, 10.0]),
         (PENALTY, [0, "[0.0,0.1]"], [0.0, [0.0, 0.1]]),
-        (SCALES, ["theory", 0.5, "[1.0,0.3]"], ["theory", 0.5, [1.0, 0.3]]),
+        (SCALES, ["roots", 0.5, "[1.0,0.3]"], ["roots", 0.5, [1.0, 0.3]]),
         (NOISE, [0, 0.1], [0.0, 0.1]),
         ("data.seed", [3, 4], [3, 4]),
     ],

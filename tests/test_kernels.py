@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bfc_lightning.activations import TruncatedQuadratic
+from bfc_lightning.activations import Huber
 from bfc_lightning.kernels import (
     has_positive_readout,
     learner_nngp,
@@ -172,5 +172,5 @@ def test_what_the_formulas_do_not_cover_is_refused():
         ValueError, match=r"readout must be half .* got the sum 2 over 4 in layer 2"
     ):
         readout_scales(trained)
-    with pytest.raises(ValueError, match=r"activation must be Quadratic .* got TruncatedQuadratic"):
-        readout_scales(DenseNet(5, [4], activation=TruncatedQuadratic()))
+    with pytest.raises(ValueError, match=r"activation must be Quadratic .* got Huber"):
+        readout_scales(DenseNet(5, [4], activation=Huber()))

@@ -9,7 +9,7 @@ import reference
 import torch
 from torch import nn
 
-from bfc_lightning.activations import Quadratic, TruncatedQuadratic
+from bfc_lightning.activations import Huber, Quadratic
 from bfc_lightning.measures import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.seeds import generator
@@ -68,7 +68,7 @@ def test_kernel_is_that_of_the_full_jacobian(widths, linear_readout):
         nn.ReLU(),
         nn.Tanh(),
         nn.Identity(),
-        TruncatedQuadratic(0.5),
+        Huber(0.5),
         torch.sin,
     ],
 )

@@ -27,11 +27,21 @@ def test_depth_may_differ_from_the_target(target):
     assert learner(target, depth=3, width=[8, 4, 2]).network.dense_layers()[2].width == 2
 
 
-def test_readout_is_positive_exactly_where_the_signs_are():
-    positive = HierarchicalTarget(Gaussian(6), [3, 2], signs="positive")
-    mixed = HierarchicalTarget(Gaussian(6), [3, 2], signs=[[1, -1, 1], [1, 1]])
-    assert bool((learner(positive).network.dense_layers()[0].readout == 1).all())
-    assert float(learner(mixed).network.dense_layers()[0].readout.detach().sum()) == 0
+@pytest.mark.parametrize("signs", ["positive", [[1, -1, 1], [1, 1]]])
+def test_readout_follows_its_own_setting_and_not_the_signs_of_the_target(signs):
+    target = HierarchicalTarget(Gaussian(6), [3, 2], signs=signs)
+    assert float(learner(target).network.dense_layers()[0].readout.detach().sum()) == 0
+    positive = learner(target, positive_readout=True).network.dense_layers()
+    assert all(bool((layer.readout == 1).all()) for layer in positive)
+
+
+def test_initialization_is_small_unless_the_learner_is_linearized(target):
+    scales = [
+        learner(target, **settings).network.init_scale
+        for settings in ({}, {"linearized": True}, {"init_scale": 0.5}, {"init_scale": 2.0})
+    ]
+    assert scales == [0.1, 1.0, 0.5, 2.0]
+    assert learner(target, linearized=True, init_scale=0.5).network.init_scale == 0.5
 
 
 def test_fixed_readout_is_not_given_to_the_optimiser(target):

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 from torch.func import functional_call, stack_module_state
 
-from bfc_lightning.activations import TruncatedQuadratic
+from bfc_lightning.activations import Huber
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.networks import DenseLayer, DenseNet, expand_scales
 from bfc_lightning.seeds import generator
@@ -72,7 +72,7 @@ def test_network_is_the_slow_formula(widths, linear_readout):
     [
         (nn.ReLU(), lambda z: max(z, 0.0)),
         (nn.Tanh(), math.tanh),
-        (TruncatedQuadratic(0.5), lambda z: z * z if abs(z) <= 0.5 else 0.5 * (2 * abs(z) - 0.5)),
+        (Huber(0.5), lambda z: z * z if abs(z) <= 0.5 else 0.5 * (2 * abs(z) - 0.5)),
     ],
 )
 def test_network_uses_the_activation_it_is_given(activation, scalar):
@@ -243,7 +243,7 @@ def test_gradients_are_those_of_finite_differences(linear_readout):
     assert torch.autograd.gradcheck(output, values, eps=1e-6, atol=1e-7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.GELU(), TruncatedQuadratic(0.5)])
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.GELU(), Huber(0.5)])
 @pytest.mark.parametrize(("active_depth", "linear_readout"), [(3, False), (2, True)])
 @pytest.mark.parametrize("num_samples", [1, 2500])
 def test_evaluation_without_a_graph_is_the_same(

@@ -277,7 +277,7 @@ def test_flipping_a_sign_flips_its_feature_only():
 
 
 def test_presets_reach_the_target():
-    target = HierarchicalTarget(Gaussian(16), "theory", level_scales="theory", depth=3)
+    target = HierarchicalTarget(Gaussian(16), "roots", level_scales="roots", depth=3)
     # 16^(1/2) = 4, then max(2, 2), max(2, 1.41); alpha = 1, 1/4, 1/4 * 1/2
     assert target.widths == [4, 2, 2]
     assert target.level_scales == (1.0, 0.25, 0.125)
@@ -290,7 +290,7 @@ def test_presets_reach_the_target():
     ("arguments", "message"),
     [
         ({"widths": [5]}, "widths must not grow from input_dim = 4 upwards, got [5]."),
-        ({"widths": "theory"}, "depth must be given with widths: theory, got none."),
+        ({"widths": "roots"}, "depth must be given with widths: roots, got none."),
         ({"depth": 3}, "depth must be the number of widths, 2, got 3."),
         ({"level_scales": [1.0]}, "level_scales must hold one number for each of the 2 levels"),
         ({"sources": [[0], [0]]}, "sources of layer 2 must hold 1, got [0]."),

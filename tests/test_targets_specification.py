@@ -13,8 +13,8 @@ from bfc_lightning.targets.specification import (
     resolve_signs,
     resolve_sources,
     resolve_widths,
-    theory_scales,
-    theory_widths,
+    root_scales,
+    root_widths,
 )
 
 DENSE = [[0], [0, 1], [0, 1, 2]]
@@ -36,10 +36,10 @@ def refuses(message):
         (4, [2, 2, 2]),  # 2, 1.41, 1.19
     ],
 )
-def test_theory_widths_worked_by_hand(input_dim, widths):
-    assert theory_widths(input_dim, 3) == widths
-    assert resolve_widths("theory", input_dim=input_dim, depth=3) == widths
-    assert resolve_widths("theory", input_dim=input_dim, depth=1) == widths[:1]
+def test_root_widths_worked_by_hand(input_dim, widths):
+    assert root_widths(input_dim, 3) == widths
+    assert resolve_widths("roots", input_dim=input_dim, depth=3) == widths
+    assert resolve_widths("roots", input_dim=input_dim, depth=1) == widths[:1]
 
 
 def test_listed_widths_are_taken_as_they_are():
@@ -50,9 +50,9 @@ def test_listed_widths_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("widths", "depth", "message"),
     [
-        ("theory", None, "depth must be given with widths: theory, got none."),
-        ("theory", 0, "depth must be at least 1, got 0."),
-        ("wide", 2, "widths must be 'theory' or a list of numbers, got 'wide'."),
+        ("roots", None, "depth must be given with widths: roots, got none."),
+        ("roots", 0, "depth must be at least 1, got 0."),
+        ("wide", 2, "widths must be 'roots' or a list of numbers, got 'wide'."),
         ([], None, "widths must name at least one layer, got []."),
         ([3, 0], None, "widths must all be at least 1, got [3, 0]."),
         ([9], None, "widths must not grow from input_dim = 8 upwards, got [9]."),
@@ -65,18 +65,18 @@ def test_widths_refused(widths, depth, message):
         resolve_widths(widths, input_dim=8, depth=depth)
 
 
-def test_theory_widths_are_refused_in_one_dimension():
+def test_root_widths_are_refused_in_one_dimension():
     with refuses("widths must not grow from input_dim = 1 upwards, got [2]."):
-        resolve_widths("theory", input_dim=1, depth=1)
+        resolve_widths("roots", input_dim=1, depth=1)
 
 
 # Scales
 
 
-def test_theory_scales_worked_by_hand():
+def test_root_scales_worked_by_hand():
     # d = 256: divided by 256^(1/2) = 16, then by 256^(1/4) = 4, then by 256^(1/8) = 2
-    assert theory_scales(256, 4) == [1.0, 1 / 16, 1 / 64, 1 / 128]
-    assert resolve_scales("theory", input_dim=256, depth=4) == [1.0, 1 / 16, 1 / 64, 1 / 128]
+    assert root_scales(256, 4) == [1.0, 1 / 16, 1 / 64, 1 / 128]
+    assert resolve_scales("roots", input_dim=256, depth=4) == [1.0, 1 / 16, 1 / 64, 1 / 128]
 
 
 def test_ratio_gives_its_powers_and_a_list_itself():
@@ -88,7 +88,7 @@ def test_ratio_gives_its_powers_and_a_list_itself():
 @pytest.mark.parametrize(
     ("scales", "message"),
     [
-        ("practice", "level_scales must be 'theory', a ratio or a list, got 'practice'."),
+        ("practice", "level_scales must be 'roots', a ratio or a list, got 'practice'."),
         (
             [1.0, 0.5, 0.1],
             "level_scales must hold one number for each of the 2 levels, got 3: [1.0, 0.5, 0.1].",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import SGD, Adam, RMSprop
 
-from bfc_lightning.activations import Quadratic, TruncatedQuadratic
+from bfc_lightning.activations import Huber, Quadratic
 from bfc_lightning.fast_path import why_not_fast
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.networks import DenseNet
@@ -42,7 +42,7 @@ class Offset(Quadratic):
     [
         (DenseNet, Adam, None),
         (partial(DenseNet, activation=torch.nn.ReLU()), RMSprop, None),
-        (partial(DenseNet, activation=TruncatedQuadratic()), SGD, None),
+        (partial(DenseNet, activation=Huber()), SGD, None),
         (partial(DenseNet, activation=torch.nn.SiLU()), Adam, "SiLU has no form in place"),
         (partial(DenseNet, activation=torch.square), Adam, "square has no form in place"),
         (partial(DenseNet, activation=Offset()), Adam, "Offset has parameters of its own"),

@@ -56,6 +56,8 @@ class BaselineApplication(Application):
             raise RunError(
                 f"model.num_replicas must be 1 for a baseline, got {mine.model.num_replicas}."
             )
+        if mine.model.init_scale is None:  # the default is chosen for training
+            self.resolved[self.subcommand].model.init_scale = 1.0
         self.options = RunOptions(**vars(mine.run))
         self.folder = find_folder(self.options, [str(file) for file in mine.config or []])
 

@@ -35,6 +35,7 @@ from bfc_lightning.cli.processes import FOLDER_VARIABLE, is_first_process
 from bfc_lightning.cli.refusals import absent_folders, in_words, is_lack_of_memory, remove_empty
 from bfc_lightning.cli.trainer_flags import (
     as_list,
+    check_control,
     check_interval,
     check_monitors,
     check_optimizer,
@@ -159,6 +160,7 @@ class Fitting:
                 data=data,
                 callbacks=given,
                 pause_steps=self._pause_steps(phases),
+                is_controlled=any(phase.is_intervened for phase in phases),
             )
             folder = None if self.claim is None else str(self.claim.path)
             threads, peers = self.options.threads, self.peers
@@ -203,6 +205,8 @@ class Fitting:
             phases = self.scheme.phases(learners_of(model)[0].network.depth, flags["max_steps"])
         except ValueError as refused:
             raise RunError(str(refused)) from refused
+        if any(phase.is_intervened for phase in phases):
+            check_control(learners_of(model)[0])
         if len(phases) > 1:
             lengths = " + ".join(f"{phase.length:,}" for phase in phases)
             say(f"{type(self.scheme).__name__}: {lengths} = {phases[-1].stop:,} optimiser steps")

@@ -11,6 +11,7 @@ from torch.optim import LBFGS
 
 from bfc_lightning.cli.peers import Peers
 from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase, Scheme
 
@@ -212,6 +213,24 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
                 f"trainer.callbacks: monitor must be {' or '.join(known)}, "
                 f"got {callback.monitor!r}."
             )
+
+
+def check_control(model: HierarchicalLearner) -> None:
+    """Refuses controls that change labels or gradients where they would mean nothing.
+
+    Args:
+        model: the learner.
+
+    Raises:
+        RunError: if it is a classifier or linearized, or its target has one level only.
+    """
+    if not isinstance(model.objective, RegressionObjective):
+        raise RunError("scheme.control needs regression, got labels that are classes.")
+    if model.network.is_linearized:
+        raise RunError("scheme.control needs features that move, got model.linearized: true.")
+    levels = len(model.objective.target.level_scales)
+    if levels < 2:
+        raise RunError(f"scheme.control needs a target of at least 2 levels, got {levels}.")
 
 
 def check_optimizer(model: HierarchicalLearner, scheme: Scheme, phase: Phase) -> None:

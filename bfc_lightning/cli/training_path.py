@@ -40,6 +40,7 @@ def settle_training_path(
     data: AnyData,
     callbacks: Sequence[Callback],
     pause_steps: Iterable[int],
+    is_controlled: bool = False,
 ) -> None:
     """Makes learner, data and Trainer take the path that is wanted and possible.
 
@@ -54,6 +55,7 @@ def settle_training_path(
         data: the data module.
         callbacks: the user's.
         pause_steps: steps after which a burst must end, beside the Trainer's intervals.
+        is_controlled: whether a control of the scheme changes labels or gradients.
 
     Raises:
         RunError: if `fast` is wanted and impossible.
@@ -64,6 +66,8 @@ def settle_training_path(
             raise RunError("training_path must be auto or fast with model.num_replicas, got plain.")
         return
     reason = _why_plain(trainer, model, callbacks)
+    if is_controlled:
+        reason = "scheme.control changes labels or gradients, which autograd carries out"
     if reason is not None:
         if many:
             raise RunError(f"model.num_replicas must be 1 here: {reason}.")

@@ -165,7 +165,13 @@ def _shared_words(words: Sequence[str]) -> list[str]:
 
 def _is_alone(settings: Mapping[str, Any]) -> bool:
     is_watched = any(settings["trainer"][key] for key in _TRAINER_KEYS)
-    return is_watched or settings["training_path"] == "plain" or settings["model"]["linearized"]
+    scheme = settings["scheme"].get("init_args") or {}
+    needs_autograd = (
+        settings["training_path"] == "plain"
+        or settings["model"]["linearized"]
+        or scheme.get("control") not in (None, "restart")
+    )
+    return is_watched or needs_autograd
 
 
 def _work(settings: Mapping[str, Any]) -> float:

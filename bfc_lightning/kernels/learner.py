@@ -153,9 +153,13 @@ def readout_scales(network: DenseNet) -> list[float]:
         a_l, without the factor m_l^(-1/2).
 
     Raises:
-        ValueError: if its activation is not the square, or its readouts are neither balanced nor
-            all +1, or that with different widths.
+        ValueError: if its activation is not the square, its weights are not initialized at scale
+            1, or its readouts are neither balanced nor all +1, or that with different widths.
     """
+    if network.init_scale != 1:
+        raise ValueError(
+            f"init_scale must be 1 for the kernel's formula, got {network.init_scale}."
+        )
     is_positive = has_positive_readout(network)
     widths = [layer.width for layer in network.dense_layers()]
     if is_positive and len(set(widths)) > 1:

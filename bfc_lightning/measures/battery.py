@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.labels import Classification, Labels
+from bfc_lightning.labels import Classification, Labels, Regression
 from bfc_lightning.measures.errors import normalized_mse
 from bfc_lightning.measures.features import (
     consumed_leakage,
@@ -19,6 +19,8 @@ from bfc_lightning.measures.features import (
     richness,
     weight_leakage,
 )
+from bfc_lightning.measures.forms import form_error, learner_form, target_form
+from bfc_lightning.measures.functions import Polynomials, function_error
 from bfc_lightning.measures.levels import level_residuals, level_shares, truncation_errors
 from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
@@ -40,7 +42,10 @@ class MeasureSample:
         features: G_1..G_L likewise.
         target: G, where the sample is, float64.
         labels: likewise.
-        kernel: the tangent kernel of the untrained learner on the first 256 points.
+        kernel: the tangent kernel of the untrained learner, initialized at scale 1, on the first
+            256 points.
+        polynomials: for each level l with a layer, those of degree <= 2^(l-1); None for classes,
+            where the target has no layers, and where there are too many of them.
         untrained: the probe residuals of the untrained learner, target levels by learner layers.
     """
 
@@ -53,6 +58,7 @@ class MeasureSample:
     labels: Labels
     kernel: Float[Tensor, "points points"]
     untrained: Float[Tensor, "levels layers"]
+    polynomials: list[Polynomials | None]
 
 
 @dataclass
@@ -129,10 +135,16 @@ def take_sample(
         features=features,
         target=target,
         labels=labels,
-        kernel=empirical_ntk(network, arguments[:NUM_KERNEL_POINTS]),
+        kernel=empirical_ntk(network.rescaled(1.0), arguments[:NUM_KERNEL_POINTS]),
         untrained=probe_residuals(network.features(arguments), features)
         if features
         else inputs.new_empty(0, 0),
+        polynomials=[
+            Polynomials.on(inputs, degree=2**level)
+            for level in range(min(len(features), network.depth))
+        ]
+        if isinstance(labels, Regression) and not network.is_linearized
+        else [],
     )
 
 
@@ -266,10 +278,46 @@ def weight_measures(moment: Moment) -> dict[str, float]:
     return named
 
 
-def kernel_measures(moment: Moment) -> dict[str, float]:
-    """`ntk/drift`: how far the tangent kernel of the whole network has turned from its start.
+def function_measures(moment: Moment) -> dict[str, float]:
+    """What each layer adds to f, against what the level of the same number adds to G.
 
-    Source: ours; see `measures.ntk`.
+    `levels/function_error_l` compares the functions as they are, and
+    `levels/function_error_projected_l` what of them no polynomial of degree <= 2^(l-1) can carry;
+    see `measures.functions`. `features/form_error_1` compares the quadratic forms of layer 1 and
+    level 1, where both are known: for quadratic activations.
+
+    Args:
+        moment: the learner and the points.
+
+    Returns:
+        Numbers by name; none for classes, for a linearized learner, and where the target has no
+        layers.
+    """
+    sample, network = moment.sample, moment.network
+    named: dict[str, float] = {}
+    if not sample.polynomials:
+        return named
+    outputs = network.layer_outputs(moment.features)
+    for level in moment.levels_with_layer:
+        learned, wanted = outputs[level - 1], sample.levels[:, level]
+        named[f"levels/function_error_{level}"] = float(function_error(learned, wanted))
+        polynomials = sample.polynomials[level - 1]
+        if polynomials is not None:
+            error = polynomials.function_error(learned, wanted)
+            named[f"levels/function_error_projected_{level}"] = float(error)
+    quadratic = isinstance(network.active_layers()[0].activation, Quadratic)
+    if quadratic and isinstance(sample.target, HierarchicalTarget):
+        error = form_error(learner_form(network), target_form(sample.target))
+        named["features/form_error_1"] = float(error)
+    return named
+
+
+def kernel_measures(moment: Moment) -> dict[str, float]:
+    """`ntk/drift`: how far the tangent kernel of the whole network is from its initialization.
+
+    The initialization is taken at scale 1, whatever `init_scale`: at a small scale the kernel of
+    the initialization is nearly that of the biases alone, and any training would count as drift.
+    See `measures.ntk`.
 
     Args:
         moment: the learner and the points.
@@ -286,6 +334,7 @@ MEASURES: tuple[Callable[[Moment], Mapping[str, float]], ...] = (
     output_measures,
     feature_measures,
     weight_measures,
+    function_measures,
     kernel_measures,
 )
 

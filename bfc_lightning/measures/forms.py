@@ -43,6 +43,24 @@ def target_form(target: HierarchicalTarget) -> Float[Tensor, "d d"]:
     return (weight.T * target.square_weights(1)) @ weight
 
 
+def form_error(learner: Float[Tensor, "d d"], target: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+    """How far the quadratic form of layer 1 is from that of level 1: `features/form_error_1`.
+
+        |A_F - A_1|_F^2 / |A_1|_F^2
+
+    with A_F of `learner_form` and A_1 of `target_form`. Unlike a probe of the neurons, it sees only
+    what layer 1 adds to f: parts of the neurons that cancel in the readout do not count.
+
+    Args:
+        learner: A_F.
+        target: A_1, not 0.
+
+    Returns:
+        0 where layer 1 computes level 1, apart from a linear function; 1 where it adds no form.
+    """
+    return (learner - target).square().sum() / target.square().sum()
+
+
 def in_target_basis(
     learner: Float[Tensor, "d d"], target: Float[Tensor, "d d"], num_directions: int
 ) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:

@@ -26,7 +26,7 @@ def _are_amounts(value: Any) -> bool:  # noqa: ANN401, as YAML has it
 
 
 def _are_scales(value: Any) -> bool:  # noqa: ANN401, as YAML has it
-    return value == "theory" or _are_amounts(value)
+    return value == "roots" or _are_amounts(value)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Kind:
 _SEED = _Kind("an integer in [0, 2^32)", _is_seed)
 _AMOUNT = _Kind("a number of at least 0", _is_amount)
 _AMOUNTS = _Kind("a number of at least 0, or a list of them", _are_amounts)
-_SCALES = _Kind("a number of at least 0, or a list of them, or `theory`", _are_scales)
+_SCALES = _Kind("a number of at least 0, or a list of them, or `roots`", _are_scales)
 _KINDS = {
     SEED: _SEED,
     "model.optimizer.init_args.lr": _AMOUNT,

@@ -34,15 +34,24 @@ class HierarchicalTarget(LayeredTarget):
     by sqrt(k_l): level l then adds a standard deviation of about alpha_l to G. Means and standard
     deviations are estimated once, on 2^17 samples of the input law.
 
-    Source: Allen-Zhu and Li, arXiv 2001.04413, target network; the normalisation is ours.
+    Source: the target network of Allen-Zhu and Li, arXiv 2001.04413. Ours differs from it:
+
+    - Their level 1 is fixed: G_1 = x^2 - E x^2 entry by entry, with d features and no weights.
+      Their output sums levels 2..L, with alpha_2 = 1. Our level 1 has k_1 features with weights,
+      S_1 = W_{1,0} x, and our output sums levels 1..L. Level l has degree 2^l in both.
+    - Their layer l never reads layer l - 2, and for l >= 3 it reads at least one layer besides
+      l - 1. By default, ours reads all layers below it.
+    - Their theorem has all signs +1, and a remark allows -1 for half of the features. Ours are
+      random by default.
+    - They do not normalize beyond subtracting E x^2 in level 1.
 
     Args:
         inputs: the law of x, of dimension d = k_0.
-        widths: k_1 >= ... >= k_L, none above d; or `theory` for max(2, round(d^(1/2^l))).
-        level_scales: alpha: a ratio r for r^(l-1), a list of L numbers, or `theory` for
+        widths: k_1 >= ... >= k_L, none above d; or `roots` for max(2, round(d^(1/2^l))).
+        level_scales: alpha: a ratio r for r^(l-1), a list of L numbers, or `roots` for
             alpha_{l+1} = alpha_l d^(-1/2^l). The smaller alpha_{l+1}/alpha_l, the wider the
             information gap.
-        depth: L; needed only with `widths: theory`.
+        depth: L; needed only with `widths: roots`.
         sources: J_l for every layer, as lists of layer numbers that hold l - 1; all by default.
         singular_values: [s_min, s_max] of every W_{l,j}, whose frames are Haar.
         signs: w: `random`, `positive` (all +1), or lists of +1 and -1.
@@ -60,8 +69,8 @@ class HierarchicalTarget(LayeredTarget):
     def __init__(
         self,
         inputs: InputLaw,
-        widths: list[int] | Literal["theory"],
-        level_scales: float | list[float] | Literal["theory"] = 0.5,
+        widths: list[int] | Literal["roots"],
+        level_scales: float | list[float] | Literal["roots"] = 0.5,
         depth: int | None = None,
         sources: list[list[int]] | None = None,
         singular_values: tuple[float, float] = (1.0, 1.0),
@@ -131,7 +140,7 @@ class HierarchicalTarget(LayeredTarget):
         return self._layers(x @ self.input_weight.T)[1]
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
-        """alpha_l w_l^T G_l (over sqrt(k_l) where normalised), one column a level."""
+        """alpha_l w_l^T G_l (divided by sqrt(k_l) if normalized), one column a level."""
         return self._read_out(self.features(x))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -176,7 +185,7 @@ class HierarchicalTarget(LayeredTarget):
         return preactivations, features
 
     def _fix_moments(self, seed: int) -> None:
-        """Normalises each layer on the one below it, then estimates the moments of G."""
+        """Normalizes each layer on the one below it, then estimates the moments of G."""
         random = generator(seed, "moments")
         projections = torch.cat([
             self.inputs.sample(MOMENT_CHUNK, random) @ self.input_weight.T

@@ -1,4 +1,4 @@
-"""From the words of a user (presets, ratios, lists) to the numbers of a hierarchical target."""
+"""Turns presets, ratios and lists into the numbers of a hierarchical target."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,19 +13,21 @@ from bfc_lightning.seeds import generator
 Weights = list[list[list[list[float]]]]
 
 
-def theory_widths(input_dim: int, depth: int) -> list[int]:
-    """k_l = max(2, round(d^(1/2^l))), l = 1..L.
+def root_widths(input_dim: int, depth: int) -> list[int]:
+    """k_l = max(2, round(d^(1/2^l))), l = 1..L: about the square root of the width below.
 
-    Source: the main theorem's k_l ~ d^(1/2^l) (Allen-Zhu and Li, arXiv 2001.04413); the floor of
-    2 is ours.
+    These are not the widths of Theorem 1 of Allen-Zhu and Li, arXiv 2001.04413. It asks for much
+    narrower levels: k_l <= d^(1/C^(l + C_1)) with constants C > C_1 >= 2, while the gaps are
+    alpha_{l+1}/alpha_l <= d^(-1/C^l).
     """
     return [max(2, round(input_dim ** (1 / 2**level))) for level in range(1, depth + 1)]
 
 
-def theory_scales(input_dim: int, depth: int) -> list[float]:
-    """alpha_1 = 1, alpha_{l+1} = alpha_l d^(-1/2^l).
+def root_scales(input_dim: int, depth: int) -> list[float]:
+    """alpha_1 = 1, alpha_{l+1} = alpha_l d^(-1/2^l): each scale is divided by the level's width.
 
-    Source: the main theorem's information gap (Allen-Zhu and Li, arXiv 2001.04413).
+    The width is that of `root_widths` before rounding. Theorem 1 of Allen-Zhu and Li,
+    arXiv 2001.04413, asks for much narrower levels at such a gap; see `root_widths`.
     """
     scales = [1.0]
     for level in range(1, depth):
@@ -34,21 +36,21 @@ def theory_scales(input_dim: int, depth: int) -> list[float]:
 
 
 def resolve_widths(
-    widths: list[int] | Literal["theory"], *, input_dim: int, depth: int | None
+    widths: list[int] | Literal["roots"], *, input_dim: int, depth: int | None
 ) -> list[int]:
     """k_1..k_L from a list or the preset.
 
     Raises:
         ValueError: if the widths grow, hold a number below 1, or disagree with `depth`.
     """
-    if widths == "theory":
+    if widths == "roots":
         if depth is None:
-            raise ValueError("depth must be given with widths: theory, got none.")
+            raise ValueError("depth must be given with widths: roots, got none.")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
-        widths = theory_widths(input_dim, depth)
+        widths = root_widths(input_dim, depth)
     if isinstance(widths, str):
-        raise ValueError(f"widths must be 'theory' or a list of numbers, got {widths!r}.")
+        raise ValueError(f"widths must be 'roots' or a list of numbers, got {widths!r}.")
     if not widths:
         raise ValueError("widths must name at least one layer, got [].")
     if min(widths) < 1:
@@ -64,17 +66,17 @@ def resolve_widths(
 
 
 def resolve_scales(
-    level_scales: float | list[float] | Literal["theory"], *, input_dim: int, depth: int
+    level_scales: float | list[float] | Literal["roots"], *, input_dim: int, depth: int
 ) -> list[float]:
     """alpha_1..alpha_L from a ratio, a list or the preset.
 
     Raises:
         ValueError: if the list has not one number a level, or a scale is not positive.
     """
-    if level_scales == "theory":
-        return theory_scales(input_dim, depth)
+    if level_scales == "roots":
+        return root_scales(input_dim, depth)
     if isinstance(level_scales, str):
-        raise ValueError(f"level_scales must be 'theory', a ratio or a list, got {level_scales!r}.")
+        raise ValueError(f"level_scales must be 'roots', a ratio or a list, got {level_scales!r}.")
     if isinstance(level_scales, int | float):
         scales = [float(level_scales) ** level for level in range(depth)]
     else:

@@ -8,7 +8,7 @@ NASTY = [
     *({"class_path": None}, {"class_path": "Gaussian"}, {"init_args": {"depth": 1}}),
     *({"class_path": ""}, {"class_path": "torch.nn.Linear", "init_args": {}}, {"class_path": 3}),
     *("os.system", "torch.nn.Nope", "bfc_lightning", "bfc_lightning.Nope", "1.2.3", ".", "..a"),
-    *("collections.OrderedDict", "torch.nn.Linear", "01:00", "2001-01-01", "theory", "auto"),
+    *("collections.OrderedDict", "torch.nn.Linear", "01:00", "2001-01-01", "roots", "auto"),
 ]
 ROLES = {
     "inputs": ["Gaussian", "GaussianMixture", "InputLaw"],
@@ -21,7 +21,7 @@ ROLES = {
     "activation": [
         *("torch.nn.ReLU", "torch.nn.GELU", "torch.nn.Softmax", "torch.nn.Identity"),
         *("torch.nn.Dropout", "torch.nn.BatchNorm1d", "torch.nn.Bilinear", "torch.nn.PReLU"),
-        *("TruncatedQuadratic", "bfc_lightning.TruncatedQuadratic", "torch.nn.Flatten"),
+        *("Huber", "bfc_lightning.Huber", "torch.nn.Flatten"),
     ],
     "optimizer": [
         *("torch.optim.SGD", "torch.optim.Adam", "torch.optim.AdamW", "torch.optim.LBFGS"),
@@ -91,8 +91,8 @@ EXTRA = {
     ],
     "inputs.init_args.weights": [[0.5, 0.5], [1.0], [], [0.5, -0.5]],
     "target": ["Sight", "SingleIndex", "BackwardCorrection", "QuadraticFeature", "Nope"],
-    "target.init_args.widths": [[3, 2], [4], [2, 2, 2], [3, 9], [], [0, 1], "theory"],
-    "target.init_args.level_scales": [0.3, [1.0, 0.2], [1.0], 0.0, -0.5, "theory", 1e-20, 1e20],
+    "target.init_args.widths": [[3, 2], [4], [2, 2, 2], [3, 9], [], [0, 1], "roots"],
+    "target.init_args.level_scales": [0.3, [1.0, 0.2], [1.0], 0.0, -0.5, "roots", 1e-20, 1e20],
     "target.init_args.depth": [1, 2, 3, 0, 9],
     "target.init_args.normalize": [True, False],
     "target.init_args.signs": ["random", "positive", [[1, -1, 1], [1, 1]], [[1]], [[2, 0, 1]]],

@@ -15,9 +15,10 @@ seeds, which for a median of five is nearly always from the smallest to the larg
 *holds* where the intervals of all its conditions lie within the bounds, *does not hold* where one
 lies wholly outside, and is *undecided* else.
 
-Theory proves lower bounds for kernels, tangent kernels and neural compositional kernels only. That
-layerwise training and networks with two layers fail is a measurement, on these targets, with these
-settings."""
+Theory proves lower bounds for every kernel method, for every fixed feature map and for certain
+two-layer polynomial networks, each on targets chosen for the proof. For layerwise training and for
+kernels applied in sequence there is no bound: that they fail is a measurement, on these targets,
+with these settings."""
 
 
 def as_json(judgement: Judgement, *, runs: str) -> dict[str, Any]:
