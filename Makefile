@@ -40,6 +40,6 @@ bench: $(INSTALLED)  ## step times beside bare PyTorch, JAX and the limit; on a 
 
 docs: $(INSTALLED)  ## make the README's picture and docs/claims.md again (half an hour on two cores)
 	$(BIN)/bfc compare -c configs/compare/cascade.yaml --run.root .venv/docs
-	cp .venv/docs/cascade/features.png docs/cascade.png
+	cp .venv/docs/cascade/compare.png docs/cascade.png
 	$(BIN)/bfc claims --run.root .venv/docs
 	cp .venv/docs/claims-quick/claims.md .venv/docs/claims-quick/claims.json docs/

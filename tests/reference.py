@@ -233,3 +233,15 @@ def finite_differences(function, parameters, width=1e-6):
             slope[index] = (values[0] - values[1]) / (2 * width)
         slopes.append(slope)
     return slopes
+
+
+def residual_off_polynomials(x, values, degree):
+    """What least squares on all monomials of at most this degree leaves of centred values."""
+    columns = [np.ones(len(x))]
+    for powers in np.ndindex(*[degree + 1] * x.shape[1]):
+        if 0 < sum(powers) <= degree:
+            columns.append(np.prod([x[:, i] ** p for i, p in enumerate(powers)], axis=0))
+    monomials = np.stack(columns, axis=1)
+    centred = values - values.mean()
+    fit, *_ = np.linalg.lstsq(monomials, centred, rcond=None)
+    return float(((centred - monomials @ fit) ** 2).sum())

@@ -27,7 +27,7 @@ def compared(tmp_path_factory) -> Path:
 def test_folder_holds_what_the_help_names(compared):
     names = {path.name for path in compared.iterdir()}
     files = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "png")}
-    assert names == {*files, "features.png", "commands.txt", "base", "learners", "runs", "logs"}
+    assert names == {*files, "commands.txt", "base", "learners", "runs", "logs"}
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
     (log,) = (compared / "logs").glob("wide-2runs-*.txt")
     assert log.read_text().startswith("$ bfc fit -c ")

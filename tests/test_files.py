@@ -166,5 +166,5 @@ def test_no_file_of_a_run_or_comparison_is_written_in_its_place(tmp_path):
     }
     assert names >= {"config.yaml", "summary.json", "metrics.csv", "last.ckpt", "best.ckpt"}
     assert names >= {"validate.json", "test.json", "predictions.npz", "learning_curves.png"}
-    assert names >= {"compare.csv", "compare.md", "compare.png", "features.png", "compare.yaml"}
+    assert names >= {"compare.csv", "compare.md", "compare.png", "compare.yaml"}
     assert not list((tmp_path / "logs").rglob("*.tmp"))

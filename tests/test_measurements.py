@@ -87,6 +87,14 @@ def test_untrained_network_scores_its_own_control(problem):
     assert named["levels/nmse"] > 0.5
 
 
+def test_drift_is_from_the_initialization_at_scale_1(problem):
+    law, target, labels = problem
+    network = DenseNet(8, [16, 16], init_scale=0.1, seed=3)
+    sample = take_sample(draw(law), target, labels, network)
+    assert measured(network.rescaled(1.0), sample)["ntk/drift"] == pytest.approx(0, abs=1e-12)
+    assert measured(network, sample)["ntk/drift"] > 0.1
+
+
 def test_layer_that_has_not_joined_has_no_keys_but_is_in_the_kernel(problem):
     law, target, labels = problem
     network = DenseNet(8, [16, 16], seed=3)

@@ -167,6 +167,54 @@ def test_weights_start_as_gaussians_of_the_stated_size():
         assert stats.kstest(blocks[key].flatten() / std, "norm").pvalue > 1e-4, key
 
 
+def test_initialization_scale_multiplies_the_weights_and_nothing_else():
+    whole, small = DenseNet(5, [4, 3], seed=1), DenseNet(5, [4, 3], init_scale=0.1, seed=1)
+    for (name, value), scaled in zip(whole.named_parameters(), small.parameters(), strict=True):
+        expected = 0.1 * value if name.endswith("weight") else value
+        assert torch.allclose(scaled, expected, rtol=1e-6), name
+    again = small.rescaled(1.0)
+    assert again.init_scale == 1.0
+    for value, scaled in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(scaled, value, rtol=1e-6)
+    with pytest.raises(ValueError, match="init_scale must be positive and finite, got 0"):
+        DenseNet(5, [4], init_scale=0.0)
+
+
+def test_cut_gradients_leave_the_output_and_what_is_not_cut():
+    x = torch.randn(6, 5, generator=generator(0, "cut"), dtype=torch.float64)
+    network = DenseNet(5, [4, 3, 2], seed=1).double()
+
+    def slopes(cut):
+        network.cut = cut
+        network.zero_grad()
+        output = network(x)
+        output.square().sum().backward()
+        return output.detach(), [layer.weight.grad.clone() for layer in network.dense_layers()]
+
+    whole, all_paths = slopes("none")
+    for cut in ("features", "readout"):
+        output, some_paths = slopes(cut)
+        assert torch.equal(output, whole)
+        assert torch.equal(some_paths[2], all_paths[2])  # nothing reads layer 3 but the readout
+        assert not torch.allclose(some_paths[0], all_paths[0])
+    # without paths between layers each layer's gradient is that through its own readout
+    _, own = slopes("features")
+    error = 2 * whole
+    for level, layer in enumerate(network.dense_layers()):
+        below = torch.cat([x, *network.features(x)[:level]], dim=1)
+        by_z = (
+            error[:, None] * network.scales[level] * layer.readout * 2 * layer.preactivation(below)
+        )
+        assert torch.allclose(own[level], by_z.T @ below)
+
+
+def test_layer_outputs_add_up_to_the_output():
+    x = torch.randn(6, 5, generator=generator(0, "outputs"))
+    network = DenseNet(5, [4, 3], linear_readout=True, seed=1)
+    total = network.constant + x @ network.linear + sum(network.layer_outputs(network.features(x)))
+    assert torch.allclose(network(x), total)
+
+
 def test_layers_start_independently():
     network = DenseNet(16, [100, 100])
     one, other = (layer.block(0).detach().flatten() for layer in network.layers)

@@ -27,7 +27,7 @@ MIXED = [{}, {RATE: 0.1, PENALTY: 1e-4}, {RATE: 1e200}, {SCALES: 0.3, SEED: 7}]
 MIXED_WORDS = [
     *EXACT,
     *["--model.lr_scheduler", "null", "--model.optimizer.lr", "0.2", "--num_measures", "8"],
-    *["--trainer.val_check_interval", "10"],
+    *["--trainer.val_check_interval", "10", "--model.init_scale", "1"],
 ]
 LOST, KEPT = 2, (0, 1, 3)
 

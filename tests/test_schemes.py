@@ -1,6 +1,7 @@
 """Schemes: which layers are part of f and which are trained, phase by phase."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,26 @@ def test_progress_counts_from_the_start_of_the_phase():
     phase = Phase(10, 30, 2, (1, 2))
     assert phase.length == 20
     assert [phase.progress(step) for step in (10, 20, 30)] == [0.0, 0.5, 1.0]
+
+
+def test_controls_change_the_phases_from_the_second_on():
+    plain = [Phase(0, 5, 1, (1,)), Phase(5, 10, 2, (1, 2)), Phase(10, 15, 3, (1, 2, 3))]
+    assert Progressive(5).phases(3, 0) == plain
+    first, *later = plain
+    for name, cut in (("detach_features", "features"), ("detach_readout", "readout")):
+        expected = [first, *(replace(phase, cut=cut) for phase in later)]
+        assert Progressive(5, control=name).phases(3, 0) == expected
+    alone = [first, *(replace(phase, depth=1, trained=(1,)) for phase in later)]
+    assert Progressive(5, control="restart").phases(3, 0) == alone
+    alone = [first, *(replace(phase, taught=1) for phase in alone[1:])]
+    assert Progressive(5, control="subtract").phases(3, 0) == alone
+    taught = [replace(phase, taught=level) for level, phase in enumerate(plain, start=1)]
+    assert Progressive(5, control="taught_levels").phases(3, 0) == taught
+
+
+def test_learning_rate_factors_belong_to_phases():
+    phases = Layerwise(5, lr_factors=[1.0, 0.5, 2.0]).phases(3, 0)
+    assert [phase.lr_factor for phase in phases] == [1.0, 0.5, 2.0]
 
 
 @pytest.mark.parametrize(

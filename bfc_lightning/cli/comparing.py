@@ -50,8 +50,8 @@ the best one makes its runs. Start from configs/compare/schemes.yaml:
     metrics: [val/nmse]
 
 It leaves, in <run.root>/<run.name>/: compare.md (the table), compare.csv (a row for each run),
-compare.png (the metrics), features.png (features over time, where there is no grid), trials.csv
-(what was tried), compare.yaml (all settings), commands.txt (the runs, one by one), runs/, logs/.
+compare.png (the metrics), trials.csv (what was tried), compare.yaml (all settings), commands.txt
+(the runs, one by one), runs/, logs/.
 With `scaling: {dimension: d, samples: n, error: 0.05}`, where d and n are axes of the grid, also
 scaling.csv and scaling.png: the samples that each learner needs for that error, and the power of d
 that they grow with.

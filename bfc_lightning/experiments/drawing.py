@@ -25,10 +25,13 @@ _WORDS = {
     "val/error": "wrong classes (fraction)",
     "test/error": "wrong classes (fraction)",
     "features/residual": "1 - R² of level {} from layer {}",
+    "features/form_error": "|A_F - A_1|² / |A_1|² of layer {}",
     "features/leakage": "leakage of layer {}",
     "features/correction": "correction of layer {} (factor)",
     "features/richness": "richness of layer {}",
     "levels/residual": "residual of level {} (1: all missing)",
+    "levels/function_error": "Var(c - o) / Var(o) of layer and level {}",
+    "levels/function_error_projected": "the same off lower polynomials, level {}",
     "ntk/drift": "drift of the kernel",
     "train/loss": "training loss",
 }

@@ -9,7 +9,7 @@ from bfc_lightning.experiments.comparison import Comparison, planned_runs, plann
 from bfc_lightning.experiments.folder import KIND
 from bfc_lightning.experiments.grouping import ReadFit
 from bfc_lightning.experiments.limits import stop_of
-from bfc_lightning.experiments.pictures import comparison_figure, features_figure
+from bfc_lightning.experiments.pictures import comparison_figure
 from bfc_lightning.experiments.plan import PlannedRun, Point
 from bfc_lightning.experiments.progress import RunsProgress
 from bfc_lightning.experiments.results import (
@@ -108,7 +108,6 @@ class _Record:
         title = self.folder.absolute().name
         pictures = {
             "compare": comparison_figure,
-            "features": features_figure,
             "scaling": scaling_figure,
         }
         for name, make in pictures.items():

@@ -32,7 +32,7 @@ KIND = FolderKind(
     parts=(BASE, "learners", "grid", TRIALS, "chosen", STOPPED, RUNS, TOGETHER, LOGS),
     files=(
         *("compare.md", "compare.csv", "trials.csv", "scaling.csv"),
-        *("compare.png", "features.png", "scaling.png"),
+        *("compare.png", "scaling.png"),
     ),
 )
 

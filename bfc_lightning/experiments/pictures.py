@@ -34,7 +34,7 @@ from bfc_lightning.experiments.results import (
     metric_names,
     of_point,
 )
-from bfc_lightning.figures import COLOURS, MARKERS, bands, side_by_side
+from bfc_lightning.figures import COLOURS, MARKERS, bands
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -70,32 +70,6 @@ def comparison_figure(comparison: Comparison, rows: Sequence[Row], *, title: str
     if handles:
         add_legend(figure, handles)
     return figure
-
-
-def features_figure(comparison: Comparison, rows: Sequence[Row], *, title: str) -> Figure | None:
-    """How well each learner's layers hold their levels over time, a panel a learner.
-
-    Args:
-        comparison: what is compared.
-        rows: of all its runs.
-        title: of the figure.
-
-    Returns:
-        `figures.side_by_side` over the runs that finished; None with a grid, or where no features
-        were measured.
-    """
-    curves = {
-        point.learner: [row.curve() for row in of_point(rows, point, FINISHED)]
-        for point in points(comparison)
-    }
-    measured = {
-        learner: runs
-        for learner, runs in curves.items()
-        if any("features/residual_1" in row for run in runs for row in run)
-    }
-    if comparison.grid or not measured:
-        return None
-    return side_by_side(measured, title=with_seeds(title, rows))
 
 
 def _over_steps(comparison: Comparison, rows: Sequence[Row]) -> Figure:

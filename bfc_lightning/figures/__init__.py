@@ -2,10 +2,8 @@
 
 from bfc_lightning.figures.curves import learning_curves
 from bfc_lightning.figures.features import (
-    draw_feature_residuals,
     feature_residuals,
     leakages,
-    side_by_side,
 )
 from bfc_lightning.figures.matrices import probe_heat_maps, quadratic_forms
 from bfc_lightning.figures.style import COLOURS, MARKERS, bands, draw_band, series
@@ -15,12 +13,10 @@ __all__ = [
     "MARKERS",
     "bands",
     "draw_band",
-    "draw_feature_residuals",
     "feature_residuals",
     "leakages",
     "learning_curves",
     "probe_heat_maps",
     "quadratic_forms",
     "series",
-    "side_by_side",
 ]

@@ -84,19 +84,18 @@ def joined_layers(rows: Rows) -> list[tuple[float, int]]:
     return [(step, int(layer)) for step, layer in zip(steps, layers, strict=True)]
 
 
-def step_axis(panel: Axes, rows: Rows, *, is_linear: bool = False) -> int:
+def step_axis(panel: Axes, rows: Rows) -> int:
     """Dresses the axis of steps: logarithmic, or, where layers joined, linear with marks.
 
     Args:
         panel: to dress.
         rows: of a run.
-        is_linear: whether it is linear in any case.
 
     Returns:
         What to add to the steps, so that step 0 can be seen.
     """
     joins = joined_layers(rows)
-    offset = 0 if joins or is_linear else 1
+    offset = 0 if joins else 1
     panel.set_xscale("log" if offset else "linear")
     panel.set_xlabel("optimiser steps + 1" if offset else "optimiser steps")
     above = blended_transform_factory(panel.transData, panel.transAxes)

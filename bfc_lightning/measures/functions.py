@@ -42,8 +42,8 @@ class Polynomials:
     Level l is compared at q = 2^(l-1), the degree that the layers below l reach: what is left no
     lower layer can carry. Nothing is removed for higher layers, which can carry everything.
 
-    The fit is over the monomials of the standardized coordinates, with a ridge of 1e-10 of their
-    mean square for those that are dependent. It is made and scored on the same points, two for
+    The fit is over the monomials of the standardized coordinates, with a ridge of 1e-10 for
+    each point, for those that are dependent. It is made and scored on the same points, two for
     each monomial or more, for both functions that are compared; the degrees of freedom that it
     takes cancel in the ratio.
 
@@ -83,7 +83,7 @@ class Polynomials:
         for rows in torch.split(standardized, _CHUNK):
             monomials = _monomials(rows, factors)
             gram.addmm_(monomials, monomials.T)
-        gram.diagonal().mul_(1 + _RIDGE)
+        gram.diagonal().add_(_RIDGE * len(standardized))
         return cls(standardized, degree, factors, torch.linalg.cholesky(gram))
 
     def function_error(
