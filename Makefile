@@ -38,7 +38,7 @@ bench: $(INSTALLED)  ## step times beside bare PyTorch, JAX and the limit; on a 
 
 # Single parts, by pytest-benchmark: .venv/bin/python -m pytest benchmarks
 
-docs: $(INSTALLED)  ## make the README's picture and docs/claims.md again (half an hour on two cores)
+docs: $(INSTALLED)  ## make the README's picture and docs/claims.md again (an hour on two cores)
 	$(BIN)/bfc compare -c configs/compare/cascade.yaml --run.root .venv/docs
 	cp .venv/docs/cascade/compare.png docs/cascade.png
 	$(BIN)/bfc claims --run.root .venv/docs

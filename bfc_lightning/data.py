@@ -273,7 +273,8 @@ class HierarchicalData(LightningDataModule):
             The batch; `signal` is still that of the whole target.
         """
         assert self._stream is not None
-        higher = self._stream.target.level_outputs(batch.inputs)[:, level:]
+        with torch.autocast(batch.inputs.device.type, enabled=False):
+            higher = self._stream.target.level_outputs(batch.inputs)[:, level:]
         return batch._replace(labels=batch.labels - higher.sum(dim=1))
 
     def kept_bytes(self, element_size: int) -> int:

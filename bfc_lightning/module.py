@@ -250,6 +250,9 @@ class HierarchicalLearner(LightningModule):
 
         Returns:
             What Lightning's `configure_optimizers` returns.
+
+        Raises:
+            ValueError: if the phase has a factor for the learning rate that the schedule ignores.
         """
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = self.make_optimizer(trainable)
@@ -258,7 +261,13 @@ class HierarchicalLearner(LightningModule):
                 group["lr"] *= self.phase.lr_factor
         if self.make_schedule is None:
             return optimizer
+        rates = [group["lr"] for group in optimizer.param_groups]
         schedule = make_schedule(self.make_schedule, optimizer, total_steps=num_steps)
+        if self.phase is not None and self.phase.lr_factor != 1 and schedule.base_lrs != rates:
+            raise ValueError(
+                "scheme.lr_factors needs a schedule that multiplies the optimizer's learning rate, "
+                f"got {type(schedule).__name__}, which sets its own."
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from bfc_lightning.products import affine, affine_by_onednn, gains_by_onednn
 from bfc_lightning.seeds import generator
 
 Activation = Callable[..., Any]
+Cut = Literal["none", "features", "readout"]
 
 _EVALUATED_ROWS = 2048
 FEATURE_STD = 0.3
@@ -113,7 +114,7 @@ class DenseNet(nn.Module):
         f(x) = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
 
     The learner of Allen-Zhu and Li, arXiv 2001.04413, differs: its layers read their inputs
-    through narrow distilled copies K of the wide weights W and fixed random maps R, four
+    through narrow distilled copies K of the wide weights W and fixed random maps R, three
     regularizers tie K to W, its inner activation is a bounded truncation of the square, the first
     layer is fixed, layer l does not read layer l-2, and readouts are +1. Here every layer reads all
     lower ones through trainable weights, and initialization and readouts are as stated below.
@@ -135,7 +136,8 @@ class DenseNet(nn.Module):
             parameter, and training schemes set it.
         cut: which gradients are cut, for controls; set by training schemes, and only autograd
             carries it out. `features`: none passes through V_{l,j}, j >= 1, to lower layers.
-            `readout`: none passes through v_l, l < active_depth, to the weights of layer l.
+            `readout`: none passes through v_l, l < active_depth, to the weights of layer l; v_l
+            itself still has one.
         init_scale: s.
         is_linearized: whether f is a first-order expansion, whose features do not move.
 
@@ -170,8 +172,9 @@ class DenseNet(nn.Module):
             )
         self.input_dim = input_dim
         self.active_depth = len(widths)
-        self.cut: Literal["none", "features", "readout"] = "none"
+        self.cut: Cut = "none"
         self.init_scale = init_scale
+        self.positive_readout = positive_readout
         self.train_readout = train_readout
         self.scales = tuple(
             scale / math.sqrt(width)

@@ -1,27 +1,29 @@
 """Training schemes: which layers take part in f, and which are trained, at every step."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import ClassVar, Literal, get_args
+
+from bfc_lightning.networks import Cut
 
 Control = Literal["taught_levels", "detach_features", "detach_readout", "restart", "subtract"]
-Cut = Literal["none", "features", "readout"]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run with one optimiser and one run of the learning-rate schedule.
+    """A stretch of a run with one optimizer and one run of the learning-rate schedule.
 
     Args:
-        start: optimiser steps taken before it.
-        stop: optimiser steps taken when it is over.
+        start: optimizer steps taken before it.
+        stop: optimizer steps taken when it is over.
         depth: layers 1, ..., depth are part of f.
         trained: numbers of the layers that are trained; c and u always are.
         taught: labels are cut off after this level of the target; None for the whole target.
         cut: which gradients are cut, see `DenseNet.cut`.
-        lr_factor: by which the learning rate is multiplied.
+        lr_factor: multiplies the learning rate.
     """
 
     start: int
@@ -34,16 +36,16 @@ class Phase:
 
     @property
     def is_intervened(self) -> bool:
-        """Whether labels or gradients are changed, which only autograd carries out."""
+        """Whether labels or gradients are changed, which only the autograd path carries out."""
         return self.taught is not None or self.cut != "none"
 
     @property
     def length(self) -> int:
-        """Its optimiser steps."""
+        """Its optimizer steps."""
         return self.stop - self.start
 
     def progress(self, step: int) -> float:
-        """The part of it that is done after `step` optimiser steps of the run."""
+        """The part of it that is done after `step` optimizer steps of the run."""
         return (step - self.start) / self.length
 
 
@@ -51,16 +53,21 @@ class Scheme(ABC):
     """In which order the layers join f, and which of them go on training.
 
     Layer l means V_{l,j}, b_l and, where it is trainable, v_l. A layer that has not joined is
-    absent from f. Every phase has an optimiser of its own, without memory, and its own run of the
+    absent from f. Every phase has an optimizer of its own, without memory, and its own run of the
     learning-rate schedule.
 
     Args:
-        freeze: layer by layer, the optimiser step from which it is trained no more, e.g. {1: 2000}.
+        freeze: layer by layer, the optimizer step from which it is trained no more, e.g. {1: 2000}.
             Nothing starts anew there.
+
+    Attributes:
+        control: what a scheme of several phases is controlled by, if anything.
 
     Raises:
         ValueError: if a step is negative.
     """
+
+    control: Control | None = None
 
     def __init__(self, freeze: dict[int, int] | None = None) -> None:
         self.freeze = dict(freeze or {})
@@ -69,7 +76,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def phase_steps(self, depth: int, max_steps: int) -> list[int]:
-        """The lengths of the phases, in optimiser steps.
+        """The lengths of the phases, in optimizer steps.
 
         Args:
             depth: L, layers of the learner.
@@ -126,7 +133,7 @@ class Scheme(ABC):
         return planned
 
     def frozen_at(self, step: int) -> frozenset[int]:
-        """The layers that `freeze` holds after `step` optimiser steps."""
+        """The layers that `freeze` holds after `step` optimizer steps."""
         return frozenset(layer for layer, since in self.freeze.items() if since <= step)
 
 
@@ -145,6 +152,8 @@ class Joint(Scheme):
 class _OneByOne(Scheme):
     """Layers that join one after another, a phase each."""
 
+    controls: ClassVar[tuple[str, ...]] = get_args(Control)
+
     def __init__(
         self,
         steps: int | list[int] | None = None,
@@ -155,8 +164,10 @@ class _OneByOne(Scheme):
         super().__init__(freeze)
         if min(_as_list(steps), default=1) < 1:
             raise ValueError(f"steps must be at least 1 in every phase, got {steps}.")
-        if min(lr_factors or [1.0]) <= 0:
-            raise ValueError(f"lr_factors must all be positive, got {lr_factors}.")
+        if not all(0 < factor < math.inf for factor in lr_factors or []):
+            raise ValueError(f"lr_factors must all be positive and finite, got {lr_factors}.")
+        if control not in (None, *self.controls):
+            raise ValueError(f"control must be one of {', '.join(self.controls)}, got {control}.")
         self.steps = steps
         self.lr_factors = lr_factors
         self.control = control
@@ -220,24 +231,22 @@ class Progressive(_OneByOne):
     """Layer l joins at the start of phase l, and all lower ones go on training.
 
     Whether a lower layer improves *because* a higher one has joined is a question for controls,
-    each of which takes one possible cause away. They need regression and act from phase 2 on:
-
-    - `taught_levels`: in phase l labels are cut off after level l of the target, from phase 1 on.
-      No layer has anything to over-fit to: what a measure shows here is its floor.
-    - `detach_features`: no gradient passes through the weights by which a layer reads lower ones.
-      A lower layer sees higher ones only through the residual of f.
-    - `detach_readout`: lower layers get no gradient through their own readouts, only through the
-      layers that read them.
-    - `restart`: optimizer and learning-rate schedule start again, but no layer joins the first.
-    - `subtract`: as `restart`, and levels above the first are subtracted from the labels: what
-      perfect higher layers would leave to the first one.
+    each of which takes one possible cause away. They need regression.
 
     Args:
         steps: of each phase, one number or one for each layer; the run's length is then their sum.
             Without them, `trainer.max_steps` is shared out equally.
         freeze: for each layer, the step from which it is no longer trained.
-        lr_factors: by which the learning rate is multiplied, one number for each phase.
-        control: one of the above.
+        lr_factors: multiply the learning rate, one number for each phase.
+        control: `taught_levels`: labels of phase l are cut off after level l of the target, so that
+            layers 1 to l have nothing to over-fit to before layer l+1 joins. From phase 2 on,
+            `detach_features`: no gradient passes through the weights by which a layer reads lower
+            ones, and a lower layer sees higher ones only through the residual of f;
+            `detach_readout`: the weights of a lower layer get no gradient through its own readout,
+            only through the layers that read it; `restart`: optimizer and schedule start again, but
+            no layer joins the first; `subtract`: as `restart`, and levels above the first are
+            subtracted from the labels, as perfect higher layers would. Validation scores the whole
+            target, so with `subtract` look at the last checkpoint and not at the best one.
 
     Raises:
         ValueError: if a number is out of range.
@@ -255,13 +264,14 @@ class Layerwise(_OneByOne):
         steps: of each phase, one number or one for each layer; the run's length is then their sum.
             Without them, `trainer.max_steps` is shared out equally.
         freeze: for each layer, the step from which it is no longer trained.
-        lr_factors: by which the learning rate is multiplied, one number for each phase.
-        control: `taught_levels` cuts off the labels of phase l after level l of the target. The
-            other controls of `Progressive` change what frozen layers never get.
+        lr_factors: multiply the learning rate, one number for each phase.
+        control: `taught_levels`: labels of phase l are cut off after level l of the target.
 
     Raises:
         ValueError: if a number is out of range.
     """
+
+    controls = ("taught_levels",)
 
     def __init__(
         self,
@@ -283,15 +293,12 @@ def _controlled(phase: Phase, number: int, control: Control) -> Phase:
         return replace(phase, taught=number)
     if number == 1:
         return phase
-    match control:
-        case "detach_features":
-            return replace(phase, cut="features")
-        case "detach_readout":
-            return replace(phase, cut="readout")
-        case "restart":
-            return replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}))
-        case "subtract":
-            return replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}), taught=1)
+    if control == "detach_features":
+        return replace(phase, cut="features")
+    if control == "detach_readout":
+        return replace(phase, cut="readout")
+    alone = replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}))
+    return alone if control == "restart" else replace(alone, taught=1)
 
 
 def _as_list(steps: int | list[int] | None) -> list[int]:

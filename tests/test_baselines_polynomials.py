@@ -8,9 +8,8 @@ from bfc_lightning.baselines.polynomials import (
     NormalEquations,
     Polynomial,
     fit_polynomial,
-    monomials,
-    num_monomials,
 )
+from bfc_lightning.measures import monomials, num_monomials
 from tests import baseline_tasks as slow
 
 

@@ -105,6 +105,12 @@ def test_joint_runs_are_drawn_over_the_logarithm_of_the_steps():
     assert list(panel.lines[0].get_xdata()) == [1, 2, 11]
 
 
+def test_restart_is_marked_as_no_layer_that_joins():
+    rows = [{"step": s, "scheme/active_layers": 1, "features/residual_1": 0.5} for s in (0, 10)]
+    (panel,) = feature_residuals(rows, title="a run").axes
+    assert [text.get_text().strip() for text in panel.texts] == ["layer 1 alone"]
+
+
 def test_heat_maps_show_the_probes_of_moments_and_leave_out_absent_layers():
     figure = probe_heat_maps(merged(PHASED), title="a run")
     panels = figure.axes[:-1]

@@ -166,7 +166,7 @@ def test_what_the_formulas_do_not_cover_is_refused():
         relu_chain_nngp(points(1), points(1), 1, -1.0)
     with pytest.raises(ValueError, match=r"width must be the same .* got \[4, 6\]"):
         readout_scales(DenseNet(5, [4, 6], positive_readout=True))
-    with pytest.raises(ValueError, match=r"init_scale must be 1 for the kernel's formula, got 0.1"):
+    with pytest.raises(ValueError, match=r"model.init_scale must be 1 .* got 0.1"):
         readout_scales(DenseNet(5, [4, 4], init_scale=0.1))
     trained = DenseNet(5, [4, 4])
     trained.dense_layers()[1].readout.data[3] = 1

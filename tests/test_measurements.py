@@ -198,6 +198,7 @@ def test_measuring_changes_no_weight(tmp_path, monkeypatch):
 def test_classes_with_positive_signs_are_measured(tmp_path):
     words = ["--labels", "Classification", "--model.linear_readout", "true"]
     words += ["--target.signs", "positive", "--run.name", "run"]
+    words += ["--model.positive_readout", "true"]
     assert fit(tmp_path, *words) == 0
     marks = summary(tmp_path / "run")["metrics"]
     assert 0 < marks["features/consumed_leakage_1"] <= 1

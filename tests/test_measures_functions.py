@@ -79,6 +79,11 @@ def test_coordinate_that_is_constant_or_a_copy_of_another_changes_nothing():
     )
 
 
+def test_level_that_lower_layers_can_carry_has_no_projected_error():
+    x = points(Gaussian(3))
+    assert Polynomials.on(x, degree=2).function_error(x[:, 0] ** 3, x[:, 0] ** 2).isnan()
+
+
 def test_too_many_monomials_are_left_out():
     assert Polynomials.on(points(Gaussian(70), 100), degree=2) is None
     assert Polynomials.on(points(Gaussian(32), 100), degree=4) is None

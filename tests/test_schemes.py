@@ -72,6 +72,13 @@ def test_controls_change_the_phases_from_the_second_on():
     assert Progressive(5, control="taught_levels").phases(3, 0) == taught
 
 
+def test_controls_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="control must be one of taught_levels, .* got freeze"):
+        Progressive(5, control="freeze")
+    with pytest.raises(ValueError, match="control must be one of taught_levels, got restart"):
+        Layerwise(5, control="restart")
+
+
 def test_learning_rate_factors_belong_to_phases():
     phases = Layerwise(5, lr_factors=[1.0, 0.5, 2.0]).phases(3, 0)
     assert [phase.lr_factor for phase in phases] == [1.0, 0.5, 2.0]

@@ -259,6 +259,18 @@ def test_controlled_run_resumes_bit_for_bit(tmp_path, control):
         assert same_weights(tmp_path / "whole", tmp_path / name)
 
 
+def test_cut_gradients_end_with_the_training(tmp_path):
+    words = scheme_words("Progressive", steps=10, control="detach_features")
+    assert fit(tmp_path, *words) == 0
+    network = load_run(tmp_path / "tiny", checkpoint="last").network
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    own = network(x).square().sum()
+    below = torch.autograd.grad(own, network.layers[0].weight)[0]
+    network.cut = "features"
+    cut = torch.autograd.grad(network(x).square().sum(), network.layers[0].weight)[0]
+    assert not torch.allclose(below, cut)
+
+
 def test_another_control_is_another_run(tmp_path, capsys):
     words = [*scheme_words("Progressive", steps=10), "--run.name", "run"]
     assert fit(tmp_path, *words, *intervene("SignalAt", step=5)) == 130
@@ -280,6 +292,14 @@ CONTROLLED = ["--scheme", "Progressive", "--scheme.control"]
         (["--scheme", "Progressive", "--scheme.steps", "0"], "steps must be at least 1"),
         (["--scheme", "Progressive", "--scheme.lr_factors", "[1]"], "one number for each of 2"),
         (["--scheme", "Progressive", "--scheme.lr_factors", "[1, 0]"], "must all be positive"),
+        (
+            [
+                *["--scheme", "Progressive", "--scheme.lr_factors", "[0.5, 1]"],
+                *["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.1"],
+            ],
+            "got OneCycleLR, which sets its own",
+        ),
+        ([*CONTROLLED, "restart", "--labels", "Classification"], "needs regression"),
         ([*CONTROLLED, "restart", "--model.depth", "1"], "at least 2 layers, got 1."),
         ([*CONTROLLED, "subtract", "--labels", "Classification"], "needs regression"),
         ([*CONTROLLED, "detach_readout", "--model.linearized", "true"], "features that move"),

@@ -1,6 +1,5 @@
-"""Polynomials in a few variables: their monomials, and ridge regression on them."""
+"""Polynomials in a few variables: ridge regression on their monomials."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,46 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
+from bfc_lightning.measures import monomials
+
 _CHUNK = 2048
-
-
-def num_monomials(num_variables: int, degree: int) -> int:
-    """(k + degree)! / (k! degree!), the constant included.
-
-    Source: ours.
-
-    Args:
-        num_variables: k.
-        degree: the highest.
-
-    Returns:
-        How many columns `monomials` has.
-    """
-    return math.comb(num_variables + degree, degree)
-
-
-def monomials(z: Float[Tensor, "n k"], degree: int) -> Float[Tensor, "n count"]:
-    """1, z_1, ..., z_k, z_1 z_1, z_1 z_2, ..., up to a degree: each product once.
-
-    Those of a degree are those of the degree below, times every variable from their last one on.
-
-    Source: ours.
-
-    Args:
-        z: one sample a row.
-        degree: the highest.
-
-    Returns:
-        A column for each monomial, the constant first.
-    """
-    k = z.shape[1]
-    blocks = [z.new_ones(len(z), 1)]
-    last = torch.zeros(1, dtype=torch.long)
-    for _ in range(degree):
-        pairs = [(parent, v) for parent, first in enumerate(last.tolist()) for v in range(first, k)]
-        parents, last = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
-        blocks.append(blocks[-1][:, parents] * z[:, last])
-    return torch.cat(blocks, dim=1)
 
 
 @dataclass(frozen=True)

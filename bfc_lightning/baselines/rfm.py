@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
-from bfc_lightning.baselines.polynomials import monomials
+from bfc_lightning.measures import monomials
 from bfc_lightning.runs.folder import RunError
 
 _UNSEEN = 0.01  # share of the trace of M in eigenvectors that features leave out

@@ -10,10 +10,9 @@ from bfc_lightning.baselines.polynomials import (
     NormalEquations,
     Polynomial,
     fit_polynomial,
-    monomials,
-    num_monomials,
 )
 from bfc_lightning.baselines.sequential import polynomial_kernel
+from bfc_lightning.measures import monomials, num_monomials
 from bfc_lightning.runs.folder import RunError
 
 _MOST_MONOMIALS = 5000

@@ -205,8 +205,8 @@ class Fitting:
             phases = self.scheme.phases(learners_of(model)[0].network.depth, flags["max_steps"])
         except ValueError as refused:
             raise RunError(str(refused)) from refused
-        if any(phase.is_intervened for phase in phases):
-            check_control(learners_of(model)[0])
+        if self.scheme.control is not None:
+            check_control(learners_of(model)[0], phases)
         if len(phases) > 1:
             lengths = " + ".join(f"{phase.length:,}" for phase in phases)
             say(f"{type(self.scheme).__name__}: {lengths} = {phases[-1].stop:,} optimiser steps")

@@ -215,21 +215,23 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
             )
 
 
-def check_control(model: HierarchicalLearner) -> None:
-    """Refuses controls that change labels or gradients where they would mean nothing.
+def check_control(model: HierarchicalLearner, phases: Sequence[Phase]) -> None:
+    """Refuses a control of the scheme that would mean nothing.
 
     Args:
         model: the learner.
+        phases: of the scheme.
 
     Raises:
-        RunError: if it is a classifier or linearized, or its target has one level only.
+        RunError: if the learner is a classifier or linearized, or levels are to be cut off of a
+            target that has only one.
     """
     if not isinstance(model.objective, RegressionObjective):
         raise RunError("scheme.control needs regression, got labels that are classes.")
     if model.network.is_linearized:
         raise RunError("scheme.control needs features that move, got model.linearized: true.")
     levels = len(model.objective.target.level_scales)
-    if levels < 2:
+    if levels < 2 and any(phase.taught is not None for phase in phases):
         raise RunError(f"scheme.control needs a target of at least 2 levels, got {levels}.")
 
 

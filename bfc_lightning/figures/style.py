@@ -72,7 +72,7 @@ def draw_band(
 
 
 def joined_layers(rows: Rows) -> list[tuple[float, int]]:
-    """The steps at which layers joined, with the number of the layer.
+    """The steps at which layers joined, with the number of the layer; a restart is none.
 
     Args:
         rows: as `metrics.csv` holds them.
@@ -81,7 +81,12 @@ def joined_layers(rows: Rows) -> list[tuple[float, int]]:
         Pairs; none where all layers trained from the start.
     """
     steps, layers = series(rows, "scheme/active_layers")
-    return [(step, int(layer)) for step, layer in zip(steps, layers, strict=True)]
+    before = [0.0, *layers]
+    return [
+        (step, int(layer))
+        for step, layer, last in zip(steps, layers, before, strict=False)
+        if layer != last
+    ]
 
 
 def step_axis(panel: Axes, rows: Rows) -> int:

@@ -158,7 +158,7 @@ def readout_scales(network: DenseNet) -> list[float]:
     """
     if network.init_scale != 1:
         raise ValueError(
-            f"init_scale must be 1 for the kernel's formula, got {network.init_scale}."
+            f"model.init_scale must be 1 for the kernel's formula, got {network.init_scale}."
         )
     is_positive = has_positive_readout(network)
     widths = [layer.width for layer in network.dense_layers()]

@@ -9,6 +9,7 @@ from bfc_lightning.measures.features import (
     richness,
     weight_leakage,
 )
+from bfc_lightning.measures.functions import function_error, monomials, num_monomials
 from bfc_lightning.measures.levels import (
     level_components,
     level_residuals,
@@ -23,11 +24,14 @@ __all__ = [
     "consumed_leakage",
     "empirical_ntk",
     "feature_leakage",
+    "function_error",
     "kernel_drift",
     "level_components",
     "level_residuals",
     "level_shares",
+    "monomials",
     "normalized_mse",
+    "num_monomials",
     "orthogonal_levels",
     "probe_residual",
     "probe_residuals",

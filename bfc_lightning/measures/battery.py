@@ -1,6 +1,7 @@
 """All measures of one moment of a run: a learner, looked at on a fixed sample."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,8 +45,9 @@ class MeasureSample:
         labels: likewise.
         kernel: the tangent kernel of the untrained learner, initialized at scale 1, on the first
             256 points.
-        polynomials: for each level l with a layer, those of degree <= 2^(l-1); None for classes,
-            where the target has no layers, and where there are too many of them.
+        polynomials: for each level l that has a layer, those of degree <= 2^(l-1), or None if there
+            are too many of them. No level for classes, for a linearized learner and for a target
+            without layers.
         untrained: the probe residuals of the untrained learner, target levels by learner layers.
     """
 
@@ -141,7 +143,7 @@ def take_sample(
         else inputs.new_empty(0, 0),
         polynomials=[
             Polynomials.on(inputs, degree=2**level)
-            for level in range(min(len(features), network.depth))
+            for level in range(min(len(features), network.depth, len(target.level_scales)))
         ]
         if isinstance(labels, Regression) and not network.is_linearized
         else [],
@@ -161,6 +163,7 @@ def look(network: DenseNet, sample: MeasureSample) -> Moment:
         What measures are functions of.
     """
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
+    exact.cut = "none"
     chunks = range(0, len(sample.arguments), _CHUNK)
     parts = [exact.activate(sample.arguments[first : first + _CHUNK]) for first in chunks]
     preactivations = [torch.cat(layer) for layer in zip(*(z for z, _ in parts), strict=True)]
@@ -254,9 +257,9 @@ def feature_measures(moment: Moment) -> dict[str, float]:
 def weight_measures(moment: Moment) -> dict[str, float]:
     """`features/leakage_weights_1` and `features/consumed_leakage_1`: what layer 1 looks at.
 
-    The consumed leakage must vanish only where every sign of the target is positive and layer 1 is
-    quadratic; it is measured only there. A readout that is trained may leave the positive numbers;
-    it counts by its absolute value.
+    The consumed leakage must vanish only if every sign of the target is positive, the learner's
+    readout was initialized to +1 and layer 1 is quadratic; otherwise it is not measured. A readout
+    that is trained may leave the positive numbers; it counts by its absolute value.
 
     Source: ours; see each function in `measures.features`.
 
@@ -271,7 +274,11 @@ def weight_measures(moment: Moment) -> dict[str, float]:
         return {}
     seen, wanted = layers[0].block(0), target.weight(1, 0)
     named = {"features/leakage_weights_1": float(weight_leakage(seen, wanted))}
-    is_form = target.has_positive_signs and isinstance(layers[0].activation, Quadratic)
+    is_form = (
+        target.has_positive_signs
+        and moment.network.positive_readout
+        and isinstance(layers[0].activation, Quadratic)
+    )
     if is_form and len(layers) > 1:
         consumed = consumed_leakage(seen, layers[1].block(1), layers[1].readout, wanted)
         named["features/consumed_leakage_1"] = float(consumed)
@@ -298,17 +305,17 @@ def function_measures(moment: Moment) -> dict[str, float]:
     if not sample.polynomials:
         return named
     outputs = network.layer_outputs(moment.features)
-    for level in moment.levels_with_layer:
-        learned, wanted = outputs[level - 1], sample.levels[:, level]
+    levels = zip(outputs, sample.levels[:, 1:].T, sample.polynomials, strict=False)
+    for level, (learned, wanted, polynomials) in enumerate(levels, start=1):
         named[f"levels/function_error_{level}"] = float(function_error(learned, wanted))
-        polynomials = sample.polynomials[level - 1]
         if polynomials is not None:
-            error = polynomials.function_error(learned, wanted)
-            named[f"levels/function_error_projected_{level}"] = float(error)
+            error = float(polynomials.function_error(learned, wanted))
+            if not math.isnan(error):
+                named[f"levels/function_error_projected_{level}"] = error
     quadratic = isinstance(network.active_layers()[0].activation, Quadratic)
     if quadratic and isinstance(sample.target, HierarchicalTarget):
-        error = form_error(learner_form(network), target_form(sample.target))
-        named["features/form_error_1"] = float(error)
+        forms = learner_form(network), target_form(sample.target)
+        named["features/form_error_1"] = float(form_error(*forms))
     return named
 
 

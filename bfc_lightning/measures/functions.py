@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations_with_replacement
 
 import torch
@@ -13,6 +14,7 @@ _ROWS_PER_POLYNOMIAL = 2
 _FEWEST_ROWS = 4096
 _CHUNK = 256  # rows whose monomials stay in the cache
 _RIDGE = 1e-10
+_ROUNDING = 1e-9
 
 
 def function_error(learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -30,7 +32,7 @@ def function_error(learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]) ->
         wanted: o_l at the same points, not constant.
 
     Returns:
-        0 where they agree up to a constant; 1 where c_l is constant.
+        0 if they agree up to a constant; 1 if c_l is constant.
     """
     return (learned - wanted).var(correction=0) / wanted.var(correction=0)
 
@@ -39,8 +41,8 @@ def function_error(learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]) ->
 class Polynomials:
     """The projection of functions off all polynomials of degree <= q, by least squares.
 
-    Level l is compared at q = 2^(l-1), the degree that the layers below l reach: what is left no
-    lower layer can carry. Nothing is removed for higher layers, which can carry everything.
+    Level l is compared at q = 2^(l-1), the degree that quadratic layers below l reach: they cannot
+    carry the rest. Nothing is removed for higher layers, which can carry everything.
 
     The fit is over the monomials of the standardized coordinates, with a ridge of 1e-10 for
     each point, for those that are dependent. It is made and scored on the same points, two for
@@ -50,14 +52,11 @@ class Polynomials:
     Attributes:
         inputs: the points, standardized.
         degree: q.
-        factors: for each degree above 1, which monomial of the degree below is multiplied by which
-            coordinate.
         cholesky: of the matrix of the monomials' products, summed over the points.
     """
 
     inputs: Float[Tensor, "n d"]
     degree: int
-    factors: list[tuple[Tensor, Tensor]]
     cholesky: Float[Tensor, "p p"]
 
     @classmethod
@@ -69,22 +68,21 @@ class Polynomials:
             degree: q, at least 1.
 
         Returns:
-            The projection; None where there are more than 2,500 monomials, of which 2^14 points say
+            The projection; None if there are more than 2,500 monomials, of which 2^14 points say
             too little.
         """
-        count = math.comb(inputs.shape[1] + degree, degree)
+        count = num_monomials(inputs.shape[1], degree)
         if count > MOST_POLYNOMIALS:
             return None
         inputs = inputs[: max(_FEWEST_ROWS, _ROWS_PER_POLYNOMIAL * count)]
         spread = inputs.std(dim=0, correction=0).clamp(min=torch.finfo(inputs.dtype).tiny)
         standardized = (inputs - inputs.mean(dim=0)) / spread
-        factors = _factors(inputs.shape[1], degree, inputs.device)
         gram = inputs.new_zeros(count, count)
         for rows in torch.split(standardized, _CHUNK):
-            monomials = _monomials(rows, factors)
-            gram.addmm_(monomials, monomials.T)
+            products = monomials(rows, degree)
+            gram.addmm_(products.T, products)
         gram.diagonal().add_(_RIDGE * len(standardized))
-        return cls(standardized, degree, factors, torch.linalg.cholesky(gram))
+        return cls(standardized, degree, torch.linalg.cholesky(gram))
 
     def function_error(
         self, learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]
@@ -95,15 +93,16 @@ class Polynomials:
 
         Args:
             learned: c_l at the points of the sample.
-            wanted: o_l at the same points; no polynomial of degree <= q.
+            wanted: o_l at the same points.
 
         Returns:
-            0 where c_l and o_l differ by a polynomial of degree <= q.
+            0 if c_l and o_l differ by a polynomial of degree <= q; NaN if o_l is one itself.
         """
         count = len(self.inputs)
         values = torch.stack([learned[:count] - wanted[:count], wanted[:count]], dim=1)
         rest = self._left_over(values - values.mean(dim=0))
-        error: Tensor = rest[0] / rest[1]
+        is_polynomial = rest[1] <= _ROUNDING * wanted[:count].square().sum()
+        error: Tensor = torch.where(is_polynomial, torch.nan, rest[0] / rest[1])
         return error
 
     def _left_over(self, values: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
@@ -111,31 +110,50 @@ class Polynomials:
         chunks = zip(torch.split(self.inputs, _CHUNK), torch.split(values, _CHUNK), strict=True)
         covariance = values.new_zeros(len(self.cholesky), values.shape[1])
         for rows, own in chunks:
-            covariance.addmm_(_monomials(rows, self.factors), own)
+            covariance.addmm_(monomials(rows, self.degree).T, own)
         explained = torch.linalg.solve_triangular(self.cholesky, covariance, upper=False)
         rest: Tensor = values.square().sum(dim=0) - explained.square().sum(dim=0)
         return rest
 
 
-def _monomials(
-    rows: Float[Tensor, "n d"], factors: list[tuple[Tensor, Tensor]]
-) -> Float[Tensor, "p n"]:
-    """All monomials up to the degree of the last factors, one in each row."""
-    columns = rows.T.contiguous()
-    degrees = [rows.new_ones(1, len(rows)), columns]
-    for lower, coordinate in factors:
-        degrees.append(degrees[-1][lower].mul_(columns[coordinate]))
-    return torch.cat(degrees)
+def num_monomials(num_variables: int, degree: int) -> int:
+    """(k + degree)! / (k! degree!), the constant included.
+
+    Args:
+        num_variables: k.
+        degree: the highest.
+
+    Returns:
+        How many columns `monomials` has.
+    """
+    return math.comb(num_variables + degree, degree)
 
 
-def _factors(input_dim: int, degree: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """How the monomials of each degree above 1 are made of those of the degree below."""
+def monomials(z: Float[Tensor, "n k"], degree: int) -> Float[Tensor, "n p"]:
+    """1, z_1, ..., z_k, z_1 z_1, z_1 z_2, ..., up to a degree: each product once.
+
+    Args:
+        z: one sample per row.
+        degree: the highest.
+
+    Returns:
+        A column for each monomial, the constant first.
+    """
+    columns = z.T.contiguous()
+    degrees = [z.new_ones(1, len(z)), columns][: degree + 1]
+    for lower, coordinate in _factors(z.shape[1], degree):
+        degrees.append(degrees[-1][lower] * columns[coordinate])
+    return torch.cat(degrees).T
+
+
+@cache
+def _factors(num_variables: int, degree: int) -> list[tuple[Tensor, Tensor]]:
+    """How the monomials of each degree above 1 follow from those of the degree below."""
     factors = []
-    below: dict[tuple[int, ...], int] = {(number,): number for number in range(input_dim)}
+    below: dict[tuple[int, ...], int] = {(number,): number for number in range(num_variables)}
     for size in range(2, degree + 1):
-        chosen = list(combinations_with_replacement(range(input_dim), size))
-        lower = torch.tensor([below[each[:-1]] for each in chosen], device=device)
-        coordinate = torch.tensor([each[-1] for each in chosen], device=device)
-        factors.append((lower, coordinate))
+        chosen = list(combinations_with_replacement(range(num_variables), size))
+        lower = torch.tensor([below[each[:-1]] for each in chosen])
+        factors.append((lower, torch.tensor([each[-1] for each in chosen])))
         below = {each: number for number, each in enumerate(chosen)}
     return factors

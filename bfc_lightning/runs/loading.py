@@ -81,6 +81,7 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
     model.to(next(iter(content["state_dict"].values())).dtype)
     load_state(content, model=model, data=data)
     network = model.network.eval()
+    network.cut = "none"
     return LoadedRun(data.target, data.labels, network, data, config, content["global_step"])
 
 

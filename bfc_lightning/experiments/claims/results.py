@@ -11,9 +11,8 @@ from bfc_lightning.experiments.results import markdown_table
 _INTRODUCTION = """\
 Each claim is a sentence with the runs that could show it to be wrong. An effect is a median over
 seeds, a ratio of medians or a difference of exponents, with a 95 % bootstrap interval over the
-seeds, which for a median of five is nearly always from the smallest to the largest. A claim
-*holds* where the intervals of all its conditions lie within the bounds, *does not hold* where one
-lies wholly outside, and is *undecided* else.
+seeds. A claim *holds* if the intervals of all its conditions lie within the bounds, *does not hold*
+if one lies wholly outside, and is *undecided* otherwise.
 
 Theory proves lower bounds for every kernel method, for every fixed feature map and for certain
 two-layer polynomial networks, each on targets chosen for the proof. For layerwise training and for
