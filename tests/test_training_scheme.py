@@ -330,10 +330,18 @@ def test_config_of_a_phased_run_holds_its_whole_length(tmp_path):
 @pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize(
-    ("name", "path"), [("Progressive", "fast"), ("Progressive", "plain"), ("Layerwise", "fast")]
+    ("name", "control", "path"),
+    [
+        ("Progressive", "null", "fast"),
+        ("Progressive", "null", "plain"),
+        ("Layerwise", "null", "fast"),
+        ("Progressive", "taught_levels", "auto"),
+        ("Progressive", "detach_readout", "auto"),
+    ],
 )
-def test_two_processes_share_the_gradients_of_every_phase(tmp_path, name, path):
+def test_two_processes_share_the_gradients_of_every_phase(tmp_path, name, control, path):
     words = [*scheme_words(name, steps=20, freeze='{"2": 30}'), "--training_path", path]
+    words += ["--scheme.control", control]
     one, two = fit_with_one_and_two_processes(tmp_path, *words)
     for key, value in one.items():
         assert torch.allclose(value, two[key], rtol=1e-10, atol=1e-12), key
