@@ -73,7 +73,7 @@ def test_controls_change_the_phases_from_the_second_on():
 
 
 def test_controls_that_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match="control must be one of taught_levels, .* got freeze"):
+    with pytest.raises(ValueError, match=r"control must be one of taught_levels, .* got freeze"):
         Progressive(5, control="freeze")
     with pytest.raises(ValueError, match="control must be one of taught_levels, got restart"):
         Layerwise(5, control="restart")
