@@ -160,7 +160,7 @@ class Fitting:
                 data=data,
                 callbacks=given,
                 pause_steps=self._pause_steps(phases),
-                is_controlled=any(phase.is_intervened for phase in phases),
+                phases=phases,
             )
             folder = None if self.claim is None else str(self.claim.path)
             threads, peers = self.options.threads, self.peers
@@ -205,21 +205,18 @@ class Fitting:
             phases = self.scheme.phases(learners_of(model)[0].network.depth, flags["max_steps"])
         except ValueError as refused:
             raise RunError(str(refused)) from refused
-        if self.scheme.control is not None:
-            check_control(learners_of(model)[0], phases)
+        check_control(learners_of(model)[0], self.scheme, phases)
         if len(phases) > 1:
             lengths = " + ".join(f"{phase.length:,}" for phase in phases)
             say(f"{type(self.scheme).__name__}: {lengths} = {phases[-1].stop:,} optimiser steps")
-        total = phases[-1].stop
-        flags["max_steps"] = self.config.trainer.max_steps = total
-        self.identity["trainer.max_steps"] = total
+        flags["max_steps"] = self.config.trainer.max_steps = phases[-1].stop
+        self.identity["trainer.max_steps"] = phases[-1].stop
         return phases
 
     def _pause_steps(self, phases: list[Phase]) -> set[int]:
         """Steps after which something is measured, joins or is frozen."""
         measured = measure_steps(phases, self.num_measures) if self.num_measures else set()
-        changes = {phase.start for phase in phases} | set(self.scheme.freeze.values())
-        return measured | changes
+        return measured | {phase.start for phase in phases} | set(self.scheme.freeze.values())
 
     def _check(
         self,
@@ -233,8 +230,8 @@ class Fitting:
         schedule = leader.make_schedule
         is_open = schedule is not None and open_length(schedule) is not None
         is_open = is_open or self.config.model.final_temperature is not None
-        is_open = is_open or self.scheme.stretches
-        self.resumption.check(self.identity, data, has_open_schedule=is_open)
+        stretches = is_open or self.scheme.stretches
+        self.resumption.check(self.identity, data, has_open_schedule=stretches)
         check_optimizer(leader, self.scheme, phases[0])
         flags["callbacks"] = as_list(flags["callbacks"])
         check_monitors(flags["callbacks"], [model.score_key, "val/loss"])

@@ -215,17 +215,20 @@ def check_monitors(callbacks: Sequence[Callback], known: Sequence[str]) -> None:
             )
 
 
-def check_control(model: HierarchicalLearner, phases: Sequence[Phase]) -> None:
+def check_control(model: HierarchicalLearner, scheme: Scheme, phases: Sequence[Phase]) -> None:
     """Refuses a control of the scheme that would mean nothing.
 
     Args:
         model: the learner.
+        scheme: of the training.
         phases: of the scheme.
 
     Raises:
         RunError: if the learner is a classifier or linearized, or levels are to be cut off of a
             target that has only one.
     """
+    if scheme.control is None:
+        return
     if not isinstance(model.objective, RegressionObjective):
         raise RunError("scheme.control needs regression, got labels that are classes.")
     if model.network.is_linearized:

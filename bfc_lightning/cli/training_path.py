@@ -19,6 +19,7 @@ from bfc_lightning.fast_path import Clipping, average_over_processes
 from bfc_lightning.pauses import make_pauses
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner, learners_of
 from bfc_lightning.runs.folder import RunError
+from bfc_lightning.schemes import Phase
 
 TrainingPath = Literal["auto", "fast", "plain"]
 
@@ -40,7 +41,7 @@ def settle_training_path(
     data: AnyData,
     callbacks: Sequence[Callback],
     pause_steps: Iterable[int],
-    is_controlled: bool = False,
+    phases: Sequence[Phase] = (),
 ) -> None:
     """Makes learner, data and Trainer take the path that is wanted and possible.
 
@@ -55,7 +56,7 @@ def settle_training_path(
         data: the data module.
         callbacks: the user's.
         pause_steps: steps after which a burst must end, beside the Trainer's intervals.
-        is_controlled: whether a control of the scheme changes labels or gradients.
+        phases: of the training scheme, whose controls may change labels or gradients.
 
     Raises:
         RunError: if `fast` is wanted and impossible.
@@ -66,7 +67,7 @@ def settle_training_path(
             raise RunError("training_path must be auto or fast with model.num_replicas, got plain.")
         return
     reason = _why_plain(trainer, model, callbacks)
-    if is_controlled:
+    if any(phase.is_intervened for phase in phases):
         reason = "scheme.control changes labels or gradients, which autograd carries out"
     if reason is not None:
         if many:
