@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.depth3 import make_network, make_stream
 from bfc_lightning.callbacks.measurements import NUM_SAMPLES
-from bfc_lightning.measures.battery import MEASURES, look, take_sample
+from bfc_lightning.measures.battery import MEASURES, take_sample, take_snapshot
 
 
 def test_all_measures(benchmark):
@@ -14,7 +14,7 @@ def test_all_measures(benchmark):
 
     @torch.no_grad()
     def measure():
-        moment = look(network, sample)
+        moment = take_snapshot(network, sample)
         return {name: value for take in MEASURES for name, value in take(moment).items()}
 
     assert "features/residual_3" in benchmark(measure)

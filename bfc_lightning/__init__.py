@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         TwoLayer,
     )
     from bfc_lightning.data import HierarchicalData
-    from bfc_lightning.inputs import Gaussian, GaussianMixture, InputLaw
+    from bfc_lightning.inputs import Gaussian, GaussianMixture, InputDistribution
     from bfc_lightning.labels import Classification, Regression
     from bfc_lightning.linearized import LinearizedDenseNet
-    from bfc_lightning.measures.battery import Measure, Moment
+    from bfc_lightning.measures.battery import Measure, Snapshot
     from bfc_lightning.module import HierarchicalLearner
     from bfc_lightning.networks import DenseNet
     from bfc_lightning.runs.loading import load_run
@@ -66,12 +66,12 @@ _HOMES = {
     "HierarchicalData": "data",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
-    "InputLaw": "inputs",
+    "InputDistribution": "inputs",
     "Classification": "labels",
     "Regression": "labels",
     "LinearizedDenseNet": "linearized",
     "Measure": "measures.battery",
-    "Moment": "measures.battery",
+    "Snapshot": "measures.battery",
     "HierarchicalLearner": "module",
     "DenseNet": "networks",
     "load_run": "runs.loading",
@@ -107,7 +107,7 @@ __all__ = [
     "HierarchicalLearner",
     "HierarchicalTarget",
     "Huber",
-    "InputLaw",
+    "InputDistribution",
     "Joint",
     "KernelRidge",
     "LayeredTarget",
@@ -115,7 +115,7 @@ __all__ = [
     "LearnerNTK",
     "LinearizedDenseNet",
     "Measure",
-    "Moment",
+    "Snapshot",
     "OneCycle",
     "Progressive",
     "Quadratic",

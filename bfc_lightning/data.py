@@ -10,10 +10,10 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from bfc_lightning.labels import Labels
-from bfc_lightning.pauses import Pauses
 from bfc_lightning.stream import FiniteStream, SampleStream, Split, check_batch_size
+from bfc_lightning.sync_points import SyncPoints
 from bfc_lightning.targets import Target
-from bfc_lightning.types import Batch, Burst
+from bfc_lightning.types import Batch, StepChunk
 
 _ENDLESS = 2**31 - 1
 BLOCK_ROWS = 8192
@@ -82,9 +82,9 @@ class HierarchicalData(LightningDataModule):
 
     Attributes:
         position: batches of the training stream that were handed out so far.
-        pauses: where given, training gets the batches of several optimiser steps at a time, up to
-            the next pause; else one batch a step.
-        reads_blocks: whether single batches of training are cut from the blocks that bursts are cut
+        sync_points: if given, training gets the batches of several optimizer steps at a time, up to
+            the next sync point; otherwise one batch a step.
+        reads_blocks: whether single batches of training are cut from the blocks that chunks are cut
             from, so that both are the same, bit for bit.
 
     Raises:
@@ -121,7 +121,7 @@ class HierarchicalData(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.seed = 0 if seed is None else seed
         self.position = 0
-        self.pauses: Pauses | None = None
+        self.sync_points: SyncPoints | None = None
         self.reads_blocks = False
         self._counts = counts
         self._stream: SampleStream | FiniteStream | None = None
@@ -207,7 +207,7 @@ class HierarchicalData(LightningDataModule):
 
     def on_after_batch_transfer(
         self, batch: BatchRequest, dataloader_idx: int
-    ) -> Batch | Iterator[Burst]:
+    ) -> Batch | Iterator[StepChunk]:
         """Draws what was asked for, this process's shards of it.
 
         Args:
@@ -222,9 +222,9 @@ class HierarchicalData(LightningDataModule):
         module = trainer.lightning_module
         self.place_stream(module.device, next(module.parameters()).dtype)
         shards = range(trainer.global_rank, self.num_shards, trainer.world_size)
-        if batch.position is None and self.pauses is not None:
-            most = self.pauses.steps_until_next(trainer.global_step)
-            return in_bursts(lambda steps: self.draw_burst(steps, shards), most)
+        if batch.position is None and self.sync_points is not None:
+            most = self.sync_points.steps_until_next(trainer.global_step)
+            return in_chunks(lambda steps: self.draw_chunk(steps, shards), most)
         return self.draw_batch(batch, shards)
 
     def place_stream(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -262,7 +262,7 @@ class HierarchicalData(LightningDataModule):
         self.position += 1
         return drawn
 
-    def cut_off(self, batch: Batch, level: int) -> Batch:
+    def truncate_labels(self, batch: Batch, level: int) -> Batch:
         """A batch of training whose labels lack what levels above `level` add to them.
 
         Args:
@@ -289,7 +289,7 @@ class HierarchicalData(LightningDataModule):
         size = self._counts["val"] * (self.target.input_dim + 2) * element_size
         return size if size <= _KEPT_BYTES else 0
 
-    def draw_burst(self, most: int, shards: range) -> Burst:
+    def draw_chunk(self, most: int, shards: range) -> StepChunk:
         """The next batches of training, from one block of the stream.
 
         Args:
@@ -300,7 +300,7 @@ class HierarchicalData(LightningDataModule):
             At least one.
         """
         drawn = self._next_of_block(most, shards)
-        return Burst(drawn.inputs, drawn.labels)
+        return StepChunk(drawn.inputs, drawn.labels)
 
     def _next_of_block(self, most: int, shards: range) -> Batch:
         """The next batches, with a leading axis.
@@ -343,8 +343,8 @@ class HierarchicalData(LightningDataModule):
         return BatchRequests(split, -(-self._counts[split] // self.eval_batch_size))
 
 
-def in_bursts(draw: Callable[[int], Burst], most: int) -> Iterator[Burst]:
-    """Draws burst after burst, until there are enough batches or some time is over.
+def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk]:
+    """Draws chunk after chunk, until there are enough batches or some time is over.
 
     Between two visits of the Trainer lie as many steps as possible, for its loop takes about a
     millisecond; but a signal or a bar should not have to wait for long. The first batch shows how
@@ -355,13 +355,13 @@ def in_bursts(draw: Callable[[int], Burst], most: int) -> Iterator[Burst]:
         most: batches in all.
 
     Yields:
-        Each burst when it is wanted.
+        Each chunk when it is wanted.
     """
     began, drawn, wanted = time.monotonic(), 0, 1
     while drawn < most:
-        burst = draw(min(wanted, most - drawn))
-        drawn += len(burst.labels)
-        yield burst
+        chunk = draw(min(wanted, most - drawn))
+        drawn += len(chunk.labels)
+        yield chunk
         seconds = time.monotonic() - began
         if seconds >= _VISIT_SECONDS:
             return

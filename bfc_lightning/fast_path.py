@@ -1,4 +1,4 @@
-"""The fast training path: several optimiser steps in a row, with gradients by hand."""
+"""The fast training path: several optimizer steps in a row, with gradients by hand."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from bfc_lightning.gradients import DenseGradients, FlatParameters
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import Objective
 from bfc_lightning.row_optimizers import RowOptimizer, why_not_in_rows
-from bfc_lightning.types import Burst
+from bfc_lightning.types import StepChunk
 
 # Bytes of the features of one batch, x included, up to which learners gain from sharing operations.
 # Two cores of a Zen 5, a step together over one in turn, 4 and 16 learners, on one thread: 0.78 and
@@ -99,10 +99,10 @@ def why_not_fast(network: torch.nn.Module, optimizer: Optimizer) -> str | None:
 
 
 class FastPath:
-    """Takes optimiser steps as the plain path does, to rounding, at a fraction of the overhead.
+    """Takes optimizer steps as the plain path does, to rounding, at a fraction of the overhead.
 
     Gradients come from `DenseGradients` into one row of memory a learner and are clipped there. One
-    learner is stepped by the optimiser that the plain path would have used, with its fused kernel
+    learner is stepped by the optimizer that the plain path would have used, with its fused kernel
     where it has one; with Adam, and several learners, each on samples of its own, by
     `RowOptimizer`, all in the same operations.
 
@@ -141,27 +141,27 @@ class FastPath:
     @torch.no_grad()
     def run(
         self,
-        burst: Burst,
+        chunk: StepChunk,
         optimizers: Sequence[Optimizer],
         schedules: Sequence[LRScheduler],
         progress: Callable[[int], float],
     ) -> Float[Tensor, "steps *r"]:
-        """One optimiser step of every learner for each batch of a burst.
+        """One optimizer step of every learner for each batch of a chunk.
 
         Args:
-            burst: the batches; those of several learners have an axis of learners after the first.
+            chunk: the batches; those of several learners have an axis of learners after the first.
             optimizers: one a learner, over its trainable parameters.
-            schedules: of their rates, stepped after every optimiser step; none for constant rates.
-            progress: the part of the phase done at step 0, 1, ... of the burst.
+            schedules: of their rates, stepped after every optimizer step; none for constant rates.
+            progress: the part of the phase done at step 0, 1, ... of the chunk.
 
         Returns:
             The losses, penalty included; of a process's own samples.
         """
-        gradients, parameters = self._prepare(burst)
+        gradients, parameters = self._prepare(chunk)
         take_step = self._stepper(optimizers)
-        variance = self._variance_of(burst)
-        losses = burst.labels.new_empty(burst.labels.shape[:-1])
-        for step, (x, y) in enumerate(zip(*burst, strict=True)):
+        variance = self._variance_of(chunk)
+        losses = chunk.labels.new_empty(chunk.labels.shape[:-1])
+        for step, (x, y) in enumerate(zip(*chunk, strict=True)):
             loss, slope = self.objectives[0].loss_and_slope(
                 gradients.forward(x), y, progress(step), variance
             )
@@ -179,13 +179,13 @@ class FastPath:
             self._rows.hand_back()
         return losses
 
-    def _prepare(self, burst: Burst) -> tuple[DenseGradients, FlatParameters]:
+    def _prepare(self, chunk: StepChunk) -> tuple[DenseGradients, FlatParameters]:
         """Buffers for this size of batch and these trained layers."""
         if self._parameters is None or not self._parameters.is_current():
             self._parameters, self._built_for = FlatParameters(self.networks), None
         leader = self.networks[0]
         trained = tuple(parameter.requires_grad for parameter in leader.parameters())
-        num_samples = burst.labels.shape[-1]
+        num_samples = chunk.labels.shape[-1]
         wanted = (num_samples, leader.active_depth, trained)
         if self._gradients is None or self._built_for != wanted:
             self._gradients = DenseGradients(self._parameters, num_samples)
@@ -203,10 +203,10 @@ class FastPath:
             self._rows = RowOptimizer(optimizers, self._parameters)
         return self._rows.step
 
-    def _variance_of(self, burst: Burst) -> float | Tensor:
+    def _variance_of(self, chunk: StepChunk) -> float | Tensor:
         """Var(y) of every learner; a checkpoint may have brought a target of its own."""
         variances = [objective.variance for objective in self.objectives]
-        return burst.labels.new_tensor(variances).unsqueeze(1) if self._many else variances[0]
+        return chunk.labels.new_tensor(variances).unsqueeze(1) if self._many else variances[0]
 
     def _add_penalty(self, parameters: FlatParameters) -> Tensor:
         """Adds 2 lambda_l V_l to the gradients of trained layers; sum_l lambda_l |V_l|^2."""
@@ -223,7 +223,7 @@ class FastPath:
 
 
 class InTurn:
-    """Takes the steps of several learners, too, but of one after the other, a burst at a time.
+    """Takes the steps of several learners, too, but of one after the other, a chunk at a time.
 
     Where the features of one batch fill a core's cache, sharing operations costs more than it
     saves.
@@ -239,25 +239,25 @@ class InTurn:
 
     def run(
         self,
-        burst: Burst,
+        chunk: StepChunk,
         optimizers: Sequence[Optimizer],
         schedules: Sequence[LRScheduler],
         progress: Callable[[int], float],
     ) -> Float[Tensor, "steps r"]:
-        """One optimiser step of every learner for each batch of a burst; see `FastPath.run`.
+        """One optimizer step of every learner for each batch of a chunk; see `FastPath.run`.
 
         Args:
-            burst: the batches, with an axis of learners after the first.
+            chunk: the batches, with an axis of learners after the first.
             optimizers: one a learner, over its trainable parameters.
             schedules: of their rates; none for constant rates.
-            progress: the part of the phase done at step 0, 1, ... of the burst.
+            progress: the part of the phase done at step 0, 1, ... of the chunk.
 
         Returns:
             The losses, penalty included.
         """
         losses = [
             path.run(
-                Burst(burst.inputs[:, number], burst.labels[:, number]),
+                StepChunk(chunk.inputs[:, number], chunk.labels[:, number]),
                 optimizers[number : number + 1],
                 schedules[number : number + 1],
                 progress,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bfc_lightning.seeds import generator
 
 
-class InputLaw(nn.Module, ABC):
+class InputDistribution(nn.Module, ABC):
     """The distribution of x. Subclass it for a law of your own.
 
     A law sets `input_dim`, and keeps its tensors as float64 buffers named below, so that
@@ -151,7 +151,7 @@ def _mean_vector(input_dim: int, mean: float | Sequence[float]) -> Tensor:
     return vector
 
 
-class Gaussian(InputLaw):
+class Gaussian(InputDistribution):
     """A Gaussian law, spherical or not.
 
         x = mu + Q diag(s)^(1/2) z,   z ~ N(0, 1),   so that x ~ N(mu, Q diag(s) Q^T)
@@ -214,14 +214,14 @@ class Gaussian(InputLaw):
         return self.eigenvalues.diag() if self.is_isotropic else self.factor @ self.factor.T
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws n samples; see `InputLaw.sample`."""
+        """Draws n samples; see `InputDistribution.sample`."""
         noise = self.mean.new_empty(num_samples, self.input_dim).normal_(generator=random)
         return self.mean + (noise if self.is_isotropic else noise @ self.factor.T)
 
     def sample_parts(
         self, num_samples: int, pool: Sequence[torch.Generator]
     ) -> Float[Tensor, "p_times_n d"]:
-        """Writes the draws side by side, with nothing to copy; see `InputLaw.sample_parts`."""
+        """Writes the draws side by side, without a copy; see `InputDistribution.sample_parts`."""
         if type(self).sample is not Gaussian.sample or not self.is_isotropic:
             return super().sample_parts(num_samples, pool)
         x = self.mean.new_empty(len(pool) * num_samples, self.input_dim)
@@ -230,7 +230,7 @@ class Gaussian(InputLaw):
         return x.add_(self.mean)
 
 
-class GaussianMixture(InputLaw):
+class GaussianMixture(InputDistribution):
     """A mixture of Gaussians, each with its own mean and covariance.
 
         c ~ Categorical(p),   x | c ~ N(mu_c, Sigma_c)
@@ -286,7 +286,7 @@ class GaussianMixture(InputLaw):
         return within + torch.einsum("c,ci,cj->ij", self.weights, shift, shift)
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws n samples; see `InputLaw.sample`."""
+        """Draws n samples; see `InputDistribution.sample`."""
         noise = self.mean.new_empty(num_samples, self.input_dim).normal_(generator=random)
         uniform = self.mean.new_empty(num_samples).uniform_(generator=random)
         chosen = torch.searchsorted(self.weights.cumsum(0)[:-1].contiguous(), uniform)
@@ -297,7 +297,7 @@ class GaussianMixture(InputLaw):
         return self.means[chosen] + picked[:, 0]
 
 
-class ProjectedLaw(InputLaw):
+class ProjectedLaw(InputDistribution):
     """The law of P x, with the part of x that one direction explains taken out.
 
         P x = x - Sigma w <w, x - mu> / (w^T Sigma w)
@@ -314,16 +314,16 @@ class ProjectedLaw(InputLaw):
 
     direction: Tensor
     response: Tensor
-    centre: Tensor
+    center: Tensor
 
-    def __init__(self, inputs: InputLaw, direction: Float[Tensor, " d"]) -> None:
+    def __init__(self, inputs: InputDistribution, direction: Float[Tensor, " d"]) -> None:
         super().__init__()
         self.inputs = inputs
         self.input_dim = inputs.input_dim
         spread = inputs.covariance @ direction
         self.register_buffer("direction", direction)
         self.register_buffer("response", spread / (direction @ spread))
-        self.register_buffer("centre", direction @ inputs.mean)
+        self.register_buffer("center", direction @ inputs.mean)
         self.register_buffer("mean", inputs.mean.clone())
 
     @property
@@ -335,8 +335,8 @@ class ProjectedLaw(InputLaw):
 
     def project(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """P x for every row."""
-        return x - torch.outer(x @ self.direction - self.centre, self.response)
+        return x - torch.outer(x @ self.direction - self.center, self.response)
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws x and projects it; see `InputLaw.sample`."""
+        """Draws x and projects it; see `InputDistribution.sample`."""
         return self.project(self.inputs.sample(num_samples, random))

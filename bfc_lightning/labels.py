@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bfc_lightning.inputs import InputLaw, ProjectedLaw
+from bfc_lightning.inputs import InputDistribution, ProjectedLaw
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import Target
 
@@ -16,16 +16,16 @@ class Labels(nn.Module, ABC):
 
     Attributes:
         inputs: the law of x.
-        target_law: the law of the target's argument; build the target on this one.
+        target_distribution: the law of the target's argument; build the target on this one.
     """
 
-    def __init__(self, inputs: InputLaw) -> None:
+    def __init__(self, inputs: InputDistribution) -> None:
         super().__init__()
         self.inputs = inputs
 
     @property
     @abstractmethod
-    def target_law(self) -> InputLaw:
+    def target_distribution(self) -> InputDistribution:
         """The law under which the target is normalized and measured."""
 
     @property
@@ -41,7 +41,7 @@ class Labels(nn.Module, ABC):
             x: samples of `inputs`.
 
         Returns:
-            Samples of `target_law`.
+            Samples of `target_distribution`.
         """
 
     @abstractmethod
@@ -85,14 +85,14 @@ class Regression(Labels):
         ValueError: if `noise_std` is negative.
     """
 
-    def __init__(self, inputs: InputLaw, noise_std: float = 0.0) -> None:
+    def __init__(self, inputs: InputDistribution, noise_std: float = 0.0) -> None:
         super().__init__(inputs)
         if noise_std < 0:
             raise ValueError(f"noise_std must be at least 0, got {noise_std}.")
         self.noise_std = noise_std
 
     @property
-    def target_law(self) -> InputLaw:
+    def target_distribution(self) -> InputDistribution:
         """The law of x itself."""
         return self.inputs
 
@@ -157,7 +157,7 @@ class Classification(Labels):
     direction: Tensor
     spread: Tensor
 
-    def __init__(self, inputs: InputLaw, seed: int | None = None) -> None:
+    def __init__(self, inputs: InputDistribution, seed: int | None = None) -> None:
         super().__init__(inputs)
         if inputs.input_dim < 2:
             raise ValueError(
@@ -171,7 +171,7 @@ class Classification(Labels):
         self.register_buffer("spread", (direction @ inputs.covariance @ direction).sqrt())
 
     @property
-    def target_law(self) -> InputLaw:
+    def target_distribution(self) -> InputDistribution:
         """The law of P x."""
         return self.projected
 

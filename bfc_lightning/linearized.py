@@ -98,7 +98,7 @@ class LinearizedDenseNet(DenseNet):
 
 
 class _Original(nn.Module):
-    """Calls a linearised network as the DenseNet that it was made from."""
+    """Calls a linearized network as the DenseNet that it was made from."""
 
     def __init__(self, network: LinearizedDenseNet) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The Lightning module: a network, its objective, and the optimiser that it is given."""
+"""The Lightning module: a network, its objective, and the optimizer that it is given."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from bfc_lightning.objectives import objective_for, weight_penalty
 from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.schemes import Phase
 from bfc_lightning.targets import Target
-from bfc_lightning.types import Batch, Burst
+from bfc_lightning.types import Batch, StepChunk
 
 # A short memory for squared gradients: they fall by orders of magnitude within a run.
 default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.95))
@@ -35,7 +35,7 @@ LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
 class HierarchicalLearner(LightningModule):
-    """An over-parameterised DenseNet that learns a target by SGD on all layers at once.
+    """An over-parameterized DenseNet that learns a target by SGD on all layers at once.
 
     Args:
         target: G; the learner takes its dimension, depth and level scales from it.
@@ -57,8 +57,8 @@ class HierarchicalLearner(LightningModule):
         temperature: of the logit, in units of the target's standard deviation; classification only.
         final_temperature: to which the temperature falls geometrically over the run, or over each
             phase of a scheme; it stays where not given.
-        optimizer: any optimiser class of PyTorch's; SGD without momentum works, too.
-        lr_scheduler: any schedule that steps with the optimiser; a length left open is that of the
+        optimizer: any optimizer class of PyTorch's; SGD without momentum works, too.
+        lr_scheduler: any schedule that steps with the optimizer; a length left open is that of the
             run, or of each phase of a training scheme. `null` for a constant rate.
         seed: of the start. The command line derives it from the run's seed; 0 where nobody gives
             one.
@@ -145,7 +145,7 @@ class HierarchicalLearner(LightningModule):
     ) -> None:
         """Trains with gradients by hand, several steps at a time; see `FastPath`.
 
-        It takes a step for each batch, or, where the data module hands out bursts, many at once.
+        It takes a step for each batch, or, where the data module hands out chunks, many at once.
 
         Args:
             clipping: of the gradients; the Trainer cannot clip what it does not compute.
@@ -162,25 +162,25 @@ class HierarchicalLearner(LightningModule):
         )
 
     def training_step(
-        self, batch: Batch | Iterable[Burst], batch_index: int
+        self, batch: Batch | Iterable[StepChunk], batch_index: int
     ) -> Tensor | dict[str, Any]:
         """The loss of a batch, penalty included; on the fast path those of the steps it takes."""
         if self.fast_path is not None and not isinstance(batch, Batch):
             return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
         assert isinstance(batch, Batch)
         if self.fast_path is not None:
-            burst = Burst(batch.inputs.unsqueeze(0), batch.labels.unsqueeze(0))
-            return {"loss": take_steps(self, self.fast_path, [burst], self.progress)[0]}
+            chunk = StepChunk(batch.inputs.unsqueeze(0), batch.labels.unsqueeze(0))
+            return {"loss": take_steps(self, self.fast_path, [chunk], self.progress)[0]}
         if self.phase is not None and self.phase.taught is not None:
             data: HierarchicalData = self.trainer.datamodule  # type: ignore[attr-defined]
-            batch = data.cut_off(batch, self.phase.taught)
+            batch = data.truncate_labels(batch, self.phase.taught)
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if any(self.regularization):
             loss = loss + weight_penalty(self.network, self.regularization)
         return loss
 
     def progress(self, step: int) -> float:
-        """The part of the phase, or of the run, that is done after `step` optimiser steps."""
+        """The part of the phase, or of the run, that is done after `step` optimizer steps."""
         return self.phase.progress(step) if self.phase else step / self.trainer.max_steps
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -208,7 +208,7 @@ class HierarchicalLearner(LightningModule):
         }
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser over all trainable parameters, and the schedule over the phase."""
+        """The optimizer over all trainable parameters, and the schedule over the phase."""
         return self.build_optimizer(self.phase.length if self.phase else self.trainer.max_steps)
 
     def enter_phase(self, phase: Phase) -> None:
@@ -243,7 +243,7 @@ class HierarchicalLearner(LightningModule):
             _count_stored_steps(checkpoint)
 
     def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
-        """The optimiser and its schedule for a phase of `num_steps` optimiser steps.
+        """The optimizer and its schedule for a phase of `num_steps` optimizer steps.
 
         Args:
             num_steps: length of the phase.
@@ -302,16 +302,16 @@ class HierarchicalLearner(LightningModule):
 def take_steps(
     module: LightningModule,
     path: FastPath | InTurn,
-    bursts: Iterable[Burst],
+    chunks: Iterable[StepChunk],
     progress: Callable[[int], float],
 ) -> Tensor:
-    """Takes the steps of some bursts, and tells Lightning.
+    """Takes the steps of some chunks, and tells Lightning.
 
     Args:
         module: whose `training_step` this is.
         path: of its networks.
-        bursts: the batches.
-        progress: the part of the phase done after so many optimiser steps of the run.
+        chunks: the batches.
+        progress: the part of the phase done after so many optimizer steps of the run.
 
     Returns:
         The losses.
@@ -320,9 +320,9 @@ def take_steps(
     optimizers = _as_list(module.optimizers(use_pl_optimizer=False))
     schedules = _as_list(module.lr_schedulers())
     losses: list[Tensor] = []
-    for burst in bursts:
+    for chunk in chunks:
         losses.append(
-            path.run(burst, optimizers, schedules, functools.partial(_later, progress, step))
+            path.run(chunk, optimizers, schedules, functools.partial(_later, progress, step))
         )
         step += len(losses[-1])
     taken = torch.cat(losses)
@@ -341,9 +341,9 @@ def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
 
 
 def count_steps(trainer: Trainer, steps: int) -> None:
-    """Tells Lightning's loop of optimiser steps that were taken within one training step.
+    """Tells Lightning's loop of optimizer steps that were taken within one training step.
 
-    `global_step` counts optimiser steps on either path, and the loop's batches are optimiser steps,
+    `global_step` counts optimizer steps on either path, and the loop's batches are optimizer steps,
     so that intervals mean the same and a checkpoint of one path can go on on the other.
 
     Args:

@@ -1,4 +1,4 @@
-"""The learner: an over-parameterised DenseNet that reads out every layer."""
+"""The learner: an over-parameterized DenseNet that reads out every layer."""
 
 import copy
 import math

@@ -9,15 +9,15 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
-from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData, in_bursts
+from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData, in_chunks
 from bfc_lightning.fast_path import Clipping, FastPath, InTurn, path_of
 from bfc_lightning.medians import median_of
 from bfc_lightning.module import PHASE_KEY, HierarchicalLearner, take_steps
 from bfc_lightning.networks import DenseNet
-from bfc_lightning.pauses import Pauses
 from bfc_lightning.row_optimizers import why_not_in_rows
 from bfc_lightning.schemes import Phase
-from bfc_lightning.types import Batch, Burst
+from bfc_lightning.sync_points import SyncPoints
+from bfc_lightning.types import Batch, StepChunk
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class ReplicatedData(LightningDataModule):
     def __init__(self, parts: Sequence[HierarchicalData]) -> None:
         super().__init__()
         self.parts = list(parts)
-        self.pauses: Pauses | None = None
+        self.sync_points: SyncPoints | None = None
         self.batch_size = parts[0].batch_size
 
     def check_processes(self, world_size: int) -> None:
@@ -63,7 +63,7 @@ class ReplicatedData(LightningDataModule):
 
     def on_after_batch_transfer(
         self, batch: BatchRequest, dataloader_idx: int
-    ) -> Iterator[Burst] | list[Batch]:
+    ) -> Iterator[StepChunk] | list[Batch]:
         """Draws what was asked for, of every replica.
 
         Args:
@@ -71,7 +71,7 @@ class ReplicatedData(LightningDataModule):
             dataloader_idx: Lightning's; there is one loader.
 
         Returns:
-            A burst with an axis of replicas, or a batch for each.
+            A chunk with an axis of replicas, or a batch for each.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -81,13 +81,13 @@ class ReplicatedData(LightningDataModule):
         shards = range(self.parts[0].num_shards)
         if batch.position is not None:
             return [part.draw_batch(batch, shards) for part in self.parts]
-        assert self.pauses is not None
-        most = self.pauses.steps_until_next(trainer.global_step)
-        return in_bursts(lambda steps: self._draw_burst(steps, shards), most)
+        assert self.sync_points is not None
+        most = self.sync_points.steps_until_next(trainer.global_step)
+        return in_chunks(lambda steps: self._draw_chunk(steps, shards), most)
 
-    def _draw_burst(self, most: int, shards: range) -> Burst:
-        bursts = [part.draw_burst(most, shards) for part in self.parts]
-        return Burst(*(torch.stack(column, dim=1) for column in zip(*bursts, strict=True)))
+    def _draw_chunk(self, most: int, shards: range) -> StepChunk:
+        chunks = [part.draw_chunk(most, shards) for part in self.parts]
+        return StepChunk(*(torch.stack(column, dim=1) for column in zip(*chunks, strict=True)))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the streams stand, and the tensors of all problems."""
@@ -116,7 +116,7 @@ class ReplicatedLearner(LightningModule):
     harms no other: nothing is shared between rows. Metrics are medians over those that did not.
 
     Args:
-        learners: one a replica; all of one shape, optimiser class and schedule of phases.
+        learners: one a replica; all of one shape, optimizer class and schedule of phases.
 
     Attributes:
         diverged: for each replica the step at which it was seen to have diverged, or None.
@@ -178,7 +178,7 @@ class ReplicatedLearner(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401, Lightning's union of unions
-        """One optimiser and one schedule for each learner."""
+        """One optimizer and one schedule for each learner."""
         phase = self.each[0].phase
         length = phase.length if phase else self.trainer.max_steps
         return [as_config(each.build_optimizer(length)) for each in self.each]
@@ -192,13 +192,13 @@ class ReplicatedLearner(LightningModule):
         for each in self.each:
             each.enter_phase(phase)
 
-    def training_step(self, batch: Iterator[Burst], batch_index: int) -> dict[str, Any]:
-        """Takes the steps of a burst."""
+    def training_step(self, batch: Iterator[StepChunk], batch_index: int) -> dict[str, Any]:
+        """Takes the steps of a chunk."""
         assert self.fast_path is not None
         return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
 
     def progress(self, step: int) -> float:
-        """The part of the phase, or of the run, that is done after `step` optimiser steps."""
+        """The part of the phase, or of the run, that is done after `step` optimizer steps."""
         phase = self.each[0].phase
         return phase.progress(step) if phase else step / self.trainer.max_steps
 
@@ -207,7 +207,7 @@ class ReplicatedLearner(LightningModule):
 
         Args:
             values: one a replica.
-            step: optimiser steps taken so far.
+            step: optimizer steps taken so far.
 
         Returns:
             Whether all have diverged by now.
@@ -327,7 +327,7 @@ def as_config(built: Any) -> dict[str, Any]:  # noqa: ANN401, Lightning's union 
     """What `build_optimizer` returns, always as a dictionary.
 
     Args:
-        built: an optimiser, or a dictionary with a schedule.
+        built: an optimizer, or a dictionary with a schedule.
 
     Returns:
         The dictionary.

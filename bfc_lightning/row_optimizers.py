@@ -17,11 +17,11 @@ _REFUSED = ("amsgrad", "maximize", "differentiable", "capturable")
 
 
 class RowOptimizer:
-    """Takes the steps of R optimisers of PyTorch in a few operations on rows of parameters.
+    """Takes the steps of R optimizers of PyTorch in a few operations on rows of parameters.
 
-    The optimisers keep what they are asked for: settings and rates are read from them at every
+    The optimizers keep what they are asked for: settings and rates are read from them at every
     step, and their state is a view into rows of ours, so that schedules, checkpoints and resuming
-    see ordinary optimisers. The formulas are those of PyTorch's documentation:
+    see ordinary optimizers. The formulas are those of PyTorch's documentation:
 
         SGD     u = mu u + (1 - tau) g (g in the first step),   V <- V - r (g + mu u if nesterov,
                 else u),   with g + lambda V for g
@@ -71,7 +71,7 @@ class RowOptimizer:
         self._update()
 
     def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
-        """Whether these are still the optimisers, and nobody else has stepped or loaded them.
+        """Whether these are still the optimizers, and nobody else has stepped or loaded them.
 
         Args:
             optimizers: one a network.
@@ -83,7 +83,7 @@ class RowOptimizer:
         return same and int(state.get("step", self._steps_taken)) == self._steps_taken
 
     def hand_back(self) -> None:
-        """Tells the optimisers how many steps they have taken; call it before they are saved."""
+        """Tells the optimizers how many steps they have taken; call it before they are saved."""
         for state in self._trained_states:
             if "step" in state:
                 state["step"].fill_(self._steps_taken)
@@ -93,7 +93,7 @@ class RowOptimizer:
         return self._parameters.values.new_tensor(numbers).unsqueeze(1)
 
     def _rows_of(self, name: str) -> Float[Tensor, "r p"]:
-        """Rows of a state, with what the optimisers have; they get views into them."""
+        """Rows of a state, with what the optimizers have; they get views into them."""
         rows = torch.zeros_like(self._parameters.values)
         for network, optimizer, row in zip(
             self._parameters.networks, self._optimizers, rows, strict=True
@@ -170,7 +170,7 @@ class RowOptimizer:
 
 
 def why_not_in_rows(optimizers: Sequence[Optimizer]) -> str | None:
-    """Why optimisers cannot take their steps together.
+    """Why optimizers cannot take their steps together.
 
     Source: ours.
 

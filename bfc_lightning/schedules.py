@@ -1,4 +1,4 @@
-"""Learning-rate schedules that step with the optimiser and know how long the run is."""
+"""Learning-rate schedules that step with the optimizer and know how long the run is."""
 
 import functools
 import inspect
@@ -90,7 +90,7 @@ def open_length(factory: Callable[..., LRScheduler]) -> str | None:
     """The argument by which a schedule is told its length, where nobody has set it.
 
     Args:
-        factory: a scheduler class, or a partial of one, that takes the optimiser.
+        factory: a scheduler class, or a partial of one, that takes the optimizer.
 
     Returns:
         `total_steps`, `T_max` or `total_iters`; None where the schedule has a length of its own.
@@ -107,15 +107,15 @@ def open_length(factory: Callable[..., LRScheduler]) -> str | None:
 def make_schedule(
     factory: Callable[..., LRScheduler], optimizer: Optimizer, *, total_steps: int
 ) -> LRScheduler:
-    """A schedule for one run of `total_steps` optimiser steps.
+    """A schedule for one run of `total_steps` optimizer steps.
 
     Args:
-        factory: a scheduler class, or a partial of one, that takes the optimiser.
+        factory: a scheduler class, or a partial of one, that takes the optimizer.
         optimizer: whose rates it sets.
         total_steps: given to the schedule where its length was left open.
 
     Returns:
-        The schedule, to be stepped after every optimiser step.
+        The schedule, to be stepped after every optimizer step.
 
     Raises:
         ValueError: if the schedule follows a metric instead of the steps.

@@ -20,8 +20,8 @@ class Batch(NamedTuple):
     signal: Float[Tensor, " n"]
 
 
-class Burst(NamedTuple):
-    """The batches of several optimiser steps in a row.
+class StepChunk(NamedTuple):
+    """The batches of several optimizer steps in a row.
 
     Attributes:
         inputs: x, one batch after another.

@@ -40,7 +40,7 @@ def monomials(z, degree):
 
 
 def polynomial_ridge(z, y, *, degree, ridge):
-    """Coefficients of the ridge regression on monomials, from centred and standardised columns."""
+    """Coefficients of the ridge regression on monomials, from centered and standardized columns."""
     columns = monomials(z, degree)[:, 1:]
     means, stds = columns.mean(axis=0), columns.std(axis=0)
     standard = (columns - means) / stds

@@ -8,14 +8,14 @@ from bfc_lightning.fast_path import Clipping, FastPath
 from bfc_lightning.gradients import DenseGradients, FlatParameters
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import Objective
-from bfc_lightning.types import Burst
+from bfc_lightning.types import StepChunk
 
 # Nothing but the training, for what is about the training alone.
 BARE = ["--num_measures", "0", "--data.num_val_samples", "4", "--data.eval_batch_size", "4"]
 
 
 class Steps:
-    """A learner on the fast path with its optimiser; `take` goes on where it stands."""
+    """A learner on the fast path with its optimizer; `take` goes on where it stands."""
 
     def __init__(self, network, objective, make_optimizer, **settings):
         self.network = network
@@ -26,12 +26,12 @@ class Steps:
         self.path = fast_path(network, objective, **settings)
         self.taken = 0
 
-    def take(self, burst: Burst) -> list[float]:
+    def take(self, chunk: StepChunk) -> list[float]:
         first = self.taken
-        self.taken += len(burst.labels)
+        self.taken += len(chunk.labels)
         return take(
             self.path,
-            burst,
+            chunk,
             self.optimizer,
             self.schedule,
             lambda step: self.progress(first + step),
@@ -49,9 +49,9 @@ def fast_path(
     return FastPath([network], [objective], regularization=[coefficients], clipping=clipping)
 
 
-def take(path, burst, optimizer, schedule=None, progress=lambda step: 0.0) -> list[float]:
+def take(path, chunk, optimizer, schedule=None, progress=lambda step: 0.0) -> list[float]:
     schedules = [] if schedule is None else [schedule]
-    return path.run(burst, [optimizer], schedules, progress).tolist()
+    return path.run(chunk, [optimizer], schedules, progress).tolist()
 
 
 class ByHand:

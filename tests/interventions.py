@@ -86,7 +86,7 @@ class GradientWatcher(Callback):
 
 
 class MeasureThatSignals(Measure):
-    """Sends the process SIGINT when a measure is taken at a step: bursts stay as they are."""
+    """Sends the process SIGINT when a measure is taken at a step: chunks stay as they are."""
 
     def __init__(self, call: int, seconds: float = 0.0) -> None:
         self.call = call

@@ -7,7 +7,7 @@ import torch
 
 
 def target_layers(x, *, weights, sources, means=None, stds=None):
-    """S_1..S_L and G_1..G_L, sample by sample; normalised where means and stds are given."""
+    """S_1..S_L and G_1..G_L, sample by sample; normalized where means and stds are given."""
     depth = len(sources)
     preactivations = [[] for _ in range(depth)]
     features = [[] for _ in range(depth)]
@@ -29,7 +29,7 @@ def target_layers(x, *, weights, sources, means=None, stds=None):
 
 
 def target_levels(features, *, signs, scales, normalize):
-    """alpha_l w_l^T G_l, over sqrt(k_l) where normalised: one column a level."""
+    """alpha_l w_l^T G_l, over sqrt(k_l) where normalized: one column a level."""
     columns = []
     for feature, sign, scale in zip(features, signs, scales, strict=True):
         column = []
@@ -72,13 +72,13 @@ def penalty(blocks, coefficients):
 
 
 def orthogonal_levels(levels):
-    """Each centred level minus its least-squares fit on all lower ones."""
-    centred = levels - levels.mean(axis=0)
-    columns = [centred[:, 0]]
+    """Each centered level minus its least-squares fit on all lower ones."""
+    centered = levels - levels.mean(axis=0)
+    columns = [centered[:, 0]]
     for level in range(1, levels.shape[1]):
-        lower = centred[:, :level]
-        fit, *_ = np.linalg.lstsq(lower, centred[:, level], rcond=None)
-        columns.append(centred[:, level] - lower @ fit)
+        lower = centered[:, :level]
+        fit, *_ = np.linalg.lstsq(lower, centered[:, level], rcond=None)
+        columns.append(centered[:, level] - lower @ fit)
     return np.stack(columns, axis=1)
 
 
@@ -150,8 +150,8 @@ def richness(features, preactivations):
     """(sum s^2)^2 / sum s^4, s the singular values of the coefficients on whitened products."""
     n, k = preactivations.shape
     products = [preactivations[:, a] * preactivations[:, b] for a in range(k) for b in range(a, k)]
-    centred = np.stack([product - np.mean(product) for product in products], axis=1)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = np.stack([product - np.mean(product) for product in products], axis=1)
+    left, singular, _ = np.linalg.svd(centered, full_matrices=False)
     whitened = left[:, singular > 1e-10 * singular[0]] * math.sqrt(n)
     varying = [column for column in features.T if np.ptp(column) > 0]
     standard = np.stack([(c - np.mean(c)) / np.std(c) for c in varying], axis=1)
@@ -196,7 +196,7 @@ def training_steps(
     clip=None,
     progress=lambda step: 0.0,
 ):
-    """Optimiser steps as in any tutorial: autograd, PyTorch's own clipping, one batch at a time."""
+    """Optimizer steps as in any tutorial: autograd, PyTorch's own clipping, one batch at a time."""
     losses = []
     for step, (x, y) in enumerate(batches):
         loss = loss_of(network(x), y, progress(step))
@@ -236,12 +236,12 @@ def finite_differences(function, parameters, width=1e-6):
 
 
 def residual_off_polynomials(x, values, degree):
-    """What least squares on all monomials of at most this degree leaves of centred values."""
+    """What least squares on all monomials of at most this degree leaves of centered values."""
     columns = [np.ones(len(x))]
     for powers in np.ndindex(*[degree + 1] * x.shape[1]):
         if 0 < sum(powers) <= degree:
             columns.append(np.prod([x[:, i] ** p for i, p in enumerate(powers)], axis=0))
     monomials = np.stack(columns, axis=1)
-    centred = values - values.mean()
-    fit, *_ = np.linalg.lstsq(monomials, centred, rcond=None)
-    return float(((centred - monomials @ fit) ** 2).sum())
+    centered = values - values.mean()
+    fit, *_ = np.linalg.lstsq(monomials, centered, rcond=None)
+    return float(((centered - monomials @ fit) ** 2).sum())

@@ -32,7 +32,7 @@ def test_monomials_equal_the_products_one_by_one(k, degree):
 
 
 @pytest.mark.parametrize("ridge", [1e-6, 0.1])
-def test_ridge_equals_centred_and_standardised_least_squares(ridge):
+def test_ridge_equals_centered_and_standardized_least_squares(ridge):
     z, y = normal(60, 3), normal(60, seed=1) + 5
     fitted = fit_polynomial(z, y, degree=3, ridge=ridge)
     expected = slow.polynomial_ridge(z.numpy(), y.numpy(), degree=3, ridge=ridge)

@@ -38,7 +38,7 @@ def condition(**changes: object) -> dict:
 
 
 MISTAKES = {
-    "key too many": ({"colour": "red"}, "must have the keys sentence, source, shows"),
+    "key too many": ({"color": "red"}, "must have the keys sentence, source, shows"),
     "empty sentence": ({"sentence": " "}, "sentence must be words, got ' '"),
     "unknown profile": (
         {"runs": {"quick": "few.yaml", "slow": "few.yaml"}},
@@ -162,9 +162,9 @@ def test_interval_is_that_of_all_draws():
 def test_claim_is_judged_by_its_runs(narrow, verdict, tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
-    judgement = judge(claim, comparison, rows_with(comparison, {"narrow": narrow, "wide": [1] * 5}))
-    assert judgement.verdict == verdict
-    assert judgement.findings[0].estimate.value == pytest.approx(sorted(narrow)[2])
+    judgment = judge(claim, comparison, rows_with(comparison, {"narrow": narrow, "wide": [1] * 5}))
+    assert judgment.verdict == verdict
+    assert judgment.findings[0].estimate.value == pytest.approx(sorted(narrow)[2])
 
 
 def test_claim_holds_only_if_all_its_conditions_do(tmp_path):
@@ -190,36 +190,34 @@ def test_run_without_a_number_leaves_the_claim_undecided(status, told, tmp_path)
     comparison = parse(tmp_path / "few.yaml")
     rows = rows_with(comparison, {"narrow": [2.0, 3.0, 3.0, 3.0, 3.0], "wide": [1] * 5})
     rows[1] = replace(rows[1], status=status)
-    judgement = judge(claim, comparison, rows)
-    assert judgement.verdict == "undecided"
-    assert judgement.findings[0].reason == f"no val/nmse of narrow: {told}."
+    judgment = judge(claim, comparison, rows)
+    assert judgment.verdict == "undecided"
+    assert judgment.findings[0].reason == f"no val/nmse of narrow: {told}."
 
 
 def test_metric_that_was_never_logged_leaves_the_claim_undecided(tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
     rows = rows_with(comparison, {"narrow": [None, 3.0, 3.0, 3.0, 3.0], "wide": [1] * 5})
-    judgement = judge(claim, comparison, rows)
-    assert judgement.findings[0].reason == "no val/nmse of narrow: seed 0 has none."
+    judgment = judge(claim, comparison, rows)
+    assert judgment.findings[0].reason == "no val/nmse of narrow: seed 0 has none."
 
 
 def test_few_seeds_leave_the_claim_undecided(tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = replace(parse(tmp_path / "few.yaml"), seeds=[0, 1, 2, 3])
     rows = rows_with(comparison, {"narrow": [2.0] * 4, "wide": [1] * 4})
-    judgement = judge(claim, comparison, rows)
-    assert judgement.verdict == "undecided"
-    assert judgement.findings[0].reason == "no interval from fewer than 5 seeds."
+    judgment = judge(claim, comparison, rows)
+    assert judgment.verdict == "undecided"
+    assert judgment.findings[0].reason == "no interval from fewer than 5 seeds."
 
 
 def test_ratio_to_zero_leaves_the_claim_undecided(tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
-    judgement = judge(
-        claim, comparison, rows_with(comparison, {"narrow": [1] * 5, "wide": [0] * 5})
-    )
-    assert judgement.verdict == "undecided"
-    assert judgement.findings[0].reason == "the effect is not finite: a median is 0."
+    judgment = judge(claim, comparison, rows_with(comparison, {"narrow": [1] * 5, "wide": [0] * 5}))
+    assert judgment.verdict == "undecided"
+    assert judgment.findings[0].reason == "the effect is not finite: a median is 0."
 
 
 @pytest.mark.parametrize(
@@ -241,16 +239,16 @@ def told(tmp_path):
     claim = read_claim(write_claim(tmp_path))
     comparison = parse(tmp_path / "few.yaml")
     rows = rows_with(comparison, {"narrow": [20.0, 25.0, 25.0, 30.0, 30.0], "wide": [1.0] * 5})
-    judgement = judge(claim, comparison, rows)
+    judgment = judge(claim, comparison, rows)
     content = {
         **{"status": "finished", "profile": "quick", "command": "bfc claims"},
         **{
             "versions": {"torch": "2"},
             "git": None,
-            "claims": [as_json(judgement, runs="runs/few")],
+            "claims": [as_json(judgment, runs="runs/few")],
         },
     }
-    return json.loads(json.dumps(content)), claim_figure(judgement, comparison, rows)
+    return json.loads(json.dumps(content)), claim_figure(judgment, comparison, rows)
 
 
 def test_json_holds_effect_bounds_and_the_values_behind_them(told):

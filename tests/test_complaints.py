@@ -62,7 +62,7 @@ callable class: Parser key "lr":
     Given value: x. Got value: Namespace(class_path='torch.optim.Adam')"""
 NO_CLASS = """Parser key "inputs":
   Errors:
-    - Not a valid subclass of InputLaw
+    - Not a valid subclass of InputDistribution
       Subclass types expect one of:
       - a class path (str)
       - a dict with class_path entry
@@ -79,7 +79,7 @@ LOADED = """Parser key "model":
 Unable to load config 'null'
   - Parser key "model": Unable to load config "null\""""
 SIZE = """Does not validate against any of the Union subtypes
-Subtypes: [<class 'bfc_lightning.inputs.InputLaw'>, <class 'NoneType'>]
+Subtypes: [<class 'bfc_lightning.inputs.InputDistribution'>, <class 'NoneType'>]
 Errors:
   - ones(): argument 'size' failed to unpack the object at pos 1 with error "Overflow when unpacking
     Exception raised from THPUtils_unpackLong at python_numbers.h:79 (most recent call first):
@@ -123,7 +123,7 @@ arguments are required: in_features. Got value: Namespace(class_path='torch.nn.L
         (OPTIMIZER, "model.optimizer.init_args.lr: expected float, got x."),
         (
             NO_CLASS,
-            "inputs: must be the name or the import path of a class, here of kind InputLaw, "
+            "inputs: must be the name or the import path of a class, here of kind InputDistribution, "
             "got {'init_args': {'input_dim': 8}}. Known: Gaussian, GaussianMixture.",
         ),
         (LOADED, "model: must be a mapping of settings, got 'null'."),

@@ -7,8 +7,8 @@ import torch
 
 from bfc_lightning import Gaussian, HierarchicalData, HierarchicalTarget, Regression
 from bfc_lightning import data as data_module
-from bfc_lightning.data import BatchRequests, check_same_tensors, in_bursts
-from bfc_lightning.types import Burst
+from bfc_lightning.data import BatchRequests, check_same_tensors, in_chunks
+from bfc_lightning.types import StepChunk
 
 
 def data(seed: int = 0, **arguments) -> HierarchicalData:
@@ -68,25 +68,25 @@ def test_streams_of_two_precisions_have_the_same_problem():
     assert module.target.mean.dtype == torch.float64
 
 
-def samples_in_bursts(sizes, **arguments) -> tuple[torch.Tensor, torch.Tensor, int]:
+def samples_in_chunks(sizes, **arguments) -> tuple[torch.Tensor, torch.Tensor, int]:
     module = data(**arguments)
     module.place_stream(torch.device("cpu"), torch.float64)
-    bursts, taken = [], 0
+    chunks, taken = [], 0
     while taken < 40:
-        bursts.append(module.draw_burst(next(sizes), range(4)))
-        taken += len(bursts[-1].labels)
+        chunks.append(module.draw_chunk(next(sizes), range(4)))
+        taken += len(chunks[-1].labels)
         assert module.position == taken
-    x, y = (torch.cat(column) for column in zip(*bursts, strict=True))
-    return x[:40], y[:40], len(bursts)
+    x, y = (torch.cat(column) for column in zip(*chunks, strict=True))
+    return x[:40], y[:40], len(chunks)
 
 
 @pytest.mark.parametrize("num_train_samples", [None, 100])
 def test_bursts_are_the_same_samples_bit_for_bit_wherever_they_are_cut(num_train_samples):
     arguments = {"batch_size": 1024, "num_train_samples": num_train_samples}  # blocks of 8 batches
-    whole = samples_in_bursts(itertools.repeat(1000), **arguments)
+    whole = samples_in_chunks(itertools.repeat(1000), **arguments)
     assert whole[2] == 5
     for sizes in ([1], [3], [7, 1, 2], [8, 5]):
-        x, y, _ = samples_in_bursts(itertools.cycle(sizes), **arguments)
+        x, y, _ = samples_in_chunks(itertools.cycle(sizes), **arguments)
         assert torch.equal(x, whole[0])
         assert torch.equal(y, whole[1])
 
@@ -95,23 +95,23 @@ def test_bursts_are_the_same_samples_bit_for_bit_wherever_they_are_cut(num_train
 def test_bursts_are_the_batches_of_the_plain_path(batch_size):
     module = data(batch_size=batch_size, num_shards=2)
     module.place_stream(torch.device("cpu"), torch.float64)
-    burst = module.draw_burst(3, range(2))
+    chunk = module.draw_chunk(3, range(2))
     stream = module.make_stream("cpu", torch.float64)
-    for number, (x, y) in enumerate(zip(*burst, strict=True)):
+    for number, (x, y) in enumerate(zip(*chunk, strict=True)):
         plain = stream.batch("train", number, batch_size)
         assert torch.equal(x, plain.inputs)
         torch.testing.assert_close(y, plain.labels, rtol=1e-12, atol=1e-12)
 
 
-def test_burst_goes_on_in_the_middle_of_a_block_after_a_state_is_loaded():
+def test_chunk_goes_on_in_the_middle_of_a_block_after_a_state_is_loaded():
     one, other = data(batch_size=1024), data(batch_size=1024)
     for module in (one, other):
         module.place_stream(torch.device("cpu"), torch.float64)
-    one.draw_burst(3, range(4))
-    other.draw_burst(1, range(4))
+    one.draw_chunk(3, range(4))
+    other.draw_chunk(1, range(4))
     other.load_state_dict(one.state_dict())
     other.place_stream(torch.device("cpu"), torch.float64)
-    first, second = (module.draw_burst(4, range(4)) for module in (one, other))
+    first, second = (module.draw_chunk(4, range(4)) for module in (one, other))
     assert torch.equal(first.inputs, second.inputs)
     assert torch.equal(first.labels, second.labels)
 
@@ -138,18 +138,18 @@ def test_processes_must_divide_the_shards():
 
 
 def test_bursts_are_drawn_as_they_are_used_until_there_are_enough_or_time_is_over(monkeypatch):
-    asked, clock = [], itertools.count(step=0.1)  # seconds; looked at before and after a burst
+    asked, clock = [], itertools.count(step=0.1)  # seconds; looked at before and after a chunk
 
-    def draw(most: int) -> Burst:
+    def draw(most: int) -> StepChunk:
         asked.append(most)
-        return Burst(torch.zeros(min(most, 3), 4, 2), torch.zeros(min(most, 3), 4))
+        return StepChunk(torch.zeros(min(most, 3), 4, 2), torch.zeros(min(most, 3), 4))
 
     monkeypatch.setattr(data_module.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(data_module, "_VISIT_SECONDS", 1.0)
-    bursts = in_bursts(draw, 7)
+    chunks = in_chunks(draw, 7)
     assert asked == []
-    assert [len(burst.labels) for burst in bursts] == [1, 3, 3]
+    assert [len(chunk.labels) for chunk in chunks] == [1, 3, 3]
     assert asked == [1, 6, 3]  # one took 0.1 s, so there is time for nine
     monkeypatch.setattr(data_module, "_VISIT_SECONDS", 0.25)
-    assert [len(burst.labels) for burst in in_bursts(draw, 7)] == [1, 1, 1]
+    assert [len(chunk.labels) for chunk in in_chunks(draw, 7)] == [1, 1, 1]
     assert asked[3:] == [1, 1, 1]

@@ -38,7 +38,7 @@ MISTAKES = {
         ["--model.regularization", "[1, 2, 3]"],
         r"regularization must be one number or one for each of 2 layers",
     ),
-    "optimiser that refuses its rate": (
+    "optimizer that refuses its rate": (
         ["--model.optimizer", "SGD", "--model.optimizer.lr", "-1"],
         r"model.optimizer .*Invalid learning rate: -1",
     ),

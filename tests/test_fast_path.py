@@ -1,4 +1,4 @@
-"""The fast training path against optimiser steps by autograd, one batch at a time."""
+"""The fast training path against optimizer steps by autograd, one batch at a time."""
 
 import copy
 from functools import partial
@@ -17,7 +17,7 @@ from bfc_lightning.objectives import objective_for
 from bfc_lightning.schedules import OneCycle
 from bfc_lightning.stream import SampleStream
 from bfc_lightning.targets import HierarchicalTarget
-from bfc_lightning.types import Batch, Burst
+from bfc_lightning.types import Batch, StepChunk
 from tests.fast_paths import Steps, gap, trainable, weights
 from tests.reference import training_steps
 
@@ -48,18 +48,18 @@ class Case:
 
     def __init__(self, *, labels=None, dtype=torch.float64, temperatures=(0.25, None), **settings):
         kind = Regression(Gaussian(6), noise_std=0.2) if labels is None else labels
-        target = HierarchicalTarget(kind.target_law, [3, 2], level_scales=0.5, seed=0)
+        target = HierarchicalTarget(kind.target_distribution, [3, 2], level_scales=0.5, seed=0)
         self.objective = objective_for(
             target, kind, temperature=temperatures[0], final_temperature=temperatures[1]
         )
         stream = SampleStream(target, kind, seed=1)
         drawn = stream.block("train", 0, 100, 16)
-        self.burst = Burst(drawn.inputs.to(dtype), drawn.labels.to(dtype))
+        self.chunk = StepChunk(drawn.inputs.to(dtype), drawn.labels.to(dtype))
         settings = {"widths": [5, 4], "level_scales": target.level_scales, **settings}
         self.network = DenseNet(6, seed=2, **settings).to(dtype)
 
     def part(self, start, stop):
-        return Burst(self.burst.inputs[start:stop], self.burst.labels[start:stop])
+        return StepChunk(self.chunk.inputs[start:stop], self.chunk.labels[start:stop])
 
     def loss_of(self, prediction, labels, progress):
         return self.objective.loss(prediction, Batch(labels, labels, labels), progress)
@@ -82,7 +82,7 @@ class Case:
 
 
 def assert_same_run(case, make_optimizer, *, clip=None, tolerance=1e-10, steps=100, **settings):
-    """A hundred steps of both paths, in bursts of several lengths."""
+    """A hundred steps of both paths, in chunks of several lengths."""
     clipping = None if clip is None else Clipping(clip[1], clip[0])
     fast = case.fast(make_optimizer, clipping=clipping, **settings)
     losses = []
@@ -126,7 +126,7 @@ def test_every_shape_of_learner_is_trained_alike(shape, activation):
 
 def test_classification_with_falling_temperature_is_trained_alike():
     case = Case(labels=Classification(Gaussian(6)), temperatures=(0.5, 0.05), linear_readout=True)
-    assert set(case.burst.labels.flatten().tolist()) == {0.0, 1.0}
+    assert set(case.chunk.labels.flatten().tolist()) == {0.0, 1.0}
     settings = {"clip": ("norm", 0.1), "progress": lambda step: step / 100}
     assert_same_run(case, OPTIMIZERS["Adam"], **settings)
 
@@ -195,11 +195,11 @@ def test_single_precision_is_equal_to_rounding_after_fifty_steps(optimizer):
 def test_learner_learns():
     case = Case(widths=[12, 12])
     fast = case.fast(OPTIMIZERS["Adam"], clipping=Clipping(0.1))
-    losses = [loss for _ in range(6) for loss in fast.take(case.burst)]
+    losses = [loss for _ in range(6) for loss in fast.take(case.chunk)]
     assert sum(losses[-100:]) < 0.3 * sum(losses[:100])
 
 
-# What happens between two bursts
+# What happens between two chunks
 
 
 @pytest.mark.parametrize("lengths", [[1], [7], [30, 1, 2], [64]])
@@ -207,7 +207,7 @@ def test_bursts_cut_elsewhere_change_no_bit(lengths):
     case = Case()
     settings = {"schedule": SCHEDULES["one cycle"], "clipping": Clipping(0.5)}
     whole, cut = (case.fast(OPTIMIZERS["Adam"], **settings) for _ in range(2))
-    expected, losses, start = whole.take(case.burst), [], 0
+    expected, losses, start = whole.take(case.chunk), [], 0
     while start < 100:
         for length in lengths:
             losses += cut.take(case.part(start, start + length)) if start < 100 else []
@@ -270,7 +270,7 @@ def test_gradients_thrown_away_between_bursts_are_not_missed():
     """Lightning sets them to None before every validation."""
     case = Case()
     one, other = case.fast(OPTIMIZERS["Adam"]), case.fast(OPTIMIZERS["Adam"])
-    one.take(case.burst)
+    one.take(case.chunk)
     for start in range(0, 100, 25):
         other.take(case.part(start, start + 25))
         other.network.zero_grad(set_to_none=True)
@@ -284,9 +284,9 @@ def test_learner_may_change_its_dtype_between_bursts():
     fast.take(case.part(0, 5))
     fast.network.double()
     halfway = weights(fast.network)
-    fast.take(Burst(*(column.double() for column in case.part(5, 20))))
+    fast.take(StepChunk(*(column.double() for column in case.part(5, 20))))
     case.network.double().load_state_dict(halfway)
-    case.burst = Burst(*(column.double() for column in case.burst))
+    case.chunk = StepChunk(*(column.double() for column in case.chunk))
     plain, _ = case.plain(WITHOUT_MEMORY, steps=(5, 20))
     assert gap(weights(plain), weights(fast.network)) <= 1e-12
 
@@ -304,7 +304,7 @@ def test_weights_loaded_between_bursts_are_trained_on():
 def test_batches_may_change_their_size():
     case = Case()
     fast = case.fast(GENTLE)
-    halves = Burst(*(column[:, :8] for column in case.part(5, 10)))
+    halves = StepChunk(*(column[:, :8] for column in case.part(5, 10)))
     fast.take(case.part(0, 5))
     fast.take(halves)
     network = copy.deepcopy(case.network)
@@ -315,7 +315,7 @@ def test_batches_may_change_their_size():
 
 
 @pytest.mark.parametrize("make", [OPTIMIZERS["Adam"], GENTLE, OPTIMIZERS["RMSprop"]])
-def test_optimiser_goes_on_from_the_plain_path_and_back(make):
+def test_optimizer_goes_on_from_the_plain_path_and_back(make):
     case = Case()
     network = copy.deepcopy(case.network)
     fast = case.fast(make, network)
@@ -374,7 +374,7 @@ def test_fused_kernel_is_taken_unless_the_user_has_chosen(given, fused):
     assert fast.optimizer.param_groups[0]["fused"] is fused
 
 
-def test_optimiser_without_a_fused_kernel_is_left_as_it_is():
+def test_optimizer_without_a_fused_kernel_is_left_as_it_is():
     case = Case()
     fast = case.fast(OPTIMIZERS["RMSprop"])
     before = dict(fast.optimizer.param_groups[0])

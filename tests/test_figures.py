@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from bfc_lightning.figures import (
-    COLOURS,
+    COLORS,
     bands,
     feature_residuals,
     leakages,
@@ -55,8 +55,8 @@ def test_run_without_levels_has_one_panel():
     assert "wrong classes" in figure.axes[0].get_ylabel()
 
 
-def test_colours_are_all_different():
-    assert len(set(COLOURS)) == len(COLOURS) == 7
+def test_colors_are_all_different():
+    assert len(set(COLORS)) == len(COLORS) == 7
 
 
 PHASED = [

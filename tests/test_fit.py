@@ -119,7 +119,7 @@ def test_overwrite_starts_the_named_run_afresh(tmp_path):
     assert len(list((tmp_path / "a").glob("events*"))) == 1
 
 
-def test_max_steps_counts_optimiser_steps_and_stops_exactly(tmp_path):
+def test_max_steps_counts_optimizer_steps_and_stops_exactly(tmp_path):
     words = ["--trainer.max_steps", "7", "--trainer.accumulate_grad_batches", "3"]
     assert fit(tmp_path, *words, "--trainer.val_check_interval", "0.5") == 0
     content = summary(tmp_path / "tiny")
@@ -136,7 +136,7 @@ def test_train_loss_is_that_of_a_batch_however_many_make_a_step(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.5)
 
 
-def test_another_optimiser_or_schedule_starts_from_its_own_defaults(tmp_path):
+def test_another_optimizer_or_schedule_starts_from_its_own_defaults(tmp_path):
     words = ["--model.optimizer", "SGD", "--model.lr_scheduler", "LinearLR"]
     assert fit(tmp_path, *words, "--trainer.max_steps", "2") == 0
     model = yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())["model"]
@@ -144,7 +144,7 @@ def test_another_optimiser_or_schedule_starts_from_its_own_defaults(tmp_path):
     assert model["lr_scheduler"]["init_args"]["start_factor"] == pytest.approx(1 / 3)
 
 
-def test_argument_of_the_default_optimiser_can_be_given_alone(tmp_path):
+def test_argument_of_the_default_optimizer_can_be_given_alone(tmp_path):
     assert fit(tmp_path, "--model.optimizer.lr", "0.01", "--trainer.max_steps", "2") == 0
     model = yaml.safe_load((tmp_path / "tiny" / "config.yaml").read_text())["model"]
     assert model["optimizer"]["init_args"]["lr"] == 0.01

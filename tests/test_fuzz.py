@@ -154,7 +154,7 @@ def test_nudged_values_keep_their_type(value):
 
 def test_class_is_replaced_by_another_of_its_role():
     names = {alike("Gaussian", ("inputs", "class_path"), Random(seed)) for seed in range(50)}
-    assert names == {"Gaussian", "GaussianMixture", "InputLaw"}
+    assert names == {"Gaussian", "GaussianMixture", "InputDistribution"}
 
 
 def test_command_line_keeps_its_command():

@@ -44,8 +44,8 @@ def assert_moments(law, num_samples):
     """Mean and every entry of the covariance within 5 standard errors."""
     x = draw(law, num_samples).numpy()
     assert (standard_errors_off(x, law.mean) < 5).all()
-    centred = x - law.mean.numpy()
-    products = (centred[:, :, None] * centred[:, None, :]).reshape(num_samples, -1)
+    centered = x - law.mean.numpy()
+    products = (centered[:, :, None] * centered[:, None, :]).reshape(num_samples, -1)
     assert (standard_errors_off(products, law.covariance.numpy().flatten()) < 5).all()
 
 
@@ -96,7 +96,7 @@ def test_isotropic_covariance_is_the_identity():
 
 def test_condition_number_gives_log_spaced_eigenvalues_of_trace_d():
     values = torch.linalg.eigvalsh(Gaussian(5, condition_number=16.0).covariance)
-    # ratios of neighbours are 16^(1/4) = 2: eigenvalues c (1, 2, 4, 8, 16) with 31 c = 5
+    # ratios of neighbors are 16^(1/4) = 2: eigenvalues c (1, 2, 4, 8, 16) with 31 c = 5
     expected = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], dtype=torch.float64) * 5 / 31
     torch.testing.assert_close(values, expected, rtol=1e-12, atol=0)
 
@@ -211,23 +211,23 @@ def test_mixture_marginals_are_mixtures_of_normals():
 
 
 def test_mixture_draws_each_component_as_often_and_as_wide_as_stated():
-    centres = [-100.0, 0.0, 100.0]
+    centers = [-100.0, 0.0, 100.0]
     parts = [
-        Gaussian(3, mean=centre, condition_number=9.0, seed=seed)
-        for seed, centre in enumerate(centres)
+        Gaussian(3, mean=center, condition_number=9.0, seed=seed)
+        for seed, center in enumerate(centers)
     ]
     x = draw(GaussianMixture(parts, weights=[0.2, 0.5, 0.3]), 30000)
     chosen = (x[:, 0] / 100).round() + 1
     counts = [int((chosen == number).sum()) for number in range(3)]
     assert stats.chisquare(counts, [6000, 15000, 9000]).pvalue > 1e-3
     for number, part in enumerate(parts):
-        centred = (x[chosen == number] - part.mean).numpy()
-        products = (centred[:, :, None] * centred[:, None, :]).reshape(len(centred), -1)
+        centered = (x[chosen == number] - part.mean).numpy()
+        products = (centered[:, :, None] * centered[:, None, :]).reshape(len(centered), -1)
         assert (standard_errors_off(products, part.covariance.flatten()) < 5).all()
 
 
 def test_mixture_weights_are_equal_by_default():
-    parts = [Gaussian(2, mean=centre) for centre in (0.0, 3.0, 6.0, 9.0)]
+    parts = [Gaussian(2, mean=center) for center in (0.0, 3.0, 6.0, 9.0)]
     assert GaussianMixture(parts).weights.tolist() == [0.25] * 4
 
 

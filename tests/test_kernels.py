@@ -46,7 +46,7 @@ def test_chain_has_the_values_of_an_independent_implementation(case, kind):
 
 
 def expectation(function, covariance: np.ndarray) -> float:
-    """E function(z, z') for centred Gaussians, by Gauss-Hermite quadrature: exact for squares."""
+    """E function(z, z') for centered Gaussians, by Gauss-Hermite quadrature: exact for squares."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(12)
     weights = weights / weights.sum()
     root = np.linalg.cholesky(covariance + 1e-300 * np.eye(2))

@@ -36,7 +36,7 @@ class Case:
 
     def __init__(self, name):
         self.labels = Classification(LAWS[name](), seed=3)
-        self.target = HierarchicalTarget(self.labels.target_law, [4, 3, 2], seed=3)
+        self.target = HierarchicalTarget(self.labels.target_distribution, [4, 3, 2], seed=3)
         self.x = self.labels.inputs.sample(2**14, generator(0, "labels test"))
         self.levels = self.labels.level_signals(self.target, self.x)
 
@@ -77,8 +77,8 @@ def test_linear_part_has_the_variance_of_the_target(case):
     assert float(standard_errors_off(squares, case.target.variance)) < 5
 
 
-def test_target_is_normalised_under_the_projected_law(case):
-    assert isinstance(case.labels.target_law, ProjectedLaw)
+def test_target_is_normalized_under_the_projected_law(case):
+    assert isinstance(case.labels.target_distribution, ProjectedLaw)
     outputs = case.target(case.labels.projected.project(case.x))
     assert float(standard_errors_off(outputs, case.target.mean)) < 5
     squares = (outputs - case.target.mean) ** 2
@@ -87,8 +87,8 @@ def test_target_is_normalised_under_the_projected_law(case):
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_score_is_its_formula(case, raw):
-    # a raw target, whose mean is far from 0, beside the normalised one
-    target = RichRepresentation(case.labels.target_law) if raw else case.target
+    # a raw target, whose mean is far from 0, beside the normalized one
+    target = RichRepresentation(case.labels.target_distribution) if raw else case.target
     law = case.labels.inputs
     mean, sigma = law.mean.numpy(), law.covariance.numpy()
     direction = case.labels.direction.numpy()
@@ -166,7 +166,7 @@ def test_regression_signal_is_the_target_and_its_levels(regression_target):
     assert levels.shape == (100, 3)
     assert not levels[:, 0].any()
     assert torch.equal(levels[:, 1:], regression_target.level_outputs(x))
-    assert labels.target_law is labels.inputs
+    assert labels.target_distribution is labels.inputs
 
 
 def test_labels_without_noise_are_the_signal(regression_target):
@@ -231,7 +231,7 @@ class Flipped(Classification):
 )
 def test_labels_say_whether_they_draw(labels, draws):
     assert labels.is_random is draws
-    target = HierarchicalTarget(labels.target_law, [2], seed=0)
+    target = HierarchicalTarget(labels.target_distribution, [2], seed=0)
     random = generator(0, "labels test")
     before = random.get_state()
     labels.observe(target, torch.linspace(-1, 1, 50, dtype=torch.float64), random)

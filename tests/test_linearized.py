@@ -1,4 +1,4 @@
-"""The linearised learner against Jacobians, kernel regression, and whole runs."""
+"""The linearized learner against Jacobians, kernel regression, and whole runs."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ LINEARIZED = ["--model.linearized", "true"]
 
 
 def pair(**settings) -> tuple[DenseNet, LinearizedDenseNet]:
-    """The same start, as it is and linearised."""
+    """The same start, as it is and linearized."""
     arguments = {"level_scales": (1.0, 0.5), "linear_readout": True, "seed": 3, **settings}
     one, other = (kind(5, [6, 4], **arguments).double() for kind in (DenseNet, LinearizedDenseNet))
     return one, other
@@ -170,7 +170,7 @@ def test_classes_are_learned_and_figures_drawn_but_for_the_form_of_the_start(tmp
     assert "quadratic_form" not in figures
 
 
-def test_checkpoint_of_a_linearised_learner_does_not_fit_another(tmp_path, capsys):
+def test_checkpoint_of_a_linearized_learner_does_not_fit_another(tmp_path, capsys):
     assert fit(tmp_path, *LINEARIZED) == 0
     path = str(tmp_path / "tiny" / "checkpoints" / "last.ckpt")
     words = ["-c", "tests/configs/tiny.yaml", "--run.root", str(tmp_path)]
@@ -178,7 +178,7 @@ def test_checkpoint_of_a_linearised_learner_does_not_fit_another(tmp_path, capsy
     assert "model.linearized False instead of True" in capsys.readouterr().err
 
 
-def test_checkpoint_from_before_there_were_linearised_learners_is_gone_on_from(tmp_path):
+def test_checkpoint_from_before_there_were_linearized_learners_is_gone_on_from(tmp_path):
     assert fit(tmp_path, *intervene("SignalAt", step=33)) == 130
     path = tmp_path / "tiny" / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)

@@ -16,7 +16,7 @@ from bfc_lightning import (
     SingleIndex,
 )
 from bfc_lightning.callbacks.measurements import Measurements, measure_steps
-from bfc_lightning.measures.battery import MEASURES, look, reference_levels, take_sample
+from bfc_lightning.measures.battery import MEASURES, reference_levels, take_sample, take_snapshot
 from bfc_lightning.schemes import Joint, Layerwise, Progressive
 from tests.runs import fit, intervene, same_weights, summary
 
@@ -32,7 +32,7 @@ def measured(network, sample) -> dict[str, float]:
     named = {}
     with torch.no_grad():
         for measure in MEASURES:
-            named |= measure(look(network, sample))
+            named |= measure(take_snapshot(network, sample))
     return named
 
 
@@ -110,7 +110,7 @@ def test_layer_that_has_not_joined_has_no_keys_but_is_in_the_kernel(problem):
 def test_classes_are_measured_where_the_target_looks(problem):
     law, _, _ = problem
     labels = Classification(law, seed=2)
-    target = HierarchicalTarget(labels.target_law, widths=[3, 2], level_scales=0.5, seed=1)
+    target = HierarchicalTarget(labels.target_distribution, widths=[3, 2], level_scales=0.5, seed=1)
     network = DenseNet(8, [16, 16], linear_readout=True, seed=3)
     x = draw(law)
     named = measured(network, take_sample(x, target, labels, network))
@@ -119,7 +119,7 @@ def test_classes_are_measured_where_the_target_looks(problem):
     same = measured(network, take_sample(moved, target, labels, network))
     assert named["features/residual_1"] == pytest.approx(same["features/residual_1"], rel=1e-8)
     marks = reference_levels(take_sample(x, target, labels, network))
-    errors = [marks[f"reference/cut_off_{level}"] for level in range(3)]
+    errors = [marks[f"reference/truncated_error_{level}"] for level in range(3)]
     assert errors[0] > errors[1] > errors[2] == 0
     assert marks["reference/without_last_level"] == errors[1]
 
@@ -202,7 +202,7 @@ def test_classes_with_positive_signs_are_measured(tmp_path):
     assert fit(tmp_path, *words) == 0
     marks = summary(tmp_path / "run")["metrics"]
     assert 0 < marks["features/consumed_leakage_1"] <= 1
-    assert marks["reference/cut_off_2"] == 0
+    assert marks["reference/truncated_error_2"] == 0
 
 
 def test_run_that_goes_on_in_another_folder_has_its_marks_and_figures_there(tmp_path):

@@ -237,7 +237,7 @@ def test_richness_worked_by_hand():
     # variance 1
     coins = numbers([1, 1, 1], [1, -1, 1], [-1, 1, 1], [-1, -1, 1])
     a, b = coins[:, 0], coins[:, 1]
-    # standardised coefficients (1, 0, 0), (1, 0, 0), (0, 1, 0): s^2 = 2, 1
+    # standardized coefficients (1, 0, 0), (1, 0, 0), (0, 1, 0): s^2 = 2, 1
     features = torch.stack([5 * a + 1, -2 * a, b], dim=1)
     assert float(richness(features, coins)) == pytest.approx(9 / 5, rel=1e-12)
     assert float(richness((a + b)[:, None], coins)) == pytest.approx(1, rel=1e-12)
@@ -254,8 +254,8 @@ def test_one_neuron_shows_one_form(target, x, learned):
 def whitened_products(sample):
     k = sample.shape[1]
     products = [sample[:, a] * sample[:, b] for a in range(k) for b in range(a, k)]
-    centred = torch.stack(products, dim=1)
-    return torch.linalg.svd(centred - centred.mean(dim=0), full_matrices=False).U
+    centered = torch.stack(products, dim=1)
+    return torch.linalg.svd(centered - centered.mean(dim=0), full_matrices=False).U
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])

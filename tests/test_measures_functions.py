@@ -8,7 +8,7 @@ from reference import residual_off_polynomials
 from bfc_lightning import DenseNet, Gaussian, GaussianMixture, HierarchicalTarget, Regression
 from bfc_lightning.labels import Classification
 from bfc_lightning.linearized import LinearizedDenseNet
-from bfc_lightning.measures.battery import function_measures, look, take_sample
+from bfc_lightning.measures.battery import function_measures, take_sample, take_snapshot
 from bfc_lightning.measures.functions import Polynomials, function_error
 from bfc_lightning.seeds import generator
 
@@ -28,7 +28,7 @@ def points(inputs, count=2**14):
 def measured(network, target, labels=None):
     labels = Regression(target.inputs) if labels is None else labels
     sample = take_sample(points(target.inputs), target, labels, network)
-    return function_measures(look(network, sample))
+    return function_measures(take_snapshot(network, sample))
 
 
 def test_function_error_by_hand():
@@ -147,7 +147,7 @@ def test_form_error_is_what_is_left_of_the_hessians():
 def test_function_measures_are_absent_where_they_mean_nothing():
     target = HierarchicalTarget(Gaussian(6), [3, 2], seed=1)
     classes = Classification(Gaussian(6), seed=1)
-    classified = HierarchicalTarget(classes.target_law, [3, 2], seed=1)
+    classified = HierarchicalTarget(classes.target_distribution, [3, 2], seed=1)
     network = DenseNet(6, [4, 4], seed=1).double()
     assert measured(network, classified, classes) == {}
     assert measured(LinearizedDenseNet(6, [4, 4], seed=1).double(), target) == {}

@@ -39,14 +39,14 @@ def levels(target):
 
 
 def test_orthogonal_levels_worked_by_hand():
-    # centred: (-1, 0, 1) and (2, -1, -1); their product is -3, so h_2 = (2, -1, -1) + 3/2 h_1
+    # centered: (-1, 0, 1) and (2, -1, -1); their product is -3, so h_2 = (2, -1, -1) + 3/2 h_1
     drawn = numbers([0, 3], [1, 0], [2, 0])
     expected = numbers([-1, 0.5], [0, -1], [1, 0.5])
     torch.testing.assert_close(orthogonal_levels(drawn), expected, rtol=1e-14, atol=1e-14)
 
 
 def test_level_components_worked_by_hand():
-    # G = (3, 1, 2), centred (1, -1, 0); <G, h_1> = -1 of 2, <G, h_2> = 1.5 of 1.5
+    # G = (3, 1, 2), centered (1, -1, 0); <G, h_1> = -1 of 2, <G, h_2> = 1.5 of 1.5
     drawn = numbers([0, 3], [1, 0], [2, 0])
     expected = numbers([0.5, 0.5], [0, -1], [-0.5, 0.5])
     torch.testing.assert_close(level_components(drawn), expected, rtol=1e-14, atol=1e-14)
@@ -62,12 +62,12 @@ def test_levels_are_made_orthogonal_as_by_least_squares(levels):
     assert abs(fast.mean(axis=0)).max() < 1e-13
 
 
-def test_components_are_the_slow_ones_and_sum_to_the_centred_target(levels):
+def test_components_are_the_slow_ones_and_sum_to_the_centered_target(levels):
     fast = level_components(levels)
     np.testing.assert_allclose(fast, slow_components(levels.numpy()), rtol=1e-9, atol=1e-9)
     signal = levels.sum(dim=1)
-    centred = signal - signal.mean()
-    torch.testing.assert_close(fast.sum(dim=1), centred, rtol=1e-12, atol=1e-12)
+    centered = signal - signal.mean()
+    torch.testing.assert_close(fast.sum(dim=1), centered, rtol=1e-12, atol=1e-12)
 
 
 def test_residuals_are_the_slow_ones(levels):
@@ -144,7 +144,7 @@ def test_truncation_errors_worked_by_hand():
 
 
 def test_truncation_centres_every_level():
-    # scores (2, 1, -1.5, -1.5): level 0 alone is wrong on the second; uncentred, on two
+    # scores (2, 1, -1.5, -1.5): level 0 alone is wrong on the second; uncentered, on two
     drawn = numbers([3, -1], [-1, 2], [-1, -0.5], [-1, -0.5])
     assert truncation_errors(drawn).tolist() == [0.25, 0.0]
     assert truncation_errors(drawn + numbers(10, -10)).tolist() == [0.25, 0.0]

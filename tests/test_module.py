@@ -44,7 +44,7 @@ def test_initialization_is_small_unless_the_learner_is_linearized(target):
     assert learner(target, linearized=True, init_scale=0.5).network.init_scale == 0.5
 
 
-def test_fixed_readout_is_not_given_to_the_optimiser(target):
+def test_fixed_readout_is_not_given_to_the_optimizer(target):
     model = learner(target, train_readout=False, width=8)
     optimizer = model.build_optimizer(10)["optimizer"]
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -53,7 +53,7 @@ def test_fixed_readout_is_not_given_to_the_optimiser(target):
     assert not any(id(layer.readout) in trained for layer in layers)
 
 
-def test_default_optimiser_has_a_short_memory(target):
+def test_default_optimizer_has_a_short_memory(target):
     group = learner(target).build_optimizer(10)["optimizer"].param_groups[0]
     assert group["betas"] == default_optimizer.keywords["betas"] == (0.9, 0.95)
 
@@ -68,7 +68,7 @@ def test_target_is_no_part_of_the_module(target):
 def test_score_is_named_after_the_labels(target):
     assert learner(target).score_key == "val/nmse"
     labels = Classification(Gaussian(6))
-    other = HierarchicalTarget(labels.target_law, [3, 2])
+    other = HierarchicalTarget(labels.target_distribution, [3, 2])
     assert HierarchicalLearner(other, labels).score_key == "val/error"
 
 

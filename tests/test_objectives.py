@@ -153,7 +153,7 @@ def test_labels_choose_their_objective():
 class Ranking(Labels):
     """Labels of an unknown kind."""
 
-    target_law = property(lambda self: self.inputs)
+    target_distribution = property(lambda self: self.inputs)
 
     def target_argument(self, x):
         return x

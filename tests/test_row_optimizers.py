@@ -1,4 +1,4 @@
-"""Optimisers in rows: the steps of PyTorch's own, of many networks at once."""
+"""Optimizers in rows: the steps of PyTorch's own, of many networks at once."""
 
 import copy
 
@@ -69,7 +69,7 @@ def take_steps(networks, steps: range, step_all, optimizers) -> None:
 
 
 def reference(name: str, decays=DECAYS, trained=(1, 2), steps: int = NUM_STEPS) -> tuple:
-    """PyTorch's own optimisers, one after another, a tensor at a time."""
+    """PyTorch's own optimizers, one after another, a tensor at a time."""
     networks = make_networks()
     for network in networks:
         network.train_layers(trained)

@@ -22,7 +22,7 @@ def optimizer(lr=0.5, kind=torch.optim.SGD, **given):
 
 
 def rates(schedule, num_steps):
-    """The rate that each of the first `num_steps` optimiser steps uses."""
+    """The rate that each of the first `num_steps` optimizer steps uses."""
     used = []
     for _ in range(num_steps):
         used.append(schedule.optimizer.param_groups[0]["lr"])

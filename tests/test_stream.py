@@ -64,7 +64,9 @@ def test_batch_holds_inputs_signal_and_noisy_labels():
 
 def test_classification_batch_holds_classes():
     labels = Classification(Gaussian(3))
-    _, classes, signal = SampleStream(Linear(labels.target_law), labels).batch("train", 0, 64)
+    _, classes, signal = SampleStream(Linear(labels.target_distribution), labels).batch(
+        "train", 0, 64
+    )
     assert torch.equal(classes, (signal >= 0).double())
     assert set(classes.tolist()) == {0.0, 1.0}
 
@@ -295,7 +297,9 @@ def test_block_is_its_batches_to_the_bit(start, count, batch_size, shards, noise
 @pytest.mark.parametrize("labels", [Regression, Classification])
 def test_block_of_a_hierarchical_target_is_its_batches_to_rounding(labels):
     kind = labels(Gaussian(6))
-    fresh = SampleStream(HierarchicalTarget(kind.target_law, [4, 3, 2], seed=1), kind, seed=2)
+    fresh = SampleStream(
+        HierarchicalTarget(kind.target_distribution, [4, 3, 2], seed=1), kind, seed=2
+    )
     block = fresh.block("train", 5, 8, 64)
     x, y, signal = stacked(fresh.batch("train", i, 64) for i in range(5, 13))
     assert torch.equal(block.inputs, x)

@@ -189,7 +189,7 @@ def test_changed_settings_are_refused_whoever_began_the_runs(tmp_path, capsys):
 
 def test_meaning_of_a_label_may_not_change(swept, capsys):
     grid = {**GRID, WIDTHS: {"two": [4, 2], "one": [3]}}
-    path = write(swept.parents[1], name="relabelled", grid=grid)
+    path = write(swept.parents[1], name="relabeled", grid=grid)
     assert main(["sweep", "-c", str(path), "--run.name", "few"]) == 2
     error = capsys.readouterr().err
     assert "since lr=0.001-widths=two-seed0 was begun: target.init_args.widths" in error

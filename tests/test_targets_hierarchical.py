@@ -1,4 +1,4 @@
-"""The hierarchical target: formula, normalisation, moments, seeds."""
+"""The hierarchical target: formula, normalization, moments, seeds."""
 
 import math
 import re
@@ -18,7 +18,7 @@ SKIPS = [[0], [0, 1], [0, 2]]
 
 
 @pytest.fixture(scope="module")
-def normalised():
+def normalized():
     """Three levels of ratio 0.5 on N(0, 1) in eight dimensions."""
     return HierarchicalTarget(Gaussian(8), [4, 3, 2], seed=1)
 
@@ -135,7 +135,7 @@ def test_weight_of_a_layer_that_is_not_read_is_zero():
         torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-12)
 
 
-def test_singular_values_of_every_weight_lie_in_the_range(normalised):
+def test_singular_values_of_every_weight_lie_in_the_range(normalized):
     target = HierarchicalTarget(Gaussian(8), [4, 3, 2], singular_values=(0.5, 2.0), seed=1)
     spread = []
     for level, read in enumerate(DENSE, start=1):
@@ -147,11 +147,11 @@ def test_singular_values_of_every_weight_lie_in_the_range(normalised):
     assert float(torch.cat(spread).std()) > 0.2
 
 
-# Normalisation and moments
+# Normalization and moments
 
 
-@pytest.mark.parametrize("name", ["normalised", "on_mixture"])
-def test_normalised_features_have_mean_zero_and_variance_one_on_fresh_samples(name, request):
+@pytest.mark.parametrize("name", ["normalized", "on_mixture"])
+def test_normalized_features_have_mean_zero_and_variance_one_on_fresh_samples(name, request):
     target = request.getfixturevalue(name)
     x = draw(target.inputs, 2**15)
     for level, feature in enumerate(target.features(x), start=1):
@@ -161,10 +161,10 @@ def test_normalised_features_have_mean_zero_and_variance_one_on_fresh_samples(na
         assert float((feature.std(dim=0) - 1).abs().max()) < 0.15
 
 
-@pytest.mark.parametrize("name", ["normalised", "on_mixture"])
+@pytest.mark.parametrize("name", ["normalized", "on_mixture"])
 def test_moments_are_fixed_on_the_samples_that_the_seed_names(name, request):
     target = request.getfixturevalue(name)
-    random = generator({"normalised": 1, "on_mixture": 2}[name], "moments")
+    random = generator({"normalized": 1, "on_mixture": 2}[name], "moments")
     chunks = [
         target.inputs.sample(base.MOMENT_CHUNK, random) for _ in range(2**17 // base.MOMENT_CHUNK)
     ]
@@ -181,8 +181,8 @@ def test_moments_are_fixed_on_the_samples_that_the_seed_names(name, request):
     torch.testing.assert_close(target.variance, values.var(correction=0), rtol=1e-10, atol=0)
 
 
-def test_normalised_level_has_a_standard_deviation_of_about_its_scale(normalised):
-    stds = normalised.level_outputs(draw(normalised.inputs, 2**15)).std(dim=0)
+def test_normalized_level_has_a_standard_deviation_of_about_its_scale(normalized):
+    stds = normalized.level_outputs(draw(normalized.inputs, 2**15)).std(dim=0)
     ratios = stds / torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)
     # level 1's features are independent here: exactly 1 but for sampling
     assert abs(float(ratios[0]) - 1) < 0.03
@@ -190,7 +190,7 @@ def test_normalised_level_has_a_standard_deviation_of_about_its_scale(normalised
     assert float(ratios.max()) < 1.6
 
 
-@pytest.mark.parametrize("name", ["normalised", "on_mixture", "raw"])
+@pytest.mark.parametrize("name", ["normalized", "on_mixture", "raw"])
 def test_stored_moments_are_those_of_fresh_samples(name, request):
     target = request.getfixturevalue(name)
     values = target(draw(target.inputs, 2**15))
@@ -235,19 +235,19 @@ def test_target_does_not_touch_the_global_generator():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_state_dict_carries_the_whole_function(normalised):
+def test_state_dict_carries_the_whole_function(normalized):
     other = HierarchicalTarget(Gaussian(8), [4, 3, 2], seed=2)
-    x = draw(normalised.inputs, 10)
-    assert not torch.allclose(other(x), normalised(x), rtol=1e-3)
-    other.load_state_dict(normalised.state_dict())
-    assert torch.equal(other(x), normalised(x))
-    assert torch.equal(other.mean, normalised.mean)
-    assert torch.equal(other.variance, normalised.variance)
+    x = draw(normalized.inputs, 10)
+    assert not torch.allclose(other(x), normalized(x), rtol=1e-3)
+    other.load_state_dict(normalized.state_dict())
+    assert torch.equal(other(x), normalized(x))
+    assert torch.equal(other.mean, normalized.mean)
+    assert torch.equal(other.variance, normalized.variance)
 
 
-def test_target_has_nothing_to_train_and_is_kept_in_float64(normalised):
-    assert list(normalised.parameters()) == []
-    assert {tensor.dtype for tensor in normalised.buffers()} == {torch.float64}
+def test_target_has_nothing_to_train_and_is_kept_in_float64(normalized):
+    assert list(normalized.parameters()) == []
+    assert {tensor.dtype for tensor in normalized.buffers()} == {torch.float64}
 
 
 def test_target_in_float32_agrees_to_rounding():
@@ -263,7 +263,7 @@ def test_target_in_float32_agrees_to_rounding():
     ("signs", "positive"),
     [("positive", True), ([[1, 1], [1]], True), ([[1, 1], [-1]], False), ([[-1, -1], [-1]], False)],
 )
-def test_positive_signs_are_recognised(signs, positive):
+def test_positive_signs_are_recognized(signs, positive):
     target = HierarchicalTarget(Gaussian(3), [2, 1], signs=signs, normalize=False)
     assert target.has_positive_signs is positive
 

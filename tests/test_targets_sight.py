@@ -33,7 +33,7 @@ def test_directions_are_orthonormal_and_as_many_as_the_exponent_says(sight):
     assert counts == {0.01: 1, 1 / 3: 4, 0.5: 8, 1.0: 64}
 
 
-def test_feature_is_centred_with_variance_two_thirds(sight):
+def test_feature_is_centered_with_variance_two_thirds(sight):
     x = sight.inputs.sample(200_000, generator(0, "x"))
     feature = sight.feature(x)
     assert abs(float(feature.mean())) < 0.05

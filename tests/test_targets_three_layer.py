@@ -65,7 +65,7 @@ def test_single_index_is_its_formula(single):
     assert float(single.direction.norm()) == pytest.approx(1, abs=1e-14)
 
 
-def test_hermite_single_index_is_centred_with_variance_one(single):
+def test_hermite_single_index_is_centered_with_variance_one(single):
     # kurtosis 15: on 2^17 samples the standard errors are 0.003 and 0.01
     assert float(single.mean) == pytest.approx(0, abs=0.015)
     assert float(single.variance) == pytest.approx(1, abs=0.05)
@@ -102,7 +102,7 @@ def test_form_is_symmetric_without_trace_and_of_norm_one_half(quadratic):
     assert float(form.square().sum()) == pytest.approx(0.5, abs=1e-14)
 
 
-def test_quadratic_form_is_centred_with_variance_one(quadratic):
+def test_quadratic_form_is_centered_with_variance_one(quadratic):
     x = draw(quadratic, 2**15)
     forms = ((x @ quadratic.form) * x).sum(dim=1)
     assert float(standard_errors_off(forms, 0.0)) < 5
@@ -144,7 +144,7 @@ def test_depth_separation_is_its_formula(separation):
     torch.testing.assert_close(separation(x), x.new_tensor(expected), rtol=1e-12, atol=1e-12)
 
 
-def test_depth_separation_is_centred(separation):
+def test_depth_separation_is_centered(separation):
     assert float(separation.mean) == 0
     assert float(separation.offset) > 0.2
     values = separation(draw(separation, 2**15))

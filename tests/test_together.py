@@ -211,7 +211,7 @@ def test_best_checkpoint_of_a_replica_has_nothing_to_go_on_from(root, capsys):
     (mine, _), _ = pairs(root)
     words = ["fit", "-c", str(mine / "config.yaml"), "--run.name", "on"]
     assert main([*words, "--resume", str(mine / "checkpoints" / "best.ckpt")]) == 2
-    assert "the checkpoint must hold the state of an optimiser, got" in capsys.readouterr().err
+    assert "the checkpoint must hold the state of an optimizer, got" in capsys.readouterr().err
 
 
 def test_best_checkpoint_of_an_earlier_phase_has_the_layers_of_that_phase(tmp_path):

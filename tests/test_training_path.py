@@ -110,7 +110,7 @@ def test_run_stops_exactly_whatever_the_intervals(tmp_path, steps, interval, log
     assert validated == {*range(every, steps + 1, every), steps}
 
 
-def test_large_batches_come_one_a_burst(tmp_path):
+def test_large_batches_come_one_a_chunk(tmp_path):
     words = ["--data.batch_size", "8192", "--trainer.max_steps", "3", *DOUBLE]
     fast, plain = (train(tmp_path, path, *BARE, *words) for path in ("fast", "plain"))
     assert_same_runs(fast, plain, 1e-10)
@@ -142,7 +142,7 @@ def test_checkpoints_of_the_users_own_are_saved_at_their_steps_and_can_be_gone_o
     assert same_weights(run, tmp_path / "again")
 
 
-def test_loggers_of_the_users_own_count_optimiser_steps(tmp_path):
+def test_loggers_of_the_users_own_count_optimizer_steps(tmp_path):
     words = ["--trainer.logger+", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path / "own")]
     words += callback_words("LearningRateMonitor")
     logs = []
@@ -308,7 +308,7 @@ def test_profilers_run(tmp_path, profiler):
     assert summary(train(tmp_path, "fast", *BARE, *words))["steps"] == 10
 
 
-def test_learner_that_diverges_within_a_burst_ends_the_run_as_on_the_plain_path(tmp_path, capsys):
+def test_learner_that_diverges_within_a_chunk_ends_the_run_as_on_the_plain_path(tmp_path, capsys):
     words = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e4"]
     words += ["--trainer.gradient_clip_val", "null"]
     told = []

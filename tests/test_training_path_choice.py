@@ -39,7 +39,7 @@ def reasons() -> dict[str, tuple[list[str], str]]:
             callback_words("ModelCheckpoint", train_time_interval="0:01:00", dirpath="/tmp"),
             "ModelCheckpoint saves at times, which Lightning does on this path only",
         ),
-        "optimiser": (["--model.optimizer", "LBFGS"], "LBFGS evaluates the loss by itself"),
+        "optimizer": (["--model.optimizer", "LBFGS"], "LBFGS evaluates the loss by itself"),
         "activation": (
             ["--model.activation", "torch.nn.SiLU"],
             "SiLU has no form in place",

@@ -1,4 +1,4 @@
-"""Which learners and optimisers the fast path can train."""
+"""Which learners and optimizers the fast path can train."""
 
 from functools import partial
 

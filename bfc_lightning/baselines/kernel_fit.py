@@ -27,7 +27,7 @@ class KernelFit:
     Args:
         kernel: K.
         x: samples, float64.
-        r: values, centred or not.
+        r: values, centered or not.
         ridge: of the equation, per sample.
 
     Raises:

@@ -40,7 +40,7 @@ class Polynomial:
 def fit_polynomial(
     z: Float[Tensor, "n k"], y: Float[Tensor, " n"], *, degree: int, ridge: float
 ) -> Polynomial:
-    """Ridge regression on all monomials, standardised; the constant is not penalised.
+    """Ridge regression on all monomials, standardized; the constant is not penalized.
 
         min_c |y - sum_i c_i phi_i(z)|^2 + n ridge sum_{i > 0} Var(phi_i) c_i^2
 

@@ -23,7 +23,7 @@ def fit_readout(
     Args:
         features: Phi, from rows (n, d) to (n, m).
         x: samples.
-        y: values, centred or not.
+        y: values, centered or not.
         ridge: per sample, positive.
 
     Returns:

@@ -22,7 +22,7 @@ _CHUNK = 1024
 class SpectralMethod(Baseline):
     """The classical rival that knows of levels: eigenvectors, then polynomials, one by one.
 
-    Inputs are centred and whitened with the mean and covariance of the training samples: below, x
+    Inputs are centered and whitened with the mean and covariance of the training samples: below, x
     is what comes out. Level l = 1, ..., L, with r the residual of the levels before (y - E y at
     first), U the directions so far and z = U^T x,
 
@@ -44,8 +44,8 @@ class SpectralMethod(Baseline):
     Args:
         widths: k_1, ..., k_L, directions that each level adds. Without them, as many levels as the
             learner has layers, and for each as many directions as come before the largest ratio of
-            neighbouring |eigenvalues|, among the first quarter.
-        ridge: of the polynomials, per sample, their monomials standardised.
+            neighboring |eigenvalues|, among the first quarter.
+        ridge: of the polynomials, per sample, their monomials standardized.
         kernel_ridge: of the last kernel, per sample.
         refinements: steps of each level that turn U.
 
@@ -202,7 +202,7 @@ def second_moment(x: Float[Tensor, "n d"], r: Float[Tensor, " n"]) -> Float[Tens
 
 
 def gap(values: Float[Tensor, " d"]) -> int:
-    """How many values come before the largest ratio of neighbours, among the first quarter.
+    """How many values come before the largest ratio of neighbors, among the first quarter.
 
     Source: ours.
 

@@ -34,7 +34,7 @@ def gradient_steps(
 
     Args:
         x: samples of that stage.
-        y: labels, centred.
+        y: labels, centered.
         neurons: w at the start.
         num_steps: how many, at least 1.
 

@@ -58,7 +58,7 @@ class Interruption(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Saves and stops after a whole optimiser step.
+        """Saves and stops after a whole optimizer step.
 
         Where a validation comes next, that saves by itself, and the next batch stops.
 

@@ -19,10 +19,10 @@ from bfc_lightning.measures.battery import (
     MEASURES,
     Measure,
     MeasureSample,
-    Moment,
-    look,
+    Snapshot,
     reference_levels,
     take_sample,
+    take_snapshot,
 )
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.replicas import learners_of, problems_of
@@ -45,7 +45,7 @@ def measure_steps(phases: Sequence[Phase], num_points: int = NUM_POINTS) -> set[
             least 18 a phase where there are several.
 
     Returns:
-        Optimiser steps after which to measure.
+        Optimizer steps after which to measure.
     """
     if len(phases) == 1:
         return {phases[0].start + offset for offset in _log_spaced(phases[0].length, num_points)}
@@ -89,7 +89,7 @@ class Measurements(Callback):
     ) -> None:
         self._signals = signals
         self.seconds = 0.0
-        self._measures: list[Callable[[Moment], Mapping[str, float]]] = [*MEASURES, *measures]
+        self._measures: list[Callable[[Snapshot], Mapping[str, float]]] = [*MEASURES, *measures]
         self._phases = phases
         self._steps = measure_steps(phases, num_points) if num_points else set()
         self._measured_step = -1
@@ -222,7 +222,7 @@ class Measurements(Callback):
         named: dict[str, float] = {}
         if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
             return named
-        moment = look(network, sample)
+        moment = take_snapshot(network, sample)
         for measure in self._measures:
             taken = measure(moment)
             if not named.keys().isdisjoint(taken):

@@ -114,7 +114,7 @@ class MetricsFile(FileLogger):
 
         Args:
             metrics: values by key.
-            step: optimiser steps taken so far.
+            step: optimizer steps taken so far.
         """
         values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
         if not values:

@@ -39,7 +39,7 @@ class Milestones:
         """What follows from this moment and earlier ones.
 
         Args:
-            step: optimiser steps taken so far.
+            step: optimizer steps taken so far.
             named: the measures of this moment, and the references, by name.
 
         Returns:

@@ -60,7 +60,7 @@ class ReplicaMetricsFile(FileLogger):
 
         Args:
             metrics: values by key.
-            step: optimiser steps taken so far.
+            step: optimizer steps taken so far.
         """
         values = {key: value for key, value in metrics.items() if key != "epoch"}
         if values:
@@ -72,7 +72,7 @@ class ReplicaMetricsFile(FileLogger):
 
         Args:
             rows: one a replica, values by key.
-            step: optimiser steps taken so far.
+            step: optimizer steps taken so far.
         """
         for replica, values in enumerate(rows):
             self._add(values, step=step, replica=replica)

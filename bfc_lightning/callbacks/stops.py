@@ -10,7 +10,7 @@ class Diverged(Exception):  # noqa: N818, a way to end and no error of the progr
     """The loss became NaN or infinite.
 
     Args:
-        step: the optimiser step at which it was seen.
+        step: the optimizer step at which it was seen.
         what: which quantity.
     """
 

@@ -18,7 +18,7 @@ from bfc_lightning.replicas import ReplicatedLearner
 
 
 def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Writes numbers to every logger under the count of optimiser steps.
+    """Writes numbers to every logger under the count of optimizer steps.
 
     Args:
         trainer: the trainer.
@@ -50,7 +50,7 @@ def log_each(trainer: Trainer, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
-    """The loss of a batch, or those of a burst; Lightning divides one by the batches of a step.
+    """The loss of a batch, or those of a chunk; Lightning divides one by the batches of a step.
 
     Args:
         trainer: the trainer.
@@ -71,7 +71,7 @@ def log_interval(trainer: Trainer) -> int:
         trainer: the trainer.
 
     Returns:
-        Optimiser steps between two rows.
+        Optimizer steps between two rows.
     """
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
@@ -88,7 +88,7 @@ def stop_if_diverged(
     Args:
         module: that is trained.
         values: one a learner.
-        step: optimiser steps taken so far.
+        step: optimizer steps taken so far.
         what: the values are.
 
     Raises:
@@ -126,7 +126,7 @@ class TrainingLog(Callback):
         if step == self._logged_step or step % log_interval(trainer):
             return
         self._logged_step = step
-        # The same mean, bit for bit, however the steps were cut into bursts.
+        # The same mean, bit for bit, however the steps were cut into chunks.
         device = self._losses[-1].device  # those of a checkpoint lie on the CPU
         losses = torch.cat([part.to(device) for part in self._losses])
         mean = trainer.strategy.reduce(losses.mean(dim=0), reduce_op="mean")

@@ -1,4 +1,4 @@
-"""Carries out a training scheme: layers join, others are frozen, optimisers start afresh."""
+"""Carries out a training scheme: layers join, others are frozen, optimizers start afresh."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from bfc_lightning.schemes import Phase, Scheme
 
 
 class TrainingScheme(Callback):
-    """Enters each phase of a scheme just before the first optimiser step of it.
+    """Enters each phase of a scheme just before the first optimizer step of it.
 
     What is measured, scored or saved after the step before is still the phase before. What is
-    frozen has `requires_grad=False` and no gradient, so that no optimiser touches it or its state.
+    frozen has `requires_grad=False` and no gradient, so that no optimizer touches it or its state.
     Logs `scheme/active_layers` where a layer joins and `scheme/frozen_layers` where `freeze` acts.
 
     Args:
@@ -31,7 +31,7 @@ class TrainingScheme(Callback):
         self._logged_frozen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Enters the first phase, before there is an optimiser; a resumed run then finds its own.
+        """Enters the first phase, before there is an optimizer; a resumed run then finds its own.
 
         Args:
             trainer: the trainer.
@@ -42,7 +42,7 @@ class TrainingScheme(Callback):
             learner.enter_phase(self.phases[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes over what the optimiser has been told already."""
+        """Takes over what the optimizer has been told already."""
         phase = learners_of(pl_module)[0].phase
         assert phase is not None
         self._frozen = self.scheme.frozen_at(phase.start)
@@ -50,7 +50,7 @@ class TrainingScheme(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Enters a phase or freezes layers where the next optimiser step asks for it."""
+        """Enters a phase or freezes layers where the next optimizer step asks for it."""
         learners, step = learners_of(pl_module), trainer.global_step
         if step == 0 and batch_idx == 0 and len(self.phases) > 1:
             log_metrics(trainer, {"scheme/active_layers": self.phases[0].depth})
@@ -81,7 +81,7 @@ class TrainingScheme(Callback):
         is_longer = before is not None and before.start == phase.start
         for learner in learners:
             learner.enter_phase(phase)
-        if is_longer:  # a resumed run with more steps: optimiser and schedule go on
+        if is_longer:  # a resumed run with more steps: optimizer and schedule go on
             return
         for learner in learners:
             learner.zero_grad(set_to_none=True)

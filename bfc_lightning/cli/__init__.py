@@ -13,7 +13,7 @@ from bfc_lightning.cli.processes import is_first_process, num_started
 USAGE = """\
 usage: bfc COMMAND [-c CONFIG.yaml ...] [--key value ...]
 
-Train over-parameterised DenseNets on layered targets, and watch the layers correct each other.
+Train over-parameterized DenseNets on layered targets, and watch the layers correct each other.
 
 commands:
   fit        train a learner: bfc fit -c configs/quickstart.yaml

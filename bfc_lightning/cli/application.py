@@ -135,7 +135,7 @@ class Application(LightningCLI):
             )
 
     def _parse_without_inheritance(self, args: list[str]) -> Namespace:
-        """Parses so that another optimiser or schedule starts from its own defaults.
+        """Parses so that another optimizer or schedule starts from its own defaults.
 
         jsonargparse hands the arguments of the default class on to another one that has arguments
         of the same name. Where the class differs from the default, the words are parsed again
@@ -254,5 +254,5 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Lightning 2.6 asks PyTorch's trees a question that PyTorch 2.13 wants put otherwise.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    # On the fast path a checkpoint belongs after the optimiser step, as on the plain one.
+    # On the fast path a checkpoint belongs after the optimizer step, as on the plain one.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")

@@ -28,7 +28,7 @@ from bfc_lightning.runs.folder import RunError, check_name
 
 if TYPE_CHECKING:
     from bfc_lightning.experiments.claims.running import Evidence
-    from bfc_lightning.experiments.claims.verdicts import Judgement
+    from bfc_lightning.experiments.claims.verdicts import Judgment
     from bfc_lightning.experiments.execution import Outcome
 
 DESCRIPTION = """\
@@ -209,7 +209,7 @@ def _run_comparison(part: "Evidence", *, total: int, num_lost: list[int]) -> "Ou
     return outcome
 
 
-def _show(judgement: "Judgement") -> None:
+def _show(judgment: "Judgment") -> None:
     """Prints a verdict, and the effects behind it."""
     from bfc_lightning.experiments.claims.results import (
         as_json,
@@ -217,9 +217,9 @@ def _show(judgement: "Judgement") -> None:
         interval_in_words,
     )
 
-    claim = judgement.claim
-    print(f"\n{judgement.verdict.upper()}  {claim.name}: {claim.sentence}")
-    for condition in as_json(judgement, runs="")["conditions"]:
+    claim = judgment.claim
+    print(f"\n{judgment.verdict.upper()}  {claim.name}: {claim.sentence}")
+    for condition in as_json(judgment, runs="")["conditions"]:
         asked, found = bound_in_words(condition), interval_in_words(condition)
         print(f"  {condition['verdict']}: {condition['what']}")
         print(f"    {condition['effect']}: {found}, asked {asked}", flush=True)

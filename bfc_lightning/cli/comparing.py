@@ -29,7 +29,7 @@ Trains several learners on the same target, samples and seeds: one table, one fi
 
 A learner is a block of settings that is laid over the base. Every learner is trained with every
 seed, at every point of the grid where there is one, as an ordinary run of `bfc fit`; the runs are
-spread over processes. Runs that differ only in seeds, learning rate, weight decay, regularisation,
+spread over processes. Runs that differ only in seeds, learning rate, weight decay, regularization,
 gaps or label noise are trained together, where the fast path can do that: the numbers are those of
 `bfc fit` to rounding, and with --together false bit for bit. The same command goes on where it was
 stopped; learners, seeds and values of the grid may be added. A learner with `baseline` is run by

@@ -8,7 +8,7 @@ from pathlib import Path
 # The argument groups whose classes jsonargparse names by their base class only.
 _GROUPS = {
     "targets.base.Target": "target",
-    "inputs.InputLaw": "inputs",
+    "inputs.InputDistribution": "inputs",
     "labels.Labels": "labels",
     "schemes.Scheme": "scheme",
     "baselines.base.Baseline": "baseline",

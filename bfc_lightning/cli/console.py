@@ -75,7 +75,7 @@ def show_scores(checkpoint: Path, step: int, scores: Mapping[str, float]) -> Non
 
     Args:
         checkpoint: which was scored.
-        step: its optimiser steps.
+        step: its optimizer steps.
         scores: by key.
     """
     show_metrics(f"{checkpoint}, step {step}", scores)
@@ -155,7 +155,7 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
     for key in sorted(key for key in metrics if key.startswith("levels/residual_")):
         level = key.rsplit("_", 1)[1]
         table.add_row(f"residual of level {level} ({key})", _number(metrics[key]))
-    table.add_row("optimiser steps", f"{summary['steps']:,}")
+    table.add_row("optimizer steps", f"{summary['steps']:,}")
     table.add_row("samples seen", f"{summary['samples_seen']:,}")
     table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
     Console().print(table)

@@ -159,7 +159,7 @@ class Fitting:
                 model=model,
                 data=data,
                 callbacks=given,
-                pause_steps=self._pause_steps(phases),
+                sync_steps=self._sync_steps(phases),
                 phases=phases,
             )
             folder = None if self.claim is None else str(self.claim.path)
@@ -208,12 +208,12 @@ class Fitting:
         check_control(learners_of(model)[0], self.scheme, phases)
         if len(phases) > 1:
             lengths = " + ".join(f"{phase.length:,}" for phase in phases)
-            say(f"{type(self.scheme).__name__}: {lengths} = {phases[-1].stop:,} optimiser steps")
+            say(f"{type(self.scheme).__name__}: {lengths} = {phases[-1].stop:,} optimizer steps")
         flags["max_steps"] = self.config.trainer.max_steps = phases[-1].stop
         self.identity["trainer.max_steps"] = phases[-1].stop
         return phases
 
-    def _pause_steps(self, phases: list[Phase]) -> set[int]:
+    def _sync_steps(self, phases: list[Phase]) -> set[int]:
         """Steps after which something is measured, joins or is frozen."""
         measured = measure_steps(phases, self.num_measures) if self.num_measures else set()
         return measured | {phase.start for phase in phases} | set(self.scheme.freeze.values())

@@ -58,7 +58,7 @@ def check_learners(comparison: Comparison) -> None:
 
 def _kinds_of_runs(comparison: Comparison) -> Iterator[PlannedRun]:
     """A run for every value of every axis, and each trial of a learner once."""
-    firsts = {(name, next(iter(axis.labelled()))) for name, axis in comparison.grid.items()}
+    firsts = {(name, next(iter(axis.labeled()))) for name, axis in comparison.grid.items()}
     seen = set()
     for point in points(comparison):
         if len(set(point.labels) - firsts) < 2:

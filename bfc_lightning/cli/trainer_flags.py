@@ -91,7 +91,7 @@ def check_trainer_flags(flags: Namespace) -> None:
         raise RunError(
             "trainer.val_check_interval counts batches and must be a multiple of "
             f"trainer.accumulate_grad_batches = {accumulate}, got {interval}: a checkpoint belongs "
-            "between two optimiser steps."
+            "between two optimizer steps."
         )
 
 
@@ -153,8 +153,8 @@ def validation_interval(
 
     Args:
         interval: as the user gave it: batches, a fraction, or a time.
-        max_steps: optimiser steps of the run.
-        accumulate: batches of an optimiser step.
+        max_steps: optimizer steps of the run.
+        accumulate: batches of an optimizer step.
 
     Returns:
         Batches, or the time unchanged.
@@ -239,7 +239,7 @@ def check_control(model: HierarchicalLearner, scheme: Scheme, phases: Sequence[P
 
 
 def check_optimizer(model: HierarchicalLearner, scheme: Scheme, phase: Phase) -> None:
-    """Lets optimiser and schedule refuse their arguments.
+    """Lets optimizer and schedule refuse their arguments.
 
     Args:
         model: the learner.
@@ -247,7 +247,7 @@ def check_optimizer(model: HierarchicalLearner, scheme: Scheme, phase: Phase) ->
         phase: the first one of it.
 
     Raises:
-        RunError: if one of them does, or the optimiser can't leave frozen layers alone.
+        RunError: if one of them does, or the optimizer can't leave frozen layers alone.
     """
     try:
         built = model.build_optimizer(phase.length)

@@ -1,4 +1,4 @@
-"""Which training path a run takes: steps in bursts with gradients by hand, or Lightning's own."""
+"""Which training path a run takes: steps in chunks with gradients by hand, or Lightning's own."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -16,10 +16,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from bfc_lightning.cli.console import say
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.fast_path import Clipping, average_over_processes
-from bfc_lightning.pauses import make_pauses
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner, learners_of
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase
+from bfc_lightning.sync_points import make_sync_points
 
 TrainingPath = Literal["auto", "fast", "plain"]
 
@@ -40,12 +40,12 @@ def settle_training_path(
     model: AnyLearner,
     data: AnyData,
     callbacks: Sequence[Callback],
-    pause_steps: Iterable[int],
+    sync_steps: Iterable[int],
     phases: Sequence[Phase] = (),
 ) -> None:
     """Makes learner, data and Trainer take the path that is wanted and possible.
 
-    On the fast path the learner clips by itself, and steps come in bursts that end wherever
+    On the fast path the learner clips by itself, and steps come in chunks that end wherever
     something happens: a log row, a validation, a measure, a new phase. With a callback of the
     user's that listens to every step they come one by one.
 
@@ -55,7 +55,7 @@ def settle_training_path(
         model: the learner.
         data: the data module.
         callbacks: the user's.
-        pause_steps: steps after which a burst must end, beside the Trainer's intervals.
+        sync_steps: steps after which a chunk must end, beside the Trainer's intervals.
         phases: of the training scheme, whose controls may change labels or gradients.
 
     Raises:
@@ -81,14 +81,14 @@ def settle_training_path(
     every = _intervals(trainer)
     if any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks):
         if isinstance(data, HierarchicalData):
-            data.reads_blocks = True  # batches as on the plain path, samples as in bursts
+            data.reads_blocks = True  # batches as on the plain path, samples as in chunks
             return
         every = [1]
-    data.pauses = make_pauses(every, [*pause_steps, trainer.max_steps])
+    data.sync_points = make_sync_points(every, [*sync_steps, trainer.max_steps])
 
 
 def _intervals(trainer: Trainer) -> list[int]:
-    """Numbers of steps after whose multiples a burst must end."""
+    """Numbers of steps after whose multiples a chunk must end."""
     every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
     interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
     if isinstance(interval, int):

@@ -76,7 +76,7 @@ def _check_scaling(scaling: Scaling | None, grid: Mapping[str, Axis]) -> None:
     for what, name in zip(("dimension", "samples"), asked, strict=True):
         if name not in grid:
             raise RunError(f"scaling.{what} must be an axis of grid, got {name!r}.")
-        labels = list(grid[name].labelled())
+        labels = list(grid[name].labeled())
         numbers = {_positive(label) for label in labels}
         if None in numbers or len(numbers) < 2:
             raise RunError(
@@ -150,7 +150,7 @@ def _check_axis(name: str, axis: Axis) -> None:
                 f"got {nested[0]!r}."
             )
     check_different(f"grid.{name}.values", [str(value) for value in axis.values])
-    for label in axis.labelled():
+    for label in axis.labeled():
         check_word(f"a label of the axis {name}", label)
 
 

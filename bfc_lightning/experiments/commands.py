@@ -34,7 +34,7 @@ def settings_files(comparison: Comparison) -> dict[str, str]:
         for trial in trials(comparison, learner):
             files[_trial_file(learner, trial)] = as_yaml(_tried(comparison, learner, trial))
     for name, axis in comparison.grid.items():
-        for label, value in axis.labelled().items():
+        for label, value in axis.labeled().items():
             files[f"grid/{name}={label}.yaml"] = as_yaml(nested(axis.key, value))
     return files
 

@@ -36,7 +36,7 @@ class Axis:
     key: str
     values: list | dict  # type: ignore[type-arg]
 
-    def labelled(self) -> dict[str, Any]:
+    def labeled(self) -> dict[str, Any]:
         """Values by label, as words."""
         if isinstance(self.values, dict):
             return {str(label): value for label, value in self.values.items()}
@@ -102,7 +102,7 @@ class Comparison:
         run: the folder of the comparison.
         workers: runs at a time; cores / threads if not given.
         together: train runs that differ only in what replicas may differ in (seeds, learning rate,
-            weight decay, regularisation, gaps, label noise) in one process, as one batched program,
+            weight decay, regularization, gaps, label noise) in one process, as one batched program,
             where the fast training path can; the numbers are those of single runs, to rounding.
     """
 
@@ -129,7 +129,7 @@ def points(comparison: Comparison) -> list[Point]:
     Returns:
         Learner by learner; the last axis varies fastest.
     """
-    axes = [[(name, label) for label in axis.labelled()] for name, axis in comparison.grid.items()]
+    axes = [[(name, label) for label in axis.labeled()] for name, axis in comparison.grid.items()]
     return [
         Point(learner, labels)
         for learner in comparison.learners

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bfc_lightning.experiments.results import FINISHED, Band, Row
-from bfc_lightning.figures import COLOURS, MARKERS
+from bfc_lightning.figures import COLORS, MARKERS
 
 Spot = tuple[float, Band]
 
@@ -55,22 +55,22 @@ def add_legend(figure: Figure, handles: Mapping[str, Artist], *, ncols: int = 4)
 
 
 def draw_line(panel: Axes, spots: Sequence[Spot], *, number: int, label: str, marker: bool) -> None:
-    """A median line with its band, in the colour and style of its number."""
+    """A median line with its band, in the color and style of its number."""
     spots = sorted(spots, key=lambda spot: spot[0])
     x = [place for place, _ in spots]
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLORS[number % len(COLORS)]
     panel.plot(
         x,
         [found.middle for _, found in spots],
-        color=colour,
-        linestyle=_STYLES[number // len(COLOURS) % len(_STYLES)],
+        color=color,
+        linestyle=_STYLES[number // len(COLORS) % len(_STYLES)],
         marker=MARKERS[number % len(MARKERS)],
         markevery=1 if marker else max(1, len(x) // 8),
         markersize=5 if marker else 4,
         label=label,
     )
     low, high = [found.low for _, found in spots], [found.high for _, found in spots]
-    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    panel.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def reference_key(metric: str) -> str:

@@ -67,7 +67,7 @@ class _Record:
     def commands(self, run: PlannedRun) -> list[list[str]]:
         return commands_of(self.comparison, run, self.folder)
 
-    def look(self, run: PlannedRun, end: str | None = None) -> Row:
+    def take_snapshot(self, run: PlannedRun, end: str | None = None) -> Row:
         if end is None:
             limits = self.comparison.limits
             end = stop_of(run, self.folder, limits=limits, commands=self.commands)

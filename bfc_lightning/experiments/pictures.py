@@ -34,7 +34,7 @@ from bfc_lightning.experiments.results import (
     metric_names,
     of_point,
 )
-from bfc_lightning.figures import COLOURS, MARKERS, bands
+from bfc_lightning.figures import COLORS, MARKERS, bands
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -114,7 +114,7 @@ def _draw_history(
         if known.get(point.learner, 0.0) > 0:
             style = _reference_style(metric, number, is_common=_are_equal(known))
             panel.axhline(known[point.learner], **style)
-    panel.set(xlabel="optimiser steps", ylabel=metric_in_words(metric), title=metric)
+    panel.set(xlabel="optimizer steps", ylabel=metric_in_words(metric), title=metric)
     scale_values(panel)
 
 
@@ -130,7 +130,7 @@ def _draw_final(panel: Axes, comparison: Comparison, rows: Sequence[Row], metric
             [spot.middle],
             [height],
             xerr=[[spot.middle - spot.low], [spot.high - spot.middle]],
-            color=COLOURS[number % len(COLOURS)],
+            color=COLORS[number % len(COLORS)],
             marker=MARKERS[number % len(MARKERS)],
             capsize=3,
         )
@@ -149,7 +149,7 @@ def _curve(runs: Sequence[Rows], metric: str) -> list[Spot]:
 
 
 def _over_grid(comparison: Comparison, rows: Sequence[Row]) -> Figure:
-    axes = {name: list(axis.labelled()) for name, axis in comparison.grid.items()}
+    axes = {name: list(axis.labeled()) for name, axis in comparison.grid.items()}
     (first, labels), *others = axes.items()
     names = [name for name, _ in others]
     columns = [
@@ -197,12 +197,12 @@ def _are_equal(references: Mapping[str, float]) -> bool:
 
 
 def _reference_style(metric: str, number: int, *, is_common: bool) -> dict[str, Any]:
-    """Grey where all learners have the same one, else in the learner's colour."""
+    """Gray where all learners have the same one, else in the learner's color."""
     words = "without last level" if metric in SCORES else "untrained"
-    colour = "0.35" if is_common else COLOURS[number % len(COLOURS)]
+    color = "0.35" if is_common else COLORS[number % len(COLORS)]
     label = words if is_common else f"{words}, each learner's" if number == 0 else None
     pattern = ":" if metric in SCORES else (0, (4, 3))
-    return {"color": colour, "linestyle": pattern, "linewidth": 1, "label": label, "zorder": 1}
+    return {"color": color, "linestyle": pattern, "linewidth": 1, "label": label, "zorder": 1}
 
 
 def _with_losses(name: str, rows: Sequence[Row]) -> str:

@@ -111,7 +111,7 @@ def needed(comparison: Comparison, rows: Sequence[Row]) -> dict[tuple[str, str, 
     """
     scaling = asked(comparison)
     metric = scaling.metric or comparison.metrics[0]
-    numbers = comparison.grid[scaling.samples].labelled()
+    numbers = comparison.grid[scaling.samples].labeled()
     errors: dict[tuple[str, str, int], dict[float, float | None]] = {
         (learner, label, seed): dict.fromkeys(map(float, numbers))
         for learner in comparison.learners
@@ -127,12 +127,12 @@ def needed(comparison: Comparison, rows: Sequence[Row]) -> dict[tuple[str, str, 
 
 def dimensions(comparison: Comparison) -> list[str]:
     """The labels of the dimensions, from the smallest on."""
-    return sorted(comparison.grid[asked(comparison).dimension].labelled(), key=float)
+    return sorted(comparison.grid[asked(comparison).dimension].labeled(), key=float)
 
 
 def extremes(comparison: Comparison) -> tuple[float, float]:
     """The fewest and the most samples that are tried."""
-    numbers = [float(label) for label in comparison.grid[asked(comparison).samples].labelled()]
+    numbers = [float(label) for label in comparison.grid[asked(comparison).samples].labeled()]
     return min(numbers), max(numbers)
 
 

@@ -19,7 +19,7 @@ from bfc_lightning.experiments.scaling import (
     medians,
 )
 from bfc_lightning.experiments.scaling_report import about_error
-from bfc_lightning.figures import COLOURS, MARKERS
+from bfc_lightning.figures import COLORS, MARKERS
 
 # Learners that share a place are drawn so far apart, as a factor of the dimension.
 _APART = 1.012
@@ -66,9 +66,9 @@ def _draw(
     number: int,
     label: str,
 ) -> None:
-    """One learner, in the colour and with the marker of its number."""
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6}
+    """One learner, in the color and with the marker of its number."""
+    color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+    style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 6}
     _, most = extremes(comparison)
     apart = _APART ** (number - (len(comparison.learners) - 1) / 2)
     spots = [(float(name), mine) for name, mine in found.items() if math.isfinite(mine.samples)]
@@ -78,7 +78,7 @@ def _draw(
         x,
         [mine.low for _, mine in spots],
         [min(mine.high, most * _BEYOND**2) for _, mine in spots],
-        color=colour,
+        color=color,
         alpha=0.15,
         linewidth=0,
     )
@@ -86,7 +86,7 @@ def _draw(
         if mine.is_bound:
             panel.plot([place], [mine.samples], markerfacecolor="white", **style)
     lost = [float(name) * apart for name, mine in found.items() if math.isinf(mine.samples)]
-    style = {"color": colour, "marker": r"$\uparrow$", "markersize": 10, "linestyle": "none"}
+    style = {"color": color, "marker": r"$\uparrow$", "markersize": 10, "linestyle": "none"}
     panel.plot(lost, [most * _BEYOND] * len(lost), **style)
 
 
@@ -106,7 +106,7 @@ def _dress(panel: Axes, comparison: Comparison) -> None:
         color="0.35",
     )
     panel.set_xticks([float(label) for label in labels], labels)
-    numbers = list(comparison.grid[comparison.scaling.samples].labelled())
+    numbers = list(comparison.grid[comparison.scaling.samples].labeled())
     panel.set_yticks([float(number) for number in numbers], numbers)
     panel.minorticks_off()
     panel.set_ylim(top=most * _BEYOND**2)

@@ -42,7 +42,7 @@ class Record(Protocol):
     def commands(self, run: PlannedRun) -> list[list[str]]:
         """The words after `bfc` of the commands that make a run."""
 
-    def look(self, run: PlannedRun, end: str | None = None) -> Row:
+    def take_snapshot(self, run: PlannedRun, end: str | None = None) -> Row:
         """Keeps how far a run is; `end` is how its process was seen to end."""
 
     def write(self) -> None:
@@ -70,7 +70,7 @@ def working(
     Yields:
         What runs them.
     """
-    num_left = sum(record.look(run).status not in DONE for run in runs)
+    num_left = sum(record.take_snapshot(run).status not in DONE for run in runs)
     record.write()
     experiment, num_done = record.experiment, len(runs) - num_left
     workers = min(len(environments) or num_workers(experiment), max(1, num_left))
@@ -105,10 +105,10 @@ class Work:
 
     def run(self, runs: Iterable[PlannedRun]) -> None:
         """Runs those that have no result yet: together what can be, then the rest one by one."""
-        rows = [self.record.look(run) for run in runs]
+        rows = [self.record.take_snapshot(run) for run in runs]
         if rows and self.record.experiment.together:
             self._run_together(rows)
-            rows = [self.record.look(row.run) for row in rows]  # groups replace folders
+            rows = [self.record.take_snapshot(row.run) for row in rows]  # groups replace folders
         todo = {row.run.name: row.run for row in rows if row.status not in DONE}
         tasks = [
             Task(name, joined(self.record.commands(run)), self.record.folder / LOGS / f"{name}.txt")
@@ -174,7 +174,7 @@ class Work:
         """
         num_done = 0
         for run in group.runs:
-            row = self.record.look(run)
+            row = self.record.take_snapshot(run)
             if row.status in DONE:
                 outcome = outcome_of(row, self.record.experiment.metrics[0])
                 seconds = event.seconds / len(group.runs)
@@ -217,7 +217,7 @@ class Work:
             end = OUT_OF_MEMORY
         elif self._was_stopped(event):
             end = None
-        row = self.record.look(run, end)
+        row = self.record.take_snapshot(run, end)
         if row.status in STOPS:
             remember_stop(
                 run,

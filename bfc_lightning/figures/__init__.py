@@ -6,10 +6,10 @@ from bfc_lightning.figures.features import (
     leakages,
 )
 from bfc_lightning.figures.matrices import probe_heat_maps, quadratic_forms
-from bfc_lightning.figures.style import COLOURS, MARKERS, bands, draw_band, series
+from bfc_lightning.figures.style import COLORS, MARKERS, bands, draw_band, series
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "MARKERS",
     "bands",
     "draw_band",

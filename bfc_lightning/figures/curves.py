@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from bfc_lightning.figures.style import COLOURS, Rows, bands, draw_band, numbered_keys, step_axis
+from bfc_lightning.figures.style import COLORS, Rows, bands, draw_band, numbered_keys, step_axis
 
 
 def learning_curves(runs: Sequence[Rows], *, score_key: str, title: str) -> Figure:
@@ -25,9 +25,9 @@ def learning_curves(runs: Sequence[Rows], *, score_key: str, title: str) -> Figu
     _, reference, _, _ = bands(runs, "reference/without_last_level")
     draw_band(panels[0], runs, score_key, number=0, label=score_key)
     if reference and 0 < reference[0] < 1:
-        panels[0].axhline(reference[0], color=COLOURS[6], linestyle=":", label="without last level")
+        panels[0].axhline(reference[0], color=COLORS[6], linestyle=":", label="without last level")
     words = "wrong classes (fraction)" if score_key.endswith("error") else "E(f - G)² / Var G"
-    panels[0].set(xlabel="optimiser steps", ylabel=words, title="error on fresh samples")
+    panels[0].set(xlabel="optimizer steps", ylabel=words, title="error on fresh samples")
     offset = step_axis(panels[1], runs[0]) if levels else 0
     for number, key in enumerate(levels):
         label = f"level {key.rsplit('_', 1)[1]}"

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from bfc_lightning.figures.style import (
-    COLOURS,
+    COLORS,
     Rows,
     bands,
     draw_band,
@@ -41,9 +41,9 @@ def feature_residuals(rows: Rows, *, title: str) -> Figure:
         draw_band(panel, [rows], key, number=number, label=f"level {level}", offset=offset)
         _, untrained, _, _ = bands([rows], f"{key}_untrained")
         for value in untrained[:1]:
-            colour = COLOURS[number % len(COLOURS)]
-            panel.axhline(value, color=colour, linestyle=":", linewidth=1.2)
-    panel.plot([], [], color="grey", linestyle=":", label="untrained")
+            color = COLORS[number % len(COLORS)]
+            panel.axhline(value, color=color, linestyle=":", linewidth=1.2)
+    panel.plot([], [], color="gray", linestyle=":", label="untrained")
     panel.set_yscale("log")
     panel.set_ylabel("1 - R² of the level's features, read from its layer")
     panel.grid(alpha=0.3)

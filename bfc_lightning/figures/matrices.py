@@ -21,7 +21,7 @@ def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
         title: of the figure.
 
     Returns:
-        One panel a moment; rows are levels, columns layers; grey where the layer has not joined.
+        One panel a moment; rows are levels, columns layers; gray where the layer has not joined.
     """
     pairs = sorted({_pair(key) for row in rows for key in row if key.startswith("features/probe_")})
     size = (max(level for level, _ in pairs), max(layer for _, layer in pairs))
@@ -41,13 +41,13 @@ def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
         shown = panel.imshow(
             np.clip(matrix, _SMALLEST, 1), cmap="viridis", norm=LogNorm(_SMALLEST, 1), aspect="auto"
         )
-        panel.set_facecolor("lightgrey")
+        panel.set_facecolor("lightgray")
         for (row, column), value in np.ndenumerate(matrix):
             if np.isfinite(value):
                 dark = value < 0.1
                 words = f"{value:.0e}" if value < 0.01 else f"{value:.2f}"
-                colour = "white" if dark else "black"
-                panel.text(column, row, words, ha="center", va="center", color=colour, fontsize=7)
+                color = "white" if dark else "black"
+                panel.text(column, row, words, ha="center", va="center", color=color, fontsize=7)
         panel.set(title=f"step {step:,}", xlabel="layer")
         panel.set_xticks(range(size[1]), [str(layer + 1) for layer in range(size[1])])
     panels[0].set_ylabel("level of the target")
@@ -68,7 +68,7 @@ def quadratic_forms(
         title: of the figure.
 
     Returns:
-        Three panels: target, learner, difference; one colour scale, linear only near 0.
+        Three panels: target, learner, difference; one color scale, linear only near 0.
     """
     limit = float(np.abs(target).max())
     norm = SymLogNorm(linthresh=1e-3 * limit, vmin=-limit, vmax=limit)
@@ -79,7 +79,7 @@ def quadratic_forms(
     for panel, (name, form) in zip(panels, parts.items(), strict=True):
         shown = panel.imshow(form, cmap="PuOr", norm=norm)
         for mark in (panel.axhline, panel.axvline):
-            mark(num_directions - 0.5, color="grey", linewidth=0.8, linestyle=":")
+            mark(num_directions - 0.5, color="gray", linewidth=0.8, linestyle=":")
         panel.set(title=name, xlabel="direction (the target's own come first)")
     figure.colorbar(shown, ax=list(panels), label="coefficient of x_i x_j")
     return figure

@@ -1,4 +1,4 @@
-"""What all figures share: colours, markers, and lines with bands over seeds."""
+"""What all figures share: colors, markers, and lines with bands over seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from statistics import median
 from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, told apart by color-blind readers.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Rows = Sequence[Mapping[str, float]]
@@ -58,17 +58,17 @@ def draw_band(
         panel: to draw on.
         runs: rows of each run.
         key: the column.
-        number: of the line, for its colour and marker.
+        number: of the line, for its color and marker.
         label: for the legend.
         offset: added to the steps; 1 shows step 0 on a logarithmic axis.
     """
     steps, middle, low, high = bands(runs, key)
     steps = [step + offset for step in steps]
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLORS[number % len(COLORS)]
     marker = MARKERS[number % len(MARKERS)]
-    panel.plot(steps, middle, color=colour, marker=marker, markersize=4, label=label)
+    panel.plot(steps, middle, color=color, marker=marker, markersize=4, label=label)
     if len(runs) > 1:
-        panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        panel.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def joined_layers(rows: Rows) -> list[tuple[float, int]]:
@@ -102,12 +102,12 @@ def step_axis(panel: Axes, rows: Rows) -> int:
     joins = joined_layers(rows)
     offset = 0 if joins else 1
     panel.set_xscale("log" if offset else "linear")
-    panel.set_xlabel("optimiser steps + 1" if offset else "optimiser steps")
+    panel.set_xlabel("optimizer steps + 1" if offset else "optimizer steps")
     above = blended_transform_factory(panel.transData, panel.transAxes)
     for step, layer in joins:
         words = f"layer {layer} joins" if step else f"layer {layer} alone"
-        panel.axvline(step, color="grey", linewidth=0.8, zorder=0)
-        panel.text(step, 1.01, f" {words}", transform=above, fontsize=8, color="dimgrey")
+        panel.axvline(step, color="gray", linewidth=0.8, zorder=0)
+        panel.text(step, 1.01, f" {words}", transform=above, fontsize=8, color="dimgray")
     return offset
 
 

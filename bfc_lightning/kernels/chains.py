@@ -39,7 +39,7 @@ def quadratic_chain_ntk(
         Z_1 = d^(-1/2) V_1 x + s b_1,   Z_{l+1} = m_l^(-1/2) V_{l+1} Z_l^2 + s b_{l+1}
         f = Z_{L+1}
 
-    with all entries of V and b from N(0, 1) and trained (NTK parameterisation). Neurons of a layer
+    with all entries of V and b from N(0, 1) and trained (NTK parameterization). Neurons of a layer
     become independent Gaussians with the covariance K_l of the layer below's activations, and the
     gradient of Z_{l+1} is that in its own V and b, which gives K_{l+1} once more, and that through
     Z_l, whose neurons are weighted by V_{l+1} and by their slopes 2 Z_l:
@@ -93,7 +93,7 @@ def relu_chain_ntk(
         Z_1 = (2/d)^(1/2) V_1 x + s b_1,   Z_{l+1} = (2/m_l)^(1/2) V_{l+1} relu(Z_l) + s b_{l+1}
         f = Z_{L+1}
 
-    with all entries of V and b from N(0, 1) and trained (NTK parameterisation). As for squares,
+    with all entries of V and b from N(0, 1) and trained (NTK parameterization). As for squares,
 
         K_1     = Theta_1 = 2 <x, x'> / d + s^2
         K_{l+1} = 2 E relu(z) relu(z') + s^2,                  (z, z') ~ N(0, K_l)

@@ -33,7 +33,7 @@ def learner_ntk(
         f(x) = c + [<u, x>] + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
 
     This is the learner with V written as its standard deviation times U, and trained in U (NTK
-    parameterisation), b, c and, where they are, u and v; U from N(0, 1), the rest 0 at the start,
+    parameterization), b, c and, where they are, u and v; U from N(0, 1), the rest 0 at the start,
     but v half +1 and half -1, or all +1.
 
     1. Forward, wide layers first: neurons of layer l are independent Gaussians with covariance
@@ -44,7 +44,7 @@ def learner_ntk(
 
     2. Backward: m_l^(1/2) df/dZ_{l,i} is 2 Z_{l,i} times what comes down on F_{l,i}: a_l v_{l,i} of
        its own, and from the neurons k of each layer l' > l the sum of their own derivatives times
-       0.3 U_{k,i}. With balanced signs the terms of that sum are independent and centred, so its
+       0.3 U_{k,i}. With balanced signs the terms of that sum are independent and centered, so its
        product at x and x' has the mean 0.09 P_{l'}, where P_l is the mean over neurons of the
        products of derivatives:
 
@@ -116,7 +116,7 @@ def learner_nngp(
     """The covariance of the infinitely wide learner's output at its start.
 
     The signs v are fixed and sum to 0. Given the layers below, the terms of v_l^T F_l are therefore
-    independent and centred by the sum, so that what remains of E F_l F_l' = K_l is the covariance
+    independent and centered by the sum, so that what remains of E F_l F_l' = K_l is the covariance
     of two squares, and two layers have none in common:
 
         Cov(f(x), f(x')) = sum_l a_l^2 2 Sigma_l(x,x')^2

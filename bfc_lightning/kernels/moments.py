@@ -65,7 +65,7 @@ def linear_covariance(
 
 
 def squared(before: Covariance) -> Covariance:
-    """E z^2 z'^2 for centred Gaussians z, z' with covariance q.
+    """E z^2 z'^2 for centered Gaussians z, z' with covariance q.
 
         E z^2 z'^2 = 2 q(x,x')^2 + q(x,x) q(x',x')
 
@@ -77,14 +77,14 @@ def squared(before: Covariance) -> Covariance:
         before: q.
 
     Returns:
-        The covariance (uncentred) of the squares.
+        The covariance (uncentered) of the squares.
     """
     cross, left, right = before
     return Covariance(2 * cross.square() + left * right, 3 * left.square(), 3 * right.square())
 
 
 def cubic_products(before: Covariance, linear: float, cubic: Sides) -> Float[Tensor, "n m"]:
-    """E D(z) D'(z') for centred Gaussians with covariance q and D(z) = 2 (a z + c z^3).
+    """E D(z) D'(z') for centered Gaussians with covariance q and D(z) = 2 (a z + c z^3).
 
         E z z'^3 = 3 q(x,x') q(x',x')
         E z^3 z'^3 = 9 q(x,x) q(x',x') q(x,x') + 6 q(x,x')^3
@@ -106,7 +106,7 @@ def cubic_products(before: Covariance, linear: float, cubic: Sides) -> Float[Ten
 
 
 def rectified(before: Covariance) -> tuple[Covariance, Float[Tensor, "n m"]]:
-    """2 E relu(z) relu(z') and 2 E relu'(z) relu'(z') for centred Gaussians with covariance q.
+    """2 E relu(z) relu(z') and 2 E relu'(z) relu'(z') for centered Gaussians with covariance q.
 
         t = arccos(q(x,x') / (q(x,x) q(x',x'))^(1/2))
         2 E relu(z) relu(z')   = (q(x,x) q(x',x'))^(1/2) (sin t + (pi - t) cos t) / pi

@@ -64,7 +64,7 @@ class MeasureSample:
 
 
 @dataclass
-class Moment:
+class Snapshot:
     """A learner at one step of a run, on a fixed sample.
 
     Attributes:
@@ -95,7 +95,7 @@ class Measure(ABC):
     """
 
     @abstractmethod
-    def __call__(self, moment: Moment) -> Mapping[str, float]:
+    def __call__(self, moment: Snapshot) -> Mapping[str, float]:
         """Measures the learner; must leave it as it is.
 
         Args:
@@ -150,7 +150,7 @@ def take_sample(
     )
 
 
-def look(network: DenseNet, sample: MeasureSample) -> Moment:
+def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
     """A learner on a sample; the learner itself is left alone.
 
     Source: ours.
@@ -172,15 +172,16 @@ def look(network: DenseNet, sample: MeasureSample) -> Moment:
         prediction = exact.read_out(sample.inputs, features)
     else:
         prediction = exact(sample.inputs)
-    return Moment(exact, sample, prediction, preactivations, features)
+    return Snapshot(exact, sample, prediction, preactivations, features)
 
 
 def reference_levels(sample: MeasureSample) -> dict[str, float]:
     """What does not change in a run: the marks against which the numbers are read.
 
     `reference/without_last_level`: the error of a perfect learner of every level but the last.
-    `reference/cut_off_l` (classes): the share of examples that the score cut off after level l gets
-    wrong. `features/residual_l_untrained`: `features/residual_l` of the untrained learner.
+    `reference/truncated_error_l` (classes): the share of examples that the score truncated after
+    level l gets wrong. `features/residual_l_untrained`: `features/residual_l` of the untrained
+    learner.
 
     Source: ours.
 
@@ -193,7 +194,7 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
     named = {}
     if isinstance(sample.labels, Classification):
         errors = truncation_errors(sample.levels).tolist()
-        named = {f"reference/cut_off_{level}": error for level, error in enumerate(errors)}
+        named = {f"reference/truncated_error_{level}": error for level, error in enumerate(errors)}
         named["reference/without_last_level"] = errors[-2]
     else:
         named["reference/without_last_level"] = float(level_shares(sample.levels[:, 1:])[-1])
@@ -203,7 +204,7 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
     return named
 
 
-def output_measures(moment: Moment) -> dict[str, float]:
+def output_measures(moment: Snapshot) -> dict[str, float]:
     """`levels/nmse` and `levels/residual_l`: what of the target is missing in f.
 
     A classifier is only right about the sign of its score, so its levels have no residuals.
@@ -228,7 +229,7 @@ def output_measures(moment: Moment) -> dict[str, float]:
     }
 
 
-def feature_measures(moment: Moment) -> dict[str, float]:
+def feature_measures(moment: Snapshot) -> dict[str, float]:
     """`features/residual_l`, `probe_i_j`, `leakage_l`, `richness_l`: what the hidden layers hold.
 
     Source: ours; see each function in `measures.features`.
@@ -254,7 +255,7 @@ def feature_measures(moment: Moment) -> dict[str, float]:
     return named
 
 
-def weight_measures(moment: Moment) -> dict[str, float]:
+def weight_measures(moment: Snapshot) -> dict[str, float]:
     """`features/leakage_weights_1` and `features/consumed_leakage_1`: what layer 1 looks at.
 
     The consumed leakage must vanish only if every sign of the target is positive, the learner's
@@ -285,7 +286,7 @@ def weight_measures(moment: Moment) -> dict[str, float]:
     return named
 
 
-def function_measures(moment: Moment) -> dict[str, float]:
+def function_measures(moment: Snapshot) -> dict[str, float]:
     """What each layer adds to f, against what the level of the same number adds to G.
 
     `levels/function_error_l` compares the functions as they are, and
@@ -319,7 +320,7 @@ def function_measures(moment: Moment) -> dict[str, float]:
     return named
 
 
-def kernel_measures(moment: Moment) -> dict[str, float]:
+def kernel_measures(moment: Snapshot) -> dict[str, float]:
     """`ntk/drift`: how far the tangent kernel of the whole network is from its initialization.
 
     The initialization is taken at scale 1, whatever `init_scale`: at a small scale the kernel of
@@ -337,7 +338,7 @@ def kernel_measures(moment: Moment) -> dict[str, float]:
     return {"ntk/drift": float(kernel_drift(kernel, sample.kernel))}
 
 
-MEASURES: tuple[Callable[[Moment], Mapping[str, float]], ...] = (
+MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
     output_measures,
     feature_measures,
     weight_measures,

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.measures.degenerate import inverse_std, ratio, row_basis, whitening
+from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
 
 _RIDGE = 1e-6
 
 _BLOCK = 1024
-"""Rows that are centred at once; a centred copy of all rows costs more than the products."""
+"""Rows that are centered at once; a centered copy of all rows costs more than the products."""
 
 
 def probe_residuals(
@@ -24,7 +24,7 @@ def probe_residuals(
         residual_{i,j} = mean over a of sum_x (G_{i,a} - fit_{i,a})^2 / sum_x (G_{i,a} - mean)^2
 
     that is 1 - R^2 on the second half of the rows, about the second half's own mean. The fit of
-    G_i on F_j is a ridge regression with intercept on the first half: columns of F_j standardised
+    G_i on F_j is a ridge regression with intercept on the first half: columns of F_j standardized
     there (constant ones dropped), ridge 1e-6 times the number of rows fitted. One Cholesky factor a
     learner layer serves all levels.
 
@@ -155,7 +155,7 @@ def richness(
         (sum_i s_i^2)^2 / sum_i s_i^4
 
     the participation ratio of the singular values s of C, the least-squares coefficients of the
-    standardised F_l on the k(k+1)/2 products S_a S_b, a <= b, centred and whitened. Over all rows.
+    standardized F_l on the k(k+1)/2 products S_a S_b, a <= b, centered and whitened. Over all rows.
 
     Source: ours, for "rich representation" on the slides of Allen-Zhu and Li.
 
@@ -184,7 +184,7 @@ def _unexplained(
     """1 - R^2 of each wanted column, see `probe_residuals`."""
     half = len(features) // 2
     mean, wanted_mean = features[:half].mean(dim=0), wanted[:half].mean(dim=0)
-    gram, covariance = _centred_products(features[:half], mean, wanted[:half] - wanted_mean)
+    gram, covariance = _centered_products(features[:half], mean, wanted[:half] - wanted_mean)
     scale = inverse_std(mean, gram.diagonal() / half)
     penalty = torch.full_like(mean, _RIDGE * half).diag()
     factor, failed = torch.linalg.cholesky_ex(scale[:, None] * gram * scale + penalty)
@@ -195,16 +195,16 @@ def _unexplained(
     return ratio(rest.square().sum(dim=0), spread.square().sum(dim=0))
 
 
-def _centred_products(
+def _centered_products(
     features: Float[Tensor, "n m"], mean: Float[Tensor, " m"], wanted: Float[Tensor, "n k"]
 ) -> tuple[Float[Tensor, "m m"], Float[Tensor, "k m"]]:
     """C^T C and wanted^T C, where C is `features` less their mean, in blocks of rows."""
     gram, covariance = mean.new_zeros(()), mean.new_zeros(())
     blocks = zip(torch.split(features, _BLOCK), torch.split(wanted, _BLOCK), strict=True)
     for rows, wanted_rows in blocks:
-        centred = rows - mean
-        gram = gram + centred.T @ centred
-        covariance = covariance + wanted_rows.T @ centred
+        centered = rows - mean
+        gram = gram + centered.T @ centered
+        covariance = covariance + wanted_rows.T @ centered
     return gram, covariance
 
 

@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.measures.degenerate import ratio
+from bfc_lightning.measures.safe_linalg import ratio
 
 
 def orthogonal_levels(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n levels"]:
-    """h_1, ..., h_L: the centred level outputs, each made orthogonal to those below it.
+    """h_1, ..., h_L: the centered level outputs, each made orthogonal to those below it.
 
-        h_l = o_l - sum_{i<l} h_i <o_l, h_i> / <h_i, h_i>,   o_l the centred output of level l
+        h_l = o_l - sum_{i<l} h_i <o_l, h_i> / <h_i, h_i>,   o_l the centered output of level l
 
     Source: Gram-Schmidt on the sample.
 
@@ -21,9 +21,9 @@ def orthogonal_levels(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n lev
         h, columns of mean 0, mutually orthogonal over the sample; 0 where a level is a
         combination of lower ones.
     """
-    centred = levels - levels.mean(dim=0)
+    centered = levels - levels.mean(dim=0)
     done: list[Tensor] = []
-    for column in centred.T:
+    for column in centered.T:
         rest = column
         for lower in done:
             rest = rest - lower * ratio(rest @ lower, lower @ lower)
@@ -77,7 +77,7 @@ def level_residuals(
 def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
     """The share of Var G that each level alone brings: E[g_l^2] / Var G.
 
-    The last one is the normalised error of a learner that has every level but the last.
+    The last one is the normalized error of a learner that has every level but the last.
 
     Source: ours.
 
@@ -96,7 +96,7 @@ def truncation_errors(
 ) -> Float[Tensor, " one_plus_levels"]:
     """How often the class is wrong when the score is cut off after level 0, 1, ..., L.
 
-    Every level is centred first, so that cutting off the others leaves a fair threshold.
+    Every level is centered first, so that cutting off the others leaves a fair threshold.
 
     Source: "about alpha_l of the examples need level l" (the slides, classification).
 
@@ -107,8 +107,8 @@ def truncation_errors(
         One error a cut-off; 0 at the last.
     """
     score = levels.sum(dim=1)
-    centred = levels - levels.mean(dim=0) + score.mean() / levels.shape[1]
-    partial = centred.cumsum(dim=1)
+    centered = levels - levels.mean(dim=0) + score.mean() / levels.shape[1]
+    partial = centered.cumsum(dim=1)
     wrong = (partial >= 0) != (score >= 0)[:, None]
     errors = wrong.to(levels.dtype).mean(dim=0)
     return torch.cat([errors[:-1], torch.zeros_like(errors[-1:])])

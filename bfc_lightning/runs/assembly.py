@@ -7,7 +7,7 @@ from jsonargparse.typing import NonNegativeInt
 
 from bfc_lightning.callbacks.measurements import NUM_POINTS
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.inputs import InputLaw
+from bfc_lightning.inputs import InputDistribution
 from bfc_lightning.labels import Labels
 from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner, default_optimizer
@@ -36,7 +36,7 @@ def add_problem_arguments(parser: ArgumentParser) -> None:
     Args:
         parser: one that already has the groups `model` and `data`.
     """
-    parser.add_subclass_arguments(InputLaw, "inputs", help="The law of x.", required=True)
+    parser.add_subclass_arguments(InputDistribution, "inputs", help="The law of x.", required=True)
     parser.add_subclass_arguments(Labels, "labels", help="Regression or classification.")
     parser.add_subclass_arguments(Target, "target", help="What is to be learned.", required=True)
     adam = {"class_path": "torch.optim.Adam", "init_args": default_optimizer.keywords}
@@ -44,15 +44,15 @@ def add_problem_arguments(parser: ArgumentParser) -> None:
     parser.set_defaults({"labels": regression, "model.optimizer": adam})
     parser.link_arguments("inputs", "labels.init_args.inputs", apply_on="instantiate")
     parser.link_arguments(
-        "labels", "target.init_args.inputs", compute_fn=_target_law, apply_on="instantiate"
+        "labels", "target.init_args.inputs", compute_fn=_target_distribution, apply_on="instantiate"
     )
     for group in ("model", "data"):
         parser.link_arguments("target", f"{group}.target", apply_on="instantiate")
         parser.link_arguments("labels", f"{group}.labels", apply_on="instantiate")
 
 
-def _target_law(labels: Labels) -> InputLaw:
-    return labels.target_law
+def _target_distribution(labels: Labels) -> InputDistribution:
+    return labels.target_distribution
 
 
 def add_study_arguments(parser: ArgumentParser) -> None:

@@ -71,7 +71,7 @@ def run_identity(config: Mapping[str, Any]) -> dict[str, Any]:
         config: everything, seeds filled in.
 
     Returns:
-        Leaves by dotted key: target, inputs, labels, model, optimiser, schedule, data, and what of
+        Leaves by dotted key: target, inputs, labels, model, optimizer, schedule, data, and what of
         the Trainer changes the numbers.
     """
     trainer = config["trainer"]

@@ -28,7 +28,7 @@ class LoadedRun(NamedTuple):
         network: the learner, in the precision it was trained in.
         data: makes the sample stream of the run, `data.make_stream(device, dtype)`.
         config: everything that `config.yaml` says.
-        step: optimiser steps that the network has seen.
+        step: optimizer steps that the network has seen.
     """
 
     target: Target

@@ -19,7 +19,7 @@ from bfc_lightning.runs.overrides import MAX_SEED, SEED, Overrides, check_overri
 # gradients, what it makes anew; a block of the stream and the part of it that is under way.
 _ROWS_PER_PARAMETER, _ROWS_PER_NEURON, _ROWS_PER_INPUT = 5, 5, 2
 _DOUBLE = 8  # bytes of a number that is measured
-_OBJECTS = 10**6  # bytes of generators, modules, an optimiser and the like
+_OBJECTS = 10**6  # bytes of generators, modules, an optimizer and the like
 _CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),

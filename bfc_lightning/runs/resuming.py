@@ -159,7 +159,7 @@ def _read_whole_state(checkpoint: Path) -> dict[str, Any]:
     content = read_checkpoint(checkpoint)
     if "optimizer_states" not in content:
         raise RunError(
-            f"the checkpoint must hold the state of an optimiser, got {checkpoint}: of seeds that "
+            f"the checkpoint must hold the state of an optimizer, got {checkpoint}: of seeds that "
             "were trained together only last.ckpt does."
         )
     return content

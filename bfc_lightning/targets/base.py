@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bfc_lightning.inputs import InputLaw
+from bfc_lightning.inputs import InputDistribution
 from bfc_lightning.seeds import generator
 
 MOMENT_SAMPLES = 2**17
@@ -29,7 +29,7 @@ class Target(nn.Module, ABC):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, inputs: InputLaw) -> None:
+    def __init__(self, inputs: InputDistribution) -> None:
         super().__init__()
         self.inputs = inputs
         unknown = torch.full((), torch.nan, dtype=torch.float64)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.inputs import InputLaw
+from bfc_lightning.inputs import InputDistribution
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets.base import MOMENT_CHUNK, MOMENT_SAMPLES, LayeredTarget
 from bfc_lightning.targets.specification import (
@@ -68,7 +68,7 @@ class HierarchicalTarget(LayeredTarget):
 
     def __init__(
         self,
-        inputs: InputLaw,
+        inputs: InputDistribution,
         widths: list[int] | Literal["roots"],
         level_scales: float | list[float] | Literal["roots"] = 0.5,
         depth: int | None = None,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.inputs import InputLaw, haar_orthogonal
+from bfc_lightning.inputs import InputDistribution, haar_orthogonal
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets.base import Target
 
@@ -36,7 +36,9 @@ class Sight(Target):
     directions: Tensor
     signs: Tensor
 
-    def __init__(self, inputs: InputLaw, exponent: float = 0.5, seed: int | None = None) -> None:
+    def __init__(
+        self, inputs: InputDistribution, exponent: float = 0.5, seed: int | None = None
+    ) -> None:
         super().__init__(inputs)
         if not 0 < exponent <= 1:
             raise ValueError(f"exponent must lie in (0, 1], got {exponent}.")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from bfc_lightning.inputs import InputLaw, haar_orthogonal
+from bfc_lightning.inputs import InputDistribution, haar_orthogonal
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets.hierarchical import HierarchicalTarget
 from bfc_lightning.targets.specification import Weights
@@ -21,14 +21,14 @@ _IDENTITY = [[1.0, 0.0], [0.0, 1.0]]
 
 
 class RichRepresentation(HierarchicalTarget):
-    """Why over-parameterisation matters: a sum that the first layer can write in many ways.
+    """Why over-parameterization matters: a sum that the first layer can write in many ways.
 
         G(x) = x_1^2 + x_2^2 + a (x_1^4 + x_2^4)
 
     The first level is the same for every rotation of (x_1, x_2); the second is not. A layer of two
     neurons that is trained alone can settle on a rotation from which x_1^4 + x_2^4 cannot be built.
 
-    Optimisers that scale every coordinate by itself, like Adam, tend to the diagonals x_1 + x_2 and
+    Optimizers that scale every coordinate by itself, like Adam, tend to the diagonals x_1 + x_2 and
     x_1 - x_2, the worst rotation of all. `basis: random` takes that out: two orthonormal Haar
     directions stand in for x_1 and x_2.
 
@@ -44,7 +44,7 @@ class RichRepresentation(HierarchicalTarget):
 
     def __init__(
         self,
-        inputs: InputLaw,
+        inputs: InputDistribution,
         gap: float = 0.3,
         basis: Literal["coordinates", "random"] = "coordinates",
         seed: int | None = None,
@@ -83,7 +83,9 @@ class BackwardCorrection(HierarchicalTarget):
         seed: of the samples that fix E G and Var G.
     """
 
-    def __init__(self, inputs: InputLaw, gap: float = 0.3, seed: int | None = None) -> None:
+    def __init__(
+        self, inputs: InputDistribution, gap: float = 0.3, seed: int | None = None
+    ) -> None:
         upper = [_unit_rows(inputs.input_dim, (2, 3)), _IDENTITY]
         weights: Weights = [[_unit_rows(inputs.input_dim, (0, 1))], upper]
         super().__init__(

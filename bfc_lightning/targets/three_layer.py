@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.inputs import InputLaw, haar_orthogonal
+from bfc_lightning.inputs import InputDistribution, haar_orthogonal
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets.base import Target
 
@@ -17,7 +17,7 @@ LinkName = Literal["relu", "hermite_2", "hermite_3", "tanh"]
 def link(name: LinkName, z: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """g(z) by name: max(z, 0), (z^2 - 1)/sqrt(2), (z^3 - 3z)/sqrt(6), tanh(z).
 
-    The Hermite polynomials are normalised to unit variance under z ~ N(0, 1).
+    The Hermite polynomials are normalized to unit variance under z ~ N(0, 1).
 
     Source: Nichani, Damian and Lee, arXiv 2305.06986.
 
@@ -59,7 +59,7 @@ class SingleIndex(Target):
     direction: Tensor
 
     def __init__(
-        self, inputs: InputLaw, link: LinkName = "hermite_2", seed: int | None = None
+        self, inputs: InputDistribution, link: LinkName = "hermite_2", seed: int | None = None
     ) -> None:
         super().__init__(inputs)
         seed = 0 if seed is None else seed
@@ -95,7 +95,9 @@ class QuadraticFeature(Target):
 
     form: Tensor
 
-    def __init__(self, inputs: InputLaw, link: LinkName = "relu", seed: int | None = None) -> None:
+    def __init__(
+        self, inputs: InputDistribution, link: LinkName = "relu", seed: int | None = None
+    ) -> None:
         super().__init__(inputs)
         if self.input_dim < 2:
             raise ValueError(f"input_dim must be at least 2, got {self.input_dim}.")
@@ -134,7 +136,7 @@ class DepthSeparation(Target):
     block: Tensor
     offset: Tensor
 
-    def __init__(self, inputs: InputLaw, seed: int | None = None) -> None:
+    def __init__(self, inputs: InputDistribution, seed: int | None = None) -> None:
         super().__init__(inputs)
         if self.input_dim % 2:
             raise ValueError(f"input_dim must be even, got {self.input_dim}.")

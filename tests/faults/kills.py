@@ -1,6 +1,6 @@
 """Commands killed at random moments, begun again until they end, and compared with whole ones.
 
-Everything must be the same bit for bit: weights, optimisers, positions in the sample stream, logged
+Everything must be the same bit for bit: weights, optimizers, positions in the sample stream, logged
 rows. As a batch is a function of its position alone, weights that are the same have seen the same
 samples, none of them twice. Clocks, and what TensorBoard's files are called, may differ.
 """

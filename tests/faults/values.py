@@ -11,7 +11,7 @@ NASTY = [
     *("collections.OrderedDict", "torch.nn.Linear", "01:00", "2001-01-01", "roots", "auto"),
 ]
 ROLES = {
-    "inputs": ["Gaussian", "GaussianMixture", "InputLaw"],
+    "inputs": ["Gaussian", "GaussianMixture", "InputDistribution"],
     "target": [
         *("HierarchicalTarget", "RichRepresentation", "BackwardCorrection", "SingleIndex", "Sight"),
         *("QuadraticFeature", "DepthSeparation", "Target", "torch.nn.Linear"),

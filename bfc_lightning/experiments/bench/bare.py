@@ -118,7 +118,7 @@ class BareLoop:
         return nn.functional.mse_loss(self.network(x), label) / self.variance
 
     def step(self, x: Tensor) -> None:
-        """One optimiser step.
+        """One optimizer step.
 
         Args:
             x: the batch.
@@ -153,7 +153,7 @@ class BareLoop:
 class CompiledLoop(BareLoop):
     """The same with target, network and loss compiled by `torch.compile`, backward pass included.
 
-    On a GPU their kernels are started as one graph. The optimiser is one fused kernel already.
+    On a GPU their kernels are started as one graph. The optimizer is one fused kernel already.
 
     Args:
         workload: what is trained.

@@ -162,7 +162,7 @@ class JaxLoop:
     def step(
         self, state: State, layers: list[TargetLayer], x: Array, rate: Array, index: Array
     ) -> State:
-        """One optimiser step.
+        """One optimizer step.
 
         Args:
             state: before it.

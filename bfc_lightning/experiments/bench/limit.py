@@ -76,7 +76,7 @@ class Limit:
     """The products alone, in their shapes and precision, and the drawing of x and G(x).
 
     Each is by the library that training takes for it, with its factors as that one likes them best.
-    Nothing else of a step is in it: no squares, no biases, no sums of gradients, no optimiser.
+    Nothing else of a step is in it: no squares, no biases, no sums of gradients, no optimizer.
 
     Args:
         workload: what would be trained.

@@ -9,7 +9,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.inputs import Gaussian, InputLaw
+from bfc_lightning.inputs import Gaussian, InputDistribution
 from bfc_lightning.labels import Labels, Regression
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
@@ -28,7 +28,7 @@ class Workload:
     Attributes:
         name: of the size, e.g. `small`.
         target: G, on the device and in the precision of the training.
-        learner: has the network's start, the optimiser and the schedule; in float32 on the CPU.
+        learner: has the network's start, the optimizer and the schedule; in float32 on the CPU.
         batch_size: B.
         num_steps: length of a run, which the schedule stretches over.
         interval: steps between two validations of a run.
@@ -81,7 +81,7 @@ class Workload:
         return float(first), float(second)
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """The run's learning rates, for an optimiser."""
+        """The run's learning rates, for an optimizer."""
         if self.learner.make_schedule is None:
             return LambdaLR(optimizer, lambda step: 1.0)
         return make_schedule(self.learner.make_schedule, optimizer, total_steps=self.num_steps)
@@ -134,7 +134,7 @@ def _require(rules: Iterable[tuple[str, str, bool, object]]) -> None:
             raise RunError(f"{key} must be {rule} in bfc bench{got}: its rivals do no other work.")
 
 
-def _is_standard(law: InputLaw) -> bool:
+def _is_standard(law: InputDistribution) -> bool:
     return isinstance(law, Gaussian) and law.is_isotropic and not bool(law.mean.any())
 
 

@@ -198,7 +198,7 @@ def _check_labels(name: str, term: Term, comparison: Comparison) -> None:
     if set(given) != set(comparison.grid):
         raise RunError(f"{name} must have {list(comparison.grid)}, got {list(given)}.")
     for axis, label in given.items():
-        _check_known(f"{name}: {axis}", label, comparison.grid[axis].labelled())
+        _check_known(f"{name}: {axis}", label, comparison.grid[axis].labeled())
 
 
 def _check_known(name: str, word: str, known: Mapping[str, object]) -> None:

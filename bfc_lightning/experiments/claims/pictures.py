@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bfc_lightning.experiments.claims.claim import Term
-from bfc_lightning.experiments.claims.verdicts import Judgement
+from bfc_lightning.experiments.claims.verdicts import Judgment
 from bfc_lightning.experiments.comparison import Comparison
 from bfc_lightning.experiments.drawing import metric_in_words
 from bfc_lightning.experiments.results import Row
 from bfc_lightning.experiments.scaling_picture import scaling_figure
-from bfc_lightning.figures import COLOURS
+from bfc_lightning.figures import COLORS
 
 _WIDTH = 7.0
 _ROW, _PANEL = 0.32, 0.85
@@ -22,13 +22,11 @@ _DARK = "#1a1a1a"
 _FEW_DECADES = 100.0
 
 
-def claim_figure(
-    judgement: Judgement, comparison: Comparison, rows: Sequence[Row]
-) -> Figure | None:
+def claim_figure(judgment: Judgment, comparison: Comparison, rows: Sequence[Row]) -> Figure | None:
     """The values behind a claim: a panel for each metric, a row for each learner, a dot for a seed.
 
     Args:
-        judgement: of the claim.
+        judgment: of the claim.
         comparison: that it is judged by.
         rows: of all its runs.
 
@@ -37,7 +35,7 @@ def claim_figure(
         a number.
     """
     found: dict[Term, dict[int, float]] = {}
-    for finding in judgement.findings:
+    for finding in judgment.findings:
         found.update(zip(finding.condition.terms, finding.values, strict=True))
     found = {term: values for term, values in found.items() if values}
     if found:
@@ -66,7 +64,7 @@ def _quantity(term: Term) -> tuple[str, str]:
     if term.metric == "reference/without_last_level":
         whose = f"{term.learner}'s target without its last level"
         return metric_in_words("val/nmse"), f"{whose} ({where})" if where else whose
-    if stem == "reference/cut_off":
+    if stem == "reference/truncated_error":
         whose = f"{term.learner}'s target cut off after level {number}"
         return metric_in_words("val/error"), f"{whose} ({where})" if where else whose
     if stem == "features/halved_step":
@@ -79,8 +77,8 @@ def _quantity(term: Term) -> tuple[str, str]:
 
 def _draw(panel: Axes, lines: Sequence[tuple[str, list[float]]]) -> None:
     for row, (_, values) in enumerate(lines):
-        colour = COLOURS[row % len(COLOURS)]
-        panel.plot(values, [row] * len(values), "o", color=colour, alpha=0.55, markersize=6)
+        color = COLORS[row % len(COLORS)]
+        panel.plot(values, [row] * len(values), "o", color=color, alpha=0.55, markersize=6)
         panel.plot([median(values)], [row], "|", color=_DARK, markersize=16, markeredgewidth=2)
     panel.set_yticks(range(len(lines)), [label for label, _ in lines])
     panel.set_ylim(len(lines) - 0.5, -0.5)

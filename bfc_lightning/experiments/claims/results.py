@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bfc_lightning.experiments.claims.claim import Condition, ExponentDifference, Ratio
-from bfc_lightning.experiments.claims.verdicts import Finding, Judgement
+from bfc_lightning.experiments.claims.verdicts import Finding, Judgment
 from bfc_lightning.experiments.results import markdown_table
 
 _INTRODUCTION = """\
@@ -20,26 +20,26 @@ kernels applied in sequence there is no bound: that they fail is a measurement, 
 with these settings."""
 
 
-def as_json(judgement: Judgement, *, runs: str) -> dict[str, Any]:
+def as_json(judgment: Judgment, *, runs: str) -> dict[str, Any]:
     """What `claims.json` says of one claim.
 
     Args:
-        judgement: of the claim.
+        judgment: of the claim.
         runs: the folder of its runs, relative to the file.
 
     Returns:
         Plain data: the same for the same runs.
     """
-    claim = judgement.claim
+    claim = judgment.claim
     return {
         "name": claim.name,
-        "verdict": judgement.verdict,
+        "verdict": judgment.verdict,
         "sentence": claim.sentence,
         "source": claim.source,
         "shows": claim.shows,
         "does_not_show": claim.does_not_show,
         "runs": runs,
-        "conditions": [_finding_as_json(finding) for finding in judgement.findings],
+        "conditions": [_finding_as_json(finding) for finding in judgment.findings],
     }
 
 

@@ -11,7 +11,7 @@ from bfc_lightning.experiments.claims.claim import Claim
 from bfc_lightning.experiments.claims.page import as_html, encoded
 from bfc_lightning.experiments.claims.pictures import claim_figure
 from bfc_lightning.experiments.claims.results import as_json, as_markdown
-from bfc_lightning.experiments.claims.verdicts import Judgement, judge
+from bfc_lightning.experiments.claims.verdicts import Judgment, judge
 from bfc_lightning.experiments.comparison import Comparison
 from bfc_lightning.experiments.execution import Outcome
 from bfc_lightning.experiments.results import metric_names
@@ -55,18 +55,18 @@ class Record:
     revisions: set[str] = field(default_factory=set)
     pictures: dict[str, str] = field(default_factory=dict)
 
-    def add(self, judgement: Judgement, part: Evidence, outcome: Outcome) -> None:
+    def add(self, judgment: Judgment, part: Evidence, outcome: Outcome) -> None:
         """Takes in one claim.
 
         Args:
-            judgement: of the claim.
+            judgment: of the claim.
             part: whose runs it is judged by.
             outcome: of its comparison.
         """
-        name = judgement.claim.name
+        name = judgment.claim.name
         self.revisions.update(row.summary["git"] for row in outcome.rows if row.summary.get("git"))
-        self.claims[name] = as_json(judgement, runs=f"{RUNS}/{part.name}")
-        figure = claim_figure(judgement, part.comparison, outcome.rows)
+        self.claims[name] = as_json(judgment, runs=f"{RUNS}/{part.name}")
+        figure = claim_figure(judgment, part.comparison, outcome.rows)
         if figure is not None:
             self.pictures[name] = encoded(figure)
 
@@ -88,7 +88,7 @@ class Record:
 
 
 def unknown_metrics(part: Evidence, outcome: Outcome) -> list[str]:
-    """Metrics that the claims ask for and no run logged: most likely misspelt.
+    """Metrics that the claims ask for and no run logged: most likely misspelled.
 
     Args:
         part: a comparison with its claims.
@@ -112,7 +112,7 @@ def run_claims(
     record: Record,
     *,
     run: Callable[[Evidence], Outcome],
-    say: Callable[[Judgement], None],
+    say: Callable[[Judgment], None],
 ) -> int:
     """Runs what is missing, comparison by comparison, and judges the claims of each.
 
@@ -120,7 +120,7 @@ def run_claims(
         evidence: each comparison, with its claims.
         record: to be filled.
         run: runs a comparison in its folder.
-        say: tells a judgement to the user.
+        say: tells a judgment to the user.
 
     Returns:
         The signal that stopped it, 0 if none.
@@ -131,8 +131,8 @@ def run_claims(
         if outcome.signum:
             return outcome.signum
         for claim in part.claims:
-            judgement = judge(claim, part.comparison, outcome.rows)
-            record.add(judgement, part, outcome)
-            say(judgement)
+            judgment = judge(claim, part.comparison, outcome.rows)
+            record.add(judgment, part, outcome)
+            say(judgment)
         record.write()
     return 0

@@ -45,7 +45,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What became of a claim.
 
     Attributes:
@@ -60,7 +60,7 @@ class Judgement:
     findings: tuple[Finding, ...]
 
 
-def judge(claim: Claim, comparison: Comparison, rows: Sequence[Row]) -> Judgement:
+def judge(claim: Claim, comparison: Comparison, rows: Sequence[Row]) -> Judgment:
     """Holds a claim against its runs.
 
     Args:
@@ -69,12 +69,12 @@ def judge(claim: Claim, comparison: Comparison, rows: Sequence[Row]) -> Judgemen
         rows: of all its runs.
 
     Returns:
-        The judgement; the same for the same rows.
+        The judgment; the same for the same rows.
     """
     findings = tuple(_find(condition, comparison, rows) for condition in claim.conditions)
     verdicts = [finding.verdict for finding in findings]
     verdict = HOLDS if all(word == HOLDS for word in verdicts) else UNDECIDED
-    return Judgement(claim, DOES_NOT_HOLD if DOES_NOT_HOLD in verdicts else verdict, findings)
+    return Judgment(claim, DOES_NOT_HOLD if DOES_NOT_HOLD in verdicts else verdict, findings)
 
 
 def verdict_on(condition: Condition, estimate: Estimate) -> str:

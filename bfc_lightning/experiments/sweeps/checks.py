@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bfc_lightning.experiments.checks import check_different, check_experiment, check_word
-from bfc_lightning.experiments.sweeps.sweep import Sweep, label_of, labelled, sweep_runs
+from bfc_lightning.experiments.sweeps.sweep import Sweep, label_of, labeled, sweep_runs
 from bfc_lightning.runs.folder import LONGEST_NAME, RunError
 
 
@@ -52,7 +52,7 @@ def _check_values(key: str, values: object) -> None:
         for value in values:
             _check_plain(f"a value of grid.{key}", value)
         check_different(f"grid.{key}", [label_of(value) for value in values])
-    for label in labelled(values):
+    for label in labeled(values):
         check_word(f"a label of grid.{key}", label)
 
 

@@ -16,7 +16,7 @@ from bfc_lightning.experiments.results import Row, final_band, losses, of_point
 
 MOST_MAPS = 12
 _MAPS_IN_A_ROW = 4
-_PALE = 0.6  # words on what is further up the colour scale are black
+_PALE = 0.6  # words on what is further up the color scale are black
 
 Labels = tuple[tuple[str, str], ...]
 Medians = NDArray[np.float64]
@@ -46,7 +46,7 @@ def heat_maps(rows: Sequence[Row], metrics: Sequence[str], axes: Mapping[str, li
 
     Returns:
         A panel for each combination of the other keys, of the first 12 where there are more; all
-        panels of a metric have one colour scale. In a cell stands the median over the seeds that
+        panels of a metric have one color scale. In a cell stands the median over the seeds that
         finished, and below it how many did not.
     """
     combinations = combinations_of(axes)[:MOST_MAPS]
@@ -105,7 +105,7 @@ def _medians(rows: Sequence[Row], points: Sequence[Sequence[Point]], metric: str
 
 
 def _norm(values: Medians) -> Normalize:
-    """A colour scale for all maps of a metric, logarithmic where values differ by much."""
+    """A color scale for all maps of a metric, logarithmic where values differ by much."""
     found = values[np.isfinite(values)]
     low, high = (found.min(), found.max()) if found.size else (0.0, 1.0)
     return LogNorm(low, high) if low > 0 and high >= WIDE * low else Normalize(low, high)
@@ -129,7 +129,7 @@ def _write(
 
 def _dress(panel: Axes, axes: Mapping[str, list[str]], title: Sequence[str]) -> None:
     (across, upwards), (columns, lines) = list(axes)[:2], list(axes.values())[:2]
-    panel.set_facecolor("lightgrey")
+    panel.set_facecolor("lightgray")
     panel.set_xticks(range(len(columns)), columns)
     panel.set_yticks(range(len(lines)), lines)
     panel.set(xlabel=across, ylabel=upwards)

@@ -29,7 +29,7 @@ from bfc_lightning.experiments.results import (
 )
 from bfc_lightning.experiments.sweeps.maps import MOST_MAPS, combinations_of, heat_maps
 from bfc_lightning.experiments.sweeps.sweep import Sweep, sweep_points
-from bfc_lightning.figures import COLOURS
+from bfc_lightning.figures import COLORS
 
 _PANELS_IN_A_ROW = 3
 # Labels that would make a panel wider than this are turned.
@@ -142,7 +142,7 @@ def _draw_median(
             [band.middle - band.low for _, band in spots],
             [band.high - band.middle for _, band in spots],
         ],
-        color=COLOURS[0],
+        color=COLORS[0],
         marker="o",
         linestyle="none",
         capsize=4,

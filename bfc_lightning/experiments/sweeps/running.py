@@ -39,7 +39,7 @@ class _Record:
     def commands(self, run: PlannedRun) -> list[list[str]]:
         return [[*self._words[run], *self.more]]
 
-    def look(self, run: PlannedRun, end: str | None = None) -> Row:
+    def take_snapshot(self, run: PlannedRun, end: str | None = None) -> Row:
         if end is None:
             limits = self.experiment.limits
             end = stop_of(run, self.folder, limits=limits, commands=self.commands)
@@ -117,7 +117,7 @@ def report_sweep(sweep: Sweep, folder: Path, *, command: str) -> Outcome:
     """
     record = _Record(sweep, folder, command)
     for run in sweep_runs(sweep):
-        record.look(run)
+        record.take_snapshot(run)
     record.write()
     record.draw()
     return Outcome(record.sorted_rows(), num_refused=0, signum=0)

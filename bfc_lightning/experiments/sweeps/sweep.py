@@ -27,7 +27,7 @@ class Sweep:
         run: the folder of the sweep.
         workers: runs at a time; if not given, cores / threads, or on GPUs one for each.
         together: train runs that differ only in what replicas may differ in (seeds, learning rate,
-            weight decay, regularisation, gaps, label noise) in one process, as one batched program,
+            weight decay, regularization, gaps, label noise) in one process, as one batched program,
             where the fast training path can; the numbers are those of single runs to rounding, no
             longer bit for bit.
     """
@@ -69,7 +69,7 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def labelled(values: list | dict) -> dict[str, Any]:  # type: ignore[type-arg]
+def labeled(values: list | dict) -> dict[str, Any]:  # type: ignore[type-arg]
     """Values of the grid by their label."""
     if isinstance(values, dict):
         return {str(label): value for label, value in values.items()}
@@ -99,7 +99,7 @@ def sweep_points(sweep: Sweep) -> dict[Point, dict[str, Any]]:
     """
     names = short_names(swept_keys(sweep))
     if sweep.grid:
-        axes = [list(labelled(values).items()) for values in sweep.grid.values()]
+        axes = [list(labeled(values).items()) for values in sweep.grid.values()]
         combinations = list(itertools.product(*axes))
     else:
         combinations = [

@@ -36,14 +36,14 @@ def inverse_std(
         variance: of each column.
 
     Returns:
-        What a centred column is to be multiplied by.
+        What a centered column is to be multiplied by.
     """
     constant = variance <= (_tolerance(mean) * mean).square()
     return ratio(1 - constant.to(variance), variance.sqrt())
 
 
 def whitening(covariance: Float[Tensor, "k k"], mean: Float[Tensor, " k"]) -> Float[Tensor, "k k"]:
-    """R, so that the columns of y R are uncorrelated for a centred sample y of this covariance.
+    """R, so that the columns of y R are uncorrelated for a centered sample y of this covariance.
 
         D A D = U diag(s) U^T,   R = D U diag(s^(-1/2))
 

@@ -1,22 +1,22 @@
-"""Pauses: where a burst of steps ends."""
+"""SyncPoints: where a chunk of steps ends."""
 
 import pytest
 
-from bfc_lightning.pauses import make_pauses
+from bfc_lightning.sync_points import make_sync_points
 
 
-def stops(pauses, last):
+def stops(sync_points, last):
     """The steps at which one stands who always goes as far as allowed."""
     step, visited = 0, []
     while step < last:
-        step += pauses.steps_until_next(step)
+        step += sync_points.steps_until_next(step)
         visited.append(step)
     return visited
 
 
 def test_worked_by_hand():
-    pauses = make_pauses([5], [7, 13])
-    assert [pauses.steps_until_next(step) for step in (0, 4, 5, 6, 7, 12, 13, 15)] == [
+    sync_points = make_sync_points([5], [7, 13])
+    assert [sync_points.steps_until_next(step) for step in (0, 4, 5, 6, 7, 12, 13, 15)] == [
         *(5, 1, 2, 1, 3, 1, 2, 5)
     ]
 
@@ -32,15 +32,15 @@ def test_nothing_that_happens_is_passed_over_and_nobody_stops_elsewhere(every, a
         for step in range(1, last + 1)
         if step in at or any(step % interval == 0 for interval in every)
     }
-    visited = stops(make_pauses(every, [*at, last]), last)
+    visited = stops(make_sync_points(every, [*at, last]), last)
     assert visited == sorted(wanted | {last})
 
 
 def test_there_is_at_least_one_step_to_the_next_pause():
-    pauses = make_pauses([3], [3, 4])
-    assert all(pauses.steps_until_next(step) >= 1 for step in range(20))
+    sync_points = make_sync_points([3], [3, 4])
+    assert all(sync_points.steps_until_next(step) >= 1 for step in range(20))
 
 
 def test_end_without_a_pause_is_refused():
     with pytest.raises(ValueError, match=r"there must be a pause after step 9, got none\."):
-        make_pauses([], [3, 9]).steps_until_next(9)
+        make_sync_points([], [3, 9]).steps_until_next(9)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bfc_lightning.measures.degenerate import inverse_std, ratio, row_basis, whitening
+from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
 from bfc_lightning.seeds import generator
 
 

@@ -1,11 +1,11 @@
-"""Where a run must stop between two optimiser steps, because something wants to look at it."""
+"""Where a run must stop between two optimizer steps, because something wants to look at it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Pauses:
+class SyncPoints:
     """Steps after which something happens: a log row, a validation, a measure, a new phase.
 
     Args:
@@ -17,7 +17,7 @@ class Pauses:
     at: frozenset[int]
 
     def steps_until_next(self, step: int) -> int:
-        """How many optimiser steps may be taken in one go.
+        """How many optimizer steps may be taken in one go.
 
         Args:
             step: steps taken so far.
@@ -35,14 +35,14 @@ class Pauses:
         return min(later)
 
 
-def make_pauses(every: Iterable[int], at: Iterable[int]) -> Pauses:
-    """Pauses from any iterables.
+def make_sync_points(every: Iterable[int], at: Iterable[int]) -> SyncPoints:
+    """SyncPoints from any iterables.
 
     Args:
         every: intervals.
         at: single steps.
 
     Returns:
-        The pauses.
+        The sync_points.
     """
-    return Pauses(tuple(every), frozenset(at))
+    return SyncPoints(tuple(every), frozenset(at))
