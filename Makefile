@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the result
 	$(BIN)/bfc fit -c configs/quickstart.yaml
 
-test: $(INSTALLED)  ## the tests but for the slow ones (five minutes on two busy cores)
+test: $(INSTALLED)  ## the tests but for the slow ones (three minutes on two cores)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: test  ## every test that this machine can run, the slow ones last (a quarter of an hour)
@@ -33,8 +33,8 @@ check: $(INSTALLED)  ## style, types, order of the imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## step times beside bare PyTorch, JAX and the limit; on a quiet machine only
-	$(BIN)/bfc bench
+bench: $(INSTALLED)  ## time of a training step beside bare loops in PyTorch and JAX; needs an idle machine
+	$(BIN)/python -m benchmarks
 
 # Single parts, by pytest-benchmark: .venv/bin/python -m pytest benchmarks
 

@@ -1,172 +1,71 @@
-"""What several processes cost beside one, and how far their numbers are apart.
+"""Several processes beside one: their speed, and the results of whole runs.
 
-From the root of the repository, on a machine with nothing else to do:
+From the root of the repository, on a machine without other work:
 
-    python benchmarks/ddp.py equal    # draws and weights of 1, 2, 4 and 2 x 2 processes
-    python benchmarks/ddp.py runs     # whole runs of each, five seeds: the last val/nmse
-    python benchmarks/ddp.py cost     # 2 processes of one thread beside one process of two threads
-    python benchmarks/ddp.py profile  # where the first of 2 processes spends its time
+    python -m benchmarks.ddp runs    # the last val/nmse with 1, 2 and 4 processes, five seeds
+    python -m benchmarks.ddp cost    # 2 processes of one thread beside 1 process of two threads
 """
 
 import argparse
 import json
 import os
-import pstats
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import torch
-
-BIN = Path(sys.executable).parent
-FIT = ["fit", "-c", "configs/depth3.yaml", "--run.figures", "false"]
-PARTS = [
-    ("module.py", "take_steps"),
-    ("gradients.py", "forward"),
-    ("gradients.py", "backward"),
-    ("objectives.py", "loss_and_slope"),
-    ("fast_path.py", "average_over_processes"),
-    ("fast_path.py", "apply"),
-    ("row_optimizers.py", "step"),
-    ("stream.py", "batch"),
-    ("training_log.py", "on_validation_end"),
-    ("checkpoints.py", "on_validation_end"),
-    ("evaluation_loop.py", "run"),
-]
-QUIET = ["--trainer.enable_progress_bar", "false"]
+_FIT = [sys.executable, "-m", "bfc_lightning", "fit", "-c", "configs/depth3.yaml"]
+_FIT += ["--run.figures", "false", "--num_measures", "0", "--trainer.enable_progress_bar", "false"]
+_BATCH_SIZE = 512
+_COST = {
+    "1 process, 2 threads": (1, 2, "fast"),
+    "2 processes, 1 thread each": (2, 1, "fast"),
+    "1 process, 2 threads, plain": (1, 2, "plain"),
+    "2 processes, 1 thread each, plain": (2, 1, "plain"),
+}
 
 
-def commands(devices: str, words: list[str]) -> list[list[str]]:
-    """One command, or one for each of two launchers on this machine."""
-    if devices != "2x2":
-        many = ["--trainer.devices", devices, "--trainer.strategy", "ddp"]
-        return [[str(BIN / "bfc"), *words, *(many if devices != "1" else [])]]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = ["--nnodes", "2", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    place += ["--master-port", str(port)]
-    return [
-        [str(BIN / "torchrun"), *place, "--node-rank", str(node), "-m", "bfc_lightning", *words]
-        for node in range(2)
-    ]
-
-
-def fit(root: Path, name: str, devices: str, words: list[str]) -> Path:
-    given = [*FIT, *QUIET, "--run.root", str(root), "--run.name", name, *words]
+def fit(num_processes: int, *options: str) -> dict[str, Any]:
+    """The summary of a run of `configs/depth3.yaml`."""
+    argv = [*_FIT, "--trainer.devices", str(num_processes), *options]
+    if num_processes > 1:
+        argv += ["--trainer.strategy", "ddp"]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    started = [
-        subprocess.Popen(each, env=environment, stdout=subprocess.DEVNULL)
-        for each in commands(devices, given)
-    ]
-    assert [each.wait() for each in started] == [0] * len(started)
-    return root / name
+    with tempfile.TemporaryDirectory() as root:
+        argv += ["--run.root", root, "--run.name", "run"]
+        subprocess.run(argv, env=environment, stdout=subprocess.DEVNULL, check=True)
+        return json.loads((Path(root) / "run" / "summary.json").read_text(encoding="utf-8"))
 
 
-def weights(folder: Path) -> torch.Tensor:
-    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return torch.cat([value.double().reshape(-1) for value in state.values()])
+def runs(num_seeds: int = 5) -> None:
+    """Prints the last validation error of each seed and their median."""
+    for processes in (1, 2, 4):
+        results = [
+            fit(processes, "--seed_everything", str(seed), "--run.threads", "1")
+            for seed in range(num_seeds)
+        ]
+        errors = [result["metrics"]["val/nmse"] for result in results]
+        listed = " ".join(f"{error:.1e}" for error in errors)
+        print(f"{processes}: median {statistics.median(errors):.2e} of {listed}", flush=True)
 
 
-def global_batches(folder: Path, num_shards: int = 4) -> torch.Tensor:
-    parts = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
-    shards = [
-        part.chunk(num_shards // len(parts), dim=1)[shard // len(parts)]
-        for shard in range(num_shards)
-        for part in [parts[shard % len(parts)]]
-    ]
-    return torch.cat(shards, dim=1)
-
-
-def equal(root: Path) -> None:
-    """Prints, for each number of processes, whether draws are equal and how far weights are."""
-    for precision, steps in (("32-true", 50), ("64-true", 100)):
-        first: tuple[torch.Tensor, torch.Tensor] | None = None
-        for devices in ("1", "2", "4", "2x2"):
-            name = f"{precision}-{devices}"
-            seen = root / f"{name}.draws"
-            words = ["--trainer.precision", precision, "--trainer.max_steps", str(steps)]
-            words += ["--trainer.val_check_interval", str(steps), "--run.threads", "1"]
-            words += ["--trainer.callbacks+", "tests.interventions.DrawsRecorder"]
-            words += ["--trainer.callbacks.folder", str(seen)]
-            here = weights(fit(root, name, devices, words)), global_batches(seen)
-            first = here if first is None else first
-            gap = float((here[0] - first[0]).norm() / first[0].norm())
-            same = torch.equal(here[1], first[1])
-            print(f"{name}: {steps} steps, draws equal: {same}, weights {gap:.1e}", flush=True)
-
-
-def runs(root: Path, seeds: int) -> None:
-    """Prints the last validation error of whole runs, and their medians."""
-    for devices in ("1", "2", "4", "2x2"):
-        errors = []
-        for seed in range(seeds):
-            words = ["--seed_everything", str(seed), "--num_measures", "0", "--run.threads", "1"]
-            folder = fit(root, f"{devices}-{seed}", devices, words)
-            content = json.loads((folder / "summary.json").read_text())
-            errors.append(content["metrics"]["val/nmse"])
-        told = " ".join(f"{error:.1e}" for error in errors)
-        print(f"{devices}: median {statistics.median(errors):.2e} of {told}", flush=True)
-
-
-def cost(root: Path, rounds: int, steps: int) -> None:
-    """Prints milliseconds a global batch, medians of alternating rounds, and their ratios."""
-    contestants = {
-        "1 process, 2 threads": ("1", "2", "fast"),
-        "2 processes, 1 thread each": ("2", "1", "fast"),
-        "1 process, 2 threads, plain": ("1", "2", "plain"),
-        "2 processes, 1 thread each, plain": ("2", "1", "plain"),
-    }
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds):
-        for name, (devices, threads, path) in contestants.items():
-            words = ["--run.threads", threads, "--training_path", path, "--num_measures", "0"]
-            words += ["--trainer.max_steps", str(steps)]
-            folder = fit(root, f"{number}-{devices}-{path}", devices, words)
-            content = json.loads((folder / "summary.json").read_text())
-            times[name].append(1000 * 512 / content["samples_per_second"])
-    base = statistics.median(times["1 process, 2 threads"])
+def cost(num_rounds: int = 5, num_steps: int = 1000) -> None:
+    """Prints milliseconds per global batch, medians of alternating rounds, and their ratios."""
+    times: dict[str, list[float]] = {name: [] for name in _COST}
+    for _ in range(num_rounds):
+        for name, (processes, threads, path) in _COST.items():
+            options = ["--run.threads", str(threads), "--training_path", path]
+            result = fit(processes, *options, "--trainer.max_steps", str(num_steps))
+            times[name].append(1000 * _BATCH_SIZE / result["samples_per_second"])
+    base = statistics.median(next(iter(times.values())))
     for name, each in times.items():
         middle, low, high = statistics.median(each), min(each), max(each)
         print(f"{name}: {middle:.2f} [{low:.2f}, {high:.2f}] ms, ratio {middle / base:.2f}")
 
 
-def profile(root: Path, steps: int) -> None:
-    """Prints what the parts of a step take in the first process, of one and of two."""
-    for devices, threads in (("1", "2"), ("2", "1")):
-        file = root / f"{devices}.profile"
-        words = ["--run.root", str(root), "--run.name", devices, "--run.threads", threads]
-        words += ["--num_measures", "0", "--trainer.max_steps", str(steps)]
-        many = ["--trainer.devices", devices, "--trainer.strategy", "ddp"] * (devices != "1")
-        command = [sys.executable, "-m", "cProfile", "-o", str(file), "-m", "bfc_lightning"]
-        subprocess.run([*command, *FIT, *QUIET, *words, *many], check=True)
-        rows = pstats.Stats(str(file)).stats  # type: ignore[attr-defined]
-        seconds = {(Path(place).name, name): row[3] for (place, _, name), row in rows.items()}
-        print(f"{devices} process(es) of {threads} thread(s), ms a step:", flush=True)
-        for part in PARTS:
-            print(f"  {1000 * seconds.get(part, 0.0) / steps:6.3f}  {part[1]}", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("question", choices=("equal", "runs", "cost", "profile"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        if given.question == "equal":
-            equal(Path(root))
-        elif given.question == "runs":
-            runs(Path(root), given.seeds)
-        elif given.question == "profile":
-            profile(Path(root), given.steps)
-        else:
-            cost(Path(root), given.rounds, given.steps)
-
-
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("question", choices=("runs", "cost"))
+    {"runs": runs, "cost": cost}[parser.parse_args().question]()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TwoLayer,
     )
     from bfc_lightning.data import HierarchicalData
+    from bfc_lightning.experiments.tables import load_results
     from bfc_lightning.inputs import Gaussian, GaussianMixture, InputDistribution
     from bfc_lightning.labels import Classification, Regression
     from bfc_lightning.linearized import LinearizedDenseNet
@@ -74,6 +75,7 @@ _HOMES = {
     "Snapshot": "measures.battery",
     "HierarchicalLearner": "module",
     "DenseNet": "networks",
+    "load_results": "experiments.tables",
     "load_run": "runs.loading",
     "OneCycle": "schedules",
     "Joint": "schemes",
@@ -136,6 +138,7 @@ __all__ = [
     "Target",
     "ThreeLayer",
     "TwoLayer",
+    "load_results",
     "load_run",
 ]
 

@@ -1,4 +1,4 @@
-"""Activations: the square, and the Huber function, which continues the square linearly."""
+"""Activations: the square, and the Huber function, which extends the square linearly."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,25 +9,25 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class InPlace(Protocol):
-    """An activation that can also be evaluated, and its slope applied, without a graph.
+    """An activation with forward and backward passes that do not use autograd.
 
-    The fast training path takes every activation that has these two methods.
+    The fast training path supports every activation that has these two methods.
     """
 
     def evaluate(self, z: Tensor, *, out: Tensor) -> None:
-        """Writes sigma(z).
+        """Writes sigma(z) to `out`.
 
         Args:
-            z: any shape.
-            out: of the same shape, other memory.
+            z: pre-activations, of any shape.
+            out: output of the same shape. It must not share memory with `z`.
         """
 
     def pull_back(self, z: Tensor, gradient: Tensor) -> None:
-        """Turns a gradient by sigma(z) into the one by z: multiplies it by sigma'(z), in place.
+        """Multiplies the gradient with respect to sigma(z) by sigma'(z), in place.
 
         Args:
-            z: any shape.
-            gradient: of the same shape; changed.
+            z: pre-activations, of any shape.
+            gradient: gradient of the same shape, modified in place.
         """
 
 
@@ -38,7 +38,7 @@ class Quadratic(nn.Module):
     """
 
     def forward(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """z^2, entry by entry."""
+        """Returns z^2, elementwise."""
         return z * z
 
     def evaluate(self, z: Tensor, *, out: Tensor) -> None:
@@ -46,21 +46,21 @@ class Quadratic(nn.Module):
         torch.mul(z, z, out=out)
 
     def pull_back(self, z: Tensor, gradient: Tensor) -> None:
-        """Times 2 z, in one pass; see `InPlace`."""
+        """Multiplies the gradient by 2 z in one pass; see `InPlace`."""
         torch.addcmul(z.new_zeros(()), gradient, z, value=2, out=gradient)
 
 
 class Huber(nn.Module):
-    """The square, continued linearly beyond a threshold so that it stays Lipschitz.
+    """The square, extended linearly beyond a threshold, so that it is Lipschitz continuous.
 
-        sigma(z) = z^2 for |z| <= B,   B (2|z| - B) beyond
+        sigma(z) = z^2 for |z| <= B,   B (2|z| - B) otherwise
 
-    This is twice the Huber function. Value and slope are continuous at B.
+    This is twice the Huber function. The value and the derivative are continuous at B.
 
-    It is not the truncated activation of Allen-Zhu and Li, arXiv 2001.04413. That one is bounded:
-    it is z^2 for |z| <= B', a constant of order B'^2 for |z| >= 2 B', and monotone and smooth in
-    between. They use it only inside the network and only during training. `Huber` is unbounded
-    and acts wherever the network applies its activation, in training and evaluation.
+    It differs from the truncated activation of Allen-Zhu and Li, arXiv 2001.04413. Theirs is
+    bounded: it is z^2 for |z| <= B', a constant of order B'^2 for |z| >= 2 B', and monotone and
+    smooth in between. They use it only inside the network and only during training. `Huber` is
+    unbounded, and the network uses it in training and evaluation.
 
     Args:
         threshold: B, positive.
@@ -76,7 +76,7 @@ class Huber(nn.Module):
         self.threshold = threshold
 
     def forward(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """sigma(z), entry by entry."""
+        """Returns sigma(z), elementwise."""
         inner = z.abs().clamp(max=self.threshold)
         return inner * (2 * torch.maximum(z.abs(), inner) - inner)
 
@@ -85,45 +85,44 @@ class Huber(nn.Module):
         out.copy_(self(z))
 
     def pull_back(self, z: Tensor, gradient: Tensor) -> None:
-        """Times 2 z, cut off at +-2 B; see `InPlace`."""
+        """Multiplies the gradient by 2 z, clamped to [-2 B, 2 B]; see `InPlace`."""
         gradient.mul_(z.clamp(-self.threshold, self.threshold)).mul_(2)
 
     def extra_repr(self) -> str:
-        """The threshold, for printing."""
+        """Returns the threshold for `repr`."""
         return f"threshold={self.threshold}"
 
 
 class _ReLU:
-    """max(z, 0), in place."""
+    """max(z, 0) without autograd."""
 
     def evaluate(self, z: Tensor, *, out: Tensor) -> None:
         """See `InPlace`."""
         torch.clamp(z, min=0, out=out)
 
     def pull_back(self, z: Tensor, gradient: Tensor) -> None:
-        """Times 1 where z > 0, else 0; see `InPlace`."""
+        """Sets the gradient to 0 for z <= 0; see `InPlace`."""
         gradient.masked_fill_(z <= 0, 0)
 
 
 def in_place(activation: object) -> InPlace | None:
-    """The activation's form without a graph.
-
-    Source: ours.
+    """Returns the form of an activation that does not use autograd.
 
     Args:
-        activation: of a layer.
+        activation: activation of a layer.
 
     Returns:
-        The activation itself where it has the methods of `InPlace`, that of ReLU, or None. A class
-        that changes `forward` has to bring these methods along: inherited ones are another's.
+        The activation itself if it has the methods of `InPlace`, an equivalent object for
+        `nn.ReLU`, or None. A subclass that overrides `forward` must override both methods as well.
+        Otherwise, the result is None, because inherited methods would not match its `forward`.
     """
     if type(activation) is nn.ReLU:
         return _ReLU()
     if not isinstance(activation, InPlace):
         return None
-    order = [vars(kind) for kind in type(activation).__mro__]
+    classes = [vars(kind) for kind in type(activation).__mro__]
     first = {
-        name: next((place for place, own in enumerate(order) if name in own), len(order))
+        name: next((i for i, members in enumerate(classes) if name in members), len(classes))
         for name in ("forward", "evaluate", "pull_back")
     }
     inherits = max(first["evaluate"], first["pull_back"]) > first["forward"]

@@ -1,4 +1,4 @@
-"""The data module: hands the sample stream to Lightning, batch by batch, and remembers where."""
+"""The data module: passes batches of the sample stream to Lightning and tracks the position."""
 
 import copy
 import time
@@ -18,27 +18,27 @@ from bfc_lightning.types import Batch, StepChunk
 _ENDLESS = 2**31 - 1
 BLOCK_ROWS = 8192
 _BLOCK_BATCHES = 64
-_VISIT_SECONDS = 0.3
+_CHUNK_SECONDS = 0.3
 _KEPT_BYTES = 2**24
 _TENSOR_TOLERANCE = 1e-5
 
 
 class BatchRequest(NamedTuple):
-    """Asks for one batch of a split; training asks for the next one, wherever the run is."""
+    """A request for one batch of a split. Position None requests the next batch of training."""
 
     split: Split
     position: int | None
 
 
 class BatchRequests:
-    """A loader that yields requests; the samples themselves are drawn on the device.
+    """A data loader that yields requests. The samples are drawn on the device.
 
-    The data module keeps the position of a run; the loader has a state only so that Lightning
-    knows that a run may go on in mid-epoch.
+    The data module tracks the position. The loader has a state only to tell Lightning that a run
+    can be resumed in the middle of an epoch.
 
     Args:
-        split: which split.
-        count: how many batches; a training run goes on until `max_steps`.
+        split: the split.
+        count: the number of batches. By default, it is unlimited and training stops at `max_steps`.
     """
 
     def __init__(self, split: Split, count: int = _ENDLESS) -> None:
@@ -46,16 +46,16 @@ class BatchRequests:
         self.count = count
 
     def __len__(self) -> int:
-        """How many batches."""
+        """The number of batches."""
         return self.count
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        """One request after another."""
+        """Yields the requests."""
         for index in range(self.count):
             yield BatchRequest(self.split, None if self.split == "train" else index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the data module keeps the position."""
+        """An empty state: the data module tracks the position."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -68,27 +68,26 @@ class HierarchicalData(LightningDataModule):
     Args:
         target: G.
         labels: how G becomes labels.
-        batch_size: of the global batch, over all devices; a multiple of `num_shards`.
-        num_shards: equal parts of a global batch, each drawn from its own generator; a multiple of
-            the number of processes. Changing it changes the stream.
-        num_train_samples: size of a fixed training set that is seen over and over; fresh samples
-            at every step where not given.
-        num_val_samples: samples of the validation set, rounded up to whole batches.
-        num_test_samples: samples of the test set, likewise.
-        num_predict_samples: samples that `predict` writes, likewise.
-        eval_batch_size: of the global batch outside training; a multiple of `num_shards`.
-        seed: of the sample stream. The command line derives it from the run's seed; 0 where nobody
-            gives one.
+        batch_size: size of the global batch over all devices, a multiple of `num_shards`.
+        num_shards: number of equal parts of a global batch, each drawn from its own generator. A
+            multiple of the number of processes. The stream depends on it.
+        num_train_samples: size of a fixed training set. By default, every step draws fresh samples.
+        num_val_samples: number of validation samples, rounded up to whole batches.
+        num_test_samples: number of test samples, rounded up to whole batches.
+        num_predict_samples: number of samples that `predict` writes, rounded up to whole batches.
+        eval_batch_size: size of the global batch outside training, a multiple of `num_shards`.
+        seed: seed of the sample stream. The command line derives it from the run's seed. Defaults
+            to 0.
 
     Attributes:
-        position: batches of the training stream that were handed out so far.
-        sync_points: if given, training gets the batches of several optimizer steps at a time, up to
-            the next sync point; otherwise one batch a step.
-        reads_blocks: whether single batches of training are cut from the blocks that chunks are cut
-            from, so that both are the same, bit for bit.
+        position: number of training batches drawn so far.
+        sync_points: if given, training receives the batches of several optimizer steps at once, up
+            to the next sync point. Otherwise it receives one batch per step.
+        reads_blocks: whether single training batches are slices of the same blocks as chunks, which
+            makes both bit-identical.
 
     Raises:
-        ValueError: if a size is below 1 or the shards do not divide a batch.
+        ValueError: if a size is below 1, or a batch size is not a multiple of `num_shards`.
     """
 
     def __init__(
@@ -129,10 +128,10 @@ class HierarchicalData(LightningDataModule):
         self._validation: dict[int, Batch] = {}
 
     def setup(self, stage: str) -> None:
-        """Gives every process rank 0's target, and checks that the shards can be shared out.
+        """Broadcasts the target of rank 0 and checks the number of processes.
 
         Args:
-            stage: Lightning's word for what comes.
+            stage: the stage of the Trainer.
         """
         if self.trainer is None:
             return
@@ -142,7 +141,7 @@ class HierarchicalData(LightningDataModule):
             self._problem().load_state_dict(self.trainer.strategy.broadcast(state))
 
     def check_processes(self, world_size: int) -> None:
-        """Refuses a number of processes that the shards can't be shared out among.
+        """Checks that the shards can be distributed evenly among the processes.
 
         Args:
             world_size: the number of processes.
@@ -159,14 +158,14 @@ class HierarchicalData(LightningDataModule):
     def make_stream(
         self, device: torch.device | str, dtype: torch.dtype
     ) -> SampleStream | FiniteStream:
-        """The stream of this problem where and in which precision samples are wanted.
+        """The sample stream of this problem on a device, in a dtype.
 
         Args:
-            device: where samples are drawn.
-            dtype: of the samples.
+            device: device on which samples are drawn.
+            dtype: dtype of the samples.
 
         Returns:
-            A stream over a copy of target and labels there.
+            A stream over a copy of the target and the labels.
         """
         stream = self.make_sample_stream(device, dtype)
         if self.num_train_samples is None:
@@ -174,14 +173,14 @@ class HierarchicalData(LightningDataModule):
         return FiniteStream(stream, self.num_train_samples)
 
     def make_sample_stream(self, device: torch.device | str, dtype: torch.dtype) -> SampleStream:
-        """The same with fresh samples in every split, also where the training set is fixed.
+        """The stream with fresh samples in every split, even if the training set is fixed.
 
         Args:
-            device: where samples are drawn.
-            dtype: of the samples.
+            device: device on which samples are drawn.
+            dtype: dtype of the samples.
 
         Returns:
-            A stream over a copy of target and labels there.
+            A stream over a copy of the target and the labels.
         """
         problem = copy.deepcopy(self._problem()).to(device=device, dtype=dtype)
         target, labels = problem[0], problem[1]
@@ -190,11 +189,11 @@ class HierarchicalData(LightningDataModule):
         return SampleStream(target, labels, seed=self.seed, num_shards=self.num_shards)
 
     def train_dataloader(self) -> BatchRequests:
-        """Requests without end; the Trainer stops at `max_steps`."""
+        """Unlimited requests. The Trainer stops at `max_steps`."""
         return BatchRequests("train")
 
     def val_dataloader(self) -> BatchRequests:
-        """Requests for the validation set, the same samples every time."""
+        """Requests for the validation set, which is the same every time."""
         return self._eval_requests("val")
 
     def test_dataloader(self) -> BatchRequests:
@@ -208,14 +207,14 @@ class HierarchicalData(LightningDataModule):
     def on_after_batch_transfer(
         self, batch: BatchRequest, dataloader_idx: int
     ) -> Batch | Iterator[StepChunk]:
-        """Draws what was asked for, this process's shards of it.
+        """Draws the shards of this process for a request.
 
         Args:
             batch: the request.
-            dataloader_idx: Lightning's; there is one loader.
+            dataloader_idx: index of the data loader, always 0.
 
         Returns:
-            The samples, on the device; those of several steps are drawn as they are used.
+            The samples, on the device. The chunks of several steps are drawn lazily.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -228,21 +227,21 @@ class HierarchicalData(LightningDataModule):
         return self.draw_batch(batch, shards)
 
     def place_stream(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Makes the stream, once it is known where the learner lives.
+        """Creates the stream on the device and in the dtype of the learner, once.
 
         Args:
-            device: of the learner.
-            dtype: of its parameters.
+            device: device of the learner.
+            dtype: dtype of its parameters.
         """
         if self._stream is None:
             self._stream = self.make_stream(device, dtype)
 
     def draw_batch(self, request: BatchRequest, shards: range) -> Batch:
-        """The batch that is asked for; the next one of training.
+        """Draws the requested batch.
 
         Args:
-            request: of a split.
-            shards: of this process.
+            request: the request.
+            shards: the shards of this process.
 
         Returns:
             The samples.
@@ -263,14 +262,14 @@ class HierarchicalData(LightningDataModule):
         return drawn
 
     def truncate_labels(self, batch: Batch, level: int) -> Batch:
-        """A batch of training whose labels lack what levels above `level` add to them.
+        """Subtracts the contributions of all levels above `level` from the labels of a batch.
 
         Args:
-            batch: of the training split.
-            level: the highest one that is left.
+            batch: a batch of the training split.
+            level: the highest level that remains.
 
         Returns:
-            The batch; `signal` is still that of the whole target.
+            The batch. Its `signal` is still that of the whole target.
         """
         assert self._stream is not None
         with torch.autocast(batch.inputs.device.type, enabled=False):
@@ -278,34 +277,34 @@ class HierarchicalData(LightningDataModule):
         return batch._replace(labels=batch.labels - higher.sum(dim=1))
 
     def kept_bytes(self, element_size: int) -> int:
-        """Memory of the validation set, which is kept where it is small: it is the same every time.
+        """Memory of the cached validation set. Only small validation sets are cached.
 
         Args:
-            element_size: bytes of a number.
+            element_size: bytes per number.
 
         Returns:
-            Bytes; 0 where it is drawn anew each time.
+            Bytes, 0 if the validation set is drawn again for every validation.
         """
         size = self._counts["val"] * (self.target.input_dim + 2) * element_size
         return size if size <= _KEPT_BYTES else 0
 
     def draw_chunk(self, most: int, shards: range) -> StepChunk:
-        """The next batches of training, from one block of the stream.
+        """Draws the next training batches, from one block of the stream.
 
         Args:
-            most: at most so many.
-            shards: of this process.
+            most: maximum number of batches.
+            shards: the shards of this process.
 
         Returns:
-            At least one.
+            At least one batch.
         """
         drawn = self._next_of_block(most, shards)
         return StepChunk(drawn.inputs, drawn.labels)
 
     def _next_of_block(self, most: int, shards: range) -> Batch:
-        """The next batches, with a leading axis.
+        """The next batches, stacked along a leading axis.
 
-        Blocks lie on a fixed grid, so that a resumed run meets the same ones, bit for bit.
+        Blocks lie on a fixed grid, so that a resumed run draws bit-identical blocks.
         """
         assert self._stream is not None
         length = max(1, min(_BLOCK_BATCHES, BLOCK_ROWS // self.batch_size))
@@ -321,14 +320,14 @@ class HierarchicalData(LightningDataModule):
         return drawn
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, and the tensors of the problem."""
+        """The position in the stream and the tensors of the problem."""
         return {"position": self.position, "problem": self._problem().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where a checkpoint stood, with the checkpoint's own tensors.
+        """Restores the position and the tensors of the problem from a checkpoint.
 
         Args:
-            state_dict: from `state_dict`; `check_same_tensors` refuses that of another target.
+            state_dict: from `state_dict`. `check_same_tensors` rejects that of another target.
         """
         check_same_tensors(state_dict["problem"], self._problem().state_dict())
         self._problem().load_state_dict(state_dict["problem"])
@@ -344,18 +343,18 @@ class HierarchicalData(LightningDataModule):
 
 
 def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk]:
-    """Draws chunk after chunk, until there are enough batches or some time is over.
+    """Yields chunks until there are enough batches or a time budget is used up.
 
-    Between two visits of the Trainer lie as many steps as possible, for its loop takes about a
-    millisecond; but a signal or a bar should not have to wait for long. The first batch shows how
-    long one takes.
+    Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The time
+    budget keeps signal handling and the progress bar responsive. The first batch measures the time
+    per batch.
 
     Args:
-        draw: at least one batch, and at most so many.
-        most: batches in all.
+        draw: draws at least one batch, and at most the given number.
+        most: total number of batches.
 
     Yields:
-        Each chunk when it is wanted.
+        The chunks, drawn lazily.
     """
     began, drawn, wanted = time.monotonic(), 0, 1
     while drawn < most:
@@ -363,34 +362,35 @@ def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk
         drawn += len(chunk.labels)
         yield chunk
         seconds = time.monotonic() - began
-        if seconds >= _VISIT_SECONDS:
+        if seconds >= _CHUNK_SECONDS:
             return
-        wanted = max(1, int(drawn * (_VISIT_SECONDS / max(seconds, 1e-6) - 1)))
+        wanted = max(1, int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1)))
 
 
 def check_same_tensors(
     stored: dict[str, Tensor], here: dict[str, Tensor], tolerance: float = _TENSOR_TOLERANCE
 ) -> None:
-    """Refuses a checkpoint of another problem.
+    """Checks that a checkpoint belongs to this problem.
 
-    A singular value decomposition differs in its last bits between machines, hence the tolerance.
+    The tolerance is needed because the last bits of a singular value decomposition depend on the
+    machine.
 
     Args:
         stored: tensors of the checkpoint.
-        here: tensors made here from the configuration.
-        tolerance: largest relative difference allowed, in the maximum norm.
+        here: tensors built from the configuration.
+        tolerance: maximum relative difference in the maximum norm.
 
     Raises:
-        ValueError: if a tensor is missing, has another shape or differs by more.
+        ValueError: if a tensor is missing, has another shape or differs by more than the tolerance.
     """
     for name in sorted({*stored, *here}):
         if name not in stored or name not in here or stored[name].shape != here[name].shape:
             raise ValueError(f"the checkpoint belongs to another target: {name} does not fit.")
         gap = _relative_gap(stored[name].cpu(), here[name].cpu())
-        if not gap <= tolerance:  # NaN, too
+        if not gap <= tolerance:  # also true for NaN
             raise ValueError(
-                f"the checkpoint belongs to another target: {name} differs by {gap:.1e} relative, "
-                f"more than {tolerance:.0e}."
+                f"the checkpoint belongs to another target: {name} differs by {gap:.1e} "
+                f"(relative), more than {tolerance:.0e}."
             )
 
 

@@ -1,4 +1,4 @@
-"""The fast training path: several optimizer steps in a row, with gradients by hand."""
+"""The fast training path: several optimizer steps at a time, without autograd."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -18,22 +18,22 @@ from bfc_lightning.objectives import Objective
 from bfc_lightning.row_optimizers import RowOptimizer, why_not_in_rows
 from bfc_lightning.types import StepChunk
 
-# Bytes of the features of one batch, x included, up to which learners gain from sharing operations.
-# Two cores of a Zen 5, a step together over one in turn, 4 and 16 learners, on one thread: 0.78 and
-# 0.74 with 2^16.4, 1.01 and 1.14 with 2^17.2, 1.25 and 1.29 with 2^18; on two: 0.84 and 0.89 with
-# 2^18, 0.91 and 0.97 with 2^19, 1.11 with 2^19.8.
+# Maximum size in bytes of the features of one batch, including x, for which sharing operations
+# saves time. Measured as time of shared steps / time of separate steps, for 4 and 16 learners, on
+# two Zen 5 cores. One thread: 0.78 and 0.74 at 2^16.4, 1.01 and 1.14 at 2^17.2, 1.25 and 1.29 at
+# 2^18. Two threads: 0.84 and 0.89 at 2^18, 0.91 and 0.97 at 2^19, 1.11 at 2^19.8.
 _MOST_ON_ONE_THREAD, _MOST_ON_SEVERAL = 2**17, 2**19
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
 @dataclass(frozen=True)
 class Clipping:
-    """How gradients are held down, as the Trainer's flags of the same names say.
+    """Gradient clipping, with the options of the Trainer.
 
     Args:
-        value: the bound; None for none.
-        algorithm: `norm` scales all gradients so that their common norm is at most the bound,
-            `value` cuts off every entry.
+        value: the threshold, or None for no clipping.
+        algorithm: `norm` scales all gradients so that their joint norm is at most the threshold,
+            `value` clamps every entry.
     """
 
     value: float | None = None
@@ -43,9 +43,9 @@ class Clipping:
         """Clips in place.
 
         Args:
-            gradients: all of them, a row for each learner.
+            gradients: all gradients, one row per learner.
         """
-        if self.value is None or self.value <= 0:  # no bound, as for the Trainer
+        if self.value is None or self.value <= 0:  # disabled, as in the Trainer
             return
         if self.algorithm == "value":
             gradients.clamp_(-self.value, self.value)
@@ -55,19 +55,17 @@ class Clipping:
 
 
 def average_over_processes(gradients: Float[Tensor, "r p"]) -> None:
-    """The mean over all processes, in place: each has equal shards of the same batch.
-
-    Source: ours.
+    """Averages gradients over all processes, in place. All processes have equal shards of a batch.
 
     Args:
-        gradients: of this process.
+        gradients: gradients of this process.
     """
     torch.distributed.all_reduce(gradients)
     gradients.div_(torch.distributed.get_world_size())
 
 
 def _norms(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r 1"]:
-    """The Euclidean norm of each row; along rows PyTorch's own takes several times as long."""
+    """The Euclidean norm of each row, several times as fast as `torch.linalg.vector_norm`."""
     if len(rows) == 1:
         return torch.dot(rows[0], rows[0]).sqrt().reshape(1, 1)
     squared: Tensor = torch.linalg.vecdot(rows, rows)
@@ -75,14 +73,14 @@ def _norms(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r 1"]:
 
 
 def why_not_fast(network: torch.nn.Module, optimizer: Optimizer) -> str | None:
-    """Why a learner cannot be trained on the fast path.
+    """The reason why a learner cannot be trained on the fast path, or None.
 
     Args:
         network: the learner.
-        optimizer: that trains it.
+        optimizer: its optimizer.
 
     Returns:
-        A few words, or None where it can.
+        A short reason, or None if it can be trained on the fast path.
     """
     if type(network) is not DenseNet:
         return f"{type(network).__name__} has no gradients by hand"
@@ -99,22 +97,20 @@ def why_not_fast(network: torch.nn.Module, optimizer: Optimizer) -> str | None:
 
 
 class FastPath:
-    """Takes optimizer steps as the plain path does, to rounding, at a fraction of the overhead.
+    """Takes the same optimizer steps as the plain path, up to rounding, with less overhead.
 
-    Gradients come from `DenseGradients` into one row of memory a learner and are clipped there. One
-    learner is stepped by the optimizer that the plain path would have used, with its fused kernel
-    where it has one; with Adam, and several learners, each on samples of its own, by
-    `RowOptimizer`, all in the same operations.
-
-    Source: ours.
+    `DenseGradients` writes the gradients to one row per learner, where they are clipped. A single
+    learner is stepped by the optimizer of the plain path, with its fused kernel if it has one. With
+    Adam, and for several learners, `RowOptimizer` takes the steps. Several learners share all
+    operations, each on its own samples.
 
     Args:
-        networks: the learners, all of one shape.
-        objectives: the loss of each.
-        regularization: lambda, one a layer, for each learner.
-        clipping: of the gradients of each.
-        share: makes the gradients of a process's own samples those of the whole batch, in place,
-            before penalty and clipping; not needed where there is one process.
+        networks: the learners, all of the same shape.
+        objectives: the objective of each learner.
+        regularization: lambda for each learner, one number per layer.
+        clipping: gradient clipping of each learner.
+        share: averages the gradients over all processes, in place, before penalty and clipping. Not
+            needed for a single process.
     """
 
     def __init__(
@@ -146,16 +142,17 @@ class FastPath:
         schedules: Sequence[LRScheduler],
         progress: Callable[[int], float],
     ) -> Float[Tensor, "steps *r"]:
-        """One optimizer step of every learner for each batch of a chunk.
+        """Takes one optimizer step of every learner for each batch of a chunk.
 
         Args:
-            chunk: the batches; those of several learners have an axis of learners after the first.
-            optimizers: one a learner, over its trainable parameters.
-            schedules: of their rates, stepped after every optimizer step; none for constant rates.
-            progress: the part of the phase done at step 0, 1, ... of the chunk.
+            chunk: the batches. With several learners, the second axis is the learner.
+            optimizers: one per learner, over its trainable parameters.
+            schedules: learning rate schedules, stepped after every optimizer step. Empty for
+                constant rates.
+            progress: the completed fraction of the phase at step 0, 1, ... of the chunk.
 
         Returns:
-            The losses, penalty included; of a process's own samples.
+            The losses with the penalty, on the samples of this process.
         """
         gradients, parameters = self._prepare(chunk)
         take_step = self._stepper(optimizers)
@@ -180,7 +177,7 @@ class FastPath:
         return losses
 
     def _prepare(self, chunk: StepChunk) -> tuple[DenseGradients, FlatParameters]:
-        """Buffers for this size of batch and these trained layers."""
+        """Buffers for the batch size and the trainable layers."""
         if self._parameters is None or not self._parameters.is_current():
             self._parameters, self._built_for = FlatParameters(self.networks), None
         leader = self.networks[0]
@@ -204,12 +201,12 @@ class FastPath:
         return self._rows.step
 
     def _variance_of(self, chunk: StepChunk) -> float | Tensor:
-        """Var(y) of every learner; a checkpoint may have brought a target of its own."""
+        """Var(y) of every learner. It is read here because a checkpoint may replace the target."""
         variances = [objective.variance for objective in self.objectives]
         return chunk.labels.new_tensor(variances).unsqueeze(1) if self._many else variances[0]
 
     def _add_penalty(self, parameters: FlatParameters) -> Tensor:
-        """Adds 2 lambda_l V_l to the gradients of trained layers; sum_l lambda_l |V_l|^2."""
+        """Adds 2 lambda_l V_l to the gradients and returns sum_l lambda_l |V_l|^2."""
         weights = parameters.stacked(parameters.values).weights
         slots = parameters.stacked(parameters.gradients).weights
         total = weights[0].new_zeros(())
@@ -223,15 +220,12 @@ class FastPath:
 
 
 class InTurn:
-    """Takes the steps of several learners, too, but of one after the other, a chunk at a time.
+    """Takes the steps of several learners, one learner after the other for each chunk.
 
-    Where the features of one batch fill a core's cache, sharing operations costs more than it
-    saves.
-
-    Source: ours.
+    This is faster than shared operations if the features of one batch fill the cache of a core.
 
     Args:
-        paths: one a learner.
+        paths: one per learner.
     """
 
     def __init__(self, paths: Sequence[FastPath]) -> None:
@@ -244,16 +238,16 @@ class InTurn:
         schedules: Sequence[LRScheduler],
         progress: Callable[[int], float],
     ) -> Float[Tensor, "steps r"]:
-        """One optimizer step of every learner for each batch of a chunk; see `FastPath.run`.
+        """Takes one optimizer step of every learner for each batch of a chunk; see `FastPath.run`.
 
         Args:
-            chunk: the batches, with an axis of learners after the first.
-            optimizers: one a learner, over its trainable parameters.
-            schedules: of their rates; none for constant rates.
-            progress: the part of the phase done at step 0, 1, ... of the chunk.
+            chunk: the batches. The second axis is the learner.
+            optimizers: one per learner, over its trainable parameters.
+            schedules: learning rate schedules. Empty for constant rates.
+            progress: the completed fraction of the phase at step 0, 1, ... of the chunk.
 
         Returns:
-            The losses, penalty included.
+            The losses with the penalty.
         """
         losses = [
             path.run(
@@ -275,17 +269,17 @@ def path_of(
     clipping: Clipping,
     batch_size: int,
 ) -> FastPath | InTurn:
-    """The faster way to train several learners in one process.
+    """Chooses the faster way to train several learners in one process.
 
     Args:
-        networks: the learners, all of one shape.
-        objectives: the loss of each.
-        regularization: lambda, one a layer, for each learner.
-        clipping: of the gradients of each.
-        batch_size: samples of a batch.
+        networks: the learners, all of the same shape.
+        objectives: the objective of each learner.
+        regularization: lambda for each learner, one number per layer.
+        clipping: gradient clipping of each learner.
+        batch_size: batch size of each learner.
 
     Returns:
-        All of them together, or each in its turn.
+        `FastPath` for all learners, or `InTurn`.
     """
     if _gains_from_sharing(networks[0], batch_size):
         return FastPath(networks, objectives, regularization=regularization, clipping=clipping)
@@ -298,7 +292,7 @@ def path_of(
 
 
 def _gains_from_sharing(network: DenseNet, batch_size: int) -> bool:
-    """Whether several learners take less time together, as they always do on a GPU."""
+    """Whether sharing operations saves time. This is always the case on a GPU."""
     if network.constant.device.type != "cpu":
         return True
     neurons = sum(layer.width for layer in network.dense_layers())
@@ -308,7 +302,7 @@ def _gains_from_sharing(network: DenseNet, batch_size: int) -> bool:
 
 
 def _is_fused_adam(optimizer: Optimizer) -> bool:
-    """Whether its kernel can have a whole row; its own `step` costs more than the kernel."""
+    """Whether the fused kernel can update a whole row, which is cheaper than `optimizer.step`."""
     if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         return False
     fused = all(group["fused"] for group in optimizer.param_groups)
@@ -316,14 +310,14 @@ def _is_fused_adam(optimizer: Optimizer) -> bool:
 
 
 def _use_fused_kernels(optimizer: Optimizer) -> None:
-    """One kernel for all parameters, where the user has not said otherwise."""
+    """Enables fused kernels unless the user chose otherwise."""
     if type(optimizer) not in _FUSED:
         return
     for group in optimizer.param_groups:
         chosen = group.get("fused") is not None or group.get("foreach") is not None
         if not (chosen or group.get("differentiable") or group.get("capturable")):
             group["fused"] = True
-            for parameter in group["params"]:  # of the plain path, the count lies on the CPU
+            for parameter in group["params"]:  # the plain path keeps the count on the CPU
                 state = optimizer.state.get(parameter, {})
                 if isinstance(state.get("step"), Tensor):
                     state["step"] = state["step"].to(parameter.device, torch.float32)

@@ -1,4 +1,4 @@
-"""Gradients of learners by hand: one buffer of features, written in place, without a graph."""
+"""Gradients of DenseNets without autograd, computed in place in one buffer of features."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from bfc_lightning.products import (
 
 
 class Stacked(NamedTuple):
-    """All parameters of a network, or of several with a leading axis.
+    """All parameters of one network, or of several networks with a leading axis.
 
     Attributes:
         weights: V_1, ..., V_L, each (..., m_l, fan_in).
-        biases: b_1, ..., b_L side by side, (..., m_1 + ... + m_L).
-        readouts: v_1, ..., v_L side by side, likewise.
+        biases: b_1, ..., b_L concatenated, (..., m_1 + ... + m_L).
+        readouts: v_1, ..., v_L concatenated, (..., m_1 + ... + m_L).
         constant: c, (...).
-        linear: u, (..., d), where there is one.
+        linear: u, (..., d), or None.
     """
 
     weights: list[Tensor]
@@ -42,22 +42,20 @@ class Stacked(NamedTuple):
 
 
 class FlatParameters:
-    """The parameters of one or several DenseNets and their gradients, a row of memory for each.
+    """The parameters of DenseNets and their gradients, each stored as one row per network.
 
-    A row holds V_1, ..., V_L, then all biases, all readouts, c and, where there is one, u. The
-    networks' own parameters become views into it, so that everything else sees the same numbers;
-    moving a network to another device or dtype ends that (`is_current`). Tensors of R networks
-    have a leading axis of R; those of a single network have none.
-
-    Source: ours.
+    A row holds V_1, ..., V_L, then all biases, all readouts, c and, if there is one, u. The
+    parameters of the networks become views of the rows. Moving a network to another device or dtype
+    breaks the views, see `is_current`. Tensors of R > 1 networks have a leading axis of size R.
+    Tensors of a single network do not.
 
     Args:
-        networks: whose parameters are taken over; all of one shape.
+        networks: the networks, all of the same shape.
 
     Attributes:
-        networks: the same.
-        values: of the parameters, shape (R, P).
-        gradients: likewise; zero where nothing is trained.
+        networks: the networks.
+        values: the parameters, shape (R, P).
+        gradients: the gradients, shape (R, P). Entries of frozen parameters are 0.
 
     Raises:
         ValueError: if the networks differ in shape.
@@ -67,7 +65,7 @@ class FlatParameters:
         self.networks = list(networks)
         shapes = {tuple(p.shape for p in _in_order(network)) for network in networks}
         if len(shapes) != 1:
-            raise ValueError(f"networks must have one shape, got {len(shapes)}.")
+            raise ValueError(f"networks must have the same shape, got {len(shapes)} shapes.")
         self._shapes = list(shapes.pop())
         self._sizes = [shape.numel() for shape in self._shapes]
         rows = [
@@ -83,11 +81,11 @@ class FlatParameters:
     def pairs(
         self, network: DenseNet, row: Float[Tensor, " p"]
     ) -> list[tuple[nn.Parameter, Tensor]]:
-        """Each parameter of a network with its part of a row, in the parameter's shape."""
+        """Each parameter of a network with its part of a row, in the shape of the parameter."""
         return list(zip(_in_order(network), self._shaped(row), strict=True))
 
     def is_current(self) -> bool:
-        """Whether the networks still have their parameters here."""
+        """Whether the parameters of the networks are still views of the rows."""
         return all(
             parameter.data_ptr() == value.data_ptr()
             for network, row in zip(self.networks, self.values, strict=True)
@@ -95,7 +93,7 @@ class FlatParameters:
         )
 
     def attach(self) -> None:
-        """Makes the rows the gradients of what is trained; the rest has none, and zeros here."""
+        """Sets `grad` of trainable parameters to views of the rows and zeros the other entries."""
         for network, row in zip(self.networks, self.gradients, strict=True):
             for parameter, slot in self.pairs(network, row):
                 if parameter.requires_grad:
@@ -105,7 +103,7 @@ class FlatParameters:
                     slot.zero_()
 
     def trained_columns(self) -> list[slice]:
-        """The parts of a row that are trained, as few as possible."""
+        """The trainable parts of a row, as the smallest number of slices."""
         ends = accumulate(self._sizes, initial=0)
         return _joined([
             slice(start, stop)
@@ -116,13 +114,13 @@ class FlatParameters:
         ])
 
     def stacked(self, rows: Float[Tensor, "r p"]) -> "Stacked":
-        """The parameters, or what else has a row a network, as they are used.
+        """The parameters, or another tensor with one row per network, by type of parameter.
 
         Args:
             rows: `values`, `gradients` or another tensor of that shape.
 
         Returns:
-            Views, with a leading axis where there are several networks.
+            Views, with a leading axis if there are several networks.
         """
         if len(rows) == 1:
             pieces = self._shaped(rows[0])
@@ -162,46 +160,46 @@ def _in_order(network: DenseNet) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Views of one layer, and what of it has to be computed."""
+    """Views of one layer, and the operations it needs."""
 
     activation: InPlace
     weight: Tensor  # V_l, shape (..., m_l, fan_in)
     bias: Tensor
-    below: Tensor  # F_0, ..., F_{l-1} side by side, shape (..., n, fan_in)
+    below: Tensor  # F_0, ..., F_{l-1} concatenated, shape (..., n, fan_in)
     preactivation: Tensor
     feature: Tensor
-    gradient: Tensor  # by F_l, then by Z_l, shape (..., n, m_l)
+    gradient: Tensor  # dF_l, then dZ_l, shape (..., n, m_l)
     affine: Callable[..., None]
-    # Room for gradient^T and below^T, where the gradient by V_l is to come from these.
+    # Buffers for gradient^T and below^T, if dV_l is computed from the transposes.
     turned: tuple[Tensor, Tensor] | None
-    # Gradients by the F_j, j < l, that lead to something trained, what of V_l reads them, and how.
+    # dF_j of the layers j < l that need it, the matching columns of V_l, and the product.
     lower: tuple[Tensor, Tensor, Callable[..., None]] | None
-    weight_slot: Tensor | None  # for the gradient by V_l, where the layer is trained
+    weight_slot: Tensor | None  # for dV_l, if the layer is trainable
 
 
 class DenseGradients:
     """Outputs and gradients of DenseNets on batches of one size.
 
-    Forward as in `DenseNet`. With g_i the derivative of the loss by f(x_i), s_l = a_l m_l^(-1/2):
+    The forward pass is that of `DenseNet`. With g_i the derivative of the loss by f(x_i) and s_l =
+    a_l m_l^(-1/2):
 
         dF_l = s_l g v_l^T + sum_{l'>l} dZ_{l'} V_{l',l}
         dZ_l = dF_l * sigma'(Z_l)
         dV_l = dZ_l^T [F_0, ..., F_{l-1}],   db_l = sum_i dZ_l
         dv_l = s_l F_l^T g,   dc = sum_i g_i,   du = x^T g
 
-    All features lie side by side in one buffer, so that a layer is one product forward and two
-    backward; what no trained layer needs is left out. Nothing is allocated from step to step but
-    a few vectors, and what `products` copies for large products on some processors. Several
-    networks are computed at once, each on samples of its own.
-
-    Source: ours.
+    All features are stored in one buffer, so that a layer requires one matrix product in the
+    forward pass and two in the backward pass. Products that no trainable layer needs are skipped.
+    Only a few vectors are allocated per step, and the copies that `products` makes for large
+    products on some processors. Several networks are computed at once, each on its own samples.
 
     Args:
-        parameters: of the networks, whose active and trained layers are taken as they are now.
-        num_samples: n, rows of a batch.
+        parameters: parameters of the networks. The active and trainable layers are fixed when the
+            object is created.
+        num_samples: n, the batch size.
 
     Raises:
-        ValueError: if an activation has no form in place.
+        ValueError: if an activation has no in-place implementation.
     """
 
     def __init__(self, parameters: FlatParameters, num_samples: int) -> None:
@@ -237,18 +235,20 @@ class DenseGradients:
         self._backward = self._layers[first:][::-1]
 
     def _columns(self, level: int) -> slice:
-        """Where the neurons of a layer lie among all."""
+        """The columns of the neurons of a layer."""
         return slice(self._ends[level], self._ends[level + 1])
 
     def _views(self, level: int, layer: DenseLayer, *, first: int, is_trained: bool) -> _Layer:
-        """What a layer reads and writes; `first` is the lowest one that is trained.
+        """The views of one layer. `first` is the lowest trainable layer.
 
         Raises:
-            ValueError: if its activation has no form in place.
+            ValueError: if the activation has no in-place implementation.
         """
         activation = in_place(layer.activation)
         if activation is None:
-            raise ValueError(f"activation must have a form in place, got {layer.activation}.")
+            raise ValueError(
+                f"activation must have an in-place implementation, got {layer.activation}."
+            )
         own = self._columns(level)
         num_samples, input_dim = self._inputs.shape[-2:]
         weight, lower = self._values.weights[level], None
@@ -274,7 +274,7 @@ class DenseGradients:
         )
 
     def forward(self, x: Float[Tensor, "*r n d"]) -> Float[Tensor, "*r n"]:
-        """f(x); features stay in the buffer for `backward`."""
+        """f(x). The features remain in the buffer for `backward`."""
         self._inputs.copy_(x)
         for layer in self._layers:
             layer.affine(layer.bias, layer.below, layer.weight, out=layer.preactivation)
@@ -286,7 +286,7 @@ class DenseGradients:
         return output.add_(self._values.constant.unsqueeze(-1))
 
     def backward(self, slope: Float[Tensor, "*r n"]) -> None:
-        """Writes all gradients, from the derivatives of the losses by the outputs of `forward`.
+        """Computes all gradients, given the gradient of the loss with respect to the output.
 
         Args:
             slope: g.
@@ -326,7 +326,7 @@ def _write_weight_gradient(layer: _Layer, slot: Tensor) -> None:
 
 
 def _joined(columns: list[slice]) -> list[slice]:
-    """The same columns, in as few parts as possible."""
+    """The same columns, as the smallest number of slices."""
     parts: list[slice] = []
     for own in columns:
         if parts and parts[-1].stop == own.start:
@@ -337,7 +337,7 @@ def _joined(columns: list[slice]) -> list[slice]:
 
 
 def _readout_scales(parameters: FlatParameters) -> Tensor:
-    """a_l m_l^(-1/2) neuron by neuron, shape (..., m_1 + ...) over the active layers."""
+    """a_l m_l^(-1/2) for each neuron, shape (..., m_1 + ...) over the active layers."""
     like = parameters.values
     rows = [
         torch.cat([

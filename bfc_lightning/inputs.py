@@ -1,4 +1,4 @@
-"""Input laws: the distribution of x in R^d, Gaussian or a mixture of Gaussians."""
+"""Input distributions: the distribution of x in R^d, a Gaussian or a mixture of Gaussians."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.seeds import generator
+from bfc_lightning.types import as_integer
 
 
 class InputDistribution(nn.Module, ABC):
-    """The distribution of x. Subclass it for a law of your own.
+    """The distribution of x. Subclass it to define your own.
 
-    A law sets `input_dim`, and keeps its tensors as float64 buffers named below, so that
-    `law.to(device, dtype)` decides where and in which precision it samples.
+    A subclass sets `input_dim` and registers its tensors as float64 buffers. `.to(device, dtype)`
+    sets the device and the dtype of the samples.
 
     Attributes:
         input_dim: d, the number of coordinates.
@@ -29,39 +30,39 @@ class InputDistribution(nn.Module, ABC):
     @property
     @abstractmethod
     def covariance(self) -> Float[Tensor, "d d"]:
-        """E (x - E x)(x - E x)^T, over the whole law."""
+        """The covariance E (x - E x)(x - E x)^T."""
 
     @abstractmethod
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws independent samples, on the law's device and in its dtype.
+        """Draws independent samples with the device and dtype of the distribution.
 
         Args:
             num_samples: n.
-            random: where the randomness comes from; on the same device as the law.
+            random: generator on the same device.
 
         Returns:
-            One sample a row.
+            One sample per row.
         """
 
     def sample_parts(
         self, num_samples: int, pool: Sequence[torch.Generator]
     ) -> Float[Tensor, "p_times_n d"]:
-        """What `sample` draws from each of several generators, one part after another.
+        """Calls `sample` for each of several generators and concatenates the samples.
 
         Args:
-            num_samples: n, of each part.
-            pool: a generator for each part.
+            num_samples: n, the number of samples per generator.
+            pool: p generators.
 
         Returns:
-            The same samples, bit for bit.
+            The samples, bitwise equal to those of `sample`.
         """
         return torch.cat([self.sample(num_samples, random) for random in pool])
 
 
 def haar_orthogonal(size: int, random: torch.Generator) -> Float[Tensor, "size size"]:
-    """An orthogonal matrix from the Haar measure, in float64.
+    """Draws an orthogonal matrix from the Haar measure, in float64.
 
-    QR of a Gaussian matrix, with the signs of R's diagonal moved into Q.
+    It is the factor Q of a Gaussian matrix, with columns multiplied by the signs of R's diagonal.
 
     Source: F. Mezzadri, "How to generate random matrices from the classical compact groups" (2007).
 
@@ -103,11 +104,9 @@ def _explicit(input_dim: int, eigenvalues: Sequence[float]) -> Tensor:
         raise ValueError(
             f"eigenvalues must be input_dim = {input_dim} numbers, got {len(eigenvalues)}."
         )
-    if not bool(((values > 0) & values.isfinite()).all()):
-        raise ValueError(
-            "eigenvalues must all be positive (the covariance must be positive), "
-            f"got {float(values.min())}."
-        )
+    invalid = values[~((values > 0) & values.isfinite())]
+    if len(invalid):
+        raise ValueError(f"eigenvalues must all be positive and finite, got {float(invalid[0])}.")
     return values
 
 
@@ -152,26 +151,26 @@ def _mean_vector(input_dim: int, mean: float | Sequence[float]) -> Tensor:
 
 
 class Gaussian(InputDistribution):
-    """A Gaussian law, spherical or not.
+    """A Gaussian distribution, isotropic by default.
 
         x = mu + Q diag(s)^(1/2) z,   z ~ N(0, 1),   so that x ~ N(mu, Q diag(s) Q^T)
 
-    The spectrum s is isotropic (all 1) unless one of `condition_number`, `power_law_exponent` and
-    `eigenvalues` is given; the first two are scaled to trace d.
+    The eigenvalues s are 1 unless one of `condition_number`, `power_law_exponent` and
+    `eigenvalues` is given. The first two are scaled to trace d.
 
     Source: Allen-Zhu and Li, arXiv 2001.04413 (non-spherical Gaussian inputs).
 
     Args:
         input_dim: d, at least 1.
-        mean: mu, one number for all coordinates or a list of d.
-        condition_number: s runs log-spaced from its largest value down to 1/condition_number of it.
+        mean: mu, one number for all coordinates or a list of d numbers.
+        condition_number: ratio of the largest to the smallest s_i. All s_i are log-spaced.
         power_law_exponent: s_i is proportional to i^(-exponent).
-        eigenvalues: s itself, d positive numbers.
-        rotation: `haar` draws Q from the Haar measure; `identity` leaves the axes as they are.
-        seed: of Q. The command line derives it from the run's seed; 0 where nobody gives one.
+        eigenvalues: s, a list of d positive numbers.
+        rotation: `haar` draws Q from the Haar measure. `identity` sets Q to the identity.
+        seed: seed of Q, 0 by default. The command line derives it from the seed of the run.
 
     Raises:
-        ValueError: if a size, a spectrum or the number of spectra is wrong.
+        ValueError: if an argument is out of range, or more than one spectrum is given.
     """
 
     eigenvalues: Tensor
@@ -188,6 +187,7 @@ class Gaussian(InputDistribution):
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        input_dim = as_integer(input_dim, "input_dim")
         if input_dim < 1:
             raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
         if rotation not in ("haar", "identity"):
@@ -210,7 +210,7 @@ class Gaussian(InputDistribution):
 
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
-        """Q diag(s) Q^T."""
+        """The covariance Q diag(s) Q^T."""
         return self.eigenvalues.diag() if self.is_isotropic else self.factor @ self.factor.T
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
@@ -221,7 +221,7 @@ class Gaussian(InputDistribution):
     def sample_parts(
         self, num_samples: int, pool: Sequence[torch.Generator]
     ) -> Float[Tensor, "p_times_n d"]:
-        """Writes the draws side by side, without a copy; see `InputDistribution.sample_parts`."""
+        """Draws all parts without a copy; see `InputDistribution.sample_parts`."""
         if type(self).sample is not Gaussian.sample or not self.is_isotropic:
             return super().sample_parts(num_samples, pool)
         x = self.mean.new_empty(len(pool) * num_samples, self.input_dim)
@@ -236,17 +236,18 @@ class GaussianMixture(InputDistribution):
         c ~ Categorical(p),   x | c ~ N(mu_c, Sigma_c)
 
     Source: Allen-Zhu and Li, arXiv 2001.04413, who allow mixtures of non-spherical Gaussians.
-    Ours are more general than those of their proposition: there, every component is centered at 0,
-    and each coordinate of x has the same variance in every component. (Their components are
-    N(0, Sigma_c^2), and the norms of the j-th rows of all Sigma_c agree, for each j.)
+    Their proposition is less general. There, every component is centered at 0, and each coordinate
+    of x has the same variance in every component. (Their components are N(0, Sigma_c^2), and for
+    each j, the j-th rows of all Sigma_c have the same norm.)
 
     Args:
-        components: the Gaussians, all of one `input_dim`. Give each a seed of its own, or the
-            same rotation is drawn for all; the command line does.
-        weights: p, positive, summing to 1; equal weights where not given.
+        components: Gaussians with the same `input_dim`. Components with the same seed have the
+            same rotation. The command line gives each component a different seed.
+        weights: p, positive numbers that sum to 1. Equal by default.
 
     Raises:
-        ValueError: if there is no component, the dimensions differ, or the weights are no law.
+        ValueError: if there is no component, the dimensions differ, or the weights are not a
+            probability distribution.
     """
 
     weights: Tensor
@@ -256,14 +257,14 @@ class GaussianMixture(InputDistribution):
     def __init__(self, components: list[Gaussian], weights: list[float] | None = None) -> None:
         super().__init__()
         if not components:
-            raise ValueError("components must hold at least one Gaussian, got none.")
+            raise ValueError("components must contain at least one Gaussian, got [].")
         dims = [component.input_dim for component in components]
         if len(set(dims)) > 1:
-            raise ValueError(f"components must share one input_dim, got {dims}.")
+            raise ValueError(f"components must have the same input_dim, got {dims}.")
         count = len(components)
         given = [1 / count] * count if weights is None else weights
-        law = torch.as_tensor(given, dtype=torch.float64)
-        if law.shape != (count,) or not bool((law > 0).all()) or abs(float(law.sum()) - 1) > 1e-6:
+        p = torch.as_tensor(given, dtype=torch.float64)
+        if p.shape != (count,) or not bool((p > 0).all()) or abs(float(p.sum()) - 1) > 1e-6:
             raise ValueError(
                 f"weights must be {count} positive numbers that sum to 1, got {weights}."
             )
@@ -273,14 +274,14 @@ class GaussianMixture(InputDistribution):
             torch.eye(dims[0], dtype=torch.float64) if part.is_isotropic else part.factor
             for part in components
         ]
-        self.register_buffer("weights", law)
+        self.register_buffer("weights", p)
         self.register_buffer("means", means)
         self.register_buffer("factors", torch.stack(factors))
-        self.register_buffer("mean", law @ means)
+        self.register_buffer("mean", p @ means)
 
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
-        """sum_c p_c (Sigma_c + mu_c mu_c^T) - mu mu^T."""
+        """The covariance sum_c p_c (Sigma_c + mu_c mu_c^T) - mu mu^T."""
         within = torch.einsum("c,cij,ckj->ik", self.weights, self.factors, self.factors)
         shift = self.means - self.mean
         return within + torch.einsum("c,ci,cj->ij", self.weights, shift, shift)
@@ -298,18 +299,18 @@ class GaussianMixture(InputDistribution):
 
 
 class ProjectedLaw(InputDistribution):
-    """The law of P x, with the part of x that one direction explains taken out.
+    """The distribution of P x, the residual of the linear regression of x on <w, x>.
 
         P x = x - Sigma w <w, x - mu> / (w^T Sigma w)
 
-    <w, P x> is constant. For Gaussian x, P x is independent of <w, x>; for N(0, 1) it is the
+    <w, P x> is constant. For Gaussian x, P x is independent of <w, x>. For N(0, 1), P is the
     orthogonal projection onto the complement of w.
 
-    Source: the slides' Pi_{w^perp} (Allen-Zhu and Li), made to fit other covariances by us.
+    Source: the slides' Pi_{w^perp} (Allen-Zhu and Li), generalized here to other covariances.
 
     Args:
-        inputs: the law of x.
-        direction: w, of any length but 0; shape (d,).
+        inputs: the distribution of x.
+        direction: w, nonzero, shape (d,).
     """
 
     direction: Tensor
@@ -328,13 +329,13 @@ class ProjectedLaw(InputDistribution):
 
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
-        """P Sigma P^T."""
+        """The covariance P Sigma P^T."""
         eye = torch.eye(self.input_dim, dtype=self.mean.dtype, device=self.mean.device)
         project = eye - torch.outer(self.response, self.direction)
         return project @ self.inputs.covariance @ project.T
 
     def project(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """P x for every row."""
+        """Returns P x for every row x."""
         return x - torch.outer(x @ self.direction - self.center, self.response)
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:

@@ -1,4 +1,4 @@
-"""Labels: what of the target the learner gets to see, its value or a class."""
+"""Labels: the value of the target for regression, or a class for classification."""
 
 from abc import ABC, abstractmethod
 
@@ -12,11 +12,11 @@ from bfc_lightning.targets import Target
 
 
 class Labels(nn.Module, ABC):
-    """How samples of x and a target G become training pairs: `Regression` or `Classification`.
+    """Computes labels from samples of x and a target G.
 
     Attributes:
-        inputs: the law of x.
-        target_distribution: the law of the target's argument; build the target on this one.
+        inputs: the distribution of x.
+        target_distribution: the distribution of the argument of G. Pass it to the target.
     """
 
     def __init__(self, inputs: InputDistribution) -> None:
@@ -26,16 +26,16 @@ class Labels(nn.Module, ABC):
     @property
     @abstractmethod
     def target_distribution(self) -> InputDistribution:
-        """The law under which the target is normalized and measured."""
+        """The distribution under which the target is normalized and measured."""
 
     @property
     def is_random(self) -> bool:
-        """Whether `observe` draws numbers; labels of one's own may say that they do not."""
+        """Whether `observe` draws random numbers. Subclasses may override it with False."""
         return True
 
     @abstractmethod
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """What G sees of x; features are measured there.
+        """Computes the argument of G from x.
 
         Args:
             x: samples of `inputs`.
@@ -48,24 +48,24 @@ class Labels(nn.Module, ABC):
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n one_plus_levels"]:
-        """What the learner should output, taken apart: level 0, then the target's levels.
+        """Splits the signal into level 0 and the levels of the target.
 
         Args:
             target: G.
             x: samples of `inputs`.
 
         Returns:
-            Columns that sum to the signal; column l is what level l adds.
+            Columns that sum to the signal. Column l is the contribution of level l.
         """
 
     @abstractmethod
     def observe(
         self, target: Target, signal: Float[Tensor, " n"], random: torch.Generator
     ) -> Float[Tensor, " n"]:
-        """The label y that belongs to a signal."""
+        """Returns the labels y for a signal."""
 
     def signal(self, target: Target, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """The noise-free quantity behind the label: G(x), or the score whose sign is the class."""
+        """Returns the labels without noise or threshold: G(x), or the score of the class."""
         return self.level_signals(target, x).sum(dim=1)
 
 
@@ -74,12 +74,11 @@ class Regression(Labels):
 
         y = G(x) + rho Var(G)^(1/2) xi,   xi ~ N(0, 1)
 
-    Source: DESIGN of this project, "Labels"; the first theorem of Allen-Zhu and Li is the case
-    rho = 0.
+    The first theorem of Allen-Zhu and Li, arXiv 2001.04413, is the case rho = 0.
 
     Args:
-        inputs: the law of x.
-        noise_std: rho, a fraction of G's standard deviation, at least 0.
+        inputs: the distribution of x.
+        noise_std: rho, the noise as a fraction of the standard deviation of G, at least 0.
 
     Raises:
         ValueError: if `noise_std` is negative.
@@ -93,34 +92,34 @@ class Regression(Labels):
 
     @property
     def target_distribution(self) -> InputDistribution:
-        """The law of x itself."""
+        """The distribution of x."""
         return self.inputs
 
     @property
     def is_random(self) -> bool:
-        """Whether there is noise; a class of one's own that observes otherwise may draw, too."""
+        """Whether there is noise. Also true for subclasses that override `observe`."""
         return self.noise_std != 0 or type(self).observe is not Regression.observe
 
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The whole of x."""
+        """Returns x."""
         return x
 
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n one_plus_levels"]:
-        """0, then the level outputs of G."""
+        """Returns a column of zeros and the level outputs of G."""
         levels = target.level_outputs(x)
         return torch.cat([torch.zeros_like(levels[:, :1]), levels], dim=1)
 
     def signal(self, target: Target, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """G(x)."""
+        """Returns G(x)."""
         output: Tensor = target(x)
         return output
 
     def observe(
         self, target: Target, signal: Float[Tensor, " n"], random: torch.Generator
     ) -> Float[Tensor, " n"]:
-        """The signal plus noise."""
+        """Returns the signal plus noise."""
         if not self.is_random:
             return signal
         noise = torch.randn(
@@ -129,29 +128,29 @@ class Regression(Labels):
         return signal + self.noise_std * target.variance.sqrt() * noise
 
     def label_variance(self, target: Target) -> Tensor:
-        """Var y = (1 + rho^2) Var G, a scalar."""
+        """Returns Var y = (1 + rho^2) Var G, a scalar."""
         return target.variance * (1 + self.noise_std**2)
 
 
 class Classification(Labels):
-    """A class decided by a linear score and a target that sees the rest of x.
+    """Two classes separated by the sign of a linear score plus a target.
 
         y = 1[ <w, x - mu> + G(Px) - E G(Px) >= 0 ],   P x = x - Sigma w <w, x - mu>/(w^T Sigma w)
 
-    w has a Haar direction and w^T Sigma w = Var G(Px). For a Gaussian x, the linear score
+    The direction of w is uniform, and w^T Sigma w = Var G(Px). For Gaussian x, the linear score
     <w, x - mu> is independent of Px. For a mixture, the two are uncorrelated but not independent.
-    The sum is centered, so each class has probability near 1/2. The share of the examples that
-    change class when level l is added is in proportion to alpha_l.
+    The sum is centered, so each class has a probability near 1/2. The fraction of examples that
+    change class when level l is added is proportional to alpha_l.
 
-    Source: the slides on hierarchical learning (Li), extension to classification; the general
-    Sigma is ours.
+    Source: the slides on hierarchical learning (Li), extension to classification, generalized here
+    to any Sigma.
 
     Args:
-        inputs: the law of x, of dimension at least 2.
-        seed: of w's direction. The command line takes the target's; 0 where nobody gives one.
+        inputs: the distribution of x, of dimension at least 2.
+        seed: seed of the direction of w, 0 by default. The command line uses the target's seed.
 
     Raises:
-        ValueError: if d is 1.
+        ValueError: if d is below 2.
     """
 
     direction: Tensor
@@ -172,24 +171,24 @@ class Classification(Labels):
 
     @property
     def target_distribution(self) -> InputDistribution:
-        """The law of P x."""
+        """The distribution of P x."""
         return self.projected
 
     @property
     def is_random(self) -> bool:
-        """No: the score decides; a class of one's own that observes otherwise may draw."""
+        """False, except for subclasses that override `observe`."""
         return type(self).observe is not Classification.observe
 
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """P x."""
+        """Returns P x."""
         return self.projected.project(x)
 
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n one_plus_levels"]:
-        """<w, x - mu> - E G(Px), then the level outputs of G at P x.
+        """Returns <w, x - mu> - E G(Px) in column 0, and the level outputs of G at P x.
 
-        The constant sits in column 0: only the sum of all levels is centered, not each.
+        Only the sum of all levels is centered. The constant is part of column 0.
         """
         levels = target.level_outputs(self.target_argument(x))
         length = target.variance.sqrt() / self.spread
@@ -199,5 +198,5 @@ class Classification(Labels):
     def observe(
         self, target: Target, signal: Float[Tensor, " n"], random: torch.Generator
     ) -> Float[Tensor, " n"]:
-        """1 where the score is at least 0, else 0."""
+        """Returns 1 if the score is at least 0, and 0 otherwise."""
         return (signal >= 0).to(signal.dtype)

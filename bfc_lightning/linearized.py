@@ -1,4 +1,4 @@
-"""The learner, linear in its parameters: the first-order expansion of a DenseNet at its start."""
+"""The linearized learner: the first-order expansion of a DenseNet at its initialization."""
 
 from collections.abc import Collection
 from typing import Any
@@ -10,29 +10,29 @@ from torch.func import functional_call, jvp
 
 from bfc_lightning.networks import DenseNet
 
-_CHUNK = 2048  # rows whose layers stay in the cache
+_CHUNK = 2048  # the activations of this many rows fit in the cache
 
 
 class LinearizedDenseNet(DenseNet):
-    """A DenseNet f, replaced by its tangent at the start theta_0.
+    """The first-order expansion of a DenseNet f at its initialization theta_0.
 
         f_lin(x) = f(x; theta_0) + J(x) delta,    J(x) = df(x; theta_0)/dtheta,
-        delta = theta - theta_0, which is trained from 0
+        delta = theta - theta_0, which is trained and initialized to 0
 
-    Its tangent kernel is J J^T for good: trained by gradient descent, it is the learner that the
-    theory of wide networks speaks of. The parameters of a DenseNet stay at theta_0 and are never
-    trained, so whatever reads layers, features or the tangent kernel sees those of the start, which
-    do not move. A step costs a forward pass along a tangent and the gradient of that pass.
+    Its tangent kernel J J^T is constant. Trained by gradient descent, it is the model studied in
+    the theory of wide networks. The parameters of the DenseNet keep the value theta_0 and are not
+    trained, so layers, features and the tangent kernel keep their initial values. A training step
+    costs a forward-mode derivative and its gradient.
 
     Source: Lee et al., "Wide Neural Networks of Any Depth Evolve as Linear Models", arXiv
     1902.06720, section 2.2.
 
     Args:
-        *arguments: those of `DenseNet`.
-        **settings: likewise.
+        *arguments: positional arguments of `DenseNet`.
+        **settings: keyword arguments of `DenseNet`.
 
     Attributes:
-        moves: delta, a parameter for each one of the DenseNet, dots in its name as `/`.
+        moves: delta, one parameter per parameter of the DenseNet, with `/` for dots in its name.
     """
 
     is_linearized = True
@@ -45,60 +45,60 @@ class LinearizedDenseNet(DenseNet):
         self.train_layers(range(1, self.depth + 1))
 
     def train_layers(self, levels: Collection[int]) -> None:
-        """Lets gradients reach the moves of these layers, counted from 1; of c and u always.
+        """Enables training of delta for c, u and the given layers only.
 
         Args:
-            levels: whose weights, biases and, where trainable, readouts are to be moved.
+            levels: numbers of the layers, counted from 1.
         """
         super().train_layers(levels)
-        if not hasattr(self, "moves"):  # the DenseNet is still being made
+        if not hasattr(self, "moves"):  # called by `DenseNet.__init__`
             return
         self.constant.requires_grad_(True)
         if self.linear is not None:
             self.linear.requires_grad_(True)
-        for name, value in self._start().items():
+        for name, value in self._initialization().items():
             self.moves[_key(name)].requires_grad_(value.requires_grad)
             value.requires_grad_(False)
 
     def read_out(
         self, x: Float[Tensor, "n d"], features: list[Float[Tensor, "n _m"]]
     ) -> Float[Tensor, " n"]:
-        """The output f_lin, from the features of the start."""
-        slopes = [self._tangent(rows)[1] for rows in torch.split(x, _CHUNK)]
-        return super().read_out(x, features) + torch.cat(slopes)
+        """Returns f_lin(x), given the features at initialization."""
+        changes = [self._tangent(rows)[1] for rows in torch.split(x, _CHUNK)]
+        return super().read_out(x, features) + torch.cat(changes)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """f_lin(x)."""
-        output, slope = self._tangent(x)
-        return output + slope
+        """Returns f_lin(x)."""
+        output, change = self._tangent(x)
+        return output + change
 
     @torch.no_grad()
     def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """f_lin(x), as `forward` does it."""
+        """Returns f_lin(x), computed by `forward`."""
         return self.forward(x)
 
-    def _start(self) -> dict[str, nn.Parameter]:
+    def _initialization(self) -> dict[str, nn.Parameter]:
         """theta_0 by name."""
         return {
             name: value for name, value in self.named_parameters() if not name.startswith("moves.")
         }
 
     def _tangent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """f(x; theta_0), and its derivative along delta."""
+        """f(x; theta_0), and J(x) delta."""
         network = _Original(self)
-        start = {f"network.{name}": value for name, value in self._start().items()}
-        moves = {f"network.{name}": self.moves[_key(name)] for name in self._start()}
+        initial = {f"network.{name}": value for name, value in self._initialization().items()}
+        moves = {f"network.{name}": self.moves[_key(name)] for name in self._initialization()}
 
         def output(parameters: dict[str, Tensor]) -> Tensor:
             value: Tensor = functional_call(network, parameters, (x,))
             return value
 
-        pair = jvp(output, (start,), (moves,))
+        pair = jvp(output, (initial,), (moves,))
         return pair[0], pair[1]
 
 
 class _Original(nn.Module):
-    """Calls a linearized network as the DenseNet that it was made from."""
+    """Evaluates a linearized network as the original DenseNet f."""
 
     def __init__(self, network: LinearizedDenseNet) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What several learners have in common: medians and ranges of their numbers."""
+"""Medians and ranges of the metrics of several replicas."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from statistics import median
 
 
 def median_of(values: Sequence[float]) -> float:
-    """The median of the finite values; NaN where there are none.
+    """The median of the finite values, or NaN if there are none.
 
     Args:
-        values: one a replica.
+        values: one per replica.
 
     Returns:
         The median.
@@ -19,10 +19,10 @@ def median_of(values: Sequence[float]) -> float:
 
 
 def summarized(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Numbers of all replicas as medians; where they differ, their range as `low/` and `high/KEY`.
+    """The median of each metric. If replicas differ, `low/KEY` and `high/KEY` hold the range.
 
     Args:
-        rows: one a replica, values by key; NaN and infinity are left out.
+        rows: one per replica, values by key. Non-finite values are ignored.
 
     Returns:
         Values by key.
@@ -36,10 +36,10 @@ def summarized(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The medians alone.
+    """The median of each metric, without ranges.
 
     Args:
-        rows: one a replica, values by key; NaN and infinity are left out.
+        rows: one per replica, values by key. Non-finite values are ignored.
 
     Returns:
         Values by key.
@@ -48,7 +48,7 @@ def medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _finite_values(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """All finite values of every key that has one."""
+    """All finite values of each key that has at least one."""
     found: dict[str, list[float]] = {}
     for row in rows:
         for key, value in row.items():

@@ -1,4 +1,4 @@
-"""The Lightning module: a network, its objective, and the optimizer that it is given."""
+"""The Lightning module: a network, its objective and its optimizer."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ from bfc_lightning.schemes import Phase
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch, StepChunk
 
-# A short memory for squared gradients: they fall by orders of magnitude within a run.
+# A small beta_2, since squared gradients decay by orders of magnitude during a run.
 default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.95))
 
 PHASE_KEY = "phase"
@@ -35,39 +35,43 @@ LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
 class HierarchicalLearner(LightningModule):
-    """An over-parameterized DenseNet that learns a target by SGD on all layers at once.
+    """An overparameterized DenseNet, trained with SGD on all layers jointly.
 
     Args:
-        target: G; the learner takes its dimension, depth and level scales from it.
+        target: G, which provides the input dimension, the depth and the level scales.
         labels: regression or classification.
-        width: m, neurons of every layer, or one number a layer.
-        depth: layers of the learner; the target's where not given. 1 is the two-layer baseline.
-        activation: sigma, a class or function by import path, e.g. `torch.nn.ReLU`; the square
-            where not given.
-        positive_readout: whether the readout v of every layer is initialized to +1, whatever the
-            signs of the target; otherwise half of it to +1 and half to -1.
-        init_scale: by which the initial hidden weights are multiplied; where not given, 0.1 for a
-            learner that is trained, and 1 for a linearized one and for rivals that are kernels of
-            the initialization.
-        train_readout: whether the readout v of every layer is trained, or stays at its signs.
-        linear_readout: whether the learner has a linear term <u, x>; classification needs it.
-        linearized: whether the learner is replaced by its first-order expansion at the start, which
-            has a fixed tangent kernel and whose features do not move.
-        regularization: lambda, the weight of sum_j |V_{l,j}|^2, one number or one a layer.
-        temperature: of the logit, in units of the target's standard deviation; classification only.
-        final_temperature: to which the temperature falls geometrically over the run, or over each
-            phase of a scheme; it stays where not given.
-        optimizer: any optimizer class of PyTorch's; SGD without momentum works, too.
-        lr_scheduler: any schedule that steps with the optimizer; a length left open is that of the
-            run, or of each phase of a training scheme. `null` for a constant rate.
-        seed: of the start. The command line derives it from the run's seed; 0 where nobody gives
-            one.
-        num_replicas: how many seeds `bfc fit` trains in one process, each with a target, start and
-            samples of its own, with the run's seed and the ones after it; this learner is one of
-            them. `replica_overrides` lets them differ in more.
+        width: m, neurons per layer, one number or one per layer.
+        depth: number of layers. Defaults to the depth of the target. A depth of 1 is the two-layer
+            baseline.
+        activation: sigma, a class or function by import path, e.g. `torch.nn.ReLU`. Defaults to the
+            square.
+        positive_readout: whether the readout v of every layer is initialized to +1, independent of
+            the signs of the target. By default, half of the entries are initialized to +1 and half
+            to -1.
+        init_scale: factor of the initial hidden weights. Defaults to 0.1, or to 1 if the learner is
+            linearized.
+        train_readout: whether the readout v of every layer is trained. Otherwise it keeps its
+            initial signs.
+        linear_readout: whether the learner has a linear term <u, x>. Classification requires it.
+        linearized: whether the learner is replaced by its first-order expansion at initialization,
+            whose tangent kernel and features are fixed.
+        regularization: lambda, the coefficient of sum_j |V_{l,j}|^2, one number or one per layer.
+        temperature: temperature of the logit in units of the target's standard deviation, for
+            classification.
+        final_temperature: temperature at the end of the run, or of each phase of a training scheme.
+            The temperature decays geometrically. Defaults to `temperature`.
+        optimizer: any PyTorch optimizer class.
+        lr_scheduler: any schedule that is stepped after every optimizer step. A missing length is
+            set to that of the run, or of each phase of a training scheme. `null` for a constant
+            learning rate.
+        seed: seed of the initialization. The command line derives it from the run's seed. Defaults
+            to 0.
+        num_replicas: number of seeds that `bfc fit` trains in one process. Each replica has its own
+            target, initialization and samples, from consecutive seeds that start at the run's seed.
+            `replica_overrides` sets further differences.
 
     Raises:
-        ValueError: if a list has not one number a layer, or a number is out of range.
+        ValueError: if a list does not have one number per layer, or a number is out of range.
     """
 
     def __init__(
@@ -123,12 +127,12 @@ class HierarchicalLearner(LightningModule):
         self.fast_path: FastPath | None = None
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
-        self.score = MeanMetric(nan_strategy="disable")  # the others hide a diverged learner
+        self.score = MeanMetric(nan_strategy="disable")  # keeps NaN
         self.evaluation_loss = MeanMetric(nan_strategy="disable")
 
     @property
     def score_key(self) -> str:
-        """The metric that says how good the learner is: `val/nmse` or `val/error`."""
+        """The metric that is monitored: `val/nmse` or `val/error`."""
         return f"val/{self.objective.score_name}"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,19 +141,18 @@ class HierarchicalLearner(LightningModule):
         return output
 
     def why_not_fast(self) -> str | None:
-        """A few words on why the fast training path cannot train this learner; None if it can."""
+        """The reason why the fast training path cannot train this learner, or None if it can."""
         return why_not_fast(self.network, self.make_optimizer(list(self.parameters())))
 
     def use_fast_path(
         self, clipping: Clipping, share: Callable[[Tensor], None] | None = None
     ) -> None:
-        """Trains with gradients by hand, several steps at a time; see `FastPath`.
-
-        It takes a step for each batch, or, where the data module hands out chunks, many at once.
+        """Computes gradients without autograd, several steps at a time; see `FastPath`.
 
         Args:
-            clipping: of the gradients; the Trainer cannot clip what it does not compute.
-            share: of the gradients with other processes, where there are any.
+            clipping: gradient clipping. The Trainer clips only the gradients that it computes
+                itself.
+            share: averages the gradients over all processes. Not needed for a single process.
         """
         assert isinstance(self.network, DenseNet)
         self.automatic_optimization = False
@@ -164,7 +167,7 @@ class HierarchicalLearner(LightningModule):
     def training_step(
         self, batch: Batch | Iterable[StepChunk], batch_index: int
     ) -> Tensor | dict[str, Any]:
-        """The loss of a batch, penalty included; on the fast path those of the steps it takes."""
+        """The loss of a batch with the penalty, or the losses of all steps on the fast path."""
         if self.fast_path is not None and not isinstance(batch, Batch):
             return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
         assert isinstance(batch, Batch)
@@ -180,7 +183,7 @@ class HierarchicalLearner(LightningModule):
         return loss
 
     def progress(self, step: int) -> float:
-        """The part of the phase, or of the run, that is done after `step` optimizer steps."""
+        """The completed fraction of the phase, or of the run, after `step` optimizer steps."""
         return self.phase.progress(step) if self.phase else step / self.trainer.max_steps
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -192,11 +195,11 @@ class HierarchicalLearner(LightningModule):
         self._evaluation_step(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Makes `val/loss` and the score known."""
+        """Logs `val/loss` and the score."""
         self._log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        """Makes `test/loss` and the score known."""
+        """Logs `test/loss` and the score."""
         self._log_evaluation("test")
 
     def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
@@ -208,14 +211,15 @@ class HierarchicalLearner(LightningModule):
         }
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over all trainable parameters, and the schedule over the phase."""
+        """The optimizer of all trainable parameters, and the schedule over the phase."""
         return self.build_optimizer(self.phase.length if self.phase else self.trainer.max_steps)
 
     def enter_phase(self, phase: Phase) -> None:
-        """Lets the layers of a phase take part, and gradients reach those that it trains.
+        """Activates the layers of a phase and enables gradients for the layers that it trains.
 
         Args:
-            phase: of the training scheme; without one, all layers train all through the run.
+            phase: phase of the training scheme. Without a scheme, all layers train during the whole
+                run.
         """
         self.phase = phase
         self.network.active_depth = phase.depth
@@ -223,22 +227,21 @@ class HierarchicalLearner(LightningModule):
         self.network.train_layers(phase.trained)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the phase: weights alone do not say which layers are part of f.
+        """Adds the phase, since the weights do not determine which layers are active.
 
         Args:
-            checkpoint: changed in place.
+            checkpoint: modified in place.
         """
         checkpoint[PHASE_KEY] = None if self.phase is None else asdict(self.phase)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes back to the phase in which the checkpoint was saved; those of format 1 have none.
+        """Restores the phase in which the checkpoint was saved.
 
         Args:
-            checkpoint: what `on_save_checkpoint` has seen.
+            checkpoint: the loaded checkpoint.
         """
-        phase = checkpoint.get(PHASE_KEY)
-        if phase is not None:
-            self.enter_phase(Phase(**phase))
+        if checkpoint[PHASE_KEY] is not None:
+            self.enter_phase(Phase(**checkpoint[PHASE_KEY]))
         if not self.automatic_optimization:
             _count_stored_steps(checkpoint)
 
@@ -249,10 +252,10 @@ class HierarchicalLearner(LightningModule):
             num_steps: length of the phase.
 
         Returns:
-            What Lightning's `configure_optimizers` returns.
+            The return value of Lightning's `configure_optimizers`.
 
         Raises:
-            ValueError: if the phase has a factor for the learning rate that the schedule ignores.
+            ValueError: if the phase scales the learning rate and the schedule ignores the factor.
         """
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = self.make_optimizer(trainable)
@@ -265,17 +268,17 @@ class HierarchicalLearner(LightningModule):
         schedule = make_schedule(self.make_schedule, optimizer, total_steps=num_steps)
         if self.phase is not None and self.phase.lr_factor != 1 and schedule.base_lrs != rates:
             raise ValueError(
-                "scheme.lr_factors needs a schedule that multiplies the optimizer's learning rate, "
+                "scheme.lr_factors requires a schedule that scales the optimizer's learning rate, "
                 f"got {type(schedule).__name__}, which sets its own."
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The loss of a batch without penalty, and the predictions.
+        """The loss of a batch without the penalty, and the predictions.
 
         Args:
             batch: the samples.
-            progress: the part of the phase that is done.
+            progress: the completed fraction of the phase.
 
         Returns:
             A scalar, and f(x).
@@ -291,9 +294,10 @@ class HierarchicalLearner(LightningModule):
         self.evaluation_loss.update(loss, weight=size)
 
     def _log_evaluation(self, split: str) -> None:
-        """Once at the end: Lightning takes longer to log a batch than to score it.
+        """Logs once per evaluation, since logging a batch takes longer than scoring it.
 
-        A callback writes them to the loggers: Lightning would count the step one too low.
+        A callback passes the values to the loggers, because Lightning would log the step one too
+        low.
         """
         self.log(f"{split}/{self.objective.score_name}", self.score, logger=False)
         self.log(f"{split}/loss", self.evaluation_loss, logger=False)
@@ -305,13 +309,13 @@ def take_steps(
     chunks: Iterable[StepChunk],
     progress: Callable[[int], float],
 ) -> Tensor:
-    """Takes the steps of some chunks, and tells Lightning.
+    """Takes the optimizer steps of some chunks and updates Lightning's step counters.
 
     Args:
-        module: whose `training_step` this is.
-        path: of its networks.
+        module: the module whose `training_step` calls this function.
+        path: the training path of its networks.
         chunks: the batches.
-        progress: the part of the phase done after so many optimizer steps of the run.
+        progress: maps an optimizer step of the run to the completed fraction of the phase.
 
     Returns:
         The losses.
@@ -341,14 +345,15 @@ def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
 
 
 def count_steps(trainer: Trainer, steps: int) -> None:
-    """Tells Lightning's loop of optimizer steps that were taken within one training step.
+    """Updates Lightning's counters for optimizer steps taken within one training step.
 
-    `global_step` counts optimizer steps on either path, and the loop's batches are optimizer steps,
-    so that intervals mean the same and a checkpoint of one path can go on on the other.
+    `global_step` counts optimizer steps on both paths, and the batches of the loop are optimizer
+    steps. Intervals therefore have the same meaning on both paths, and a checkpoint of one path can
+    be resumed on the other.
 
     Args:
-        trainer: in the middle of `training_step`, of which the loop itself counts one batch.
-        steps: how many were taken.
+        trainer: the Trainer, within `training_step`. Its loop counts one batch by itself.
+        steps: number of steps taken.
     """
     loop = trainer.fit_loop.epoch_loop
     taken = [
@@ -366,10 +371,10 @@ def count_steps(trainer: Trainer, steps: int) -> None:
 
 
 def _count_stored_steps(checkpoint: dict[str, Any]) -> None:
-    """Lets a checkpoint count its steps where the fast path looks for them.
+    """Copies the step count of a checkpoint to the counter that the fast path reads.
 
-    The plain path counts them in one place, `count_steps` in both. Lightning restores the counters
-    only later, but callbacks ask for `global_step` before the first batch.
+    The plain path uses one counter, `count_steps` updates both. Lightning restores the counters
+    only later, but callbacks read `global_step` before the first batch.
     """
     if "loops" in checkpoint:
         counters = checkpoint["loops"]["fit_loop"]
@@ -380,7 +385,7 @@ def _count_stored_steps(checkpoint: dict[str, Any]) -> None:
 
 
 def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:
-    """One value a layer, from one value or a list.
+    """One value per layer, from one value or a list.
 
     Raises:
         ValueError: if the list has another length.

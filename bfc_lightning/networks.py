@@ -1,4 +1,4 @@
-"""The learner: an over-parameterized DenseNet that reads out every layer."""
+"""The learner: an over-parameterized DenseNet whose output reads every layer."""
 
 import copy
 import math
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bfc_lightning.activations import Quadratic, in_place
 from bfc_lightning.products import affine, affine_by_onednn, gains_by_onednn
 from bfc_lightning.seeds import generator
+from bfc_lightning.types import as_integer
 
 Activation = Callable[..., Any]
 Cut = Literal["none", "features", "readout"]
@@ -21,16 +22,14 @@ FEATURE_STD = 0.3
 
 
 def expand_scales(level_scales: Sequence[float], depth: int) -> list[float]:
-    """a_1..a_depth: the target's alpha_l, the last one again beyond its depth.
-
-    Source: ours.
+    """Returns a_1..a_depth: the target's alpha_l, with the last one repeated beyond its depth.
 
     Args:
         level_scales: alpha_1, ..., alpha_L, at least one.
-        depth: how many to return.
+        depth: number of layers of the learner.
 
     Returns:
-        One scale a layer.
+        One scale per layer.
     """
     return [level_scales[min(level, len(level_scales) - 1)] for level in range(depth)]
 
@@ -39,12 +38,12 @@ class DenseLayer(nn.Module):
     """One layer of the learner: Z = V [F_0, ..., F_{l-1}] + b, F = sigma(Z).
 
     Args:
-        fan_ins: m_0 = d, m_1, ..., m_{l-1}: the widths of the layers that it reads.
+        fan_ins: m_0 = d, m_1, ..., m_{l-1}: the widths of the lower layers.
         width: m_l.
         activation: sigma.
 
     Attributes:
-        weight: all V_{l,j} side by side, shape (m_l, m_0 + ... + m_{l-1}).
+        weight: all V_{l,j}, concatenated to shape (m_l, m_0 + ... + m_{l-1}).
         bias: b_l, shape (m_l,).
         readout: v_l, shape (m_l,).
     """
@@ -63,21 +62,22 @@ class DenseLayer(nn.Module):
         return self.bias.numel()
 
     def block(self, source: int) -> Float[Tensor, "m_l m_source"]:
-        """V_{l,j}, a view into `weight`."""
+        """Returns V_{l,j}, a view of `weight`."""
         return torch.split(self.weight, list(self.fan_ins), dim=1)[source]
 
     def preactivation(self, below: Float[Tensor, "n fan_in"]) -> Float[Tensor, "n m_l"]:
-        """Z_l from F_0, ..., F_{l-1} side by side."""
+        """Returns Z_l, given the concatenation of F_0, ..., F_{l-1}."""
         return nn.functional.linear(below, self.weight, self.bias)
 
     def initialize(self, *, scale: float, positive_readout: bool, random: torch.Generator) -> None:
-        """V_{l,0} ~ s N(0, 1/d), V_{l,j} ~ s N(0, 0.3^2/m_j), b = 0, v half +1 and half -1.
+        """Draws V_{l,0} ~ s N(0, 1/d) and V_{l,j} ~ s N(0, 0.3^2/m_j) and sets b = 0.
 
-        An odd neuron gets +1.
+        The first half of v is set to +1 and the second half to -1. If the width is odd, the middle
+        entry is +1.
 
         Args:
             scale: s.
-            positive_readout: v all +1 instead.
+            positive_readout: whether all of v is set to +1 instead.
             random: a CPU generator.
         """
         with torch.no_grad():
@@ -92,15 +92,15 @@ class DenseLayer(nn.Module):
 
 
 def _check_activation(sigma: Activation) -> None:
-    """Tries the activation on two samples of four neurons.
+    """Applies the activation to a tensor of shape (2, 4).
 
     Raises:
-        ValueError: if it does not keep the shape.
+        ValueError: if it fails or does not keep the shape.
     """
     try:
         shape = tuple(sigma(torch.zeros(2, 4)).shape)
-    except (TypeError, RuntimeError, AttributeError) as refused:
-        raise ValueError(f"activation must map tensors to tensors, got {refused}.") from refused
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"activation must map tensors to tensors, got {error}.") from error
     if shape != (2, 4):
         raise ValueError(f"activation must keep the shape (2, 4), got {shape}.")
 
@@ -113,33 +113,30 @@ class DenseNet(nn.Module):
         F_l = sigma(Z_l)                                        in R^{m_l}
         f(x) = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
 
-    The learner of Allen-Zhu and Li, arXiv 2001.04413, differs: its layers read their inputs
-    through narrow distilled copies K of the wide weights W and fixed random maps R, three
-    regularizers tie K to W, its inner activation is a bounded truncation of the square, the first
-    layer is fixed, layer l does not read layer l-2, and readouts are +1. Here every layer reads all
-    lower ones through trainable weights, and initialization and readouts are as stated below.
+    The learner of Allen-Zhu and Li, arXiv 2001.04413, differs. Its layers read their inputs through
+    narrow distilled copies K of the wide weights W and fixed random maps R, and three regularizers
+    tie K to W. Its inner activation is a bounded truncation of the square. Its first layer is
+    fixed, layer l does not read layer l-2, and readouts are +1.
 
     Args:
         input_dim: d.
-        widths: m_1, ..., m_L, one number for each layer. Depth 1 is the two-layer baseline.
-        level_scales: alpha of the target, by which each layer's readout is scaled (a_l); beyond its
-            end the last one again.
-        activation: sigma; each layer gets a copy.
-        positive_readout: v is initialized to +1 everywhere; otherwise half +1 and half -1.
-        train_readout: v is trained; otherwise it keeps its initial value.
-        linear_readout: <u, x> is part of f, initialized to u = 0; classification needs it.
-        init_scale: s, by which the initial hidden weights V are multiplied.
-        seed: of the initialization.
+        widths: m_1, ..., m_L, one number per layer. Depth 1 is the two-layer baseline.
+        level_scales: a_1, a_2, ..., the target's alpha. The last one is repeated as needed.
+        activation: sigma, the square by default. Each layer gets a copy.
+        positive_readout: whether v is initialized to +1. Otherwise, half is +1 and half is -1.
+        train_readout: whether v is trained.
+        linear_readout: whether <u, x> is part of f, initialized to 0. Classification requires it.
+        init_scale: s, the factor of the initial hidden weights V.
+        seed: seed of the initialization.
 
     Attributes:
-        active_depth: only layers 1, ..., active_depth are part of f; all of them at first. It is no
-            parameter, and training schemes set it.
-        cut: which gradients are cut, for controls; set by training schemes, and only autograd
-            carries it out. `features`: none passes through V_{l,j}, j >= 1, to lower layers.
-            `readout`: none passes through v_l, l < active_depth, to the weights of layer l; v_l
-            itself still has one.
+        active_depth: only layers 1, ..., active_depth are part of f. Initially L. Set by training
+            schemes.
+        cut: which gradients are blocked. Set by training schemes for controls. Requires autograd.
+            `features` blocks gradients through V_{l,j}, j >= 1, to lower layers. `readout` blocks
+            gradients through v_l, l < active_depth, to the weights of layer l, but not to v_l.
         init_scale: s.
-        is_linearized: whether f is a first-order expansion, whose features do not move.
+        is_linearized: whether f is a first-order expansion with fixed features.
 
     Raises:
         ValueError: if a size is below 1, there is no layer, the scale is not positive, or the
@@ -164,11 +161,13 @@ class DenseNet(nn.Module):
         super().__init__()
         if not 0 < init_scale < math.inf:
             raise ValueError(f"init_scale must be positive and finite, got {init_scale}.")
+        input_dim = as_integer(input_dim, "input_dim")
+        widths = [as_integer(width, "width") for width in widths]
         if input_dim < 1:
             raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
         if not widths or min(widths) < 1:
             raise ValueError(
-                f"width must be at least 1 in each of at least one layer, got {list(widths)}."
+                f"width must be at least 1 in each of one or more layers, got {widths}."
             )
         self.input_dim = input_dim
         self.active_depth = len(widths)
@@ -203,18 +202,20 @@ class DenseNet(nn.Module):
         return len(self.layers)
 
     def dense_layers(self) -> list[DenseLayer]:
-        """The layers, typed."""
+        """Returns the layers with their type."""
         return [layer for layer in self.layers if isinstance(layer, DenseLayer)]
 
     def active_layers(self) -> list[DenseLayer]:
-        """Those that are part of f."""
+        """Returns the layers that are part of f."""
         return self.dense_layers()[: self.active_depth]
 
     def train_layers(self, levels: Collection[int]) -> None:
-        """Lets gradients reach these layers, counted from 1, and no others; c and u always train.
+        """Enables gradients for the given layers and disables them for all others.
+
+        c and u are always trained. A readout is trained only if `train_readout` is true.
 
         Args:
-            levels: whose weights, biases and, where trainable, readouts are to be trained.
+            levels: numbers of the layers, counted from 1.
         """
         for level, layer in enumerate(self.dense_layers(), start=1):
             layer.requires_grad_(level in levels)
@@ -223,43 +224,43 @@ class DenseNet(nn.Module):
     def activate(
         self, x: Float[Tensor, "n d"]
     ) -> tuple[list[Float[Tensor, "n _m"]], list[Float[Tensor, "n _m"]]]:
-        """Z_l and F_l of the active layers, shapes (n, m_l)."""
+        """Returns Z_l and F_l of the active layers, shapes (n, m_l)."""
         preactivations: list[Tensor] = []
         features: list[Tensor] = []
         for layer in self.active_layers():
-            read = [own.detach() for own in features] if self.cut == "features" else features
+            read = [each.detach() for each in features] if self.cut == "features" else features
             preactivations.append(layer.preactivation(torch.cat([x, *read], dim=1)))
             features.append(layer.activation(preactivations[-1]))
         return preactivations, features
 
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """Z_l of the active layers, shapes (n, m_l)."""
+        """Returns Z_l of the active layers, shapes (n, m_l)."""
         return self.activate(x)[0]
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """F_l of the active layers, shapes (n, m_l)."""
+        """Returns F_l of the active layers, shapes (n, m_l)."""
         return self.activate(x)[1]
 
     def read_out(
         self, x: Float[Tensor, "n d"], features: list[Float[Tensor, "n _m"]]
     ) -> Float[Tensor, " n"]:
-        """The output f = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l from features."""
+        """Returns f = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l, given the features."""
         output = self.constant.expand(x.shape[0])
         if self.linear is not None:
             output = output + x @ self.linear
-        for own in self.layer_outputs(features):
-            output = output + own
+        for contribution in self.layer_outputs(features):
+            output = output + contribution
         return output
 
     def layer_outputs(self, features: list[Float[Tensor, "n _m"]]) -> list[Float[Tensor, " n"]]:
-        """What each active layer adds to f: a_l m_l^(-1/2) v_l^T F_l(x)."""
+        """Returns the contribution of each active layer to f, a_l m_l^(-1/2) v_l^T F_l(x)."""
         if self.cut == "readout":
-            features = [*(own.detach() for own in features[:-1]), features[-1]]
+            features = [*(each.detach() for each in features[:-1]), features[-1]]
         layers = zip(self.scales[: len(features)], self.active_layers(), features, strict=True)
         return [scale * (feature @ layer.readout) for scale, layer, feature in layers]
 
     def rescaled(self, init_scale: float) -> "DenseNet":
-        """A copy of an untrained network, as if it had been initialized at another scale.
+        """Returns a copy of an untrained network with another initialization scale.
 
         Args:
             init_scale: s.
@@ -275,15 +276,14 @@ class DenseNet(nn.Module):
         return copied
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """f(x)."""
+        """Returns f(x)."""
         return self.read_out(x, self.features(x))
 
     @torch.no_grad()
     def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """f(x) to rounding, without a graph, in less time and memory than `forward`.
+        """Returns f(x), up to rounding, without autograd and faster than `forward`.
 
-        All features of some rows lie side by side in one buffer, so that nothing is put together
-        for the next layer.
+        The features of all layers share one buffer, so they need no concatenation.
         """
         layers = self.active_layers()
         readout = torch.cat([
@@ -294,21 +294,21 @@ class DenseNet(nn.Module):
         spaces = [x.new_empty(size, layer.width) for layer in layers]
         output = x.new_empty(len(x))
         for rows, part in zip(torch.split(x, size), torch.split(output, size), strict=True):
-            here, stop = buffer[: len(rows)], self.input_dim
-            here[:, :stop] = rows
+            known, stop = buffer[: len(rows)], self.input_dim
+            known[:, :stop] = rows
             for layer, space in zip(layers, spaces, strict=True):
                 z = space[: len(rows)]
                 is_large = gains_by_onednn(layer.weight, len(z))
                 multiply = affine_by_onednn if is_large else affine
-                multiply(layer.bias, here[:, :stop], layer.weight, out=z)
-                features = here[:, stop : stop + layer.width]
+                multiply(layer.bias, known[:, :stop], layer.weight, out=z)
+                features = known[:, stop : stop + layer.width]
                 activation = in_place(layer.activation)
                 if activation is None:
                     features.copy_(layer.activation(z))
                 else:
                     activation.evaluate(z, out=features)
                 stop += layer.width
-            torch.addmv(self.constant, here[:, self.input_dim :], readout, out=part)
+            torch.addmv(self.constant, known[:, self.input_dim :], readout, out=part)
             if self.linear is not None:
                 part += rows @ self.linear
         return output

@@ -1,4 +1,4 @@
-"""Objectives: the loss that is minimized, the score that is reported, the weight penalty."""
+"""Objectives: the training loss, the reported score and the weight penalty."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,17 +19,15 @@ def regression_loss(
 ) -> Float[Tensor, ""]:
     """E (f - y)^2 / Var(y).
 
-    Var(y) is a constant of the target, so that learning rates carry over between targets.
-
-    Source: ours.
+    Var(y) is a constant of the target, so that learning rates transfer between targets.
 
     Args:
         prediction: f(x).
         label: y.
-        label_variance: Var(y), noise included; a scalar.
+        label_variance: Var(y), including the noise. A scalar.
 
     Returns:
-        The mean over the samples; 1 for the best constant.
+        The mean over the samples. It is 1 for the best constant.
     """
     return nn.functional.mse_loss(prediction, label) / label_variance
 
@@ -43,14 +41,14 @@ def classification_loss(
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of the logit f / (temperature Var(G)^(1/2)).
 
-    A low temperature makes examples near the boundary count.
+    A low temperature increases the weight of examples near the decision boundary.
 
-    Source: Allen-Zhu and Li, arXiv 2001.04413, classification; the temperature is ours.
+    Source: Allen-Zhu and Li, arXiv 2001.04413, classification. The temperature is an addition.
 
     Args:
         prediction: f(x).
         label: y in {0, 1}.
-        target_variance: Var(G); a scalar.
+        target_variance: Var(G), a scalar.
         temperature: positive.
 
     Returns:
@@ -66,17 +64,15 @@ def regression_slope(
     *,
     label_variance: float | Tensor,
 ) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest n"]]:
-    """`regression_loss` and its derivative by each prediction, 2 (f - y) / (n Var(y)).
-
-    Source: ours.
+    """`regression_loss` and its gradient with respect to the predictions, 2 (f - y) / (n Var(y)).
 
     Args:
         prediction: f(x).
         label: y.
-        label_variance: Var(y); a scalar, or one number for each leading index, shape (..., 1).
+        label_variance: Var(y), a scalar, or one number per leading index with shape (..., 1).
 
     Returns:
-        The loss and the derivatives.
+        The loss and the gradient.
     """
     error = prediction - label
     slope = error * (2 / (label_variance * label.shape[-1]))
@@ -90,20 +86,18 @@ def classification_slope(
     target_variance: float | Tensor,
     temperature: float,
 ) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest n"]]:
-    """`classification_loss` and its derivative by each prediction, with s = T Var(G)^(1/2).
+    """`classification_loss` and its gradient with respect to the predictions.
 
-        (sigmoid(f/s) - y) / (n s)
-
-    Source: ours.
+        (sigmoid(f/s) - y) / (n s),   s = T Var(G)^(1/2)
 
     Args:
         prediction: f(x).
         label: y in {0, 1}.
-        target_variance: Var(G); a scalar, or one number for each leading index, shape (..., 1).
+        target_variance: Var(G), a scalar, or one number per leading index with shape (..., 1).
         temperature: T, positive.
 
     Returns:
-        The loss and the derivatives.
+        The loss and the gradient.
     """
     scale = temperature * target_variance**0.5
     logit = prediction / scale
@@ -112,15 +106,15 @@ def classification_slope(
 
 
 def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Tensor, ""]:
-    """sum_l lambda_l sum_j |V_{l,j}|_F^2 over the active layers: no biases, no readout.
+    """sum_l lambda_l sum_j |V_{l,j}|_F^2 over the active layers, without biases and readouts.
 
-    Source: the lambda_6 part of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. Its other
-    parts, with lambda_3 to lambda_5, tie the wide weights W of a layer to their narrow distillate
-    K; a `DenseNet` has no K.
+    Source: the lambda_6 term of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. The terms
+    with lambda_3 to lambda_5 couple the wide weights W of a layer to their distilled weights K. A
+    `DenseNet` has no K.
 
     Args:
         network: the learner.
-        coefficients: lambda_l, one a layer.
+        coefficients: lambda_l, one per layer.
 
     Returns:
         A scalar.
@@ -133,10 +127,10 @@ def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Te
 
 
 class Objective(ABC):
-    """What a kind of labels asks of the learner: a loss to minimize and a score to report.
+    """The loss and the score for one type of labels.
 
     Attributes:
-        score_name: the score's name in the logs, `nmse` or `error`.
+        score_name: the name of the score in the logs, `nmse` or `error`.
     """
 
     score_name: str
@@ -145,12 +139,12 @@ class Objective(ABC):
     def loss(
         self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
     ) -> Float[Tensor, ""]:
-        """The training loss of predictions on a batch, without the penalty.
+        """The training loss of a batch, without the weight penalty.
 
         Args:
             prediction: f(x).
             batch: the samples.
-            progress: the part of the phase that is done, from 0 to 1.
+            progress: the completed fraction of the phase, from 0 to 1.
 
         Returns:
             A scalar.
@@ -159,7 +153,7 @@ class Objective(ABC):
     @property
     @abstractmethod
     def variance(self) -> float:
-        """The variance by which the loss is scaled: Var(y), or Var(G) for classes."""
+        """The variance that scales the loss: Var(y) for regression, Var(G) for classification."""
 
     @abstractmethod
     def loss_and_slope(
@@ -169,29 +163,30 @@ class Objective(ABC):
         progress: float = 0.0,
         variance: float | Float[Tensor, "r 1"] | None = None,
     ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
-        """`loss` together with its derivative by each prediction, for gradients by hand.
+        """`loss` and its gradient with respect to the predictions.
 
         Args:
-            prediction: f(x), of one learner, or of several on labels of their own.
+            prediction: f(x) of one learner, or of several learners on their own labels.
             label: y.
-            progress: the part of the phase that is done, from 0 to 1.
-            variance: those of the several learners; the objective's own where not given.
+            progress: the completed fraction of the phase, from 0 to 1.
+            variance: the variance of each learner. Defaults to the variance of this objective.
 
         Returns:
-            One number a learner, and one a sample.
+            One loss per learner, and one derivative per sample.
         """
 
     @abstractmethod
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
-        """The error against the noise-free signal of the batch; 0 is perfect."""
+        """The error with respect to the noise-free signal of the batch. 0 is perfect."""
 
 
 class RegressionObjective(Objective):
-    """`regression_loss`, scored by `normalized_mse`.
+    """`regression_loss`, with `normalized_mse` as the score.
 
     Args:
-        target: G, for its variance; stays on the CPU, so that reading it waits for no device.
-        labels: for the noise.
+        target: G, which provides the variance. It stays on the CPU, so that reading the variance
+            does not synchronize with a device.
+        labels: the labels, which provide the noise.
     """
 
     score_name = "nmse"
@@ -203,7 +198,7 @@ class RegressionObjective(Objective):
     def loss(
         self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
     ) -> Float[Tensor, ""]:
-        """E (f - y)^2 / Var(y), the same all through the run."""
+        """E (f - y)^2 / Var(y), independent of `progress`."""
         return regression_loss(prediction, batch.labels, label_variance=self.variance)
 
     @property
@@ -228,15 +223,16 @@ class RegressionObjective(Objective):
 
 
 class ClassificationObjective(Objective):
-    """`classification_loss`, scored by `classification_error`.
+    """`classification_loss`, with `classification_error` as the score.
 
-    The temperature may fall geometrically over each phase: warm, the loss shapes the whole score;
-    cold, it attends to the examples near the boundary, which decide the error.
+    The temperature decays geometrically over each phase. At a high temperature, the loss depends on
+    the whole score. At a low temperature, it depends on the examples near the boundary, which
+    determine the error.
 
     Args:
-        target: G, for its variance.
-        temperature: T_0, of the logit, positive.
-        final_temperature: T_1, at the end of the phase; T_0 where not given.
+        target: G, which provides the variance.
+        temperature: T_0 of the logit, positive.
+        final_temperature: T_1 at the end of the phase. Defaults to T_0.
 
     Raises:
         ValueError: if a temperature is not positive.
@@ -283,7 +279,7 @@ class ClassificationObjective(Objective):
         progress: float = 0.0,
         variance: float | Float[Tensor, "r 1"] | None = None,
     ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
-        """`classification_slope` at the temperature of this moment."""
+        """`classification_slope` at the current temperature."""
         return classification_slope(
             prediction,
             label,
@@ -292,20 +288,20 @@ class ClassificationObjective(Objective):
         )
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
-        """The share of samples put into the wrong class."""
+        """The fraction of misclassified samples."""
         return classification_error(prediction, batch.signal)
 
 
 def objective_for(
     target: Target, labels: Labels, *, temperature: float, final_temperature: float | None = None
 ) -> Objective:
-    """The objective that belongs to the labels.
+    """The objective for the type of the labels.
 
     Args:
         target: G.
         labels: `Regression` or `Classification`.
-        temperature: of the logit, for classification.
-        final_temperature: the same at the end of the run; no change where not given.
+        temperature: temperature of the logit, for classification.
+        final_temperature: temperature at the end of the phase. Defaults to `temperature`.
 
     Returns:
         The objective.

@@ -1,23 +1,24 @@
-"""The matrix products of training, by the faster of PyTorch's two libraries on this processor."""
+"""Matrix products of training, computed by the faster of MKL and oneDNN on this processor."""
 
 import functools
 
 import torch
 from torch import Tensor
 
-# Multiplications from which oneDNN gains more than its calls and copies cost. Two cores of a Zen 5,
-# ms: with 2^23.6 forward 0.13 become 0.10, gradients 0.145 become 0.10.
+# Minimum number of multiplications for which oneDNN is faster despite its calls and copies. On two
+# Zen 5 cores at 2^23.6: forward 0.13 ms (MKL) and 0.10 ms (oneDNN), gradients 0.145 and 0.10 ms.
 _FEWEST = 2**23
-# Numbers that are copied at once. Fresh memory of tens of megabytes costs as much as the product.
+# Entries copied at once. Allocating tens of megabytes takes as long as the product.
 _MOST_COPIED = 2**21
 
 
 @functools.cache
 def _is_held_back() -> bool:
-    """Whether the processor is one on which MKL leaves half of its speed unused.
+    """Whether MKL leaves half of the speed of this processor unused.
 
-    MKL, PyTorch's own choice for float32, has no code with AVX-512 for processors of AMD. Those
-    before Zen 5 have AVX-512 but no wider units for it; they lack the flag that is looked for.
+    MKL, the default for float32, has no AVX-512 code for AMD processors. AMD processors before Zen
+    5 support AVX-512 without wider units, so nothing is lost on them. They lack the flag that is
+    tested.
     """
     libraries = torch.backends.mkldnn, torch.backends.mkl
     has_both = all(each.is_available() for each in libraries)
@@ -28,29 +29,25 @@ def _is_held_back() -> bool:
 
 
 def library_of_large_products() -> str:
-    """Which library multiplies large float32 matrices on the CPU: `onednn` or PyTorch's `default`.
-
-    Source: ours.
+    """The library of large float32 products on the CPU: `onednn` or PyTorch's `default`.
 
     Returns:
-        Its name, for records: numbers differ in rounding.
+        The name. It is recorded because the results differ in rounding.
     """
     return "onednn" if _is_held_back() and torch.backends.mkldnn.enabled else "default"
 
 
 def gains_by_onednn(weight: Tensor, num_samples: int) -> bool:
-    """Whether a product is faster by oneDNN: float32 on some processors, if it is large enough.
+    """Whether a product is faster with oneDNN: large float32 products on some processors.
 
-    The same at every call on one machine, so that a run that goes on repeats its numbers.
-
-    Source: ours.
+    The result is constant on one machine, so that a resumed run is reproducible.
 
     Args:
-        weight: W of the functions below; products of several networks at once gain nothing.
+        weight: W of the functions below. Batched products of several networks do not gain.
         num_samples: n.
 
     Returns:
-        Whether to take the functions that are named for it; False while oneDNN is switched off.
+        Whether to use the `_by_onednn` functions. False if oneDNN is disabled.
     """
     is_large = weight.dim() == 2 and num_samples * weight.numel() >= _FEWEST
     is_float = weight.device.type == "cpu" and weight.dtype == torch.float32
@@ -58,15 +55,13 @@ def gains_by_onednn(weight: Tensor, num_samples: int) -> bool:
 
 
 def affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
-    """X W^T + b; PyTorch's batched product is faster without the bias.
-
-    Source: ours.
+    """X W^T + b. The batched product adds the bias separately, which is faster in PyTorch.
 
     Args:
         bias: b, shape (..., m).
         x: X, shape (..., n, k).
         weight: W, shape (..., m, k).
-        out: for the result, shape (..., n, m).
+        out: the result, shape (..., n, m).
     """
     if x.dim() == 2:
         torch.addmm(bias, x, weight.mT, out=out)
@@ -78,13 +73,11 @@ def affine(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
 def affine_by_onednn(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
     """`affine` of one network, for large products.
 
-    Source: ours.
-
     Args:
         bias: b, shape (m,).
         x: X, shape (n, k).
         weight: W, shape (m, k).
-        out: for the result, shape (n, m).
+        out: the result, shape (n, m).
     """
     weight = weight.contiguous()
     for rows, result in in_parts(x, out):
@@ -92,14 +85,12 @@ def affine_by_onednn(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) ->
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, *, out: Tensor) -> None:
-    """G^T X; batched products into rows with gaps between them take a loop, a copy does not.
-
-    Source: ours.
+    """G^T X. The batched product is copied, since writing to non-contiguous rows would use a loop.
 
     Args:
-        gradient: G, by the result of `affine`, shape (..., n, m).
+        gradient: G, the gradient with respect to the result of `affine`, shape (..., n, m).
         x: X, shape (..., n, k).
-        out: for the gradient by W, shape (..., m, k).
+        out: the gradient with respect to W, shape (..., m, k).
     """
     if gradient.dim() == 2:
         torch.mm(gradient.mT, x, out=out)
@@ -108,26 +99,22 @@ def weight_gradient(gradient: Tensor, x: Tensor, *, out: Tensor) -> None:
 
 
 def weight_gradient_by_onednn(gradient: Tensor, x: Tensor, *, out: Tensor) -> None:
-    """`weight_gradient` of one network, for large products; both factors turned by `transpose`.
-
-    Source: ours.
+    """`weight_gradient` of one network, for large products, from factors transposed by `transpose`.
 
     Args:
         gradient: G^T, shape (m, n).
         x: X^T, shape (k, n).
-        out: for the gradient by W, shape (m, k).
+        out: the gradient with respect to W, shape (m, k).
     """
     out.copy_(linear_by_onednn(gradient, x))
 
 
 def add_input_gradient(total: Tensor, gradient: Tensor, weight: Tensor) -> None:
-    """Adds G W to a gradient by X.
-
-    Source: ours.
+    """Adds G W to a gradient with respect to X.
 
     Args:
-        total: is added to, shape (..., n, k).
-        gradient: G, by the result of `affine`, shape (..., n, m).
+        total: the gradient, modified in place, shape (..., n, k).
+        gradient: G, the gradient with respect to the result of `affine`, shape (..., n, m).
         weight: W, shape (..., m, k).
     """
     if total.dim() == 2:
@@ -139,11 +126,9 @@ def add_input_gradient(total: Tensor, gradient: Tensor, weight: Tensor) -> None:
 def add_input_gradient_by_onednn(total: Tensor, gradient: Tensor, weight: Tensor) -> None:
     """`add_input_gradient` of one network, for large products.
 
-    Source: ours.
-
     Args:
-        total: is added to, shape (n, k).
-        gradient: G, by the result of `affine`, shape (n, m).
+        total: the gradient, modified in place, shape (n, k).
+        gradient: G, the gradient with respect to the result of `affine`, shape (n, m).
         weight: W, shape (m, k).
     """
     transposed = weight.mT.contiguous()
@@ -152,13 +137,11 @@ def add_input_gradient_by_onednn(total: Tensor, gradient: Tensor, weight: Tensor
 
 
 def transpose(x: Tensor, *, out: Tensor) -> None:
-    """X^T; a large one from copies of some columns, which is up to four times as fast.
-
-    Source: ours.
+    """X^T. A large matrix is copied in blocks of columns, which is up to four times as fast.
 
     Args:
         x: X, shape (n, k).
-        out: for the result, shape (k, n), without gaps.
+        out: the result, shape (k, n), contiguous.
     """
     if x.numel() <= _MOST_COPIED:
         out.copy_(x.mT)
@@ -172,11 +155,9 @@ def transpose(x: Tensor, *, out: Tensor) -> None:
 def linear_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X W^T + b in new memory.
 
-    Source: ours.
-
     Args:
-        x: X, without gaps, as the library is slow with them.
-        weight: W, likewise, and in no transposed order.
+        x: X, contiguous, since oneDNN is slow for other layouts.
+        weight: W, contiguous.
         bias: b.
 
     Returns:
@@ -187,13 +168,11 @@ def linear_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def in_parts(left: Tensor, right: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Some rows of two matrices at a time, as many as may be copied at once.
-
-    Source: ours.
+    """Splits two matrices into blocks of rows that are small enough to copy.
 
     Args:
-        left: of n rows.
-        right: likewise.
+        left: a matrix with n rows.
+        right: a matrix with n rows.
 
     Returns:
         Views of the same rows of both.

@@ -1,4 +1,4 @@
-"""Many seeds in one process: learners of one shape, trained as one batched program."""
+"""Several seeds in one process: learners of one shape, trained with batched operations."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 class ReplicatedData(LightningDataModule):
-    """The samples of several problems, each of its own target and stream, side by side.
+    """The samples of several problems, each with its own target and stream.
 
     Args:
-        parts: one a replica; all of one size.
+        parts: one data module per replica, all of the same size.
     """
 
     def __init__(self, parts: Sequence[HierarchicalData]) -> None:
@@ -36,7 +36,7 @@ class ReplicatedData(LightningDataModule):
         self.batch_size = parts[0].batch_size
 
     def check_processes(self, world_size: int) -> None:
-        """Refuses several processes.
+        """Checks that there is a single process.
 
         Args:
             world_size: the number of processes.
@@ -50,7 +50,7 @@ class ReplicatedData(LightningDataModule):
             )
 
     def train_dataloader(self) -> BatchRequests:
-        """Requests without end."""
+        """Unlimited requests."""
         return self.parts[0].train_dataloader()
 
     def val_dataloader(self) -> BatchRequests:
@@ -64,14 +64,14 @@ class ReplicatedData(LightningDataModule):
     def on_after_batch_transfer(
         self, batch: BatchRequest, dataloader_idx: int
     ) -> Iterator[StepChunk] | list[Batch]:
-        """Draws what was asked for, of every replica.
+        """Draws the requested samples of every replica.
 
         Args:
             batch: the request.
-            dataloader_idx: Lightning's; there is one loader.
+            dataloader_idx: index of the data loader, always 0.
 
         Returns:
-            A chunk with an axis of replicas, or a batch for each.
+            Chunks with an axis of replicas, or one batch per replica.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -90,7 +90,7 @@ class ReplicatedData(LightningDataModule):
         return StepChunk(*(torch.stack(column, dim=1) for column in zip(*chunks, strict=True)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the streams stand, and the tensors of all problems."""
+        """The position in the streams and the tensors of all problems."""
         states = [part.state_dict() for part in self.parts]
         problem = {
             f"{number}.{name}": tensor
@@ -100,7 +100,7 @@ class ReplicatedData(LightningDataModule):
         return {"position": states[0]["position"], "problem": problem}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where a checkpoint stood.
+        """Restores the position and the tensors from a checkpoint.
 
         Args:
             state_dict: from `state_dict`.
@@ -110,19 +110,20 @@ class ReplicatedData(LightningDataModule):
 
 
 class ReplicatedLearner(LightningModule):
-    """Several learners, trained at once on samples of their own, on the fast path only.
+    """Several learners, trained jointly, each on its own samples. Requires the fast path.
 
-    Each gets the numbers that it would get alone, to rounding. One that diverges is marked and
-    harms no other: nothing is shared between rows. Metrics are medians over those that did not.
+    Each replica gives the same numbers as a separate run, up to rounding. Replicas share no state,
+    so a diverged replica does not affect the others. Metrics are medians over the replicas that
+    have not diverged.
 
     Args:
-        learners: one a replica; all of one shape, optimizer class and schedule of phases.
+        learners: one per replica, all with the same shape, optimizer class and phases.
 
     Attributes:
-        diverged: for each replica the step at which it was seen to have diverged, or None.
+        diverged: the step at which each replica was found to have diverged, or None.
 
     Raises:
-        ValueError: if they cannot be trained together.
+        ValueError: if the learners cannot be trained jointly.
     """
 
     def __init__(self, learners: Sequence[HierarchicalLearner]) -> None:
@@ -135,37 +136,37 @@ class ReplicatedLearner(LightningModule):
         self._losses: list[list[float]] = []
         reason = learners[0].why_not_fast()
         if reason is not None:
-            raise ValueError(f"model.num_replicas must be 1 here, got {len(learners)}: {reason}.")
+            raise ValueError(f"model.num_replicas must be 1 if {reason}, got {len(learners)}.")
         reason = why_not_in_rows([
             learner.make_optimizer(list(learner.parameters())) for learner in learners
         ])
         if reason is not None:
             raise ValueError(
-                "model.optimizer must be SGD, Adam or AdamW, in a form that many networks can "
+                "model.optimizer must be SGD, Adam or AdamW, in a form that all replicas can "
                 f"share, with model.num_replicas, got {reason}."
             )
 
     @property
     def score_key(self) -> str:
-        """As of one learner."""
+        """The metric that is monitored, as for a single learner."""
         return self.each[0].score_key
 
     @property
     def each(self) -> list[HierarchicalLearner]:
-        """The learners, typed."""
+        """The learners, with their type."""
         return [part for part in self.learners if isinstance(part, HierarchicalLearner)]
 
     def use_fast_path(self, clipping: Clipping, batch_size: int) -> None:
-        """Says of what the fast path is to be made when training starts.
+        """Sets the options of the training path, which is built when training starts.
 
         Args:
-            clipping: of the gradients of each learner.
-            batch_size: samples of a batch of each.
+            clipping: gradient clipping of each learner.
+            batch_size: batch size of each learner.
         """
         self._batch = clipping, batch_size
 
     def on_train_start(self) -> None:
-        """Chooses how they share operations: that depends on their device and dtype."""
+        """Builds the training path. The choice depends on the device and the dtype."""
         assert self._batch is not None
         clipping, batch_size = self._batch
         networks = [each.network for each in self.each]
@@ -178,39 +179,39 @@ class ReplicatedLearner(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401, Lightning's union of unions
-        """One optimizer and one schedule for each learner."""
+        """One optimizer and one schedule per learner."""
         phase = self.each[0].phase
         length = phase.length if phase else self.trainer.max_steps
         return [as_config(each.build_optimizer(length)) for each in self.each]
 
     def enter_phase(self, phase: Phase) -> None:
-        """All learners enter a phase.
+        """Starts a phase in all learners.
 
         Args:
-            phase: of the training scheme.
+            phase: phase of the training scheme.
         """
         for each in self.each:
             each.enter_phase(phase)
 
     def training_step(self, batch: Iterator[StepChunk], batch_index: int) -> dict[str, Any]:
-        """Takes the steps of a chunk."""
+        """Takes the optimizer steps of the chunks."""
         assert self.fast_path is not None
         return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
 
     def progress(self, step: int) -> float:
-        """The part of the phase, or of the run, that is done after `step` optimizer steps."""
+        """The completed fraction of the phase, or of the run, after `step` optimizer steps."""
         phase = self.each[0].phase
         return phase.progress(step) if phase else step / self.trainer.max_steps
 
     def mark_diverged(self, values: Sequence[float], step: int) -> bool:
-        """Marks the replicas whose value is not finite.
+        """Marks the replicas whose value is not finite as diverged.
 
         Args:
-            values: one a replica.
-            step: optimizer steps taken so far.
+            values: one per replica.
+            step: number of optimizer steps taken so far.
 
         Returns:
-            Whether all have diverged by now.
+            Whether all replicas have diverged.
         """
         for number, value in enumerate(values):
             if self.diverged[number] is None and not math.isfinite(value):
@@ -218,47 +219,47 @@ class ReplicatedLearner(LightningModule):
         return all(step is not None for step in self.diverged)
 
     def without_diverged(self, rows: Sequence[T]) -> list[T]:
-        """What belongs to the replicas that have not diverged.
+        """Selects the entries of the replicas that have not diverged.
 
         Args:
-            rows: one a replica.
+            rows: one per replica.
 
         Returns:
-            Those of the others.
+            The selected entries.
         """
         return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
 
     def validation_step(self, batch: list[Batch], batch_index: int) -> None:
-        """Adds a batch to every replica's score."""
+        """Adds a batch to the score of every replica."""
         self._score(batch)
 
     def test_step(self, batch: list[Batch], batch_index: int) -> None:
-        """Adds a batch to every replica's score."""
+        """Adds a batch to the score of every replica."""
         self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Makes medians known to Lightning, for what is monitored."""
+        """Logs the median score and loss, for monitoring."""
         self._publish("val")
 
     def on_test_epoch_end(self) -> None:
-        """The same for the test samples."""
+        """Logs the median score and loss on the test samples."""
         self._publish("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the phase and who has diverged.
+        """Adds the phase and the diverged replicas.
 
         Args:
-            checkpoint: changed in place.
+            checkpoint: modified in place.
         """
         phase = self.each[0].phase
         checkpoint[PHASE_KEY] = None if phase is None else asdict(phase)
         checkpoint["diverged"] = list(self.diverged)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes back to them.
+        """Restores the phase and the diverged replicas.
 
         Args:
-            checkpoint: what `on_save_checkpoint` has seen.
+            checkpoint: the loaded checkpoint.
         """
         for each in self.each:
             each.on_load_checkpoint(checkpoint)
@@ -280,8 +281,9 @@ class ReplicatedLearner(LightningModule):
             self.scores.append({name: float(each.score.compute()), f"{split}/loss": loss})
             each.score.reset()
         self._losses = []
+        # The weights are checked because a classification error is never NaN.
         values = [
-            row[name] if math.isfinite(largest_weight(each)) else math.nan  # a class is never NaN
+            row[name] if math.isfinite(largest_weight(each)) else math.nan
             for each, row in zip(self.each, self.scores, strict=True)
         ]
         self.mark_diverged(values, self.trainer.global_step)
@@ -291,14 +293,14 @@ class ReplicatedLearner(LightningModule):
 
 
 def content_of_replica(content: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A checkpoint of several learners as that of one of them.
+    """Extracts the checkpoint of one replica from a checkpoint of several.
 
     Args:
-        content: of the checkpoint.
-        number: of the replica, from 0.
+        content: content of the checkpoint.
+        number: index of the replica, from 0.
 
     Returns:
-        What a run of this replica alone would have saved, as far as learner and problem go.
+        The content with the learner and the problem of this replica only.
     """
     return {
         **content,
@@ -324,7 +326,7 @@ AnyData = HierarchicalData | ReplicatedData
 
 
 def as_config(built: Any) -> dict[str, Any]:  # noqa: ANN401, Lightning's union of unions
-    """What `build_optimizer` returns, always as a dictionary.
+    """Converts the return value of `build_optimizer` to a dictionary.
 
     Args:
         built: an optimizer, or a dictionary with a schedule.
@@ -336,10 +338,10 @@ def as_config(built: Any) -> dict[str, Any]:  # noqa: ANN401, Lightning's union 
 
 
 def largest_weight(module: nn.Module) -> float:
-    """The largest absolute value of a parameter; not finite where one of them is not.
+    """The largest absolute value of all parameters, not finite if any parameter is not finite.
 
     Args:
-        module: whose parameters are looked at.
+        module: the module.
 
     Returns:
         The value.
@@ -349,13 +351,13 @@ def largest_weight(module: nn.Module) -> float:
 
 
 def learners_of(module: LightningModule) -> list[HierarchicalLearner]:
-    """The learners of a run: one, or one a replica.
+    """The learners of a run: one, or one per replica.
 
     Args:
-        module: that is trained.
+        module: the trained module.
 
     Returns:
-        At least one.
+        At least one learner.
     """
     if isinstance(module, ReplicatedLearner):
         return module.each
@@ -364,13 +366,13 @@ def learners_of(module: LightningModule) -> list[HierarchicalLearner]:
 
 
 def problems_of(data: LightningDataModule) -> list[HierarchicalData]:
-    """The problems of a run, one a learner.
+    """The data modules of a run: one, or one per replica.
 
     Args:
-        data: that it is trained on.
+        data: the data module of the run.
 
     Returns:
-        At least one.
+        At least one data module.
     """
     if isinstance(data, ReplicatedData):
         return data.parts

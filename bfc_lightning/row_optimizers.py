@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW on many networks at once, each with its own rate and decay."""
+"""SGD, Adam and AdamW on many networks, each with its own learning rate and weight decay."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,40 +17,40 @@ _REFUSED = ("amsgrad", "maximize", "differentiable", "capturable")
 
 
 class RowOptimizer:
-    """Takes the steps of R optimizers of PyTorch in a few operations on rows of parameters.
+    """Takes the steps of R PyTorch optimizers with a few operations on rows of parameters.
 
-    The optimizers keep what they are asked for: settings and rates are read from them at every
-    step, and their state is a view into rows of ours, so that schedules, checkpoints and resuming
-    see ordinary optimizers. The formulas are those of PyTorch's documentation:
+    Settings and learning rates are read from the optimizers at every step. Their state tensors
+    become views of rows, so that schedules and checkpoints work as usual. The formulas are those of
+    the PyTorch documentation:
 
         SGD     u = mu u + (1 - tau) g (g in the first step),   V <- V - r (g + mu u if nesterov,
-                else u),   with g + lambda V for g
+                otherwise u),   with g + lambda V for g
         Adam    m, s: moving means of g and g^2,   V <- V - r m_hat / (s_hat^(1/2) + eps)
         AdamW   the same, after V <- (1 - r lambda) V, without lambda V in g
 
-    Source: ours; Kingma and Ba, arXiv 1412.6980; Loshchilov and Hutter, arXiv 1711.05101.
+    Source: Kingma and Ba, arXiv 1412.6980; Loshchilov and Hutter, arXiv 1711.05101.
 
     Args:
-        optimizers: one a network, all of one class, each with one group of parameters.
-        parameters: of the networks.
+        optimizers: one per network, all of one class, each with one parameter group.
+        parameters: parameters of the networks.
 
     Raises:
-        ValueError: if `why_not_in_rows` has a reason.
+        ValueError: if `why_not_in_rows` returns a reason.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], parameters: FlatParameters) -> None:
         reason = why_not_in_rows(optimizers)
         if reason is not None:
-            raise ValueError(f"optimizer must be one that many networks can share, got {reason}.")
+            raise ValueError(f"optimizers must be compatible with each other, got {reason}.")
         self._groups = [optimizer.param_groups[0] for optimizer in optimizers]
         self._optimizers = optimizers
-        for optimizer in optimizers:  # else schedules warn that it is never stepped
+        for optimizer in optimizers:  # otherwise schedules warn that it is never stepped
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self._parameters = parameters
         self._columns = parameters.trained_columns()
         kind = type(optimizers[0])
         self._update = self._sgd if kind is SGD else self._adam
-        decoupled = bool(self._groups[0].get("decoupled_weight_decay"))  # Adam has it, too
+        decoupled = bool(self._groups[0].get("decoupled_weight_decay"))  # an option of Adam
         self._is_decoupled = kind is AdamW or decoupled
         names = ("momentum_buffer",) if kind is SGD else ("exp_avg", "exp_avg_sq")
         self._trained_states = [
@@ -66,15 +66,15 @@ class RowOptimizer:
         self._pieces = [self._pieces_of(number) for number in range(len(optimizers))]
 
     def step(self) -> None:
-        """One step of every network, with the gradients in the rows."""
+        """Takes one step for every network, with the gradients in the rows."""
         self._steps_taken += 1
         self._update()
 
     def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
-        """Whether these are still the optimizers, and nobody else has stepped or loaded them.
+        """Whether the optimizers are unchanged and were not stepped or loaded elsewhere.
 
         Args:
-            optimizers: one a network.
+            optimizers: one per network.
         """
         if any(a is not b for a, b in zip(optimizers, self._optimizers, strict=True)):
             return False
@@ -83,7 +83,7 @@ class RowOptimizer:
         return same and int(state.get("step", self._steps_taken)) == self._steps_taken
 
     def hand_back(self) -> None:
-        """Tells the optimizers how many steps they have taken; call it before they are saved."""
+        """Writes the number of steps to the optimizers. Call it before they are saved."""
         for state in self._trained_states:
             if "step" in state:
                 state["step"].fill_(self._steps_taken)
@@ -93,7 +93,7 @@ class RowOptimizer:
         return self._parameters.values.new_tensor(numbers).unsqueeze(1)
 
     def _rows_of(self, name: str) -> Float[Tensor, "r p"]:
-        """Rows of a state, with what the optimizers have; they get views into them."""
+        """Rows of one state tensor, initialized from the optimizers, which receive views."""
         rows = torch.zeros_like(self._parameters.values)
         for network, optimizer, row in zip(
             self._parameters.networks, self._optimizers, rows, strict=True
@@ -111,7 +111,7 @@ class RowOptimizer:
         return rows
 
     def _pieces_of(self, number: int) -> list[tuple[Tensor, ...]]:
-        """The trained parts of a network's row: parameters, gradients, state, count of steps."""
+        """The trainable parts of a network's row: parameters, gradients, state, step count."""
         rows = (self._parameters.values, self._parameters.gradients, *self._state.values())
         taken = self._parameters.values.new_tensor(float(self._steps_taken), dtype=torch.float32)
         return [
@@ -119,7 +119,7 @@ class RowOptimizer:
         ]
 
     def _sgd(self) -> None:
-        """On all rows at once; PyTorch's own kernel takes one tensor after another here."""
+        """Updates all rows at once. PyTorch's kernel would process one tensor after another."""
         group: dict[str, Any] = self._groups[0]
         rate, decay = self._column("lr"), self._column("weight_decay")
         for columns in self._columns:
@@ -138,7 +138,7 @@ class RowOptimizer:
             values.addcmul_(gradient, rate, value=-1)
 
     def _adam(self) -> None:
-        """By PyTorch's fused kernel, on the rows of one rate and decay at a time."""
+        """Uses PyTorch's fused kernel for all rows with the same learning rate and weight decay."""
         first, second = self._groups[0]["betas"]
         for (rate, decay), numbers in self._alike().items():
             pieces = [piece for number in numbers for piece in self._pieces[number]]
@@ -162,7 +162,7 @@ class RowOptimizer:
             )
 
     def _alike(self) -> dict[tuple[float, float], list[int]]:
-        """Numbers of the rows by rate and decay."""
+        """Indices of the rows by learning rate and weight decay."""
         found: dict[tuple[float, float], list[int]] = defaultdict(list)
         for number, group in enumerate(self._groups):
             found[group["lr"], group["weight_decay"]].append(number)
@@ -170,15 +170,13 @@ class RowOptimizer:
 
 
 def why_not_in_rows(optimizers: Sequence[Optimizer]) -> str | None:
-    """Why optimizers cannot take their steps together.
-
-    Source: ours.
+    """The reason why optimizers cannot be stepped together, or None.
 
     Args:
-        optimizers: one a network.
+        optimizers: one per network.
 
     Returns:
-        A few words, or None where they can.
+        A short reason, or None if they can be stepped together.
     """
     kinds = {type(optimizer) for optimizer in optimizers}
     if not kinds <= {SGD, Adam, AdamW} or len(kinds) > 1:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that step with the optimizer and know how long the run is."""
+"""Learning-rate schedules that are stepped after every training step of a run of known length."""
 
 import functools
 import inspect
@@ -9,29 +9,31 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from bfc_lightning.types import as_integer
+
 _LENGTH_ARGUMENTS = ("total_steps", "T_max", "total_iters")
 
 
 class OneCycle(LambdaLR):
-    """Up and down once: the rate warms up along a cosine, then anneals along one to almost 0.
+    """One-cycle schedule: a warm-up along a cosine, followed by annealing along a cosine.
 
         rate(p) = lr h(start, 1, p/w)                for p <= w
-                  lr h(1, final, q) decay^(-q)       beyond, q = (p - w)/(1 - w)
+                  lr h(1, final, q) decay^(-q)       otherwise, q = (p - w)/(1 - w)
         h(a, b, q) = b + (a - b)(1 + cos(pi q))/2
 
-    with p = step/(total_steps - 1) the progress of the run and w the warm-up fraction. Unlike
-    PyTorch's `OneCycleLR` it takes its peak from the optimizer and leaves the momentum alone, so
-    that it also schedules SGD without momentum.
+    p = step/(total_steps - 1) is the progress of the run. Unlike PyTorch's `OneCycleLR`, this
+    schedule takes the maximum from the optimizer and does not change the momentum, so it supports
+    SGD without momentum.
 
     Source: L. N. Smith, N. Topin, "Super-convergence", arXiv 1708.07120.
 
     Args:
-        optimizer: whose `lr` is the peak.
-        total_steps: length of the cycle; left out, the run's `max_steps`.
-        warmup_fraction: w, in [0, 1).
-        start_factor: rate at the first step over the peak, positive.
-        final_factor: rate at the last step over the peak, positive, where decay is 1.
-        decay: at least 1; 10 spends more of the run at small rates, which suits noisy gradients.
+        optimizer: its `lr` is the maximum learning rate.
+        total_steps: length of the cycle, the run's `max_steps` by default.
+        warmup_fraction: w, the fraction of the warm-up, in [0, 1).
+        start_factor: first learning rate as a fraction of the maximum, positive.
+        final_factor: last learning rate as a fraction of the maximum if decay is 1, positive.
+        decay: at least 1. Use 10 for more steps at small rates, which suits noisy gradients.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -46,6 +48,7 @@ class OneCycle(LambdaLR):
         final_factor: float = 4e-6,
         decay: float = 1.0,
     ) -> None:
+        total_steps = None if total_steps is None else as_integer(total_steps, "total_steps")
         if total_steps is None or total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}.")
         if not 0 <= warmup_fraction < 1:
@@ -76,9 +79,9 @@ def _cosine(start: float, end: float, progress: float) -> float:
 def _factory_class(
     factory: Callable[..., LRScheduler],
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The scheduler class behind a factory and the arguments already given to it.
+    """Returns the scheduler class of a factory and the keyword arguments that it already has.
 
-    jsonargparse hands over `partial(instantiator, ..., scheduler_class, **given)`.
+    A factory made by jsonargparse is `partial(instantiator, ..., scheduler_class, **given)`.
     """
     if not isinstance(factory, functools.partial):
         return factory, {}
@@ -87,13 +90,13 @@ def _factory_class(
 
 
 def open_length(factory: Callable[..., LRScheduler]) -> str | None:
-    """The argument by which a schedule is told its length, where nobody has set it.
+    """Returns the name of the argument for the length of a schedule if it is not set.
 
     Args:
-        factory: a scheduler class, or a partial of one, that takes the optimizer.
+        factory: a scheduler class or a partial of one. It is called with the optimizer.
 
     Returns:
-        `total_steps`, `T_max` or `total_iters`; None where the schedule has a length of its own.
+        `total_steps`, `T_max` or `total_iters`. None if the schedule needs no length.
     """
     maker, given = _factory_class(factory)
     if not inspect.isclass(maker):
@@ -107,21 +110,21 @@ def open_length(factory: Callable[..., LRScheduler]) -> str | None:
 def make_schedule(
     factory: Callable[..., LRScheduler], optimizer: Optimizer, *, total_steps: int
 ) -> LRScheduler:
-    """A schedule for one run of `total_steps` optimizer steps.
+    """Creates a schedule for a run of `total_steps` training steps.
 
     Args:
-        factory: a scheduler class, or a partial of one, that takes the optimizer.
-        optimizer: whose rates it sets.
-        total_steps: given to the schedule where its length was left open.
+        factory: a scheduler class or a partial of one. It is called with the optimizer.
+        optimizer: optimizer whose learning rates are scheduled.
+        total_steps: length of the schedule if its length is not set.
 
     Returns:
-        The schedule, to be stepped after every optimizer step.
+        The schedule. Call its `step` after every training step.
 
     Raises:
-        ValueError: if the schedule follows a metric instead of the steps.
+        ValueError: if the schedule depends on a metric.
     """
-    length = open_length(factory)
-    schedule = factory(optimizer, **({length: total_steps} if length else {}))
+    argument = open_length(factory)
+    schedule = factory(optimizer, **({argument: total_steps} if argument else {}))
     if isinstance(schedule, ReduceLROnPlateau):
         raise ValueError("lr_scheduler must follow the steps, got ReduceLROnPlateau.")
     return schedule

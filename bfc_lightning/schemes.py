@@ -1,4 +1,4 @@
-"""Training schemes: which layers take part in f, and which are trained, at every step."""
+"""Training schemes: the layers that are part of f, and the trained layers, at every step."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,22 +8,23 @@ from itertools import accumulate, pairwise
 from typing import ClassVar, Literal, get_args
 
 from bfc_lightning.networks import Cut
+from bfc_lightning.types import as_integer
 
 Control = Literal["taught_levels", "detach_features", "detach_readout", "restart", "subtract"]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run with one optimizer and one run of the learning-rate schedule.
+    """A part of a run with its own optimizer and learning-rate schedule.
 
     Args:
-        start: optimizer steps taken before it.
-        stop: optimizer steps taken when it is over.
+        start: number of training steps before the phase.
+        stop: number of training steps at the end of the phase.
         depth: layers 1, ..., depth are part of f.
-        trained: numbers of the layers that are trained; c and u always are.
-        taught: labels are cut off after this level of the target; None for the whole target.
-        cut: which gradients are cut, see `DenseNet.cut`.
-        lr_factor: multiplies the learning rate.
+        trained: numbers of the trained layers. c and u are always trained.
+        taught: last level of the target that is part of the labels; None for all levels.
+        cut: which gradients are blocked, see `DenseNet.cut`.
+        lr_factor: factor of the learning rate.
     """
 
     start: int
@@ -36,32 +37,31 @@ class Phase:
 
     @property
     def is_intervened(self) -> bool:
-        """Whether labels or gradients are changed, which only the autograd path carries out."""
+        """Whether labels or gradients are modified, which requires the autograd path."""
         return self.taught is not None or self.cut != "none"
 
     @property
     def length(self) -> int:
-        """Its optimizer steps."""
+        """The number of training steps."""
         return self.stop - self.start
 
     def progress(self, step: int) -> float:
-        """The part of it that is done after `step` optimizer steps of the run."""
+        """Returns the completed fraction of the phase after `step` training steps of the run."""
         return (step - self.start) / self.length
 
 
 class Scheme(ABC):
-    """In which order the layers join f, and which of them go on training.
+    """The order in which layers are added to f, and the layers that are trained in each phase.
 
-    Layer l means V_{l,j}, b_l and, where it is trainable, v_l. A layer that has not joined is
-    absent from f. Every phase has an optimizer of its own, without memory, and its own run of the
-    learning-rate schedule.
+    Layer l consists of V_{l,j}, b_l and, if it is trainable, v_l. Every phase has its own optimizer
+    and learning-rate schedule, and optimizer state is not kept.
 
     Args:
-        freeze: layer by layer, the optimizer step from which it is trained no more, e.g. {1: 2000}.
-            Nothing starts anew there.
+        freeze: for each layer, the training step from which it is no longer trained, e.g.
+            {1: 2000}. Freezing does not start a new phase.
 
     Attributes:
-        control: what a scheme of several phases is controlled by, if anything.
+        control: the control experiment, if any.
 
     Raises:
         ValueError: if a step is negative.
@@ -70,51 +70,54 @@ class Scheme(ABC):
     control: Control | None = None
 
     def __init__(self, freeze: dict[int, int] | None = None) -> None:
-        self.freeze = dict(freeze or {})
+        self.freeze = {
+            as_integer(layer, "freeze"): as_integer(step, "freeze")
+            for layer, step in (freeze or {}).items()
+        }
         if min(self.freeze.values(), default=0) < 0:
-            raise ValueError(f"freeze must name steps from 0 on, got {self.freeze}.")
+            raise ValueError(f"freeze must map layers to steps of at least 0, got {self.freeze}.")
 
     @abstractmethod
     def phase_steps(self, depth: int, max_steps: int) -> list[int]:
-        """The lengths of the phases, in optimizer steps.
+        """Returns the lengths of the phases in training steps.
 
         Args:
-            depth: L, layers of the learner.
-            max_steps: the run's length where the scheme has none of its own.
+            depth: L, the number of layers of the learner.
+            max_steps: length of the run if the scheme does not define it.
 
         Returns:
-            One length a phase; the run's length is their sum.
+            One length per phase. Their sum is the length of the run.
         """
 
     @abstractmethod
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
-        """What phase `number` (from 0) is about.
+        """Returns the layers of a phase.
 
         Args:
-            number: of the phase.
+            number: number of the phase, counted from 0.
             depth: L.
 
         Returns:
-            How many layers are part of f, and which of them are trained.
+            The number of layers that are part of f, and the numbers of the trained layers.
         """
 
     @property
     def stretches(self) -> bool:
-        """Whether the phases follow from the run's length, so that a longer run is another one."""
+        """Whether the phases depend on the length of the run."""
         return False
 
     def phases(self, depth: int, max_steps: int) -> list[Phase]:
-        """The whole run.
+        """Returns the phases of the run.
 
         Args:
             depth: L.
-            max_steps: the run's length where the scheme has none of its own.
+            max_steps: length of the run if the scheme does not define it.
 
         Returns:
-            The phases, in order, without gaps.
+            The phases in order, without gaps.
 
         Raises:
-            ValueError: if `freeze` names a layer or a step that does not exist.
+            ValueError: if `freeze` contains a layer or a step that does not exist.
         """
         bounds = list(accumulate(self.phase_steps(depth, max_steps), initial=0))
         for layer, step in self.freeze.items():
@@ -133,24 +136,24 @@ class Scheme(ABC):
         return planned
 
     def frozen_at(self, step: int) -> frozenset[int]:
-        """The layers that `freeze` holds after `step` optimizer steps."""
+        """Returns the layers that are frozen after `step` training steps."""
         return frozenset(layer for layer, since in self.freeze.items() if since <= step)
 
 
 class Joint(Scheme):
-    """All layers from the first step on."""
+    """All layers are part of f and trained from the first step."""
 
     def phase_steps(self, depth: int, max_steps: int) -> list[int]:
-        """One phase, the whole run."""
+        """Returns one phase, the whole run."""
         return [max_steps]
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
-        """All layers, all trained."""
+        """Returns all layers, all trained."""
         return depth, range(1, depth + 1)
 
 
 class _OneByOne(Scheme):
-    """Layers that join one after another, a phase each."""
+    """Layers are added one after another, one per phase."""
 
     controls: ClassVar[tuple[str, ...]] = get_args(Control)
 
@@ -162,21 +165,22 @@ class _OneByOne(Scheme):
         control: Control | None = None,
     ) -> None:
         super().__init__(freeze)
-        if min(_as_list(steps), default=1) < 1:
+        self.steps = _as_integers(steps)
+        lengths = [self.steps] if isinstance(self.steps, int) else self.steps or []
+        if min(lengths, default=1) < 1:
             raise ValueError(f"steps must be at least 1 in every phase, got {steps}.")
         if not all(0 < factor < math.inf for factor in lr_factors or []):
             raise ValueError(f"lr_factors must all be positive and finite, got {lr_factors}.")
         if control not in (None, *self.controls):
             raise ValueError(f"control must be one of {', '.join(self.controls)}, got {control}.")
-        self.steps = steps
         self.lr_factors = lr_factors
         self.control = control
 
     def phases(self, depth: int, max_steps: int) -> list[Phase]:
-        """See `Scheme.phases`; with `lr_factors` and the control of the scheme.
+        """See `Scheme.phases`. Applies `lr_factors` and the control.
 
         Raises:
-            ValueError: if there is not one factor for each phase, or no second phase to control.
+            ValueError: if there is not one factor per phase, or a control has no second phase.
         """
         planned = super().phases(depth, max_steps)
         factors = [1.0] * depth if self.lr_factors is None else self.lr_factors
@@ -191,8 +195,7 @@ class _OneByOne(Scheme):
             return planned
         if depth < 2:
             raise ValueError(
-                f"scheme.control {self.control} acts from phase 2 on: it needs a learner of at "
-                f"least 2 layers, got {depth}."
+                f"scheme.control {self.control} requires at least 2 layers, got {depth}."
             )
         return [
             _controlled(phase, number, self.control)
@@ -201,14 +204,14 @@ class _OneByOne(Scheme):
 
     @property
     def stretches(self) -> bool:
-        """Whether no steps were given."""
+        """Whether `steps` is None."""
         return self.steps is None
 
     def phase_steps(self, depth: int, max_steps: int) -> list[int]:
-        """`steps`, or the run shared out equally; what does not divide goes to the last phases.
+        """Returns `steps`, or `max_steps` divided equally with any remainder in the last phases.
 
         Raises:
-            ValueError: if there is not one number a layer, or not one step for each.
+            ValueError: if there is not one number per layer, or fewer training steps than layers.
         """
         if isinstance(self.steps, int):
             return [self.steps] * depth
@@ -223,49 +226,49 @@ class _OneByOne(Scheme):
             raise ValueError(
                 f"trainer.max_steps must be at least 1 for each of {depth} layers, got {max_steps}."
             )
-        shared = [max_steps * number // depth for number in range(depth + 1)]
-        return [stop - start for start, stop in pairwise(shared)]
+        bounds = [max_steps * number // depth for number in range(depth + 1)]
+        return [stop - start for start, stop in pairwise(bounds)]
 
 
 class Progressive(_OneByOne):
-    """Layer l joins at the start of phase l, and all lower ones go on training.
+    """Layer l is added in phase l, and all lower layers are still trained.
 
-    Whether a lower layer improves *because* a higher one has joined is a question for controls,
-    each of which takes one possible cause away. They need regression.
+    Controls test whether a lower layer improves *because* a higher layer was added. Each control
+    removes one possible cause. Controls require regression.
 
     Args:
-        steps: of each phase, one number or one for each layer; the run's length is then their sum.
-            Without them, `trainer.max_steps` is shared out equally.
-        freeze: for each layer, the step from which it is no longer trained.
-        lr_factors: multiply the learning rate, one number for each phase.
-        control: `taught_levels`: labels of phase l are cut off after level l of the target, so that
-            layers 1 to l have nothing to over-fit to before layer l+1 joins. From phase 2 on,
-            `detach_features`: no gradient passes through the weights by which a layer reads lower
-            ones, and a lower layer sees higher ones only through the residual of f;
-            `detach_readout`: the weights of a lower layer get no gradient through its own readout,
-            only through the layers that read it; `restart`: optimizer and schedule start again, but
-            no layer joins the first; `subtract`: as `restart`, and levels above the first are
-            subtracted from the labels, as perfect higher layers would. Validation scores the whole
-            target, so with `subtract` look at the last checkpoint and not at the best one.
+        steps: length of each phase, one number or one number per layer. The length of the run is
+            their sum. By default, `trainer.max_steps` is divided equally.
+        freeze: for each layer, the training step from which it is no longer trained.
+        lr_factors: factors of the learning rate, one per phase.
+        control: `taught_levels`: the labels of phase l contain only levels 1 to l of the target,
+            so that layers 1 to l cannot over-fit to higher levels before layer l+1 is added. Other
+            controls act from phase 2 on. `detach_features`: gradients do not pass through the
+            weights by which a layer reads lower layers. Higher layers affect lower layers only
+            through the residual of f. `detach_readout`: the weights of a lower layer get no
+            gradient through its own readout, only through the layers that read it. `restart`: the
+            optimizer and the schedule are reset, but no layer is added. `subtract`: like
+            `restart`, with levels above the first subtracted from the labels, as perfect higher
+            layers would do. Use the last checkpoint, since validation uses the whole target.
 
     Raises:
         ValueError: if a number is out of range.
     """
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
-        """Layers 1 to number + 1, all trained."""
+        """Returns layers 1 to number + 1, all trained."""
         return number + 1, range(1, number + 2)
 
 
 class Layerwise(_OneByOne):
-    """Layer l joins at the start of phase l; it alone is trained, then frozen for good.
+    """Layer l is added in phase l, and only this layer is trained.
 
     Args:
-        steps: of each phase, one number or one for each layer; the run's length is then their sum.
-            Without them, `trainer.max_steps` is shared out equally.
-        freeze: for each layer, the step from which it is no longer trained.
-        lr_factors: multiply the learning rate, one number for each phase.
-        control: `taught_levels`: labels of phase l are cut off after level l of the target.
+        steps: length of each phase, one number or one number per layer. The length of the run is
+            their sum. By default, `trainer.max_steps` is divided equally.
+        freeze: for each layer, the training step from which it is no longer trained.
+        lr_factors: factors of the learning rate, one per phase.
+        control: `taught_levels`: the labels of phase l contain only levels 1 to l of the target.
 
     Raises:
         ValueError: if a number is out of range.
@@ -283,12 +286,12 @@ class Layerwise(_OneByOne):
         super().__init__(steps, freeze, lr_factors, control)
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
-        """Layers 1 to number + 1, of which the last is trained."""
+        """Returns layers 1 to number + 1, of which only the last is trained."""
         return number + 1, [number + 1]
 
 
 def _controlled(phase: Phase, number: int, control: Control) -> Phase:
-    """Phase `number`, counted from 1, under a control."""
+    """Applies a control to phase `number`, counted from 1."""
     if control == "taught_levels":
         return replace(phase, taught=number)
     if number == 1:
@@ -297,9 +300,11 @@ def _controlled(phase: Phase, number: int, control: Control) -> Phase:
         return replace(phase, cut="features")
     if control == "detach_readout":
         return replace(phase, cut="readout")
-    alone = replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}))
-    return alone if control == "restart" else replace(alone, taught=1)
+    first = replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}))
+    return first if control == "restart" else replace(first, taught=1)
 
 
-def _as_list(steps: int | list[int] | None) -> list[int]:
-    return [] if steps is None else [steps] if isinstance(steps, int) else steps
+def _as_integers(steps: int | Sequence[int] | None) -> int | list[int] | None:
+    if isinstance(steps, Sequence):
+        return [as_integer(length, "steps") for length in steps]
+    return None if steps is None else as_integer(steps, "steps")

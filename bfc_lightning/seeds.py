@@ -1,63 +1,68 @@
-"""Seeds: every random number comes from a generator named by a hash of (seed, names)."""
+"""Seeds: every random number comes from a generator seeded with a hash of (seed, names)."""
 
 import hashlib
+from typing import SupportsIndex
 
 import torch
+
+from bfc_lightning.types import as_integer
 
 _HALF = 0xFFFF
 _ROUNDS = 4
 
 
-def derive_seed(seed: int, *names: str | int) -> int:
-    """The seed of what `names` names, in a run with this seed.
+def derive_seed(seed: SupportsIndex, *names: str | SupportsIndex) -> int:
+    """Derives the seed of one use of randomness from the seed of a run.
 
         derived = first 63 bits of BLAKE2b(seed, name_1, name_2, ...)
 
-    Names keep uses apart: nearby seeds and nearby names give unrelated streams, and a new use
-    changes no old one.
-
-    Source: ours.
+    Nearby seeds and nearby names give unrelated streams. A new name changes no existing stream.
 
     Args:
-        seed: any int.
-        names: what the seed is for, e.g. `"target", "weights", 2`.
+        seed: any integer.
+        names: strings and integers that identify the use, e.g. `"target", "weights", 2`.
 
     Returns:
         An int in [0, 2^63).
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (seed, *names))
+    parts = [
+        f"str:{name}" if isinstance(name, str) else f"int:{as_integer(name, 'name of a seed')}"
+        for name in names
+    ]
+    text = "\x1f".join([f"int:{as_integer(seed, 'seed')}", *parts])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for what `names` names.
-
-    Source: ours.
+def generator(
+    seed: SupportsIndex, *names: str | SupportsIndex, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Creates a generator seeded with `derive_seed(seed, *names)`.
 
     Args:
-        seed: any int.
-        names: what the numbers are for.
-        device: where the numbers are drawn.
+        seed: any integer.
+        names: strings and integers that identify the use.
+        device: device of the generator.
 
     Returns:
-        A generator seeded with `derive_seed(seed, *names)`.
+        A new generator.
     """
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
 
 
-def counter_seed(key: int, counter: int) -> int:
-    """The seed of the `counter`-th member of a family, no two alike.
+def counter_seed(key: SupportsIndex, counter: SupportsIndex) -> int:
+    """Returns the seed of the `counter`-th member of a family of distinct seeds.
 
     PyTorch's CPU generator keeps only the low 32 bits of its seed. Hashed seeds would therefore
-    collide: of a million draws, about a hundred would be repeats. This is a four-round Feistel
-    permutation of 32 bits under `key`, so 2^32 consecutive counters give 2^32 different seeds.
+    collide: among a million draws, about a hundred would be repeats. This function is a four-round
+    Feistel permutation of 32 bits under `key`, so 2^32 consecutive counters give 2^32 different
+    seeds.
 
     Source: M. Luby, C. Rackoff, "How to construct pseudorandom permutations" (1988).
 
     Args:
-        key: names the family, from `derive_seed`.
-        counter: the member, in [0, 2^32).
+        key: identifies the family, from `derive_seed`.
+        counter: index of the member, in [0, 2^32).
 
     Returns:
         An int in [0, 2^32).
@@ -65,6 +70,7 @@ def counter_seed(key: int, counter: int) -> int:
     Raises:
         ValueError: if the counter is outside [0, 2^32).
     """
+    key, counter = as_integer(key, "key"), as_integer(counter, "counter")
     if not 0 <= counter < 1 << 32:
         raise ValueError(f"counter must lie in [0, 2^32), got {counter}.")
     left, right = counter >> 16, counter & _HALF

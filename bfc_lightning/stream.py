@@ -1,4 +1,4 @@
-"""The sample stream: batch i of a split is a pure function of (seed, split, shard, i)."""
+"""Sample streams: batch i of a split is a pure function of (seed, split, shard, i)."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -8,32 +8,29 @@ import torch
 from bfc_lightning.labels import Labels, Regression
 from bfc_lightning.seeds import counter_seed, derive_seed, generator
 from bfc_lightning.targets import Target
-from bfc_lightning.types import Batch
+from bfc_lightning.types import Batch, as_integer
 
-# The order is part of every stream: new splits come last, and there is room for eight.
+# The order determines the seeds. Append new splits at the end; there can be at most eight.
 Split = Literal["train", "train_set", "val", "test", "predict", "measure"]
 _SPLIT_SIZE = 2**29
 
 
 class SampleStream:
-    """Fresh samples without end, the same ones for everybody who asks for the same batch.
+    """An infinite stream of samples, in which each batch depends only on its index.
 
-    A global batch is made of `num_shards` equal shards. Shard s of batch i of the p-th split draws
-    from a generator whose seed is member 2^29 p + i num_shards + s of a family named by the seed,
-    in which no two are alike: no batch, shard or split repeats another. So any number of
-    processes that divides `num_shards` sees the same global batches, and a run that stopped goes
-    on at batch i.
+    A global batch consists of `num_shards` equal shards. The generator of shard s of batch i of the
+    p-th split is seeded with `counter_seed(key, 2^29 p + i num_shards + s)`, and `key` depends on
+    `seed`. These seeds are distinct, so no shard repeats another. The global batches are the same
+    for any number of processes that divides `num_shards`. A run can be resumed at any batch.
 
-    Samples are drawn where target and labels are, and in their dtype. Another number of shards,
-    device type or dtype gives another stream.
-
-    Source: ours.
+    Samples have the device and dtype of the target and the labels. The stream depends on the number
+    of shards, the device type and the dtype.
 
     Args:
         target: G.
-        labels: how G becomes labels; noise-free regression on the target's own law by default.
-        seed: of the stream.
-        num_shards: shards of a global batch, at least 1.
+        labels: computes the labels from G. Noise-free regression on `target.inputs` by default.
+        seed: seed of the stream.
+        num_shards: number of shards of a global batch, at least 1.
 
     Raises:
         ValueError: if `num_shards` is below 1.
@@ -42,13 +39,13 @@ class SampleStream:
     def __init__(
         self, target: Target, labels: Labels | None = None, *, seed: int = 0, num_shards: int = 4
     ) -> None:
+        self.seed = as_integer(seed, "seed")
+        self.num_shards = as_integer(num_shards, "num_shards")
         if num_shards < 1:
             raise ValueError(f"num_shards must be at least 1, got {num_shards}.")
         target.require_moments()
         self.target = target
         self.labels = Regression(target.inputs) if labels is None else labels
-        self.seed = seed
-        self.num_shards = num_shards
         self._key = derive_seed(seed, "stream")
         self._random = torch.Generator(device=target.mean.device)
         self._pool: list[torch.Generator] = []
@@ -56,21 +53,19 @@ class SampleStream:
     def batch(
         self, split: Split, index: int, batch_size: int, shards: Sequence[int] | None = None
     ) -> Batch:
-        """Batch `index` of a split, or some of its shards.
+        """Draws batch `index` of a split, or some of its shards.
 
         Args:
-            split: `train`, `val`, `test`, `predict`, ...; splits share no sample.
-            index: i, from 0; i num_shards must stay below 2^29.
-            batch_size: of the global batch; a multiple of `num_shards`, or `check_batch_size`
-                refuses it.
-            shards: which shards, in this order; all by default.
+            split: name of the split, e.g. `train` or `val`. Splits share no samples.
+            index: i, from 0 to 2^29 / `num_shards` - 1.
+            batch_size: size of the global batch, a multiple of `num_shards`.
+            shards: numbers of the shards. All by default.
 
         Returns:
-            The samples of those shards, one shard after another.
+            The samples of the shards, in the given order.
         """
-        check_batch_size(batch_size, self.num_shards)
-        chosen = range(self.num_shards) if shards is None else shards
-        size = batch_size // self.num_shards
+        index = as_integer(index, "index")
+        size, chosen = _shards_of_batch(batch_size, self.num_shards, shards)
         parts = [self._shard(split, index, shard, size) for shard in chosen]
         return Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -83,29 +78,28 @@ class SampleStream:
         batch_size: int,
         shards: Sequence[int] | None = None,
     ) -> Batch:
-        """Batches start, ..., start + count - 1 at once, with one evaluation of the target.
+        """Draws several consecutive batches with one evaluation of the target.
 
-        The draws are those of `batch`; the target's values may differ in their last bits, since
-        matrix products of other sizes add in another order. The same block gives the same bits.
+        The inputs equal those of `batch`. The values of the target may differ by rounding. The same
+        arguments give bitwise equal results.
 
         Args:
-            split: as in `batch`.
-            start: the first batch.
-            count: how many, at least 1.
-            batch_size: of each global batch.
-            shards: which shards of each; all by default.
+            split: name of the split.
+            start: index of the first batch.
+            count: number of batches, at least 1.
+            batch_size: size of each global batch, a multiple of `num_shards`.
+            shards: numbers of the shards of each batch. All by default.
 
         Returns:
             The samples with a leading axis of batches, shapes (count, n, ...).
         """
-        check_batch_size(batch_size, self.num_shards)
-        chosen = range(self.num_shards) if shards is None else shards
-        size = batch_size // self.num_shards
-        drawn = [(index, shard) for index in range(start, start + count) for shard in chosen]
-        while len(self._pool) < len(drawn):
+        start, count = as_integer(start, "start"), as_integer(count, "count")
+        size, chosen = _shards_of_batch(batch_size, self.num_shards, shards)
+        keys = [(index, shard) for index in range(start, start + count) for shard in chosen]
+        while len(self._pool) < len(keys):
             self._pool.append(torch.Generator(device=self.target.mean.device))
-        pool = self._pool[: len(drawn)]
-        for random, (index, shard) in zip(pool, drawn, strict=True):
+        pool = self._pool[: len(keys)]
+        for random, (index, shard) in zip(pool, keys, strict=True):
             random.manual_seed(self._shard_seed(split, index, shard))
         x = self.labels.inputs.sample_parts(size, pool)
         signal = self.labels.signal(self.target, x)
@@ -131,17 +125,15 @@ class SampleStream:
 
 
 class FiniteStream:
-    """A fixed training set, seen over and over, each time in a new order.
+    """A fixed training set, repeated in epochs, each in a new order.
 
-    The set is drawn once, from split `train_set` of a `SampleStream`. Pass e goes through it in the
-    order of a permutation from (seed, `order`, e). Batches run on across passes: batch i takes the
-    positions i B, ..., (i + 1) B - 1 of all passes laid end to end.
-
-    Source: ours.
+    The set is drawn once, from split `train_set` of a `SampleStream`. Epoch e visits its samples in
+    the order of a permutation derived from (seed, `order`, e). Batches may span epochs: batch i of
+    size B contains the positions i B, ..., (i + 1) B - 1 of the concatenated epochs.
 
     Args:
-        stream: where the samples come from; its other splits stay fresh.
-        num_samples: size of the set, at least 1.
+        stream: stream from which the set is drawn. All other splits are those of the stream.
+        num_samples: number of samples of the set, at least 1.
 
     Raises:
         ValueError: if `num_samples` is below 1.
@@ -150,6 +142,7 @@ class FiniteStream:
     _DRAW = 4096
 
     def __init__(self, stream: SampleStream, num_samples: int) -> None:
+        num_samples = as_integer(num_samples, "num_train_samples")
         if num_samples < 1:
             raise ValueError(f"num_train_samples must be at least 1, got {num_samples}.")
         self.stream = stream
@@ -157,7 +150,7 @@ class FiniteStream:
         self.num_samples = num_samples
         step = stream.num_shards * (-(-self._DRAW // stream.num_shards))
         drawn = stream.batch("train_set", 0, step)
-        # Before the rest is drawn: what is too large for the memory is refused at once.
+        # Allocate the whole set before drawing it, so that running out of memory shows at once.
         self.train_set = Batch(*(part.new_empty(num_samples, *part.shape[1:]) for part in drawn))
         for start in range(0, num_samples, step):
             if start:
@@ -169,7 +162,7 @@ class FiniteStream:
     def batch(
         self, split: Split, index: int, batch_size: int, shards: Sequence[int] | None = None
     ) -> Batch:
-        """Like `SampleStream.batch`, with split `train` taken from the fixed set."""
+        """Like `SampleStream.batch`, but split `train` is read from the fixed set."""
         if split != "train":
             return self.stream.batch(split, index, batch_size, shards)
         rows = self._batch_rows(index, batch_size, shards).to(self.train_set.inputs.device)
@@ -183,9 +176,10 @@ class FiniteStream:
         batch_size: int,
         shards: Sequence[int] | None = None,
     ) -> Batch:
-        """Like `SampleStream.block`, with split `train` taken from the fixed set, bit for bit."""
+        """Like `SampleStream.block`, but split `train` is bitwise equal to its batches."""
         if split != "train":
             return self.stream.block(split, start, count, batch_size, shards)
+        start, count = as_integer(start, "start"), as_integer(count, "count")
         indices = range(start, start + count)
         rows = torch.stack([self._batch_rows(index, batch_size, shards) for index in indices])
         rows = rows.to(self.train_set.inputs.device)
@@ -194,44 +188,51 @@ class FiniteStream:
     def _batch_rows(
         self, index: int, batch_size: int, shards: Sequence[int] | None
     ) -> torch.Tensor:
-        check_batch_size(batch_size, self.stream.num_shards)
-        size = batch_size // self.stream.num_shards
-        chosen = range(self.stream.num_shards) if shards is None else shards
-        start = index * batch_size
+        size, chosen = _shards_of_batch(batch_size, self.stream.num_shards, shards)
+        start = as_integer(index, "index") * size * self.stream.num_shards
         return torch.cat([
             self._rows(start + shard * size, start + (shard + 1) * size) for shard in chosen
         ])
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        """The samples at positions start..stop-1 of the passes laid end to end."""
-        passes = range(start // self.num_samples, (stop - 1) // self.num_samples + 1)
-        laid = torch.cat([self._order(number) for number in passes])
-        offset = passes.start * self.num_samples
-        return laid[start - offset : stop - offset]
+        """Returns the samples at positions start..stop-1 of the concatenated epochs."""
+        epochs = range(start // self.num_samples, (stop - 1) // self.num_samples + 1)
+        rows = torch.cat([self._order(epoch) for epoch in epochs])
+        offset = epochs.start * self.num_samples
+        return rows[start - offset : stop - offset]
 
-    def _order(self, number: int) -> torch.Tensor:
-        if number not in self._orders:
-            for old in [known for known in self._orders if known < number - 1]:
+    def _order(self, epoch: int) -> torch.Tensor:
+        if epoch not in self._orders:
+            for old in [known for known in self._orders if known < epoch - 1]:
                 del self._orders[old]
-            random = generator(self.stream.seed, "order", number)
-            self._orders[number] = torch.randperm(self.num_samples, generator=random)
-        return self._orders[number]
+            random = generator(self.stream.seed, "order", epoch)
+            self._orders[epoch] = torch.randperm(self.num_samples, generator=random)
+        return self._orders[epoch]
 
 
 def check_batch_size(batch_size: int, num_shards: int, name: str = "batch_size") -> None:
-    """Refuses a batch that its shards do not divide.
-
-    Source: ours.
+    """Checks that a batch can be divided into equal shards.
 
     Args:
-        batch_size: of the global batch.
-        num_shards: its number of shards.
-        name: of the setting, for the message.
+        batch_size: size of the global batch.
+        num_shards: number of shards.
+        name: name of the argument in the error message.
 
     Raises:
-        ValueError: if the batch is empty or no multiple of the shards.
+        ValueError: if `batch_size` is not a positive multiple of `num_shards`.
     """
+    batch_size = as_integer(batch_size, name)
     if batch_size < 1 or batch_size % num_shards:
         raise ValueError(
             f"{name} must be a positive multiple of num_shards = {num_shards}, got {batch_size}."
         )
+
+
+def _shards_of_batch(
+    batch_size: int, num_shards: int, shards: Sequence[int] | None
+) -> tuple[int, list[int]]:
+    """Returns the size of a shard and the numbers of the requested shards."""
+    check_batch_size(batch_size, num_shards)
+    chosen = range(num_shards) if shards is None else shards
+    size = as_integer(batch_size, "batch_size") // num_shards
+    return size, [as_integer(shard, "shard") for shard in chosen]

@@ -1,15 +1,17 @@
-"""Where a run must stop between two optimizer steps, because something wants to look at it."""
+"""Training steps after which a chunk of steps must end."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bfc_lightning.types import as_integer
+
 
 @dataclass(frozen=True)
 class SyncPoints:
-    """Steps after which something happens: a log row, a validation, a measure, a new phase.
+    """Training steps followed by a log row, a validation, a measurement or a new phase.
 
     Args:
-        every: intervals; something happens after each multiple of one of them.
+        every: intervals. Each multiple of an interval is a sync point.
         at: single steps.
     """
 
@@ -17,32 +19,34 @@ class SyncPoints:
     at: frozenset[int]
 
     def steps_until_next(self, step: int) -> int:
-        """How many optimizer steps may be taken in one go.
+        """Returns the number of training steps until the next sync point.
 
         Args:
-            step: steps taken so far.
+            step: number of completed training steps.
 
         Returns:
-            Steps to the next pause, at least 1.
+            The number of steps, at least 1.
 
         Raises:
-            ValueError: if there is no pause after it.
+            ValueError: if there is no sync point after `step`.
         """
+        step = as_integer(step, "step")
         later = [interval - step % interval for interval in self.every]
-        later += [pause - step for pause in self.at if pause > step]
+        later += [point - step for point in self.at if point > step]
         if not later:
-            raise ValueError(f"there must be a pause after step {step}, got none.")
+            raise ValueError(f"there must be a sync point after step {step}, got none.")
         return min(later)
 
 
 def make_sync_points(every: Iterable[int], at: Iterable[int]) -> SyncPoints:
-    """SyncPoints from any iterables.
+    """Creates `SyncPoints` from any iterables.
 
     Args:
         every: intervals.
         at: single steps.
 
     Returns:
-        The sync_points.
+        The sync points.
     """
-    return SyncPoints(tuple(every), frozenset(at))
+    intervals = tuple(as_integer(interval, "interval") for interval in every)
+    return SyncPoints(intervals, frozenset(as_integer(step, "step") for step in at))

@@ -1,13 +1,8 @@
-"""Claims about tiny learners, for tests."""
+"""Files of claims, for tests."""
 
 from pathlib import Path
 
 import yaml
-
-from bfc_lightning.experiments.comparison import Comparison, points
-from bfc_lightning.experiments.plan import PlannedRun
-from bfc_lightning.experiments.results import FINISHED, Row
-from tests.comparisons import write
 
 WORDS = {
     "sentence": "A wide learner is better than a narrow one.",
@@ -26,9 +21,8 @@ RATIO = {
 
 
 def write_claim(folder: Path, name: str = "width", **changes: object) -> Path:
-    """A claim in a file of its own; its comparison, `few.yaml`, is made where there is none."""
-    if not (folder / "few.yaml").exists():
-        write(folder, seeds=[0, 1, 2, 3, 4])
+    """A claim in a file of its own, about the experiment `few.yaml` of the folder."""
+    (folder / "few.yaml").touch()
     runs = {"quick": "few.yaml", "full": "few.yaml"}
     content = {**WORDS, "runs": runs, "conditions": [RATIO], **changes}
     (folder / "claims").mkdir(exist_ok=True)
@@ -36,17 +30,3 @@ def write_claim(folder: Path, name: str = "width", **changes: object) -> Path:
     content["runs"] = {profile: f"../{file}" for profile, file in content["runs"].items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
-
-
-def rows_with(comparison: Comparison, values: dict[str, list[float | None]]) -> list[Row]:
-    """Runs that finished with these values of val/nmse, learner by learner; None has no value."""
-    return [
-        Row(
-            PlannedRun(point, seed),
-            Path("nowhere"),
-            FINISHED,
-            {"metrics": {} if value is None else {"val/nmse": value}},
-        )
-        for point in points(comparison)
-        for seed, value in zip(comparison.seeds, values[point.name], strict=True)
-    ]

@@ -10,9 +10,6 @@ from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import Objective
 from bfc_lightning.types import StepChunk
 
-# Nothing but the training, for what is about the training alone.
-BARE = ["--num_measures", "0", "--data.num_val_samples", "4", "--data.eval_batch_size", "4"]
-
 
 class Steps:
     """A learner on the fast path with its optimizer; `take` goes on where it stands."""
@@ -66,11 +63,11 @@ class ByHand:
         with torch.no_grad():
             return self._gradients.forward(x).clone()
 
-    def backward(self, slope: torch.Tensor) -> dict[str, torch.Tensor]:
+    def backward(self, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
         """Gradients by name, of what is trained."""
         self._parameters.attach()
         with torch.no_grad():
-            self._gradients.backward(slope)
+            self._gradients.backward(gradient)
         return {
             name: parameter.grad.clone()
             for name, parameter in self.network.named_parameters()
@@ -94,13 +91,3 @@ def gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
         for name in one
         if one[name].any() or other[name].any()
     )
-
-
-def callback_words(name: str, **arguments: object) -> list[str]:
-    words = ["--trainer.callbacks+", name]
-    for key, value in arguments.items():
-        words += [f"--trainer.callbacks.{key}", str(value)]
-    return words
-
-
-# Equal to rounding

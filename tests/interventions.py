@@ -1,67 +1,158 @@
-"""Callbacks with which tests intervene in a run from outside, by class path."""
+"""Callbacks, measures and loggers with which tests intervene in a run, by class path."""
 
+import builtins
+import json
 import os
 import time
 from pathlib import Path
 
 import torch
 from lightning import Callback
+from lightning.pytorch.loggers import CSVLogger
 
 from bfc_lightning import Measure
+from bfc_lightning.replicas import learners_of
 
 
 class SimulatedKillError(BaseException):
     """Ends a run as abruptly as a kill: nothing of ours handles it."""
 
 
-class RaiseAt(Callback):
-    """Raises at the end of a training step, before or after the callbacks that save."""
+class AtStep(Callback):
+    """Acts at the end of a training step, in every process or in one."""
+
+    rank: int | None = None
 
     def __init__(self, step: int) -> None:
         self.step = step
 
     def on_train_batch_end(self, trainer, *args) -> None:
-        if trainer.global_step == self.step:
-            raise SimulatedKillError
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
+            self.act(trainer)
 
 
-class SignalAt(Callback):
-    """Sends the process a signal at the end of a training step."""
+class RaiseAt(AtStep):
+    """Kills the run, before or after the callbacks that save."""
+
+    def act(self, trainer) -> None:
+        raise SimulatedKillError
+
+
+class SignalAt(AtStep):
+    """Sends the process a signal."""
 
     def __init__(self, step: int, signum: int = 2) -> None:
-        self.step = step
+        super().__init__(step)
         self.signum = signum
 
-    def on_train_batch_end(self, trainer, *args) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.signum)
+    def act(self, trainer) -> None:
+        os.kill(os.getpid(), self.signum)
 
 
-class StopAt(Callback):
-    """Asks for a stop at the end of a training step."""
+class SignalTheFirst(SignalAt):
+    """Sends only the first process a signal."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    rank = 0
 
-    def on_train_batch_end(self, trainer, *args) -> None:
-        if trainer.global_step >= self.step:
-            trainer.should_stop = True
+    def __init__(self, step: int, signum: int = 15) -> None:
+        super().__init__(step, signum)
+
+
+class FailAt(AtStep):
+    """Raises an exception by name, and in every evaluation."""
+
+    def __init__(self, step: int, error: str = "RuntimeError", message: str = "a bug") -> None:
+        super().__init__(step)
+        self.error = getattr(builtins, error)(message)
+
+    def act(self, trainer) -> None:
+        raise self.error
+
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        if stage != "fit":
+            raise self.error
+
+
+class FailInTheFirst(AtStep):
+    """Raises in the first process only, as a tensor operation does."""
+
+    rank = 0
+
+    def act(self, trainer) -> None:
+        raise RuntimeError("only here")
+
+
+class WaitAt(AtStep):
+    """Touches a file, and waits until another file appears."""
+
+    def __init__(self, step: int, ready: str, go: str) -> None:
+        super().__init__(step)
+        self.ready, self.go = Path(ready), Path(go)
+
+    def act(self, trainer) -> None:
+        self.ready.touch()
+        deadline = time.monotonic() + 60
+        while not self.go.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+class StopAt(AtStep):
+    """Asks for a stop."""
+
+    def act(self, trainer) -> None:
+        trainer.should_stop = True
 
 
 class PoisonAt(Callback):
-    """Makes a weight NaN at a training step."""
+    """Makes a weight NaN at a training step, of one replica if there are several."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, replica: int = 0) -> None:
         self.step = step
+        self.replica = replica
 
     def on_train_batch_start(self, trainer, pl_module, *args) -> None:
         if trainer.global_step == self.step:
+            learner = learners_of(pl_module)[self.replica]
             with torch.no_grad():
-                pl_module.network.constant.fill_(float("nan"))
+                learner.network.constant.fill_(float("nan"))
+
+
+class SignalAtStart(Callback):
+    """Sends the process a signal before training or testing starts."""
+
+    def __init__(self, signum: int = 15) -> None:
+        self.signum = signum
+
+    def on_train_start(self, trainer, *args) -> None:
+        os.kill(os.getpid(), self.signum)
+
+    def on_test_start(self, trainer, *args) -> None:
+        os.kill(os.getpid(), self.signum)
+
+
+class FailInSetup(Callback):
+    """Fails after the run folder was made."""
+
+    def setup(self, *args, **kwargs) -> None:
+        raise RuntimeError("before training")
+
+
+class FailInTheFirstStep(Callback):
+    """Fails in the first training step."""
+
+    def on_train_batch_start(self, *args, **kwargs) -> None:
+        raise RuntimeError("before training")
+
+
+class GradientWatcher(Callback):
+    """Implements a hook that only autograd calls."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        pass
 
 
 class Witness(Callback):
-    """Writes down which inputs every step has seen: one checksum a step."""
+    """Writes a checksum of the inputs of every step."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -71,38 +162,37 @@ class Witness(Callback):
             file.write(f"{trainer.global_step} {float(batch.inputs.double().sum())!r}\n")
 
 
-class Usurper(Measure):
+class DuplicateMeasure(Measure):
     """A measure under the name of another."""
 
-    def __call__(self, moment) -> dict[str, float]:
+    def __call__(self, snapshot) -> dict[str, float]:
         return {"features/residual_1": 0.0}
 
 
-class GradientWatcher(Callback):
-    """Wants to see gradients."""
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        pass
-
-
 class MeasureThatSignals(Measure):
-    """Sends the process SIGINT when a measure is taken at a step: chunks stay as they are."""
+    """Sends the process SIGINT at one of its calls, without a callback that ends every chunk."""
 
-    def __init__(self, call: int, seconds: float = 0.0) -> None:
+    def __init__(self, call: int) -> None:
         self.call = call
-        self.seconds = seconds
         self.calls = 0
 
-    def __call__(self, moment) -> dict[str, float]:
+    def __call__(self, snapshot) -> dict[str, float]:
         self.calls += 1
         if self.calls == self.call:
             os.kill(os.getpid(), 2)
-            time.sleep(self.seconds)
         return {}
 
 
+class KeepSettings(CSVLogger):
+    """A logger that writes the settings it is given, as JSON."""
+
+    def log_hyperparams(self, params=None) -> None:
+        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
+        (Path(self.save_dir) / "settings.json").write_text(json.dumps(params))
+
+
 class DrawsRecorder(Callback):
-    """Writes down the inputs that this process has seen, a file a rank."""
+    """Saves the inputs that this process has seen, in one file per rank."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -117,7 +207,7 @@ class DrawsRecorder(Callback):
 
 
 class CollectiveCounter(Callback):
-    """Writes down how many collectives of Lightning's and ours there are between two steps."""
+    """Writes the number of collective operations between two steps."""
 
     def __init__(self, path: str, first: int, last: int) -> None:
         self.path = Path(path)
@@ -140,76 +230,3 @@ class CollectiveCounter(Callback):
             self.count = 0
         if trainer.global_step == self.last and trainer.is_global_zero:
             self.path.write_text(str(self.count))
-
-
-class SignalTheFirst(Callback):
-    """Sends the first process alone a signal at the end of a training step."""
-
-    def __init__(self, step: int, signum: int = 15) -> None:
-        self.step = step
-        self.signum = signum
-
-    def on_train_batch_end(self, trainer, *args) -> None:
-        if trainer.global_step == self.step and trainer.is_global_zero:
-            os.kill(os.getpid(), self.signum)
-
-
-class SleepInTheFirst(Callback):
-    """Keeps the first process busy while the others wait for it."""
-
-    def __init__(self, step: int, seconds: float) -> None:
-        self.step = step
-        self.seconds = seconds
-
-    def on_train_batch_end(self, trainer, *args) -> None:
-        if trainer.global_step == self.step and trainer.is_global_zero:
-            time.sleep(self.seconds)
-
-
-class FailInTheSecond(Callback):
-    """Raises in one process only."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *args) -> None:
-        if trainer.global_step == self.step and trainer.global_rank == 1:
-            raise LookupError("only here")
-
-
-class SignalAtStart(Callback):
-    """Sends the process a signal before anything is trained or scored."""
-
-    def __init__(self, signum: int = 15) -> None:
-        self.signum = signum
-
-    def on_train_start(self, trainer, *args) -> None:
-        os.kill(os.getpid(), self.signum)
-
-    def on_test_start(self, trainer, *args) -> None:
-        os.kill(os.getpid(), self.signum)
-
-
-class FailInTheFirst(Callback):
-    """Fails in the first process as a tensor operation would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *args) -> None:
-        if trainer.global_step == self.step and trainer.is_global_zero:
-            raise RuntimeError("only here")
-
-
-class FailInSetup(Callback):
-    """Fails as a library would, once the folder is taken."""
-
-    def setup(self, *args, **kwargs) -> None:
-        raise RuntimeError("before training")
-
-
-class FailInTheFirstStep(Callback):
-    """Fails once training has begun, before a step is done."""
-
-    def on_train_batch_start(self, *args, **kwargs) -> None:
-        raise RuntimeError("before training")

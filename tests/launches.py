@@ -9,22 +9,20 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.runs import TINY, checkpoint, intervene
 
 LIMIT_SECONDS = 240
+SHARED = ["--trainer.strategy", "ddp", "--trainer.devices"]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def script(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
 
 
 def start(command: list[str], **variables: str) -> subprocess.Popen:
-    """A command of its own process group, whose output is kept."""
+    """A command in a process group of its own, whose output is kept."""
     return subprocess.Popen(
         command,
         env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
@@ -36,73 +34,78 @@ def start(command: list[str], **variables: str) -> subprocess.Popen:
 
 
 def end(process: subprocess.Popen, limit: float = LIMIT_SECONDS) -> tuple[int, str]:
-    """Its exit status and what it said; a hang fails the test and leaves nothing running."""
+    """Exit code and output; a hang fails the test and leaves nothing running."""
     try:
-        out, told = process.communicate(timeout=limit)
+        out, err = process.communicate(timeout=limit)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, out + told
+    return process.returncode, out + err
 
 
-def said(told: str) -> list[str]:
-    """The lines of ours."""
-    return [line for line in told.splitlines() if line.startswith("bfc: ")]
+def fit_argv(root: Path, *argv: str) -> list[str]:
+    return ["fit", "-c", TINY, "--run.root", str(root), *argv]
 
 
-def words_of(root: Path, *words: str) -> list[str]:
-    return ["fit", "-c", TINY, "--run.root", str(root), *words]
+def bfc(devices: int, root: Path, *argv: str) -> tuple[int, str]:
+    """`bfc fit` by the console script, which starts the other processes."""
+    shared = [*SHARED, str(devices)] if devices > 1 else []
+    return end(start([script("bfc"), *fit_argv(root, *argv), *shared]))
 
 
-def bfc(words: list[str], devices: int = 1) -> subprocess.Popen:
-    """`bfc` as one types it."""
-    script = str(Path(sys.executable).with_name("bfc"))
-    shared = ["--trainer.devices", str(devices), "--trainer.strategy", "ddp"]
-    return start([script, *words, *(shared if devices > 1 else [])])
+def torchrun(argv: list[str], *options: str) -> subprocess.Popen:
+    """torchrun with two processes."""
+    return start([
+        script("torchrun"),
+        "--nproc-per-node",
+        "2",
+        *options,
+        "-m",
+        "bfc_lightning",
+        *argv,
+    ])
 
 
-def fit_with(devices: int, root: Path, *words: str) -> tuple[int, str]:
-    return end(bfc(words_of(root, *words), devices))
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
-def torchrun(words: list[str], *options: str) -> subprocess.Popen:
-    """torchrun with two processes on each node."""
-    script = str(Path(sys.executable).with_name("torchrun"))
-    return start([script, "--nproc-per-node", "2", *options, "-m", "bfc_lightning", *words])
-
-
-def two_nodes(words: list[str], *more: str) -> list[tuple[int, str]]:
-    """Two launchers of two processes on this machine; `more` is told to the second one only."""
+def torchrun_on_two_nodes(argv: list[str]) -> list[tuple[int, str]]:
+    """Two launchers of two processes each on this machine."""
     place = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
-    launchers = [
-        torchrun([*words, *(more if node else ())], *place, "--node-rank", str(node))
-        for node in range(2)
-    ]
+    launchers = [torchrun(argv, *place, "--node-rank", str(node)) for node in range(2)]
     return [end(launcher) for launcher in launchers]
 
 
-def srun(words: list[str], size: int = 2) -> list[tuple[int, str]]:
-    """Processes with the variables that srun gives its tasks on one node."""
-    job = _job_with_a_free_port()
+def srun(argv: list[str], size: int = 2) -> list[tuple[int, str]]:
+    """The tasks of `srun --kill-on-bad-exit=1` on one node, as far as bfc can see them."""
     shared = {
-        **{"SLURM_JOB_ID": str(job), "SLURM_JOB_NAME": "job", "SLURM_NODELIST": "127.0.0.1"},
+        **{"SLURM_JOB_ID": str(_job_with_a_free_port()), "SLURM_JOB_NAME": "job"},
         **{"SLURM_NTASKS": str(size), "SLURM_NTASKS_PER_NODE": str(size), "SLURM_NNODES": "1"},
-        "SLURM_STEP_NUM_TASKS": str(size),
+        **{"SLURM_STEP_NUM_TASKS": str(size), "SLURM_NODELIST": "127.0.0.1"},
     }
-    script = str(Path(sys.executable).with_name("bfc"))
     tasks = [
         start(
-            [script, *words],
-            **shared,
-            **{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"},
+            [script("bfc"), *argv],
+            **{**shared, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            SLURM_NODEID="0",
         )
         for rank in range(size)
     ]
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while any(task.poll() is None for task in tasks):
+        if any(task.poll() for task in tasks) or time.monotonic() > deadline:
+            for task in tasks:
+                task.terminate()
+            break
+        time.sleep(0.2)
     return [end(task) for task in tasks]
 
 
 def _job_with_a_free_port() -> int:
-    """The number of a job: Lightning adds 15000 to its last four digits, and meets there."""
+    """The number of a job: Lightning adds 15000 to its last four digits and listens there."""
     for digits in range(os.getpid() % 9000, 10000):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", 15000 + digits))
@@ -110,14 +113,7 @@ def _job_with_a_free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def exit_statuses(told: str) -> list[int]:
-    """Of the processes that torchrun has started and that failed, by its own account."""
-    lines = [line.split() for line in told.splitlines() if line.strip().startswith("exitcode")]
-    return [int(line[2]) for line in lines]
-
-
-def wait_until_it_trains(folder: Path, process: subprocess.Popen) -> None:
-    """Returns once a checkpoint is there, which a validation has written."""
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + LIMIT_SECONDS
     while not (folder / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None, end(process)
@@ -125,33 +121,9 @@ def wait_until_it_trains(folder: Path, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-need_proc = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(),
-    reason="processes are found in /proc, which only Linux has",
-)
-
-
-def children(process: subprocess.Popen) -> dict[int, int]:
-    """Those that a process started for the run, by their rank; for tests that `need_proc`."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            variables = (folder / "environ").read_text().split("\0")
-        except (OSError, IndexError):
-            continue
-        named = dict(each.split("=", 1) for each in variables if "=" in each)
-        if parent == process.pid and "LOCAL_RANK" in named:
-            found[int(named["LOCAL_RANK"])] = int(folder.name)
-    return found
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that waits for its parent to ask has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
+def errors(output: str) -> list[str]:
+    """The lines in which bfc reports how a run ended."""
+    return [line for line in output.splitlines() if line.startswith("bfc: error: ")]
 
 
 def recording(folder: Path) -> list[str]:

@@ -11,22 +11,34 @@ import torch
 from bfc_lightning.cli import main
 
 TINY = "tests/configs/tiny.yaml"
+DOUBLE = ["--trainer.precision", "64-true"]
+# A run that only trains, for tests of the training alone.
+BARE = ["--num_measures", "0", "--data.num_val_samples", "4", "--data.eval_batch_size", "4"]
 
 
-def fit(root: Path, *words: str) -> int:
-    return main(["fit", "-c", TINY, "--run.root", str(root), *words])
+def fit(root: Path, *argv: str) -> int:
+    return main(["fit", "-c", TINY, "--run.root", str(root), *argv])
+
+
+def user_callback(name: str, **arguments: object) -> list[str]:
+    """Arguments that add a callback to a run."""
+    argv = ["--trainer.callbacks+", name]
+    for key, value in arguments.items():
+        argv += [f"--trainer.callbacks.{key}", str(value)]
+    return argv
 
 
 def intervene(name: str, **arguments: object) -> list[str]:
-    """Words that add a callback of tests/interventions.py to a run."""
-    words = ["--trainer.callbacks+", f"tests.interventions.{name}"]
-    for key, value in arguments.items():
-        words += [f"--trainer.callbacks.{key}", str(value)]
-    return words
+    """Arguments that add a callback of tests/interventions.py to a run."""
+    return user_callback(f"tests.interventions.{name}", **arguments)
 
 
 def summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
+
+
+def metrics_text(folder: Path) -> str:
+    return (folder / "metrics.csv").read_text()
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict:
@@ -40,11 +52,24 @@ def same_weights(one: Path, other: Path) -> bool:
     )
 
 
-def fit_with_one_and_two_processes(root: Path, *words: str) -> list[dict]:
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same weights and the same `metrics.csv`, bit for bit."""
+    assert same_weights(one, other)
+    assert metrics_text(one) == metrics_text(other)
+
+
+def error_line(text: str) -> str:
+    """The one line of stderr that reports an error."""
+    lines = [line for line in text.splitlines() if line.startswith("bfc: error: ")]
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    return lines[0].removeprefix("bfc: error: ")
+
+
+def fit_with_one_and_two_processes(root: Path, *argv: str) -> list[dict]:
     """The final weights of the same float64 run in one process and in two, started by DDP."""
-    command = [str(Path(sys.executable).with_name("bfc")), "fit", "-c", TINY]
-    command += ["--run.root", str(root), "--trainer.precision", "64-true"]
-    command += ["--trainer.strategy", "ddp", *words]
+    command = [sys.executable, "-m", "bfc_lightning", "fit", "-c", TINY]
+    command += ["--run.root", str(root), *DOUBLE, "--trainer.strategy", "ddp", *argv]
     for devices in ("1", "2"):
         done = subprocess.run(
             [*command, "--run.name", devices, "--trainer.devices", devices],

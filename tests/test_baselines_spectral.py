@@ -116,8 +116,8 @@ def test_gap_is_the_largest_ratio_among_the_first_quarter():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": []}, r"widths must be at least 1 in each of at least one level, got \[\]"),
-        ({"widths": [2, 0]}, r"widths must be at least 1 .* got \[2, 0\]"),
+        ({"widths": []}, r"widths must be a list of at least one positive integer, got \[\]"),
+        ({"widths": [2, 0]}, r"widths must be a list .* got \[2, 0\]"),
         ({"ridge": 0.0}, r"ridge must be positive, got 0.0"),
         ({"kernel_ridge": -1.0}, r"kernel_ridge must be positive, got -1.0"),
         ({"refinements": -1}, r"refinements must be at least 0, got -1"),

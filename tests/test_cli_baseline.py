@@ -1,8 +1,6 @@
-"""`bfc baseline` from end to end: the problem of `bfc fit`, its folder, and its mistakes."""
+"""`bfc baseline` from end to end: the problem of `bfc fit`, its folder, and its errors."""
 
-import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -10,21 +8,21 @@ import torch
 import yaml
 
 from bfc_lightning.cli import main
-from tests.runs import TINY, fit, summary
+from tests.runs import TINY, checkpoint, error_line, fit, summary
 
 FEW = ["--data.num_train_samples", "64"]
 KERNEL = ["--baseline", "KernelRidge", *FEW]
 
 
-def baseline(root: Path, *words: str) -> int:
-    return main(["baseline", "-c", TINY, "--run.root", str(root), *words])
+def baseline(root: Path, *argv: str) -> int:
+    return main(["baseline", "-c", TINY, "--run.root", str(root), *argv])
 
 
-def record(root: Path, name: str, *words: str) -> dict:
-    """What a baseline was given, in a run of that name."""
+def record(root: Path, name: str, *given: str) -> dict:
+    """The arguments that a baseline receives, in a run of that name."""
     path = root / f"{name}.pt"
-    words = ["--run.name", name, "--baseline", "tests.baselines.Recorder", *FEW, *words]
-    assert baseline(root, *words, "--baseline.path", str(path)) == 0
+    argv = ["--run.name", name, "--baseline", "tests.baselines.Recorder", *FEW, *given]
+    assert baseline(root, *argv, "--baseline.path", str(path)) == 0
     return torch.load(path, weights_only=True)
 
 
@@ -46,9 +44,9 @@ def test_samples_are_those_that_a_fit_with_the_same_seed_sees(tmp_path):
     noisy = ["--labels", "Regression", "--labels.noise_std", "0.3", "--seed_everything", "5"]
     given = record(tmp_path, "recorder", *noisy)
     path = tmp_path / "batches.pt"
-    words = [*noisy, *FEW, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    argv = [*noisy, *FEW, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
     keep = ["--trainer.callbacks+", "tests.baselines.KeepBatches"]
-    assert fit(tmp_path, *words, *keep, "--trainer.callbacks.path", str(path)) == 0
+    assert fit(tmp_path, *argv, *keep, "--trainer.callbacks.path", str(path)) == 0
     seen = torch.load(path, weights_only=True)
     assert torch.equal(sorted_rows([given["train"]]), sorted_rows(seen["train"]))
     assert torch.equal(sorted_rows([given["holdout"]]), sorted_rows(seen["val"]))
@@ -60,15 +58,14 @@ def test_samples_are_those_that_a_fit_with_the_same_seed_sees(tmp_path):
 
 @pytest.mark.parametrize("scale", [None, "0.5"])
 def test_learner_is_initialized_as_for_a_fit_but_at_scale_1_by_default(tmp_path, scale):
-    told = [] if scale is None else ["--model.init_scale", scale]
-    given = record(tmp_path, "recorder", *told)
-    words = ["--trainer.max_steps", "1", "--model.optimizer.lr", "0", "--run.name", "fit"]
-    words += ["--model.init_scale", scale or "1"]
-    assert fit(tmp_path, *FEW, *words) == 0
-    stored = torch.load(tmp_path / "fit" / "checkpoints" / "last.ckpt", weights_only=True)
+    given = record(tmp_path, "recorder", *([] if scale is None else ["--model.init_scale", scale]))
+    argv = ["--trainer.max_steps", "1", "--model.optimizer.lr", "0", "--run.name", "fit"]
+    argv += ["--model.init_scale", scale or "1"]
+    assert fit(tmp_path, *FEW, *argv) == 0
+    state = checkpoint(tmp_path / "fit")["state_dict"]
     weights = {
         name.removeprefix("network."): value.double()
-        for name, value in stored["state_dict"].items()
+        for name, value in state.items()
         if name.startswith("network.")
     }
     assert given["learner"].keys() == weights.keys()
@@ -103,9 +100,9 @@ def test_folder_holds_config_and_summary_and_nothing_else(ridge):
     assert content["metrics"]["train/nmse"] < 0.1 < content["metrics"]["test/nmse"] < 1.2
 
 
-def test_levels_are_not_measured_where_nobody_asks(tmp_path, ridge):
-    words = ["--run.name", "brief", "--num_measures", "0", *KERNEL]
-    assert baseline(tmp_path, *words) == 0
+def test_num_measures_0_omits_the_levels(tmp_path, ridge):
+    argv = ["--run.name", "brief", "--num_measures", "0", *KERNEL]
+    assert baseline(tmp_path, *argv) == 0
     brief, whole = summary(tmp_path / "brief")["metrics"], summary(ridge)["metrics"]
     assert brief.keys() == {"train/nmse", "val/nmse", "test/nmse"}
     assert brief.keys() < whole.keys()
@@ -124,9 +121,9 @@ def test_config_runs_again_to_the_same_numbers(ridge):
 def test_more_samples_leave_less_error(tmp_path):
     errors = []
     for number in ("100", "1600"):
-        words = ["--run.name", number, "--baseline", "KernelRidge", "--baseline.degree", "4"]
-        words += ["--baseline.kernel", "polynomial", "--data.num_train_samples", number]
-        assert baseline(tmp_path, *words) == 0
+        argv = ["--run.name", number, "--baseline", "KernelRidge", "--baseline.degree", "4"]
+        argv += ["--baseline.kernel", "polynomial", "--data.num_train_samples", number]
+        assert baseline(tmp_path, *argv) == 0
         errors.append(summary(tmp_path / number)["metrics"]["test/nmse"])
     assert errors[1] < 0.1 * errors[0]
 
@@ -144,102 +141,57 @@ def test_baseline_of_ones_own_is_measured_with_its_features_and_choices(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
-        (["--baseline", "KernelRidge"], "data.num_train_samples must be given: a baseline fits a"),
-        (
-            [*KERNEL, "--labels", "Classification"],
-            "labels must be Regression for a baseline, got Classification.",
-        ),
-        (
-            ["--baseline", "KernelRidg", *FEW],
-            "baseline: must be the name or the import path of a class, got KernelRidg. Known: "
-            "EmpiricalNTK, KernelRidge, LearnerNTK",
-        ),
-        (
-            ["--baseline.ridge", "3", *FEW],
-            "baseline: must be the name or the import path of a class. Known: EmpiricalNTK",
-        ),
-        (["--baseline", "Gaussian", *FEW], "got Gaussian. Known: EmpiricalNTK, KernelRidge"),
-        (FEW, "baseline must be given, in a config (-c FILE) or as --KEY."),
-        ([*KERNEL, "--baseline.ridge", "-1"], "ridge must be positive, got -1.0."),
-        ([*KERNEL, "--baseline.ridg", "1"], "Option 'ridg' is not accepted"),
-        ([*KERNEL, "--resume", "auto"], "unrecognized arguments: --resume"),
-        ([*KERNEL, "--run.threads", "0"], "run.threads must be at least 1, got 0."),
-        (["--baseline", "nowhere.Foo", *FEW], "No module named 'nowhere'"),
+        (["--baseline", "KernelRidge"], r"data.num_train_samples"),
+        ([*KERNEL, "--labels", "Classification"], r"labels must be Regression"),
+        ([*KERNEL, "--target.init_args.widths", "[3, 9]"], r"widths .*\[3, 9\]"),
+        (["--baseline", "KernelRidg", *FEW], r"baseline: .*'KernelRidge'"),
+        (FEW, r"baseline must be given"),
+        ([*KERNEL, "--baseline.ridge", "-1"], r"ridge must be positive, got -1.0"),
+        ([*KERNEL, "--baseline.ridg", "1"], r"'baseline.ridg'.*ridge"),
+        ([*KERNEL, "--resume", "auto"], r"'?resume"),
+        ([*KERNEL, "--run.threads", "0"], r"run.threads must be at least 1, got 0"),
+        ([*KERNEL, "--model.num_replicas", "2"], r"model.num_replicas must be 1"),
+        (["--baseline", "nowhere.Foo", *FEW], r"nowhere"),
     ],
 )
-def test_mistake_is_one_line_and_leaves_nothing_behind(tmp_path, capsys, words, message):
-    assert baseline(tmp_path, *words) == 2
-    lines = [ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("bfc: error: ")]
-    assert len(lines) == 1
-    assert message in lines[0]
+def test_mistake_is_one_line_and_leaves_no_folder(tmp_path, capsys, argv, message):
+    assert baseline(tmp_path / "some" / "where", *argv) == 2
+    line = error_line(capsys.readouterr().err)
+    assert re.search(message, line), line
     assert not list(tmp_path.iterdir())
 
 
-def test_refusal_while_it_is_fitted_leaves_nothing_not_even_the_root(tmp_path, capsys):
-    assert baseline(tmp_path / "some" / "where", "--baseline", "KernelRidge") == 2
-    assert "data.num_train_samples must be given" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_nothing_but_the_mistake_is_printed(tmp_path, capsys):
-    script = "import sys; from bfc_lightning.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = ["baseline", "-c", TINY, *KERNEL, "--target.init_args.widths", "[3, 9]"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words, "--run.root", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("bfc: error: target: widths must not grow")
-    assert done.stderr.count("\n") == 1
-
-
-def test_taken_name_is_told_before_anything_is_fitted(ridge, capsys):
+def test_existing_name_is_refused_before_anything_is_fitted(ridge, capsys):
     path = ridge.parent / "never.pt"
-    words = ["--baseline", "tests.baselines.Recorder", "--baseline.path", str(path), *FEW]
-    assert baseline(ridge.parent, "--run.name", "tiny", *words) == 2
-    assert "run.name must be free in" in capsys.readouterr().err
+    argv = ["--baseline", "tests.baselines.Recorder", "--baseline.path", str(path), *FEW]
+    assert baseline(ridge.parent, "--run.name", "tiny", *argv) == 2
+    assert "tiny exists" in error_line(capsys.readouterr().err)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("how", ["numpy", "torch"])
-def test_lack_of_memory_is_one_line_and_exit_4(tmp_path, capsys, how):
-    words = ["--baseline", "tests.baselines.Greedy", "--baseline.how", how, *FEW]
-    assert baseline(tmp_path, *words) == 4
-    lines = capsys.readouterr().err.splitlines()
-    assert [ln for ln in lines if ln.startswith("bfc: out of memory: ")] == lines[-1:]
+def test_out_of_memory_is_one_line_and_exit_code_4(tmp_path, capsys, how):
+    argv = ["--baseline", "tests.baselines.Greedy", "--baseline.how", how, *FEW]
+    assert baseline(tmp_path, *argv) == 4
+    assert "out of memory" in error_line(capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
-def test_fit_that_fails_leaves_the_run_that_it_was_to_replace(tmp_path):
+def test_fit_that_fails_keeps_the_run_that_it_replaces(tmp_path):
     assert baseline(tmp_path, *KERNEL) == 0
     before = (tmp_path / "tiny" / "summary.json").read_text()
-    words = ["--run.name", "tiny", "--run.overwrite", "true", *FEW]
-    with pytest.raises(RuntimeError, match="a fault of its own"):
-        baseline(
-            tmp_path, *words, "--baseline", "tests.baselines.Greedy", "--baseline.how", "fault"
-        )
+    argv = ["--run.name", "tiny", "--run.overwrite", "true", *FEW]
+    failing = ["--baseline", "tests.baselines.Greedy", "--baseline.how", "fault"]
+    assert baseline(tmp_path, *argv, *failing) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert (tmp_path / "tiny" / "summary.json").read_text() == before
-    assert baseline(tmp_path, *words, "--baseline", "KernelRidge", "--baseline.ridge", "1") == 0
+    assert baseline(tmp_path, *argv, "--baseline", "KernelRidge", "--baseline.ridge", "1") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
-    assert summary(tmp_path / "tiny")["metrics"] != json.loads(before)["metrics"]
+    assert (tmp_path / "tiny" / "summary.json").read_text() != before
 
 
 def test_runs_without_a_name_are_numbered(ridge):
     assert baseline(ridge.parent, *KERNEL) == 0
     assert (ridge.parent / "tiny-2" / "summary.json").is_file()
-
-
-def test_help_names_the_baselines_and_what_one_takes(capsys):
-    assert main(["baseline", "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("usage: bfc baseline ")
-    assert "bfc_lightning.KernelRidge" in shown
-    assert "--resume" not in shown
-    assert main(["baseline", "--baseline.help", "KernelRidge"]) == 0
-    assert "bandwidth" in capsys.readouterr().out

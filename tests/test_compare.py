@@ -1,202 +1,379 @@
-"""`bfc compare`: the runs are ordinary ones, nothing is run twice, nothing is dropped silently."""
+"""`bfc compare` and `bfc sweep`, end to end: nothing is run twice, and nothing is dropped."""
 
+import json
 import os
 import shlex
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from bfc_lightning.cli import main
-from bfc_lightning.experiments.workers import WorkerPool
-from tests.comparisons import KILL, POISON, cells, write
-from tests.runs import TINY, same_weights, summary
+from bfc_lightning.experiments.pool import Pool
+from bfc_lightning.experiments.tables import load_results
+from bfc_lightning.runs.folder import locked
+from tests.experiments import LR, NARROW_AND_WIDE, TINY, callback, compare, write
+from tests.faults.folders import differences
+from tests.runs import same_weights, summary
+
+KERNEL = {"baseline": {"class_path": "KernelRidge"}, "data": {"num_train_samples": 64}}
+LEARNERS = {**NARROW_AND_WIDE, "wild": callback("PoisonAt", step=9), "kernel": KERNEL}
+
+
+def sleeper(how: str = "") -> dict:
+    """A baseline that never ends, or one that needs more memory than there is."""
+    args = {"class_path": "tests.baselines.Greedy", "init_args": {"how": how}}
+    baseline = args if how else {"class_path": "tests.baselines.Sleeper"}
+    return {**KERNEL, "baseline": baseline}
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    learners = {"narrow": {"model": {"width": 4}}, "wide": {}, "wild": {"trainer": POISON}}
-    assert main(["compare", "-c", str(write(folder, learners=learners))]) == 0
+    assert compare(write(folder, learners=LEARNERS, test=True)) == 0
     return folder / "logs" / "few"
 
 
-def test_folder_holds_what_the_help_names(compared):
+@pytest.fixture
+def copied(compared, tmp_path) -> Path:
+    """A copy of the comparison, to continue."""
+    return Path(shutil.copytree(compared, tmp_path / "logs" / "few"))
+
+
+@pytest.fixture
+def begun(monkeypatch) -> list[str]:
+    """The names of the runs that are begun."""
+    names, start = [], Pool._start
+    monkeypatch.setattr(
+        Pool, "_start", lambda pool, task: (names.append(task.name), start(pool, task))[1]
+    )
+    return names
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return dict(load_results(folder)[["run", "status"]].itertuples(index=False))
+
+
+def test_folder_has_the_files_that_the_help_names(compared):
     names = {path.name for path in compared.iterdir()}
-    files = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "png")}
-    assert names == {*files, "commands.txt", "base", "learners", "runs", "logs"}
+    tables = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "tex", "png")}
+    assert names == {*tables, "base.yaml", "configs", "runs", "logs"}
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
-    (log,) = (compared / "logs").glob("wide-2runs-*.txt")
-    assert log.read_text().startswith("$ bfc fit -c ")
-    assert ": finished" in log.read_text()
-    assert (compared / "logs" / "wild-seed1.txt").read_text().startswith("$ bfc fit -c ")
+    assert "| wide " in (compared / "compare.md").read_text()
+    assert "wide & 2 of 2" in (compared / "compare.tex").read_text()
+    assert "bfc: run " in (compared / "logs" / "wide-seed0.txt").read_text()
 
 
-def test_csv_says_what_the_summaries_say(compared):
-    rows = cells(compared)
-    assert [(row["learner"], row["seed"]) for row in rows] == [
-        (learner, seed) for learner in ("narrow", "wide", "wild") for seed in "01"
-    ]
-    for row in rows:
-        content = summary(compared / "runs" / f"{row['learner']}-seed{row['seed']}")
+def test_csv_has_what_summaries_and_tests_say(compared):
+    rows = load_results(compared)
+    assert list(rows["run"]) == [f"{learner}-seed{seed}" for learner in LEARNERS for seed in (0, 1)]
+    for row in rows.to_dict("records"):
+        content = summary(compared / "runs" / row["run"])
+        scores = compared / "runs" / row["run"] / "test.json"
+        is_tested = row["learner"] in ("narrow", "wide")
+        assert scores.is_file() == is_tested
+        metrics = content["metrics"] | (
+            json.loads(scores.read_text())["metrics"] if is_tested else {}
+        )
         assert row["status"] == content["status"]
         for key in ("steps", "samples_seen", "wall_seconds"):
-            assert float(row[key]) == content[key]
-        for key, value in content["metrics"].items():
-            assert row[key] == ("" if value is None else str(value))
+            assert row[key] == content.get(key) or np.isnan(row[key])
+        for key, value in metrics.items():
+            assert row[key] == value or (value is None and np.isnan(row[key]))
+    assert rows["test/nmse"].notna().sum() == 6
 
 
-def test_markdown_shows_medians_over_seeds_worked_by_hand(compared):
+def test_markdown_has_medians_and_ranges(compared):
     text = (compared / "compare.md").read_text()
     for learner in ("narrow", "wide"):
         values = [
             summary(compared / "runs" / f"{learner}-seed{seed}")["metrics"]["val/nmse"]
             for seed in (0, 1)
         ]
-        middle, low, high = sum(values) / 2, min(values), max(values)
+        middle, low, high = statistics.median(values), min(values), max(values)
         assert f"| {learner} | 2 of 2 | 20 | {middle:.1e} [{low:.1e}, {high:.1e}] |" in text
-    assert "  narrow:\n    model: {width: 4}\n" in text
+    assert "narrow:\n    model: {width: 4}\n" in text
     assert "bfc compare -c" in text
 
 
-def test_diverged_runs_are_rows_and_counted_and_in_no_median(compared):
-    assert [row["status"] for row in cells(compared) if row["learner"] == "wild"] == [
-        "diverged",
-        "diverged",
-    ]
+def test_diverged_runs_are_counted_and_in_no_median(compared):
+    assert statuses(compared)["wild-seed0"] == "diverged"
     assert "| wild | 0 of 2, 2 diverged | - | - |" in (compared / "compare.md").read_text()
 
 
-@pytest.mark.slow
-def test_a_run_is_bit_for_bit_that_of_its_command_by_hand(tmp_path):
-    path = write(tmp_path, learners={"wide": {}})
-    assert main(["compare", "-c", str(path), "--together", "false"]) == 0
-    compared = tmp_path / "logs" / "few"
-    lines = (compared / "commands.txt").read_text().splitlines()
-    command = next(line for line in lines if "--run.name wide-seed1" in line)
-    words = shlex.split(command)
-    assert words[:2] == ["bfc", "fit"]
-    words[words.index("--run.root") + 1] = str(tmp_path)
-    assert main(words[1:]) == 0
-    assert same_weights(tmp_path / "wide-seed1", compared / "runs" / "wide-seed1")
-    plain = ["fit", "-c", TINY, "-c", str(compared.parents[1] / "short.yaml")]
-    plain += ["--seed_everything", "1", "--run.threads", "1", "--run.root", str(tmp_path)]
-    assert main([*plain, "--run.name", "plain"]) == 0
-    assert same_weights(tmp_path / "plain", compared / "runs" / "wide-seed1")
+def test_results_have_labels_as_text_and_numbers_as_floats(tmp_path):
+    path = tmp_path / "compare.csv"
+    path.write_text(
+        "run,learner,ratio,seed,status,steps,val/nmse\n"
+        "a-ratio=0.50-seed0,a,0.50,0,finished,20,0.25\nb-ratio=NA-seed0,b,NA,0,timeout,,\n"
+    )
+    for source in (path, str(tmp_path)):
+        rows = load_results(source)
+        assert list(rows["ratio"]) == ["0.50", "NA"]
+        assert list(rows["seed"]) == [0, 0]
+        assert rows["val/nmse"][0] == 0.25
+        assert np.isnan(rows["steps"][1])
 
 
-def test_the_same_command_again_runs_nothing(compared, monkeypatch, capsys):
-    monkeypatch.setattr(WorkerPool, "_start", lambda pool, task: pytest.fail(f"ran {task.name}"))
-    before = (compared / "compare.csv").read_text()
-    path = compared.parents[1] / "few.yaml"
-    assert main(["compare", "-c", str(path)]) == 0
-    assert main(["compare", "-c", str(compared / "compare.yaml")]) == 0
-    assert (compared / "compare.csv").read_text() == before
-    captured = capsys.readouterr()
-    assert "6 of 6 runs are done already" in captured.err
-    assert f"{compared}/compare.md" in captured.out
+def test_a_run_is_bit_for_bit_the_one_of_bfc_fit(compared, tmp_path):
+    short = compared.parents[1] / "short.yaml"
+    argv = ["fit", "-c", str(TINY), "-c", str(short), "--seed_everything", "1"]
+    argv += ["--run.root", str(tmp_path), "--run.name", "wide", "--model.width", "4"]
+    assert main(argv) == 0
+    assert same_weights(tmp_path / "wide", compared / "runs" / "narrow-seed1")
 
 
-def test_metric_that_no_run_logged_is_a_warning_that_lists_the_known(compared, capsys):
-    path = compared.parents[1] / "few.yaml"
-    assert main(["compare", "-c", str(path), "--metrics", "[val/nmse, val/nope]"]) == 0
+def test_the_same_command_again_runs_nothing(copied, begun, capsys):
+    before = (copied / "compare.csv").read_text()
+    path = write(copied.parents[1], learners=LEARNERS, test=True)
+    for config in (path, copied / "compare.yaml"):
+        assert compare(config) == 0
+        assert "8/8 runs were finished before." in capsys.readouterr().err
+    assert begun == []
+    assert (copied / "compare.csv").read_text() == before
+
+
+def test_an_experiment_can_be_moved(copied, tmp_path, begun):
+    moved = shutil.move(copied, tmp_path / "moved")
+    assert compare(moved / "compare.yaml") == 0
+    assert begun == []
+    assert not copied.exists()
+
+
+def test_only_added_learners_and_seeds_are_run(copied, begun, capsys):
+    learners = {"kernel": KERNEL, "third": {"model": {"width": 6}}}
+    path = write(copied.parents[1], learners=learners, test=True, seeds=[1, 2])
+    assert compare(path) == 0
+    assert "1/4 runs were finished before." in capsys.readouterr().err
+    assert begun == ["third-seed1", "kernel-seed2", "third-seed2"]
+    assert list(statuses(copied)) == [f"{name}-seed{seed}" for name in learners for seed in (1, 2)]
+
+
+def test_a_run_that_is_no_longer_asked_for_leaves_the_table(copied, begun):
+    path = write(copied.parents[1], learners={"wide": {}}, test=True, seeds=[1])
+    assert compare(path) == 0
+    assert begun == []
+    assert statuses(copied) == {"wide-seed1": "finished"}
+    assert (copied / "runs" / "narrow-seed0").is_dir()
+
+
+def test_an_unfinished_run_and_a_lost_test_are_completed(copied, begun):
+    before = load_results(copied)
+    (copied / "runs" / "wide-seed0" / "test.json").unlink()
+    shutil.rmtree(copied / "runs" / "narrow-seed1")
+    assert compare(copied / "compare.yaml") == 0
+    assert sorted(begun) == ["narrow-seed1", "wide-seed0"]
+    after = load_results(copied)
+    varying = ["wall_seconds"]
+    pd.testing.assert_frame_equal(after.drop(columns=varying), before.drop(columns=varying))
+
+
+def test_a_value_can_be_added_to_the_grid_and_sweep_is_another_name(tmp_path, begun):
+    path = write(tmp_path, grid={"model.width": [4]}, seeds=[0])
+    assert compare(path, command="sweep") == 0
+    path = write(tmp_path, grid={"model.width": [2, 4]}, seeds=[0])
+    assert compare(path, command="compare") == 0
+    assert begun == ["width=4-seed0", "width=2-seed0"]
+    folder = tmp_path / "logs" / "few"
+    assert list(load_results(folder)["width"]) == ["2", "4"]
+    assert "| width | runs finished |" in (folder / "compare.md").read_text()
+
+
+def test_report_writes_tables_of_the_runs_so_far(copied, begun, capsys):
+    shutil.rmtree(copied / "runs" / "narrow-seed1")
+    (copied / "compare.md").unlink()
+    (copied / "compare.png").unlink()
+    assert compare(copied / "compare.yaml", "--report", "--figures", "[png,svg]") == 0
+    assert begun == []
+    assert statuses(copied)["narrow-seed1"] == "missing"
+    assert "| narrow | 1 of 2, 1 missing |" in (copied / "compare.md").read_text()
+    assert (copied / "compare.png").is_file()
+    assert (copied / "compare.svg").is_file()
+    assert f"{copied}/compare.md" in capsys.readouterr().out
+
+
+def test_a_metric_that_no_run_logged_is_a_warning(copied, capsys):
+    assert compare(copied / "compare.yaml", "--metrics", "[val/nmze]") == 0
     error = capsys.readouterr().err
-    assert "warning: no run logged val/nope; known: " in error
-    assert "levels/residual_2" in error
+    assert "warning: no run logged 'val/nmze'. Did you mean 'val/nmse'" in error
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "key"),
     [
-        (
-            {"learners": {"narrow": {"model": {"width": 5}}, "wide": {}}},
-            "learner narrow has changed since narrow-seed0 was begun: model.width 5 instead of 4",
-        ),
-        (
-            {"base": [str(Path(TINY).resolve())]},
-            r"base must stay \['tiny.yaml', 'short.yaml'\], with which",
-        ),
-        (
-            {"base": [str(Path(TINY).resolve()), "longer/short.yaml"]},
-            "the base short.yaml has changed since .* trainer.max_steps 40 instead of 20",
-        ),
+        ({"learners": {"narrow": {"model": {"width": 5}}}}, "model.width is 5, was 4"),
+        ({"base": [str(TINY)], "learners": {"wide": {}}}, "trainer.max_steps is 60, was 20"),
     ],
 )
-def test_changed_settings_of_runs_that_exist_are_refused(compared, capsys, change, message):
-    longer = compared.parents[1] / "longer"
-    longer.mkdir(exist_ok=True)
-    (longer / "short.yaml").write_text("trainer: {max_steps: 40, val_check_interval: 10}\n")
-    path = write(compared.parents[1], name="changed", **change)
-    before = (compared / "compare.yaml").read_text()
-    assert main(["compare", "-c", str(path), "--run.name", "few"]) == 2
+def test_changed_settings_are_refused_with_the_keys(copied, capsys, change, key):
+    before = (copied / "compare.yaml").read_text()
+    assert compare(write(copied.parents[1], test=True, **change)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert __import__("re").search(message, error), error
-    assert "--run.overwrite true" in error
-    assert (compared / "compare.yaml").read_text() == before
+    assert key in error
+    assert "--run.overwrite" in error
+    assert (copied / "compare.yaml").read_text() == before
 
 
-@pytest.mark.slow
-def test_dead_worker_is_a_row_and_the_others_finish(compared, capsys):
-    learners = {"wide": {}, "dying": {"trainer": KILL}, "late": {"model": {"width": 6}}}
-    path = write(compared.parents[1], name="more", learners=learners, seeds=[0])
-    assert main(["compare", "-c", str(path), "--run.name", "few"]) == 1
+def test_overwriting_deletes_the_experiment(copied, begun):
+    path = write(copied.parents[1], learners={"narrow": {"model": {"width": 5}}}, seeds=[0])
+    assert compare(path, "--run.overwrite") == 0
+    assert begun == ["narrow-seed0"]
+    assert [path.name for path in (copied / "runs").iterdir()] == ["narrow-seed0"]
+    assert (copied / "compare.yaml").read_text().count("overwrite: false") == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    thesis = tmp_path / "logs" / "few" / "thesis.tex"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("precious")
+    for argv in ([], ["--run.overwrite"]):
+        assert compare(write(tmp_path), *argv) == 2
+        assert str(thesis.parent) in capsys.readouterr().err
+    assert [path.name for path in thesis.parent.iterdir()] == ["thesis.tex"]
+
+
+def test_a_second_process_is_refused(copied, capsys):
+    with locked(copied):
+        assert compare(copied / "compare.yaml") == 2
+    assert "in use by another bfc process" in capsys.readouterr().err
+
+
+def test_listed_commands_are_those_of_the_runs_and_count_as_done(tmp_path, begun, capsys):
+    learners = {"narrow": {"model": {"width": 4}}, "kernel": KERNEL}
+    path = write(tmp_path, learners=learners, seeds=[0], test=True)
+    assert compare(path, "--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.count(" && ") for line in lines] == [1, 0]
+    assert begun == []
+    for line in lines:
+        for command in line.split(" && "):
+            name, *argv = shlex.split(command)
+            assert name == "bfc"
+            assert main(argv) == 0
+    assert compare(path) == 0
+    assert begun == []
+    found = statuses(tmp_path / "logs" / "few")
+    assert found == {"narrow-seed0": "finished", "kernel-seed0": "finished"}
+
+
+def test_failed_runs_are_explained_once_and_the_others_finish(tmp_path, begun, capsys):
+    learners = {
+        "broken": callback("FailInTheFirst", step=3),
+        "dying": callback("SignalAt", step=9, signum=9),
+        "wide": {},
+    }
+    path = write(tmp_path, learners=learners)
+    assert compare(path) == 1
     error = capsys.readouterr().err
-    assert "2/3 dying-seed0 failed" in error
-    assert "dying-seed0 failed: its process was killed by signal 9" in error
-    assert "3/3 late-seed0 finished val/nmse" in error
-    assert "1 of 3 runs failed" in error
-    statuses = {row["learner"]: row["status"] for row in cells(compared)}
-    assert statuses == {"wide": "finished", "dying": "failed", "late": "finished"}
+    assert error.count("only here") == 1
+    assert error.count("killed by signal 9") == 1
+    assert "4 of 6 runs failed; to run them again: bfc compare -c" in error
+    found = statuses(tmp_path / "logs" / "few")
+    assert [found[f"{name}-seed1"] for name in learners] == ["failed", "failed", "finished"]
+    assert compare(path) == 1
+    assert begun[6:] == ["broken-seed0", "dying-seed0", "broken-seed1", "dying-seed1"]
 
 
-@pytest.mark.slow
-def test_refused_learner_is_told_once_and_all_refused_is_a_mistake(tmp_path, capsys):
+def test_if_every_run_is_refused_nothing_is_left(tmp_path, capsys):
     bad = {"target": {"init_args": {"widths": [3, 9]}}}
     path = write(tmp_path, learners={"bad": bad})
-    assert main(["compare", "-c", str(path)]) == 2
-    *progress, error = capsys.readouterr().err.splitlines()
-    assert "\n".join(progress).count("widths must not grow") == 1
-    assert any("bad-seed1 failed: exit status 2" in line for line in progress)
-    rule = "target: widths must not grow from input_dim = 8 upwards, got [3, 9]."
-    assert error == f"bfc: error: every run was refused: {rule}"
+    assert compare(path) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("bfc: error: every run refused its settings: ")
+    assert "widths" in error
     assert not (tmp_path / "logs").exists()
-    path = write(tmp_path, name="both", learners={"bad": bad, "wide": {}}, seeds=[0])
-    assert main(["compare", "-c", str(path)]) == 1
-    statuses = {row["learner"]: row["status"] for row in cells(tmp_path / "logs" / "both")}
-    assert statuses == {"bad": "failed", "wide": "finished"}
+    path = write(tmp_path, learners={"bad": bad, "wide": {}}, seeds=[0])
+    assert compare(path) == 1
+    assert statuses(tmp_path / "logs" / "few") == {"bad-seed0": "failed", "wide-seed0": "finished"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux")
+def test_limits_are_remembered_until_they_grow(tmp_path, begun, capsys):
+    learners = {"slow": sleeper(), "greedy": sleeper("torch")}
+    path = write(tmp_path, learners=learners, seeds=[0], workers=2)
+    argv = ["--limits.seconds", "4", "--limits.gigabytes", "2"]
+    folder = tmp_path / "logs" / "few"
+    assert compare(path, *argv) == 0
+    assert statuses(folder) == {"slow-seed0": "timeout", "greedy-seed0": "oom"}
+    text = (folder / "compare.md").read_text()
+    assert "| slow | 0 of 1, 1 timeout | - | - |" in text
+    assert "| greedy | 0 of 1, 1 oom | - | - |" in text
+    assert compare(path, *argv) == 0
+    assert compare(path, *argv[:1], "3", *argv[2:]) == 0
+    assert begun == ["slow-seed0", "greedy-seed0"]
+    assert "2/2 runs were finished before." in capsys.readouterr().err
+    assert compare(path, *argv[:3], "3") == 0
+    assert begun[2:] == ["greedy-seed0"]
+    assert statuses(folder) == {"slow-seed0": "timeout", "greedy-seed0": "oom"}
+
+
+def test_a_timeout_keeps_the_steps_and_a_larger_limit_continues(tmp_path, begun):
+    slow = {"trainer": {"max_steps": 1_000_000, "val_check_interval": 500}}
+    path = write(tmp_path, learners={"long": slow}, seeds=[0])
+    assert compare(path, "--limits.seconds", "3") == 0
+    row = load_results(tmp_path / "logs" / "few").loc[0]
+    assert row["status"] == "timeout"
+    assert row["steps"] > 0
+    assert compare(path, "--limits.seconds", "4") == 0
+    assert begun == ["long-seed0", "long-seed0"]
+    assert load_results(tmp_path / "logs" / "few").loc[0, "steps"] > row["steps"]
+
+
+def test_tuned_learners_run_with_the_best_trial(tmp_path, begun, capsys):
+    rates = [1e-9, 3e-9, 1e-2]
+    learners = {"tuned": {"tune": {LR: rates}}, "wide": {}}
+    path = write(tmp_path, learners=learners, seeds=[0], tuning={"seeds": [100]})
+    assert compare(path) == 0
+    folder = tmp_path / "logs" / "few"
+    trials = pd.read_csv(folder / "trials.csv", dtype={"trial": str})
+    assert list(trials["trial"]) == ["lr=1e-09", "lr=3e-09", "lr=0.01"]
+    assert trials["val/nmse"].idxmin() == 2
+    assert list(trials["chosen"]) == ["no", "no", "yes"]
+    assert begun[3:] == ["tuned-tuned(lr=0.01)-seed0", "wide-seed0"]
+    assert "| tuned | 1 of 1 | 3 | lr=0.01 | 20 |" in (folder / "compare.md").read_text()
+    assert f"The best {LR} of tuned, 0.01, is at the end" in capsys.readouterr().err
+    assert compare(path) == 0
+    assert len(begun) == 5
+    capsys.readouterr()
+    assert compare(path, "--list") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_midway_and_completed_equals_undisturbed(tmp_path, signum):
-    learners = {"narrow": {"model": {"width": 4}}, "wide": {}}
-    (tmp_path / "short.yaml").write_text(
-        "trainer: {max_steps: 400, val_check_interval: 20, log_every_n_steps: 20}\n"
-    )
-    path = write(tmp_path, learners=learners, seeds=[0])
-    words = ["compare", "-c", str(path), "--workers", "2"]
-    assert main([*words, "--run.name", "undisturbed"]) == 0
-    folder = tmp_path / "logs" / "few"
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum):
+    long = {"max_steps": 400, "val_check_interval": 20, "log_every_n_steps": 20}
+    learners = {
+        name: {**block, "trainer": long}
+        for name, block in {**NARROW_AND_WIDE, "tuned": {"tune": {"model.width": [4, 6]}}}.items()
+    }
+    path = write(tmp_path, learners=learners, seeds=[0], workers=2)
+    assert compare(path, "--run.name", "whole") == 0
+    argv = ["compare", "-c", str(path), "--run.name", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.command", *words], cwd=os.getcwd(), start_new_session=True
+        [sys.executable, "-m", "tests.command", *argv],
+        cwd=os.getcwd(),
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    last = [
-        folder / "runs" / name / "checkpoints" / "last.ckpt"
-        for name in ("narrow-seed0", "wide-seed0")
-    ]
-    while not any(file.exists() for file in last):
+    run = tmp_path / "logs" / "run"
+    while not any(run.rglob("last.ckpt")):
         assert process.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.01)
     os.killpg(process.pid, signum)
-    status = process.wait()
-    assert status == (-9 if signum == signal.SIGKILL else 130)
-    assert "finished" not in {summary(f.parents[1])["status"] for f in last if f.exists()}
-    assert main(words) == 0
-    for name in ("narrow-seed0", "wide-seed0"):
-        other = tmp_path / "logs" / "undisturbed" / "runs" / name
-        assert same_weights(folder / "runs" / name, other)
-    assert "going on from step" in "".join(p.read_text() for p in (folder / "logs").iterdir())
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (-9 if signum == signal.SIGKILL else 128 + signum)
+    if signum != signal.SIGKILL:
+        assert "to continue: bfc compare -c" in error
+    assert main(argv) == 0
+    assert differences(tmp_path / "logs" / "whole", run) == []
+    assert "resuming from step" in "".join(p.read_text() for p in (run / "logs").iterdir())

@@ -1,4 +1,4 @@
-"""Every shipped config is parsed, explains its keys, and holds only what differs."""
+"""Every shipped config can be parsed, and says what it is and how to run it."""
 
 import re
 from pathlib import Path
@@ -6,115 +6,54 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bfc_lightning.cli.application import Application
-from bfc_lightning.cli.comparing import parse_comparison
-from bfc_lightning.cli.learner_settings import check_learners
-from bfc_lightning.cli.sweep_settings import parse_points
-from bfc_lightning.cli.sweeping import parse_sweep
-from bfc_lightning.experiments.sweeps.sweep import sweep_points
+from bfc_lightning.cli import main
+from bfc_lightning.cli.fit import RESUME
+from bfc_lightning.cli.options import parse
+from bfc_lightning.runs.config import flatten
 
-ALL = sorted(Path("configs").rglob("*.yaml"))
-COMPARISONS = [path for path in ALL if "learners" in yaml.safe_load(path.read_text())]
+ALL = {path: yaml.safe_load(path.read_text()) for path in sorted(Path("configs").rglob("*.yaml"))}
 CLAIMS = [path for path in ALL if path.parent.name == "claims"]
-SWEEPS = [path for path in ALL if path.parent.name == "sweep"]
-CONFIGS = [path for path in ALL if path not in (*COMPARISONS, *CLAIMS, *SWEEPS)]
+EXPERIMENTS = [path for path, content in ALL.items() if "seeds" in content and path not in CLAIMS]
+CONFIGS = [path for path in ALL if path not in (*EXPERIMENTS, *CLAIMS)]
 
 
-def leaves(tree: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= leaves(value, f"{prefix}.{key}".lstrip("."))
-    return flat
+def command_of(path: Path) -> list[str]:
+    """The arguments of the command in the first lines of a config."""
+    found = re.search(r"^#   bfc (.*?)(  |$)", path.read_text(), re.MULTILINE)
+    assert found, path
+    return found[1].split()
 
 
-@pytest.fixture
-def parse(monkeypatch):
-    """Parses as `bfc fit` does, and stops before any object is made."""
-
-    def parse(path: Path):
-        """With the command that the file names, which may lay it over another one."""
-        words = re.search(r"^#   bfc (fit .*?)(  |$)", path.read_text(), re.MULTILINE)[1].split()
-        monkeypatch.setattr(Application, "before_instantiate_classes", lambda self: None)
-        monkeypatch.setattr(Application, "instantiate_classes", lambda self: None)
-        monkeypatch.setattr(Application, "_run_subcommand", lambda self, command: None)
-        return Application(words, started=0.0).config.fit
-
-    return parse
-
-
-def test_the_promised_configs_are_there():
-    names = {path.stem for path in CONFIGS}
+def test_the_documented_configs_exist():
+    names = {path.relative_to("configs").with_suffix("").as_posix() for path in ALL}
     assert names >= {
-        *("quickstart", "depth3", "depth3_long", "depth4", "roots", "sgd", "classification"),
-        *("non_spherical", "mixture", "rich_representation", "backward_correction"),
-        *("finite_sample", "single_index", "quadratic_feature", "depth_separation"),
+        *("quickstart", "two_levels", "depth3", "depth3_long", "depth4", "roots", "sgd", "ddp"),
+        *("classification", "non_spherical", "mixture", "rich_representation", "finite_sample"),
+        *("backward_correction", "compare/schemes", "sweep/gap"),
     }
-    assert Path("configs/compare/schemes.yaml") in COMPARISONS
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_is_parsed_to_what_it_says(path, parse):
-    config = parse(path)
-    for key, value in leaves(yaml.safe_load(path.read_text())).items():
-        if not isinstance(value, list) and "class_path" not in key and "activation" not in key:
-            assert config.get(key) == value, key
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_config_is_parsed_to_its_values(path):
+    command, *argv = command_of(path)
+    assert command == "fit"
+    name = path.relative_to("configs").with_suffix("").as_posix()
+    assert argv[-1] in (name, str(path))
+    config = flatten(parse(argv, command="fit", options=RESUME).settings())
+    for key, value in flatten(ALL[path]).items():
+        if "class_path" not in key and "activation" not in key:
+            assert config[key] == value, key
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_says_what_it_is_and_how_to_run_it(path):
-    text = path.read_text()
-    assert text.startswith("# ")
-    assert re.search(rf"^#   bfc fit .*-c {path}\b", text, re.MULTILINE)
-
-
-def test_first_level_of_every_config_is_known(parse):
-    known = {"inputs", "labels", "target", "model", "scheme", "data", "run", "trainer"}
-    known |= {"num_measures"}
-    for path in CONFIGS:
-        assert set(yaml.safe_load(path.read_text())) <= known, path
+@pytest.mark.parametrize("path", [*EXPERIMENTS, *CLAIMS], ids=str)
+def test_experiment_says_what_it_is(path):
+    assert path.read_text().startswith("# ")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_comparison_is_parsed_with_all_its_learners(path):
-    comparison, _ = parse_comparison(["-c", str(path)])
-    content = yaml.safe_load(path.read_text())
-    assert comparison.learners == content["learners"]
-    assert len(comparison.seeds) >= (3 if comparison.grid else 5)
-    check_learners(comparison)
-
-
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_comparison_says_what_it_is_and_how_to_run_it(path):
-    text = path.read_text()
-    assert text.startswith("# ")
-    assert f"#   bfc compare -c {path}" in text
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_sweep_is_parsed_at_all_its_points(path):
-    sweep, _ = parse_sweep(["-c", str(path)])
-    content = yaml.safe_load(path.read_text())
-    assert (sweep.grid or sweep.points) == (content.get("grid") or content["points"])
-    assert len(sweep.seeds) >= 3
-    assert parse_points(sweep).keys() == sweep_points(sweep).keys()
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_sweep_says_what_it_is_and_how_to_run_it(path):
-    text = path.read_text()
-    assert text.startswith("# ")
-    assert f"#   bfc sweep -c {path}" in text
-
-
-def test_there_is_a_sweep_of_one_key_one_of_two_and_a_list():
-    kinds = [yaml.safe_load(path.read_text()) for path in SWEEPS]
-    assert {len(content["grid"]) for content in kinds if "grid" in content} == {1, 2}
-    assert any("points" in content for content in kinds)
-
-
-def test_only_comparisons_have_learners_and_a_base():
-    assert {path.parent.name for path in COMPARISONS} <= {"compare", "demos", "quick", "full"}
-    assert not any("base" in yaml.safe_load(path.read_text()) for path in CONFIGS)
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
+def test_experiment_lists_its_runs(path, tmp_path, capsys):
+    assert main(["compare", "-c", str(path), "--run.root", str(tmp_path), "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all(line.startswith(("bfc fit ", "bfc baseline ")) for line in lines)

@@ -28,7 +28,7 @@ def test_state_of_the_same_target_is_taken_with_its_tensors_and_position():
 
 
 def test_state_of_another_target_is_refused():
-    with pytest.raises(ValueError, match=r"another target: 0\.\w+ differs by .* more than 1e-05"):
+    with pytest.raises(ValueError, match=r"another target: 0\.\w+ differs by .*1e-05"):
         data(0).load_state_dict(data(1).state_dict())
 
 
@@ -81,7 +81,7 @@ def samples_in_chunks(sizes, **arguments) -> tuple[torch.Tensor, torch.Tensor, i
 
 
 @pytest.mark.parametrize("num_train_samples", [None, 100])
-def test_bursts_are_the_same_samples_bit_for_bit_wherever_they_are_cut(num_train_samples):
+def test_chunks_of_any_size_are_the_same_samples_bit_for_bit(num_train_samples):
     arguments = {"batch_size": 1024, "num_train_samples": num_train_samples}  # blocks of 8 batches
     whole = samples_in_chunks(itertools.repeat(1000), **arguments)
     assert whole[2] == 5
@@ -92,7 +92,7 @@ def test_bursts_are_the_same_samples_bit_for_bit_wherever_they_are_cut(num_train
 
 
 @pytest.mark.parametrize("batch_size", [4, 1000, 8192, 8196])
-def test_bursts_are_the_batches_of_the_plain_path(batch_size):
+def test_chunks_are_the_batches_of_the_plain_path(batch_size):
     module = data(batch_size=batch_size, num_shards=2)
     module.place_stream(torch.device("cpu"), torch.float64)
     chunk = module.draw_chunk(3, range(2))
@@ -103,7 +103,7 @@ def test_bursts_are_the_batches_of_the_plain_path(batch_size):
         torch.testing.assert_close(y, plain.labels, rtol=1e-12, atol=1e-12)
 
 
-def test_chunk_goes_on_in_the_middle_of_a_block_after_a_state_is_loaded():
+def test_chunk_resumes_in_the_middle_of_a_block_after_a_state_is_loaded():
     one, other = data(batch_size=1024), data(batch_size=1024)
     for module in (one, other):
         module.place_stream(torch.device("cpu"), torch.float64)
@@ -120,8 +120,8 @@ def test_chunk_goes_on_in_the_middle_of_a_block_after_a_state_is_loaded():
     ("arguments", "message"),
     [
         ({"num_shards": 0}, r"num_shards must be at least 1, got 0"),
-        ({"batch_size": 30}, r"batch_size must be a positive multiple of num_shards = 4, got 30"),
-        ({"eval_batch_size": 6}, r"eval_batch_size must be a positive multiple .* got 6"),
+        ({"batch_size": 30}, r"batch_size must be .*num_shards.* got 30"),
+        ({"eval_batch_size": 6}, r"eval_batch_size must be .*num_shards.* got 6"),
         ({"num_train_samples": 0}, r"num_train_samples must be at least 1, got 0"),
         ({"num_test_samples": -1}, r"num_test_samples must be at least 1, got -1"),
     ],
@@ -137,7 +137,7 @@ def test_processes_must_divide_the_shards():
         data().check_processes(3)
 
 
-def test_bursts_are_drawn_as_they_are_used_until_there_are_enough_or_time_is_over(monkeypatch):
+def test_chunks_are_drawn_lazily_until_there_are_enough_or_time_is_over(monkeypatch):
     asked, clock = [], itertools.count(step=0.1)  # seconds; looked at before and after a chunk
 
     def draw(most: int) -> StepChunk:
@@ -145,11 +145,11 @@ def test_bursts_are_drawn_as_they_are_used_until_there_are_enough_or_time_is_ove
         return StepChunk(torch.zeros(min(most, 3), 4, 2), torch.zeros(min(most, 3), 4))
 
     monkeypatch.setattr(data_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(data_module, "_VISIT_SECONDS", 1.0)
+    monkeypatch.setattr(data_module, "_CHUNK_SECONDS", 1.0)
     chunks = in_chunks(draw, 7)
     assert asked == []
     assert [len(chunk.labels) for chunk in chunks] == [1, 3, 3]
     assert asked == [1, 6, 3]  # one took 0.1 s, so there is time for nine
-    monkeypatch.setattr(data_module, "_VISIT_SECONDS", 0.25)
+    monkeypatch.setattr(data_module, "_CHUNK_SECONDS", 0.25)
     assert [len(chunk.labels) for chunk in in_chunks(draw, 7)] == [1, 1, 1]
     assert asked[3:] == [1, 1, 1]

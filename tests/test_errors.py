@@ -1,246 +1,201 @@
-"""Mistakes in the input: one line that names key, rule and value; exit 2; no folder left."""
+"""Errors: one line that names the key and the value, an exit code, and no folder left behind."""
+
+import io
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
 from bfc_lightning.cli import main
-from tests.runs import TINY, fit
+from bfc_lightning.cli.errors import one_line
+from tests.runs import BARE, TINY, checkpoint, error_line, fit, intervene, summary, user_callback
+
+ZERO_WEIGHTS = str([[[[0] * 8] * 3], [[[0] * 8] * 2, [[0] * 3] * 2]])
+REPLICAS = ["--model.num_replicas", "2"]
+ADAM = ["--model.optimizer", "Adam"]
 
 MISTAKES = {
-    "unknown key": (["--model.widht", "3"], r"--model.widht 3"),
-    "wrong type": (["--model.width", "many"], r"model.width: expected int .* got many"),
-    "widths that grow": (
-        ["--target.init_args.widths", "[3, 9]"],
-        r"target: widths must not grow from input_dim = 8 upwards, got \[3, 9\]",
+    "unknown key": (["--model.widht", "3"], r"'model.widht'.*'model.width'"),
+    "wrong type": (["--model.width", "many"], r"model.width.*many"),
+    "growing widths": (["--target.init_args.widths", "[3, 9]"], r"widths .*\[3, 9\]"),
+    "scales": (["--target.init_args.level_scales", "[1, 0.5, 0.2]"], r"level_scales .* got 3"),
+    "covariance": (["--inputs.init_args.eigenvalues", "[1,1,1,1,1,1,1,-1]"], r"eigenval.*got -1"),
+    "mean": (["--inputs.init_args.mean", ".nan"], r"mean must be finite, got nan"),
+    "constant target": (["--target.init_args.weights", ZERO_WEIGHTS], r"target .* variance"),
+    "weights": (["--target.init_args.weights", "x"], r"target.weights.*got x"),
+    "unknown target": (["--target", "HierarchcalTarget"], r"target: .*'HierarchicalTarget'"),
+    "group": (["--model", "3"], r"model.*3"),
+    "batch size": (["--data.batch_size", "30"], r"batch_size .*num_shards = 4, got 30"),
+    "processes": (["--trainer.devices", "3"], r"data.num_shards .*3, got 4"),
+    "config": (["-c", "quikstart"], r"'quikstart'.*'quickstart'"),
+    "no config": (["-c", ""], r"config ''"),
+    "checkpoint": (["--resume", "nowhere.ckpt"], r"checkpoint nowhere.ckpt"),
+    "foreign checkpoint": (["--resume", "pyproject.toml"], r"checkpoint pyproject.toml"),
+    "activation": (["--model.activation", "torch.nn.Nope"], r"model.activation: .*Nope"),
+    "shape": (["--model.activation", "torch.nn.GLU"], r"activation .*\(2, 4\), got \(2, 2\)"),
+    "depth": (["--model.depth", "0"], r"depth must be at least 1, got 0"),
+    "regularization": (["--model.regularization", "[1, 2, 3]"], r"regularization .* 2 layers"),
+    "optimizer": (["--model.optimizer", "SGD", "--model.optimizer.lr", "-1"], r"optimizer.*-1"),
+    "schedule": (["--model.lr_scheduler", "ReduceLROnPlateau"], r"lr_scheduler.*ReduceLROnPl"),
+    "log interval": (["--trainer.log_every_n_steps", "0"], r"trainer.log_every_n_steps.*0"),
+    "interval": (["--trainer.val_check_interval", "1.5"], r"trainer.val_check_interval.*1.5"),
+    "interval within a step": (["--trainer.accumulate_grad_batches", "3"], r"multiple.*3, got 20"),
+    "precision": (["--trainer.precision", "16-mixed"], r"trainer.precision.*16-mixed"),
+    "steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps.*-1"),
+    "epochs": (["--trainer.max_epochs", "3"], r"'trainer.max_epochs'.*'trainer.max_steps'"),
+    "time": (["--trainer.max_time", "soon"], r"soon"),
+    "device": (["--trainer.accelerator", "tpu"], r"xla"),
+    "metric": (user_callback("EarlyStopping", monitor="val/acc"), r"monitor .* got 'val/acc'"),
+    "callback": (user_callback("OnExceptionCheckpoint", dirpath="x"), r"trainer.callbacks"),
+    "logger": (["--trainer.logger+", "CSVLoger"], r"trainer.logger: .*'CSVLogger'"),
+    "negative seed": (["--seed_everything", "-1"], r"seed_everything.*-1"),
+    "large seed": (["--seed_everything", str(2**32)], r"seed_everything .*4294967296"),
+    "no measures": (["--num_measures", "-1"], r"num_measures.*-1"),
+    "too many measures": (["--num_measures", "1000000000"], r"num_measures .*1000000000"),
+    "threads": (["--run.threads", "0"], r"run.threads must be at least 1, got 0"),
+    "name": (["--run.name", "a/b"], r"run.name .*'a/b'"),
+    "long name": (["--run.name", "a" * 231], r"run.name .*230"),
+    "overwrite": (["--run.overwrite", "true", "--resume", "auto"], r"run.overwrite .*--resume"),
+    "training path": (["--training_path", "faster"], r"training_path.*faster"),
+    "no replica": (["--model.num_replicas", "0"], r"num_replicas must be at least 1, got 0"),
+    "seed of a replica": ([*REPLICAS, "--seed_everything", str(2**32 - 1)], r"seed_everything .*"),
+    "RMSprop": ([*REPLICAS, "--model.optimizer", "RMSprop"], r"model.optimizer .*RMSprop"),
+    "AMSGrad": ([*REPLICAS, *ADAM, "--model.optimizer.amsgrad", "true"], r"optimizer .*amsgrad"),
+    "SiLU": ([*REPLICAS, "--model.activation", "torch.nn.SiLU"], r"num_replicas .*SiLU"),
+    "linearized": ([*REPLICAS, "--model.linearized", "true"], r"num_replicas .*Linearized"),
+    "plain path": ([*REPLICAS, "--training_path", "plain"], r"training_path .*num_replicas.*plain"),
+    "two processes": (
+        [*REPLICAS, "--trainer.devices", "2"],
+        r"trainer.devices must be 1 .*num_replicas",
     ),
-    "gaps of the wrong length": (
-        ["--target.init_args.level_scales", "[1, 0.5, 0.2]"],
-        r"target: level_scales must hold one number for each of the 2 levels, got 3",
-    ),
-    "covariance that is not positive": (
-        ["--inputs.init_args.eigenvalues", "[1, 1, 1, 1, 1, 1, 1, -1]"],
-        r"inputs: eigenvalues must all be positive .* got -1",
-    ),
-    "batch that the shards do not divide": (
-        ["--data.batch_size", "30"],
-        r"batch_size must be a positive multiple of num_shards = 4, got 30",
-    ),
-    "shards that the processes do not divide": (
-        ["--trainer.devices", "3"],
-        r"data.num_shards must be a multiple of the number of processes, 3, got 4",
-    ),
-    "missing config": (["-c", "nowhere.yaml"], r"config: .*nowhere.yaml"),
-    "missing checkpoint": (["--resume", "nowhere.ckpt"], r"checkpoint must exist, got 'nowhere"),
-    "foreign checkpoint": (["--resume", "pyproject.toml"], r"checkpoint must be readable, got"),
-    "unknown target": (["--target", "Nope"], r"target: .*Nope"),
-    "unknown activation": (["--model.activation", "torch.nn.Nope"], r"model.activation: .*Nope"),
-    "learner without layers": (["--model.depth", "0"], r"depth must be at least 1, got 0"),
-    "penalties of the wrong length": (
-        ["--model.regularization", "[1, 2, 3]"],
-        r"regularization must be one number or one for each of 2 layers",
-    ),
-    "optimizer that refuses its rate": (
-        ["--model.optimizer", "SGD", "--model.optimizer.lr", "-1"],
-        r"model.optimizer .*Invalid learning rate: -1",
-    ),
-    "schedule that follows a metric": (
-        ["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
-        r"lr_scheduler must follow the steps, got ReduceLROnPlateau",
-    ),
-    "logging at no interval": (
-        ["--trainer.log_every_n_steps", "0"],
-        r"trainer.log_every_n_steps must be at least 1, got 0",
-    ),
-    "validation that is left out": (
-        ["--trainer.limit_val_batches", "0"],
-        r"trainer.limit_val_batches must be left out, got 0",
-    ),
-    "target in half precision": (
-        ["--trainer.precision", "bf16-true"],
-        r"trainer.precision must leave the samples exact, got bf16-true",
-    ),
-    "precision that a CPU lacks": (
-        ["--trainer.precision", "16-mixed"],
-        r"trainer.precision must be one that a CPU has, got 16-mixed: take bf16-mixed",
-    ),
-    "activation that changes the shape": (
-        ["--model.activation", "torch.nn.GLU"],
-        r"activation must keep the shape \(2, 4\), got \(2, 2\)",
-    ),
-    "metric that never comes": (
-        ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/acc"],
-        r"monitor must be val/nmse or val/loss, got 'val/acc'",
-    ),
-    "negative seed": (["--seed_everything", "-1"], r"seed_everything must lie in .* got -1"),
-    "target that is constant": (
-        ["--target.init_args.weights", str([[[[0] * 8] * 3], [[[0] * 8] * 2, [[0] * 3] * 2]])],
-        r"target must have a positive, finite variance",
-    ),
-    "mean that is no number": (
-        ["--inputs.init_args.mean", ".nan"],
-        r"mean must be finite, got nan",
-    ),
-    "validation within a step": (
-        ["--trainer.accumulate_grad_batches", "3"],
-        r"val_check_interval .* multiple of trainer.accumulate_grad_batches = 3, got 20",
-    ),
-    "less than no measures": (["--num_measures", "-1"], r"num_measures.*v>=0"),
-    "more measures than can be listed": (
-        ["--num_measures", "1000000000"],
-        r"num_measures must be at most 100,000, got 1000000000",
-    ),
-    "number in the place of a group": (
-        ["--model", "3"],
-        r"model: must be a mapping of settings, got '3'",
-    ),
-    "argument of a class": (
-        ["--target.init_args.weights", "x"],
-        r"target.init_args.weights: expected list, got x",
-    ),
-    "key that is no word": (
-        ["--replica_overrides", "[{3: 4}]"],
-        r"replica_overrides",
-    ),
-    "no threads": (["--run.threads", "0"], r"run.threads must be at least 1, got 0"),
-    "epochs": (["--trainer.max_epochs", "3"], r"trainer.max_epochs must be left out, got 3"),
-    "no steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps must be at least 1, got -1"),
-    "device that is not there": (["--trainer.accelerator", "tpu"], r"xla"),
-    "name with a slash": (
-        ["--run.name", "a/b"],
-        r"run.name must be a plain folder",
-    ),
-    "overwriting what is resumed": (
-        ["--run.overwrite", "true", "--resume", "auto"],
-        r"run.overwrite must be false with --resume, got true",
-    ),
+    "accumulation": ([*REPLICAS, "--trainer.accumulate_grad_batches", "2"], r"num_replicas .*acc"),
+    "mixed precision": ([*REPLICAS, "--trainer.precision", "bf16-mixed"], r"num_replicas .*mixed"),
+    # These fail when the run folder exists already.
+    "setup": (intervene("FailInSetup"), r"RuntimeError: before training \(interventions.py, line"),
+    "first step": (intervene("FailInTheFirstStep"), r"RuntimeError: before training"),
+    "measure": (["--measures+", "tests.interventions.DuplicateMeasure"], r"DuplicateMeasure must"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_is_one_clear_line_and_leaves_nothing(mistake, tmp_path, capsys):
-    words, message = MISTAKES[mistake]
-    assert fit(tmp_path, *words) == 2
+def test_mistake_is_one_line_with_exit_code_2_and_leaves_no_folder(mistake, tmp_path, capsys):
+    argv, message = MISTAKES[mistake]
+    assert fit(tmp_path / "some" / "logs", *argv) == 2
     error = capsys.readouterr().err
-    assert error.startswith("bfc: error: ")
-    assert error.count("\n") == 1
-    assert len(error) < 400
-    assert __import__("re").search(message, error), error
+    line = error_line(error)
+    assert error.splitlines()[-1] == f"bfc: error: {line}"
+    assert len(error.splitlines()) == (2 if mistake in ("setup", "first step", "measure") else 1)
+    assert len(line) < 400
+    assert re.search(message, line), line
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_above_a_refused_run_are_taken_away_again(tmp_path, capsys):
-    root = tmp_path / "some" / "where"
-    timer = "[{class_path: Timer, init_args: {duration: soon}}]"  # refused once the folder is made
-    assert fit(root, "--trainer.callbacks", timer, "--trainer.devices", "3") == 2
-    assert not list(tmp_path.iterdir())
-    root.mkdir(parents=True)
-    assert fit(root, "--trainer.devices", "3") == 2
-    assert root.is_dir()
+def test_root_that_existed_is_kept(tmp_path):
+    assert fit(tmp_path / "logs", "--trainer.devices", "3") == 2
+    (tmp_path / "logs").mkdir()
+    assert fit(tmp_path / "logs", *intervene("FailInSetup")) == 2
+    assert not list((tmp_path / "logs").iterdir())
 
 
-def test_lack_of_memory_is_one_line_with_a_status_of_its_own(tmp_path, capsys):
-    assert fit(tmp_path, "--model.width", str(10**12)) == 4
-    error = capsys.readouterr().err
-    assert error.startswith("bfc: out of memory: ")
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_taken_name_is_an_error_that_says_what_to_do(tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    assert fit(tmp_path, "--run.name", "mine") == 2
-    error = capsys.readouterr().err
-    assert "run.name must be free" in error
-    assert "--run.overwrite true" in error
-    assert "--resume auto" in error
-
-
-def test_overwrite_keeps_the_old_run_until_the_new_one_is_sure_to_start(tmp_path, capsys):
-    assert fit(tmp_path, "--run.name", "mine", "--trainer.max_steps", "2") == 0
-    before = (tmp_path / "mine" / "metrics.csv").read_text()
-    words = ["--run.name", "mine", "--run.overwrite", "true", "--trainer.devices", "3"]
-    assert fit(tmp_path, *words) == 2
-    assert (tmp_path / "mine" / "metrics.csv").read_text() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_overwrite_deletes_run_folders_only(tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    assert fit(tmp_path, "--run.name", "mine", "--run.overwrite", "true") == 2
-    assert "run.overwrite deletes run folders only" in capsys.readouterr().err
-    assert (tmp_path / "mine" / "thesis.tex").exists()
-
-
-@pytest.mark.parametrize("begun", [[], ["checkpoints/"], ["checkpoints/", ".config.yaml.17.tmp"]])
-def test_folder_of_a_run_that_was_killed_before_its_config_may_be_overwritten(tmp_path, begun):
-    (tmp_path / "mine").mkdir()
-    for name in begun:
-        path = tmp_path / "mine" / name
-        path.mkdir() if name.endswith("/") else path.write_text("half")
-    words = ["--run.overwrite", "true", "--trainer.max_steps", "2"]
-    assert fit(tmp_path, "--run.name", "mine", *words) == 0
-    assert (tmp_path / "mine" / "checkpoints" / "last.ckpt").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-@pytest.mark.parametrize("file", ["checkpoints/mine.ckpt", "checkpoints"])
-def test_folder_that_only_looks_like_a_begun_run_is_not_overwritten(tmp_path, capsys, file):
-    path = tmp_path / "mine" / file
-    path.parent.mkdir(parents=True)
-    path.write_text("precious")
-    assert fit(tmp_path, "--run.name", "mine", "--run.overwrite", "true") == 2
-    assert "run.overwrite deletes run folders only" in capsys.readouterr().err
-    assert path.read_text() == "precious"
-
-
-def test_unwritable_root_is_an_error(tmp_path, capsys):
+def test_root_that_is_a_file_is_an_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["fit", "-c", TINY, "--run.root", str(tmp_path / "file" / "logs")]) == 2
-    assert "run.root must be a folder that can be written" in capsys.readouterr().err
+    assert fit(tmp_path / "file" / "logs") == 2
+    assert "file" in error_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "must hold keys and values, got None"),
-        (b"- a\n- b\n", "must hold keys and values"),
-        (b"model: {width: 8\ndata: 3\n", "line 2: expected ',' or '}'"),
-        (b"model: {}\ntarget: {}\nmodel: {}\n", "line 3: the key 'model' stands twice"),
-        (b"\xff\xfe\x00", "must be YAML text"),
-    ],
+    "content", [b"", b"- a\n- b\n", b"model: {width: 8\ndata: 3\n", b"\xff\xfe\x00"]
 )
-def test_config_that_is_no_mapping_is_told_by_file_and_line(tmp_path, capsys, content, message):
+def test_config_that_is_not_a_mapping_is_one_line_that_names_the_file(tmp_path, capsys, content):
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     assert main(["fit", "-c", TINY, "-c", str(path), "--run.root", str(tmp_path / "logs")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"bfc: error: config {path}")
-    assert message in error
+    assert "mine.yaml" in error_line(error)
     assert error.count("\n") == 1
     assert not (tmp_path / "logs").exists()
 
 
-def test_folder_as_config_is_refused(tmp_path, capsys):
-    assert main(["fit", "-c", str(tmp_path)]) == 2
-    assert "config must be a file" in capsys.readouterr().err
-    for words in (["--config="], ["-c="], ["-c", ""]):
-        assert main(["fit", *words]) == 2
-        assert capsys.readouterr().err == "bfc: error: config must be a file, got ''.\n"
+# How a run that has begun ends
 
 
-def test_unknown_command_lists_the_known_ones(capsys):
-    assert main(["train"]) == 2
+def test_bug_after_the_first_step_is_exit_code_1_with_a_traceback(tmp_path, capsys):
+    assert fit(tmp_path, *intervene("FailAt", step=33)) == 1
     error = capsys.readouterr().err
-    assert "fit, validate, test, predict" in error
-    assert "'train'" in error
+    assert "Traceback" in error
+    assert error.splitlines()[-1] == "bfc: error: a bug"
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 20
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["fit", "--help"]])
-def test_help_helps_and_is_no_error(words, capsys):
-    assert main(words) == 0
-    text = capsys.readouterr().out
-    assert "usage: bfc" in text
-    assert "--run.name" in text
+def test_value_error_of_a_bug_after_the_first_step_is_no_usage_error(tmp_path, capsys):
+    assert fit(tmp_path, *intervene("FailAt", step=33, error="ValueError")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_out_of_memory_is_exit_code_4(tmp_path, capsys):
+    assert fit(tmp_path, "--model.width", str(10**12)) == 4
+    error = capsys.readouterr().err
+    assert "out of memory" in error_line(error)
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    message = "CUDA out of memory. Tried to allocate 3.00 GiB"
+    assert fit(tmp_path, *intervene("FailAt", step=33, message=message)) == 4
+    assert message in error_line(capsys.readouterr().err)
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 20
+
+
+RARE_LOG = ["--trainer.log_every_n_steps", "1000"]
+CLASSES = ["--labels", "Classification"]
+
+
+@pytest.mark.parametrize("argv", [[], RARE_LOG, [*CLASSES, *RARE_LOG]])
+def test_divergence_is_exit_code_3_and_keeps_the_last_good_checkpoint(tmp_path, capsys, argv):
+    assert fit(tmp_path, *argv, *intervene("PoisonAt", step=33)) == 3
+    assert "diverged" in capsys.readouterr().err
+    assert summary(tmp_path / "tiny")["status"] == "diverged"
+    kept = checkpoint(tmp_path / "tiny")
+    assert kept["global_step"] == 20
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+def test_divergence_before_the_first_checkpoint_keeps_the_folder(tmp_path, path, capsys):
+    argv = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e4", "--training_path", path]
+    assert fit(tmp_path, *BARE, *argv, "--trainer.gradient_clip_val", "null") == 3
+    assert "train/loss is not finite at step 5" in capsys.readouterr().err.splitlines()[-1]
+    assert summary(tmp_path / "tiny")["status"] == "diverged"
+
+
+# The command line itself
+
+
+def test_closed_pipe_does_not_end_a_run(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = ["fit", "-c", TINY, "--run.root", str(tmp_path), *BARE]
+    command = [sys.executable, "-m", "bfc_lightning", *argv]
+    process = subprocess.Popen(command, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert process.wait(timeout=120) == 0
+    assert summary(tmp_path / "tiny")["status"] == "finished"
+
+
+def test_ascii_terminal_shows_results(tmp_path, monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert fit(tmp_path, "--run.name", "λ", *BARE) == 0
+    text = shown.getvalue().decode("ascii")
+    assert "?: finished" in text
+    assert "val/nmse" in text
+
+
+def test_unknown_command_suggests_a_known_one(capsys):
+    assert main(["validat"]) == 2
+    assert "'validate'" in error_line(capsys.readouterr().err)
+    assert main(["train"]) == 2
+    assert "fit, validate, test, predict" in error_line(capsys.readouterr().err)
 
 
 def test_version_is_that_of_the_package(capsys):
@@ -248,3 +203,27 @@ def test_version_is_that_of_the_package(capsys):
 
     assert main(["--version"]) == 0
     assert version("bfc_lightning") in capsys.readouterr().out
+
+
+UNION = """Parser key "model.width":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'int'>, list[int]]
+  Errors:
+    - Expected a <class 'int'>
+    - Expected a <class 'list'>
+  Given value type: <class 'str'>
+  Given value: many"""
+OWN = """Does not validate against any of the Union subtypes
+Subtypes: [<class 'bfc_lightning.targets.base.Target'>, <class 'NoneType'>]
+Errors:
+  - widths must not grow from input_dim = 8 upwards, got [3, 9].
+  - Expected a <class 'NoneType'>
+Given value type: <class 'jsonargparse._namespace.Namespace'>
+Given value: Namespace(class_path='bfc_lightning.HierarchicalTarget')"""
+
+
+def test_messages_of_jsonargparse_are_cut_to_what_they_say():
+    expected = 'Parser key "model.width":; Expected a int; Expected a list, got many'
+    assert one_line(UNION) == expected
+    assert one_line(OWN) == "widths must not grow from input_dim = 8 upwards, got [3, 9]."
+    assert len(one_line("x" * 10_000)) < 700

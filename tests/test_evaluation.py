@@ -1,4 +1,4 @@
-"""`validate`, `test` and `predict`, and reading a run back in Python."""
+"""`validate`, `test` and `predict`, and `load_run`."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import torch
 from bfc_lightning import load_run
 from bfc_lightning.cli import main
 from bfc_lightning.runs.folder import RunError
-from tests.runs import TINY, fit, summary
+from tests.runs import TINY, error_line, fit, intervene, summary
 
 
 @pytest.fixture(scope="module")
@@ -21,115 +21,103 @@ def run(tmp_path_factory) -> Path:
     return root / "tiny"
 
 
-def evaluate(command: str, run: Path, *words: str) -> int:
-    return main([command, "-c", TINY, "--run.root", str(run.parent), *words])
+def evaluate(command: str, run: Path, *argv: str) -> int:
+    return main([command, "-c", TINY, "--run.root", str(run.parent), *argv])
 
 
-def test_validate_repeats_the_score_of_the_run(run):
+def result(run: Path, command: str) -> dict:
+    return json.loads((run / f"{command}.json").read_text())
+
+
+def test_validate_repeats_the_score_of_the_run(run, capsys):
     assert evaluate("validate", run, "--ckpt_path", "last") == 0
-    content = json.loads((run / "validate.json").read_text())
-    assert content["step"] == 200
-    assert content["metrics"]["val/nmse"] == pytest.approx(
-        summary(run)["metrics"]["val/nmse"], rel=1e-6
-    )
+    assert result(run, "validate")["step"] == 200
+    score = result(run, "validate")["metrics"]["val/nmse"]
+    assert score == pytest.approx(summary(run)["metrics"]["val/nmse"], rel=1e-6)
+    assert f"{score:.4g}" in capsys.readouterr().out
 
 
 def test_test_uses_samples_of_its_own(run):
     assert evaluate("test", run, "--ckpt_path", "last") == 0
-    scored = json.loads((run / "test.json").read_text())["metrics"]["test/nmse"]
+    scored = result(run, "test")["metrics"]["test/nmse"]
     seen = summary(run)["metrics"]["val/nmse"]
     assert scored != seen
     assert scored == pytest.approx(seen, rel=0.5)
 
 
-def test_best_last_and_path_name_checkpoints(run):
-    for name in ("best", "last", str(run / "checkpoints" / "best.ckpt"), str(run)):
-        assert evaluate("validate", run, "--ckpt_path", name) == 0
-        stem = "best" if "best" in name else "last"
-        written = json.loads((run / "validate.json").read_text())["checkpoint"]
-        assert Path(written) == run / "checkpoints" / f"{stem}.ckpt"
+@pytest.mark.parametrize("name", ["best", "last", "checkpoints/best.ckpt", "."])
+def test_checkpoint_is_given_by_name_file_or_run_folder(run, name):
+    path = name if name in ("best", "last") else str(run / name)
+    assert evaluate("validate", run, "--ckpt_path", path) == 0
+    stem = "best" if "best" in name else "last"
+    assert Path(result(run, "validate")["checkpoint"]) == run / "checkpoints" / f"{stem}.ckpt"
 
 
 def test_copied_run_is_the_one_that_is_evaluated(run, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.json", "predictions.npz"))
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("test.json"))
     before = sorted(run.iterdir())
-    assert main(["test", "-c", str(copy / "config.yaml"), "--ckpt_path", "best"]) == 0
-    written = json.loads((copy / "test.json").read_text())
-    assert Path(written["checkpoint"]) == copy / "checkpoints" / "best.ckpt"
+    assert main(["test", "-c", str(copy / "config.yaml")]) == 0
+    assert Path(result(copy, "test")["checkpoint"]) == copy / "checkpoints" / "best.ckpt"
     assert sorted(run.iterdir()) == before
 
 
-def test_predictions_open_in_numpy_and_fit_the_score(run):
+def test_users_callbacks_are_left_out(run):
+    failing = [*intervene("FailAt", step=1), "--trainer.logger+", "CSVLogger"]
+    failing += ["--trainer.logger.save_dir", str(run.parent / "own")]
+    for command in ("validate", "test", "predict"):
+        assert evaluate(command, run, *failing) == 0
+    assert not (run.parent / "own").exists()
+
+
+def test_predictions_open_in_numpy_and_agree_with_the_score(run):
     assert main(["predict", "-c", str(run / "config.yaml"), "--ckpt_path", "last"]) == 0
     with np.load(run / "predictions.npz") as file:
         inputs, targets, predictions = (file[k] for k in ("inputs", "targets", "predictions"))
     assert inputs.shape == (512, 8)
     assert targets.shape == predictions.shape == (512,)
-    target = load_run(run, "last").target
-    assert np.allclose(target(torch.from_numpy(inputs).double()), targets, atol=1e-4)
-    nmse = float(((predictions - targets) ** 2).mean() / target.variance)
+    loaded = load_run(run, "last")
+    assert np.allclose(loaded.target(torch.from_numpy(inputs).double()), targets, atol=1e-4)
+    with torch.no_grad():
+        assert np.allclose(loaded.network(torch.from_numpy(inputs)), predictions, atol=1e-5)
+    nmse = float(((predictions - targets) ** 2).mean() / loaded.target.variance)
     assert nmse == pytest.approx(summary(run)["metrics"]["val/nmse"], rel=0.5)
 
 
-def test_missing_checkpoint_is_an_error_and_not_a_random_network(tmp_path, capsys):
+def test_missing_checkpoint_is_an_error_and_leaves_no_folder(tmp_path, capsys):
     for name in ("best", "last", "nowhere.ckpt"):
-        words = ["test", "-c", TINY, "--run.root", str(tmp_path), "--ckpt_path", name]
-        assert main(words) == 2
-        assert "checkpoint must exist" in capsys.readouterr().err
+        assert evaluate("test", tmp_path / "logs" / "tiny", "--ckpt_path", name) == 2
+        assert "does not exist" in error_line(capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoint_of_another_target_is_refused(run, capsys):
+def test_checkpoint_of_another_target_or_network_is_refused(run, capsys):
     assert evaluate("test", run, "--seed_everything", "1") == 2
-    message = capsys.readouterr().err
-    assert "another target" in message
-    assert "target.init_args.seed" in message
-
-
-def test_settings_given_beside_a_checkpoint_are_not_replaced_by_it(run, capsys):
+    assert "target.init_args.seed" in error_line(capsys.readouterr().err)
     assert evaluate("test", run, "--model.width", "16") == 2
-    assert "model.width 16 instead of 8" in capsys.readouterr().err
-
-
-def test_checkpoint_of_another_program_is_refused(run, tmp_path, capsys):
-    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    (tmp_path / "text.ckpt").write_text("no checkpoint")
-    for name, rule in (("foreign", "must come from bfc fit"), ("text", "must be readable")):
-        assert evaluate("test", run, "--ckpt_path", str(tmp_path / f"{name}.ckpt")) == 2
-        assert rule in capsys.readouterr().err
-
-
-def test_checkpoint_that_carries_code_does_not_run_it(run, tmp_path, capsys):
-    class Trap:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "sprung",))
-
-    torch.save({"bfc_lightning": Trap()}, tmp_path / "trap.ckpt")
-    assert evaluate("test", run, "--ckpt_path", str(tmp_path / "trap.ckpt")) == 2
-    assert not (tmp_path / "sprung").exists()
+    assert "model.width is 16, was 8" in error_line(capsys.readouterr().err)
 
 
 def test_load_run_gives_the_network_that_was_scored(run):
     loaded = load_run(run, "last")
-    batch = loaded.data.make_stream("cpu", torch.float32).batch("val", 0, 256)
-    again = loaded.data.make_stream("cpu", torch.float32).batch("val", 1, 256)
-    inputs, signal = (torch.cat(pair) for pair in zip(batch[::2], again[::2], strict=True))
+    stream = loaded.data.make_stream("cpu", torch.float32)
+    batches = [stream.batch("val", position, 256) for position in range(2)]
     with torch.no_grad():
-        error = (loaded.network(inputs) - signal).square().mean() / loaded.target.variance
-    assert float(error) == pytest.approx(summary(run)["metrics"]["val/nmse"], rel=1e-5)
+        errors = [(loaded.network(b.inputs) - b.labels).square().mean() for b in batches]
+    nmse = float(sum(errors) / 2 / loaded.target.variance)
+    assert nmse == pytest.approx(summary(run)["metrics"]["val/nmse"], rel=1e-5)
     assert loaded.step == 200
     assert loaded.config["model"]["width"] == 8
+    assert load_run(run).step == load_run(run, str(run / "checkpoints" / "best.ckpt")).step
 
 
-def test_load_run_refuses_a_folder_without_a_run(tmp_path):
-    with pytest.raises(RunError, match=r"path must be a run folder, got .* holds no config.yaml"):
+def test_load_run_refuses_what_is_not_a_run(run, tmp_path):
+    with pytest.raises(RunError, match="is not a run folder"):
         load_run(tmp_path)
-
-
-def test_target_tensors_that_do_not_fit_the_checkpoint_are_refused(run, tmp_path):
+    with pytest.raises(RunError, match=r"replica must be in \[0, 1\), got 1"):
+        load_run(run, replica=1)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     content["HierarchicalData"]["problem"]["0.input_weight"] *= 1.001
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(RunError, match=r"another target: 0.input_weight differs by 1.0e-03"):
+    with pytest.raises(ValueError, match=r"0.input_weight differs by 1.0e-03"):
         load_run(run, str(tmp_path / "other.ckpt"))

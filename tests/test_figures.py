@@ -1,7 +1,9 @@
-"""Figures show what the rows say, with titles, units and legends."""
+"""Figures show the numbers of the rows, with titles, units and legends."""
 
+import io
 import math
 
+import matplotlib
 import numpy as np
 
 from bfc_lightning.figures import (
@@ -10,6 +12,7 @@ from bfc_lightning.figures import (
     feature_residuals,
     leakages,
     learning_curves,
+    own_style,
     probe_heat_maps,
     quadratic_forms,
     series,
@@ -37,7 +40,7 @@ def test_curves_carry_the_numbers_of_the_rows():
     assert list(right.lines[0].get_xdata()) == [1, 11]
 
 
-def test_every_panel_says_what_it_shows():
+def test_every_panel_has_title_labels_and_legend():
     figure = learning_curves([ROWS], score_key="val/nmse", title="a run")
     assert figure.get_suptitle() == "a run"
     for panel in figure.axes:
@@ -52,7 +55,7 @@ def test_run_without_levels_has_one_panel():
     rows = [{"step": 10, "val/error": 0.5}]
     figure = learning_curves([rows], score_key="val/error", title="classes")
     assert len(figure.axes) == 1
-    assert "wrong classes" in figure.axes[0].get_ylabel()
+    assert "misclassified" in figure.axes[0].get_ylabel()
 
 
 def test_colors_are_all_different():
@@ -88,8 +91,8 @@ def test_feature_figure_marks_joins_and_untrained_layers():
     figure = feature_residuals(merged(PHASED), title="a run")
     (panel,) = figure.axes
     assert panel.get_xscale() == "linear"
-    words = [text.get_text().strip() for text in panel.texts]
-    assert words == ["layer 1 alone", "layer 2 joins"]
+    marks = [text.get_text().strip() for text in panel.texts]
+    assert marks == ["layer 1 alone", "layer 2 joins"]
     first = panel.lines[2]  # after the two marks
     assert list(first.get_xdata()) == [0, 10, 20]
     assert list(first.get_ydata()) == [0.9, 0.2, 0.01]
@@ -111,7 +114,7 @@ def test_restart_is_marked_as_no_layer_that_joins():
     assert [text.get_text().strip() for text in panel.texts] == ["layer 1 alone"]
 
 
-def test_heat_maps_show_the_probes_of_moments_and_leave_out_absent_layers():
+def test_heat_maps_show_the_probes_at_several_steps_and_leave_out_absent_layers():
     figure = probe_heat_maps(merged(PHASED), title="a run")
     panels = figure.axes[:-1]
     assert [panel.get_title() for panel in panels] == ["step 0", "step 10", "step 20"]
@@ -120,7 +123,7 @@ def test_heat_maps_show_the_probes_of_moments_and_leave_out_absent_layers():
     assert figure.axes[-1].get_ylabel() == "1 - R²"
 
 
-def test_leakage_is_drawn_where_it_was_measured():
+def test_leakage_is_drawn_if_it_was_measured():
     figure = leakages(merged(PHASED), title="a run")
     left, right = figure.axes
     assert 0.5 in list(right.lines[-1].get_ydata())
@@ -138,3 +141,19 @@ def test_quadratic_forms_share_one_scale_and_mark_the_targets_directions():
     assert {panel.images[0].get_clim() for panel in panels} == {(-1.0, 1.0)}
     assert np.allclose(panels[2].images[0].get_array(), learner - target)
     assert list(panels[0].lines[0].get_ydata()) == [1.5, 1.5]
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    with own_style():
+        learning_curves([ROWS], score_key="val/nmse", title="a run").savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def test_own_style_does_not_depend_on_the_users_configuration(caplog):
+    expected = png()
+    users = {"font.family": "No Such Font", "lines.linewidth": 9.0, "savefig.dpi": 30}
+    with matplotlib.rc_context(users):
+        assert png() == expected
+        assert matplotlib.rcParams["lines.linewidth"] == 9.0
+    assert "findfont" not in caplog.text

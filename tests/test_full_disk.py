@@ -1,4 +1,4 @@
-"""No space, and no leave to write: one line, no harm to what was there, and the run can go on."""
+"""A full or read-only disk: one line, nothing lost, and the run continues later."""
 
 import os
 import subprocess
@@ -7,20 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from bfc_lightning.cli import main
-from tests.faults.folders import differences, unreadable
-from tests.runs import TINY, fit, summary
+from tests.runs import TINY, assert_same_run, error_line, fit, summary
 
-# Python makes an error of the signal that a file beyond the limit brings.
+# Python turns the signal of a file beyond the limit into an OSError.
 LIMITED = """
 import resource, sys
 from bfc_lightning.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
 sys.exit(main())
 """
-# Of the tiny run, a checkpoint has 19 kB, TensorBoard's events end at 25 kB.
-SIZES = {"first checkpoint": 9_000, "events": 21_000}
 
 
 @pytest.fixture(scope="module")
@@ -30,39 +27,35 @@ def whole(tmp_path_factory) -> Path:
     return root / "tiny"
 
 
-def assert_told(told: str, *words: str) -> None:
-    """One line says what is wrong, and no traceback."""
-    assert "Traceback" not in told
-    lines = [line for line in told.splitlines() if line.startswith("bfc: error")]
-    assert len(lines) == 1, told
-    assert all(word in lines[0] for word in words), lines[0]
+def assert_continues(whole: Path, folder: Path, *argv: str) -> None:
+    for path in folder.glob("checkpoints/*.ckpt"):
+        torch.load(path, weights_only=True)
+    assert not list(folder.rglob(".*.tmp"))
+    assert fit(folder.parent, "--resume", "auto", *argv) == 0
+    assert_same_run(whole, folder)
 
 
-def assert_goes_on(whole: Path, folder: Path) -> None:
-    assert fit(folder.parent, "--resume", "auto") == 0
-    assert differences(whole, folder) == []
-    assert unreadable(folder) == []
-
-
+# The checkpoints have about 19 kB. The events of TensorBoard grow beyond 20 kB if every step is
+# logged, after a checkpoint has been saved.
 @pytest.mark.slow
-@pytest.mark.parametrize("where", SIZES)
-def test_run_that_reaches_a_limit_of_file_size_goes_on_without_it(whole, tmp_path, where):
-    words = ["fit", "-c", TINY, "--run.root", str(tmp_path)]
+@pytest.mark.parametrize(("size", "steps"), [(9_000, 0), (20_000, 20)])
+def test_run_that_reaches_a_limit_of_file_size_continues_without_it(tmp_path, size, steps):
+    every = ["--trainer.log_every_n_steps", "1"]
+    assert fit(tmp_path / "whole", *every) == 0
+    argv = ["fit", "-c", TINY, "--run.root", str(tmp_path), *every]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(SIZES[where]), *words],
+        [sys.executable, "-c", LIMITED, str(size), *argv],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
-        timeout=600,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1
-    assert_told(done.stderr, "no space is left", "File too large")
-    assert "go on: bfc fit -c" in done.stderr
-    folder = tmp_path / "tiny"
-    assert summary(folder)["steps"] < 60
-    assert list((folder / "checkpoints").glob(".*")) == []
-    assert_goes_on(whole, folder)
+    assert "File too large" in error_line(done.stderr)
+    assert "to continue: bfc fit -c" in done.stderr
+    assert steps <= summary(tmp_path / "tiny")["steps"] < 60
+    assert_continues(tmp_path / "whole" / "tiny", tmp_path / "tiny", *every)
 
 
 @pytest.fixture
@@ -76,44 +69,35 @@ def small_disk(tmp_path) -> Iterator[Path]:
     except FileNotFoundError:
         pytest.skip("there is no command to mount a file system")
     if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
     try:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("free_kilobytes", [4, 24, 28, 36, 56, 72])
-def test_run_on_a_full_disk_goes_on_when_there_is_space(whole, small_disk, capsys, free_kilobytes):
+@pytest.mark.parametrize("free_kilobytes", [4, 24, 36, 56, 72])
+def test_full_disk_is_exit_code_1_and_the_run_continues_later(
+    whole, small_disk, capsys, free_kilobytes
+):
     filler = small_disk / "filler"
     filler.write_bytes(bytes(1024 * (256 - free_kilobytes)))
     assert fit(small_disk) == 1
-    assert_told(capsys.readouterr().err, "no space is left", "No space left on device")
+    assert "No space left on device" in error_line(capsys.readouterr().err)
     filler.unlink()
-    for path in small_disk.rglob("*.ckpt"):  # the one of before, if any, and whole
-        assert unreadable(path.parent) == []
-    assert_goes_on(whole, small_disk / "tiny")
+    assert_continues(whole, small_disk / "tiny")
 
 
-def test_comparison_on_a_full_disk_ends_in_one_line(small_disk, tmp_path, capsys):
-    (small_disk / "filler").write_bytes(bytes(1024 * 248))
-    (tmp_path / "few.yaml").write_text(
-        f"base: [{Path(TINY).resolve()}]\nseeds: [0]\nlearners: {{a: {{}}, b: {{}}, c: {{}}}}\n"
-    )
-    words = ["compare", "-c", str(tmp_path / "few.yaml"), "--run.root", str(small_disk)]
-    assert main(words) == 1
-    assert_told(capsys.readouterr().err, "no space is left")
-
-
-def test_folder_that_may_only_be_read_is_refused_and_left_as_it_is(whole, small_disk, capsys):
+def test_read_only_folder_is_refused_and_unchanged(small_disk, capsys):
     assert fit(small_disk, "--trainer.max_steps", "40") == 0
     before = {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     capsys.readouterr()
-    assert fit(small_disk, "--run.name", "new") == 2
-    assert_told(capsys.readouterr().err, "must be a folder that can be written", "Read-only")
-    assert fit(small_disk, "--run.name", "tiny", "--run.overwrite", "true") == 2
-    assert_told(capsys.readouterr().err, "Read-only file system")
-    assert fit(small_disk, "--resume", "auto", "--trainer.max_steps", "40") == 2
-    assert_told(capsys.readouterr().err, "must be writable: Read-only file system")
+    for argv in (
+        ["--run.name", "new"],
+        ["--run.name", "tiny", "--run.overwrite", "true"],
+        ["--resume", "auto", "--trainer.max_steps", "40"],
+    ):
+        assert fit(small_disk, *argv) == 2
+        assert "Read-only file system" in error_line(capsys.readouterr().err)
     assert {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()} == before

@@ -152,5 +152,7 @@ def test_network_and_its_row_hold_the_same_numbers():
 
 
 def test_activation_without_a_form_in_place_is_refused():
-    with pytest.raises(ValueError, match=r"activation must have a form in place, got SiLU\(\)\."):
+    with pytest.raises(
+        ValueError, match=r"activation must have an in-place implementation, got SiLU\(\)\."
+    ):
         ByHand(network(activation=torch.nn.SiLU()), 8)

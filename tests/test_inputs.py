@@ -1,4 +1,4 @@
-"""Input laws: moments, marginals, and the law with one direction taken out."""
+"""Input distributions: moments, marginals, and the distribution with one direction taken out."""
 
 import math
 import re
@@ -36,17 +36,17 @@ def mixture():
     return GaussianMixture(parts, weights=[0.5, 0.3, 0.2])
 
 
-def draw(law, num_samples, seed=0):
-    return law.sample(num_samples, generator(seed, "inputs test"))
+def draw(distribution, num_samples, seed=0):
+    return distribution.sample(num_samples, generator(seed, "inputs test"))
 
 
-def assert_moments(law, num_samples):
+def assert_moments(distribution, num_samples):
     """Mean and every entry of the covariance within 5 standard errors."""
-    x = draw(law, num_samples).numpy()
-    assert (standard_errors_off(x, law.mean) < 5).all()
-    centered = x - law.mean.numpy()
+    x = draw(distribution, num_samples).numpy()
+    assert (standard_errors_off(x, distribution.mean) < 5).all()
+    centered = x - distribution.mean.numpy()
     products = (centered[:, :, None] * centered[:, None, :]).reshape(num_samples, -1)
-    assert (standard_errors_off(products, law.covariance.numpy().flatten()) < 5).all()
+    assert (standard_errors_off(products, distribution.covariance.numpy().flatten()) < 5).all()
 
 
 # Haar
@@ -81,10 +81,10 @@ def test_gaussian_has_the_mean_and_covariance_it_states(name):
 
 @pytest.mark.parametrize("name", GAUSSIANS)
 def test_gaussian_is_standard_normal_once_whitened(name):
-    law = gaussian(name)
-    values, axes = torch.linalg.eigh(law.covariance)
-    white = (((draw(law, 5000) - law.mean) @ axes) / values.sqrt()).numpy()
-    # n = 5000; five tests a law, so p above 1e-4
+    distribution = gaussian(name)
+    values, axes = torch.linalg.eigh(distribution.covariance)
+    white = (((draw(distribution, 5000) - distribution.mean) @ axes) / values.sqrt()).numpy()
+    # n = 5000; five tests a distribution, so p above 1e-4
     for column in white.T:
         assert stats.kstest(column, "norm").pvalue > 1e-4
     assert stats.kstest((white**2).sum(axis=1), stats.chi2(4).cdf).pvalue > 1e-4
@@ -116,10 +116,10 @@ def test_explicit_eigenvalues_are_taken_as_they_are():
 
 @pytest.mark.parametrize("name", ["condition number", "power law", "explicit"])
 def test_rotation_keeps_the_eigenvalues_and_mixes_the_axes(name):
-    law = gaussian(name)
-    values = torch.linalg.eigvalsh(law.covariance)
-    torch.testing.assert_close(values, law.eigenvalues.sort().values, rtol=1e-12, atol=0)
-    off_diagonal = law.covariance - law.covariance.diagonal().diag()
+    distribution = gaussian(name)
+    values = torch.linalg.eigvalsh(distribution.covariance)
+    torch.testing.assert_close(values, distribution.eigenvalues.sort().values, rtol=1e-12, atol=0)
+    off_diagonal = distribution.covariance - distribution.covariance.diagonal().diag()
     assert float(off_diagonal.abs().max()) > 0.05
 
 
@@ -134,12 +134,12 @@ def test_rotation_follows_its_seed_and_none_is_zero():
 
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
 def test_samples_follow_their_generator(make):
-    law = make()
-    assert torch.equal(draw(law, 50, seed=1), draw(law, 50, seed=1))
-    one, other = draw(law, 50, seed=1), draw(law, 50, seed=2)
+    distribution = make()
+    assert torch.equal(draw(distribution, 50, seed=1), draw(distribution, 50, seed=1))
+    one, other = draw(distribution, 50, seed=1), draw(distribution, 50, seed=2)
     assert not (one == other).any()
     random = generator(0, "moves on")
-    assert not (law.sample(50, random) == law.sample(50, random)).any()
+    assert not (distribution.sample(50, random) == distribution.sample(50, random)).any()
 
 
 class Doubled(Gaussian):
@@ -148,33 +148,33 @@ class Doubled(Gaussian):
 
 
 @pytest.mark.parametrize(
-    "law",
+    "distribution",
     [Gaussian(4), Gaussian(4, mean=[1.0, 0.0, -2.0, 3.0]), gaussian("power law"), mixture()],
     ids=["isotropic", "shifted", "power law", "mixture"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("num_samples", [1, 33])
-def test_parts_are_the_samples_of_each_generator_to_the_bit(law, dtype, num_samples):
-    law = law.to(dtype)
+def test_parts_are_the_samples_of_each_generator_to_the_bit(distribution, dtype, num_samples):
+    distribution = distribution.to(dtype)
     one, other = ([generator(seed, "part") for seed in range(3)] for _ in range(2))
-    parts = torch.cat([law.sample(num_samples, random) for random in one])
-    assert torch.equal(law.sample_parts(num_samples, other), parts)
+    parts = torch.cat([distribution.sample(num_samples, random) for random in one])
+    assert torch.equal(distribution.sample_parts(num_samples, other), parts)
     moved = zip(one, other, strict=True)
     assert all(torch.equal(a.get_state(), b.get_state()) for a, b in moved)
 
 
-def test_parts_of_a_law_of_one_s_own_are_its_samples():
+def test_parts_of_a_custom_distribution_are_its_samples():
     one, other = ([generator(seed, "part") for seed in range(2)] for _ in range(2))
     parts = torch.cat([Gaussian(4).sample(5, random) for random in one])
     assert torch.equal(Doubled(4).sample_parts(5, other), 2 * parts)
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
-def test_law_samples_in_its_own_dtype(make):
+def test_distribution_samples_in_its_own_dtype(make):
     assert draw(make(), 3).dtype == torch.float64
-    law = make().to(torch.float32)
-    assert draw(law, 3).dtype == torch.float32
-    assert_moments(law.to(torch.float64), 2**13)
+    distribution = make().to(torch.float32)
+    assert draw(distribution, 3).dtype == torch.float32
+    assert_moments(distribution.to(torch.float64), 2**13)
 
 
 # Mixture
@@ -186,10 +186,10 @@ def test_mixture_has_the_mean_and_covariance_it_states():
 
 def test_mixture_moments_worked_by_hand():
     parts = [Gaussian(1, eigenvalues=[1.0]), Gaussian(1, mean=4.0, eigenvalues=[9.0])]
-    law = GaussianMixture(parts, weights=[0.25, 0.75])
+    distribution = GaussianMixture(parts, weights=[0.25, 0.75])
     # mean 3; within 0.25 * 1 + 0.75 * 9 = 7; between 0.25 * 9 + 0.75 * 1 = 3
-    torch.testing.assert_close(law.mean, torch.tensor([3.0], dtype=torch.float64))
-    torch.testing.assert_close(law.covariance, torch.tensor([[10.0]], dtype=torch.float64))
+    torch.testing.assert_close(distribution.mean, torch.tensor([3.0], dtype=torch.float64))
+    torch.testing.assert_close(distribution.covariance, torch.tensor([[10.0]], dtype=torch.float64))
 
 
 def test_mixture_marginals_are_mixtures_of_normals():
@@ -231,51 +231,51 @@ def test_mixture_weights_are_equal_by_default():
     assert GaussianMixture(parts).weights.tolist() == [0.25] * 4
 
 
-# The law without one direction
+# The distribution without one direction
 
 
-def projected(law):
-    return ProjectedLaw(law, torch.tensor([0.3, -1.2, 0.5, 2.0], dtype=torch.float64))
+def projected(distribution):
+    return ProjectedLaw(distribution, torch.tensor([0.3, -1.2, 0.5, 2.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
 def test_projected_samples_say_nothing_along_the_direction(make):
-    law = projected(make())
-    along = draw(law, 1000) @ law.direction
-    expected = float(law.direction @ law.mean)
+    distribution = projected(make())
+    along = draw(distribution, 1000) @ distribution.direction
+    expected = float(distribution.direction @ distribution.mean)
     torch.testing.assert_close(along, torch.full_like(along, expected), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
 def test_projecting_twice_is_projecting_once(make):
-    law = projected(make())
-    once = draw(law, 100)
-    torch.testing.assert_close(law.project(once), once, rtol=0, atol=1e-12)
+    distribution = projected(make())
+    once = draw(distribution, 100)
+    torch.testing.assert_close(distribution.project(once), once, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
-def test_projected_law_has_the_mean_and_covariance_it_states(make):
-    law = projected(make())
-    assert_moments(law, 2**15)
-    values = torch.linalg.eigvalsh(law.covariance)
+def test_projected_distribution_has_the_mean_and_covariance_it_states(make):
+    distribution = projected(make())
+    assert_moments(distribution, 2**15)
+    values = torch.linalg.eigvalsh(distribution.covariance)
     assert float(values[0].abs()) < 1e-13
     assert float(values[1]) > 0.05
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
 def test_projected_samples_are_uncorrelated_with_the_direction(make):
-    law = projected(make())
-    x = draw(law.inputs, 2**15)
-    along = (x - law.mean) @ law.direction
-    products = along[:, None] * (law.project(x) - law.mean)
+    distribution = projected(make())
+    x = draw(distribution.inputs, 2**15)
+    along = (x - distribution.mean) @ distribution.direction
+    products = along[:, None] * (distribution.project(x) - distribution.mean)
     assert (standard_errors_off(products, np.zeros(4)) < 5).all()
 
 
 def test_projected_gaussian_is_independent_of_the_direction():
-    law = projected(gaussian("condition number"))
-    x = draw(law.inputs, 20000)
-    along = (x - law.mean) @ law.direction
-    rest = law.project(x)
+    distribution = projected(gaussian("condition number"))
+    x = draw(distribution.inputs, 20000)
+    along = (x - distribution.mean) @ distribution.direction
+    rest = distribution.project(x)
     for column in rest.T:
         # n = 20000: the correlation of independent squares has standard deviation 0.007
         squares = torch.stack([(column - column.mean()) ** 2, along**2])
@@ -287,26 +287,32 @@ def test_projected_gaussian_is_independent_of_the_direction():
 
 
 def test_projection_of_a_standard_normal_is_the_orthogonal_one():
-    law = projected(Gaussian(4))
-    x = draw(law.inputs, 50)
-    w = law.direction
+    distribution = projected(Gaussian(4))
+    x = draw(distribution.inputs, 50)
+    w = distribution.direction
     expected = torch.stack([row - w * float(row @ w) / float(w @ w) for row in x])
-    torch.testing.assert_close(law.project(x), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(distribution.project(x), expected, rtol=0, atol=1e-12)
 
 
 def test_projection_formula_on_shifted_non_spherical_inputs():
-    law = projected(gaussian("condition number"))
-    x = draw(law.inputs, 50)
-    w, sigma, mean = law.direction.numpy(), law.inputs.covariance.numpy(), law.inputs.mean.numpy()
+    distribution = projected(gaussian("condition number"))
+    x = draw(distribution.inputs, 50)
+    w, sigma, mean = (
+        distribution.direction.numpy(),
+        distribution.inputs.covariance.numpy(),
+        distribution.inputs.mean.numpy(),
+    )
     expected = [row - sigma @ w * (w @ (row - mean)) / (w @ sigma @ w) for row in x.numpy()]
-    np.testing.assert_allclose(law.project(x).numpy(), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(distribution.project(x).numpy(), expected, rtol=0, atol=1e-12)
 
 
 def test_projection_does_not_depend_on_the_length_of_the_direction():
-    law = gaussian("condition number")
-    x = draw(law, 20)
-    longer = ProjectedLaw(law, 7 * projected(law).direction)
-    torch.testing.assert_close(longer.project(x), projected(law).project(x), rtol=0, atol=1e-12)
+    distribution = gaussian("condition number")
+    x = draw(distribution, 20)
+    longer = ProjectedLaw(distribution, 7 * projected(distribution).direction)
+    torch.testing.assert_close(
+        longer.project(x), projected(distribution).project(x), rtol=0, atol=1e-12
+    )
 
 
 # What a user gets wrong
@@ -322,7 +328,7 @@ def test_projection_does_not_depend_on_the_length_of_the_direction():
         ({"eigenvalues": [1.0, 2.0]}, "eigenvalues must be input_dim = 3 numbers, got 2."),
         (
             {"eigenvalues": [1.0, 0.0, 2.0]},
-            "eigenvalues must all be positive (the covariance must be positive), got 0.0.",
+            "eigenvalues must all be positive and finite, got 0.0.",
         ),
         (
             {"condition_number": 2.0, "eigenvalues": [1.0, 1.0, 1.0]},
@@ -337,14 +343,23 @@ def test_gaussian_refuses(arguments, message):
 
 
 @pytest.mark.parametrize("weights", [[0.5], [1.5, -0.5], [0.5, 0.4], [1.0, 0.0], [math.nan, 1.0]])
-def test_mixture_refuses_weights_that_are_no_law(weights):
+def test_mixture_refuses_weights_that_are_no_distribution(weights):
     message = f"weights must be 2 positive numbers that sum to 1, got {weights}."
     with pytest.raises(ValueError, match=re.escape(message)):
         GaussianMixture([Gaussian(2), Gaussian(2)], weights=weights)
 
 
 def test_mixture_refuses_no_component_and_mixed_dimensions():
-    with pytest.raises(ValueError, match=r"components must hold at least one Gaussian, got none\."):
+    with pytest.raises(ValueError, match=r"components must contain at least one Gaussian"):
         GaussianMixture([])
-    with pytest.raises(ValueError, match=r"components must share one input_dim, got \[2, 3\]\."):
+    with pytest.raises(ValueError, match=r"components must have the same input_dim, got"):
         GaussianMixture([Gaussian(2), Gaussian(3)])
+
+
+def test_input_dim_and_seed_are_integers_of_any_type():
+    one = Gaussian(np.int64(3), mean=1.0, condition_number=4.0, seed=np.int64(2))
+    other = Gaussian(3, mean=1.0, condition_number=4.0, seed=2)
+    assert torch.equal(draw(one, 5), draw(other, 5))
+    for value in (3.0, "3", True):
+        with pytest.raises(ValueError, match="input_dim must be an integer, got"):
+            Gaussian(value)

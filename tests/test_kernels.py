@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from bfc_lightning.kernels import (
     relu_chain_nngp,
     relu_chain_ntk,
 )
+from bfc_lightning.kernels.moments import linear_covariance, rectified
 from bfc_lightning.networks import FEATURE_STD, DenseNet
 from bfc_lightning.seeds import generator
 
@@ -171,8 +173,73 @@ def test_what_the_formulas_do_not_cover_is_refused():
     trained = DenseNet(5, [4, 4])
     trained.dense_layers()[1].readout.data[3] = 1
     with pytest.raises(
-        ValueError, match=r"readout must be half .* got the sum 2 over 4 in layer 2"
+        ValueError, match=r"readout must be half .* got 4 numbers with sum 2 in layer 2"
     ):
         readout_scales(trained)
     with pytest.raises(ValueError, match=r"activation must be Quadratic .* got Huber"):
         readout_scales(DenseNet(5, [4], activation=Huber()))
+
+
+def test_depth_is_an_integer_of_any_type():
+    x = points(2)
+    assert torch.equal(relu_chain_ntk(x, x, np.int64(2)), relu_chain_ntk(x, x, 2))
+    with pytest.raises(ValueError, match=r"depth must be an integer, got 2\.0"):
+        relu_chain_ntk(x, x, 2.0)
+
+
+# Gradients at and near angles 0 and pi
+
+
+def coincident(dim: int, dtype: torch.dtype) -> torch.Tensor:
+    """Random points, with copies, multiples, opposites, a near copy and 0."""
+    x = points(12, dim)
+    near = x[7:8] + 1e-4 * points(1, dim, seed=1)
+    x = torch.cat([x, x[:2], 2.5 * x[2:4], -x[4:6], -0.1 * x[6:7], near, torch.zeros_like(near)])
+    return x.float().to(dtype)
+
+
+def gradient(kernel, x: torch.Tensor) -> torch.Tensor:
+    moved = x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(kernel(moved, x).sum(), moved)
+    return found
+
+
+@pytest.mark.parametrize("chain", [relu_chain_ntk, relu_chain_nngp])
+@pytest.mark.parametrize("bias_std", [0.0, 0.7])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("dim", [1, 2, 8, 300])
+def test_relu_kernels_at_equal_points_agree_in_float32_and_float64(chain, bias_std, depth, dim):
+    kernel = partial(chain, depth=depth, bias_std=bias_std)
+    x, exact = coincident(dim, torch.float32), coincident(dim, torch.float64)
+    assert kernel(x, x).dtype == torch.float32
+    torch.testing.assert_close(kernel(x, x).double(), kernel(exact, exact), rtol=1e-6, atol=1e-6)
+    expected = gradient(kernel, exact)
+    assert expected.isfinite().all()
+    found = gradient(kernel, x).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("chain", [relu_chain_ntk, relu_chain_nngp])
+@pytest.mark.parametrize("bias_std", [0.0, 0.7])
+def test_gradient_of_a_relu_kernel_at_equal_points_is_the_symmetric_difference(chain, bias_std):
+    kernel = partial(chain, depth=2, bias_std=bias_std)
+    x, width = points(6), 1e-5
+    expected = torch.empty_like(x)
+    for column in range(x.shape[1]):
+        step = width * torch.eye(x.shape[1], dtype=x.dtype)[column]
+        difference = kernel(x + step, x) - kernel(x - step, x)
+        expected[:, column] = difference.sum(dim=1) / (2 * width)
+    torch.testing.assert_close(gradient(kernel, x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments_of_relu_have_finite_derivatives_in_every_dtype(dtype):
+    x = coincident(5, dtype)
+
+    def total(moved):
+        after, derivatives = rectified(linear_covariance(moved, x))
+        return after.cross.sum() + (derivatives * after.cross).sum()
+
+    assert torch.func.grad(total)(x).isfinite().all()
+    x = x[:-1]  # the second derivative of a norm is infinite at 0
+    assert torch.func.hessian(total)(x).isfinite().all()

@@ -77,7 +77,7 @@ def test_linear_part_has_the_variance_of_the_target(case):
     assert float(standard_errors_off(squares, case.target.variance)) < 5
 
 
-def test_target_is_normalized_under_the_projected_law(case):
+def test_target_is_normalized_under_the_projected_distribution(case):
     assert isinstance(case.labels.target_distribution, ProjectedLaw)
     outputs = case.target(case.labels.projected.project(case.x))
     assert float(standard_errors_off(outputs, case.target.mean)) < 5
@@ -89,8 +89,8 @@ def test_target_is_normalized_under_the_projected_law(case):
 def test_score_is_its_formula(case, raw):
     # a raw target, whose mean is far from 0, beside the normalized one
     target = RichRepresentation(case.labels.target_distribution) if raw else case.target
-    law = case.labels.inputs
-    mean, sigma = law.mean.numpy(), law.covariance.numpy()
+    distribution = case.labels.inputs
+    mean, sigma = distribution.mean.numpy(), distribution.covariance.numpy()
     direction = case.labels.direction.numpy()
     length = np.sqrt(float(target.variance) / (direction @ sigma @ direction))
     w = length * direction

@@ -1,8 +1,6 @@
-"""The callback that measures: when, what, and that the learner is left alone."""
+"""Measurements: at which steps, which numbers, and that they do not change the learner."""
 
-import csv
 import itertools
-import json
 
 import pytest
 import torch
@@ -15,7 +13,8 @@ from bfc_lightning import (
     Regression,
     SingleIndex,
 )
-from bfc_lightning.callbacks.measurements import Measurements, measure_steps
+from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.callbacks.measurements import Milestones, measure_steps
 from bfc_lightning.measures.battery import MEASURES, reference_levels, take_sample, take_snapshot
 from bfc_lightning.schemes import Joint, Layerwise, Progressive
 from tests.runs import fit, intervene, same_weights, summary
@@ -74,13 +73,13 @@ def test_target_itself_has_nothing_missing_and_nothing_leaking(problem):
     assert named["features/probe_2_1"] > 0.01
 
 
-def test_untrained_network_scores_its_own_control(problem):
+def test_untrained_network_has_its_own_reference_levels(problem):
     law, target, labels = problem
     network = DenseNet(8, [16, 16], seed=3)
     sample = take_sample(draw(law), target, labels, network)
-    marks, named = reference_levels(sample), measured(network, sample)
+    references, named = reference_levels(sample), measured(network, sample)
     for level in (1, 2):
-        untrained = marks[f"features/residual_{level}_untrained"]
+        untrained = references[f"features/residual_{level}_untrained"]
         assert named[f"features/residual_{level}"] == pytest.approx(untrained, rel=1e-9)
         assert untrained > 0.05
     assert named["ntk/drift"] == pytest.approx(0, abs=1e-12)
@@ -107,7 +106,7 @@ def test_layer_that_has_not_joined_has_no_keys_but_is_in_the_kernel(problem):
     assert network.active_depth == 1
 
 
-def test_classes_are_measured_where_the_target_looks(problem):
+def test_classes_are_measured_in_the_subspace_of_the_target(problem):
     law, _, _ = problem
     labels = Classification(law, seed=2)
     target = HierarchicalTarget(labels.target_distribution, widths=[3, 2], level_scales=0.5, seed=1)
@@ -118,10 +117,10 @@ def test_classes_are_measured_where_the_target_looks(problem):
     moved = x + 3.0 * (law.covariance @ labels.direction)[None]
     same = measured(network, take_sample(moved, target, labels, network))
     assert named["features/residual_1"] == pytest.approx(same["features/residual_1"], rel=1e-8)
-    marks = reference_levels(take_sample(x, target, labels, network))
-    errors = [marks[f"reference/truncated_error_{level}"] for level in range(3)]
+    references = reference_levels(take_sample(x, target, labels, network))
+    errors = [references[f"reference/truncated_error_{level}"] for level in range(3)]
     assert errors[0] > errors[1] > errors[2] == 0
-    assert marks["reference/without_last_level"] == errors[1]
+    assert references["reference/without_last_level"] == errors[1]
 
 
 def test_target_without_layers_has_levels_and_kernel_only():
@@ -133,7 +132,7 @@ def test_target_without_layers_has_levels_and_kernel_only():
     assert set(reference_levels(sample)) == {"reference/without_last_level"}
 
 
-def test_looking_leaves_the_learner_as_it_is(problem):
+def test_measures_do_not_change_the_learner(problem):
     law, target, labels = problem
     network = DenseNet(8, [16, 16], seed=3)
     network.train_layers([2])
@@ -163,75 +162,100 @@ def test_phased_runs_are_measured_at_both_ends_of_every_phase(scheme):
     assert max(steps) == phases[-1].stop
 
 
-def test_measures_land_in_every_file_at_the_steps_that_are_due(tmp_path):
-    words = ["--scheme", "Progressive", "--scheme.steps", "30", "--run.figures", "true"]
-    assert fit(tmp_path, "--run.name", "run", *words) == 0
-    folder = tmp_path / "run"
-    with (folder / "metrics.csv").open() as file:
-        rows = {int(row["step"]): row for row in csv.DictReader(file)}
-    due = measure_steps(Progressive(30).phases(2, 0))
-    assert {step for step, row in rows.items() if row["features/residual_1"]} == due
-    assert {step for step, row in rows.items() if row["features/residual_2"]} == {
-        step for step in due if step > 30
-    }
-    joined = float(rows[30]["features/residual_1"])
-    last = float(rows[60]["features/residual_1"])
-    assert float(rows[60]["features/correction_1"]) == pytest.approx(joined / last)
-    told = json.loads((folder / "summary.json").read_text())
-    assert told["metrics"]["features/residual_1"] == last
-    assert 0 < told["measure_seconds"] < told["wall_seconds"]
-    names = {path.name for path in (folder / "figures").glob("*.png")}
-    assert names == {
-        *("learning_curves.png", "feature_residuals.png", "probes.png"),
-        *("leakage.png", "quadratic_form.png"),
-    }
+def test_measures_are_logged_at_their_steps(tmp_path):
+    argv = ["--scheme", "Progressive", "--scheme.steps", "30", "--run.figures", "true"]
+    assert fit(tmp_path, *argv) == 0
+    rows = {int(row["step"]): row for row in read_metrics(tmp_path / "tiny" / "metrics.csv")}
+    due = measure_steps(Progressive(30).phases(2, 0), 8)
+    for level, first in ((1, 0), (2, 31)):
+        key = f"features/residual_{level}"
+        assert {step for step, row in rows.items() if key in row} == {n for n in due if n >= first}
+    joined, last = (rows[step]["features/residual_1"] for step in (30, 60))
+    assert rows[60]["features/correction_1"] == pytest.approx(joined / last)
+    content = summary(tmp_path / "tiny")
+    assert content["metrics"]["features/residual_1"] == last
+    assert 0 < content["measure_seconds"] < content["wall_seconds"]
+    names = {path.stem for path in (tmp_path / "tiny" / "figures").glob("*.png")}
+    figures = {"learning_curves", "feature_residuals", "probes", "leakage", "quadratic_form"}
+    assert names == figures
 
 
-def test_measuring_changes_no_weight(tmp_path, monkeypatch):
+def test_measuring_changes_no_weight(tmp_path):
     assert fit(tmp_path, "--run.name", "measured") == 0
-    monkeypatch.setattr(Measurements, "_measure", lambda *_, **__: None)
-    assert fit(tmp_path, "--run.name", "left") == 0
-    assert "features/residual_1" not in summary(tmp_path / "left")["metrics"]
-    assert same_weights(tmp_path / "measured", tmp_path / "left")
+    assert fit(tmp_path, "--run.name", "unmeasured", "--num_measures", "0") == 0
+    assert same_weights(tmp_path / "measured", tmp_path / "unmeasured")
+    content = summary(tmp_path / "unmeasured")
+    assert content["measure_seconds"] == 0
+    assert {key.partition("/")[0] for key in content["metrics"]} == {"train", "val"}
+
+
+def test_num_measures_sets_the_number_of_measurements(tmp_path):
+    assert fit(tmp_path, "--num_measures", "3") == 0
+    rows = read_metrics(tmp_path / "tiny" / "metrics.csv")
+    assert len([row for row in rows if "features/residual_1" in row]) in (3, 4)
+
+
+def test_run_that_ends_early_is_measured_at_its_last_step(tmp_path):
+    assert fit(tmp_path, *intervene("StopAt", step=29)) == 0
+    rows = read_metrics(tmp_path / "tiny" / "metrics.csv")
+    assert rows[-1]["step"] == 29
+    assert {"features/residual_1", "val/nmse"} <= rows[-1].keys()
 
 
 def test_classes_with_positive_signs_are_measured(tmp_path):
-    words = ["--labels", "Classification", "--model.linear_readout", "true"]
-    words += ["--target.signs", "positive", "--run.name", "run"]
-    words += ["--model.positive_readout", "true"]
-    assert fit(tmp_path, *words) == 0
-    marks = summary(tmp_path / "run")["metrics"]
-    assert 0 < marks["features/consumed_leakage_1"] <= 1
-    assert marks["reference/truncated_error_2"] == 0
+    argv = ["--labels", "Classification", "--model.linear_readout", "true"]
+    argv += ["--target.signs", "positive", "--model.positive_readout", "true"]
+    assert fit(tmp_path, *argv) == 0
+    metrics = summary(tmp_path / "tiny")["metrics"]
+    assert 0 < metrics["features/consumed_leakage_1"] <= 1
+    assert metrics["reference/truncated_error_2"] == 0
 
 
-def test_run_that_goes_on_in_another_folder_has_its_marks_and_figures_there(tmp_path):
-    words = ["--scheme", "Progressive", "--scheme.steps", "10"]
-    cut = intervene("SignalAt", step=10)
-    assert fit(tmp_path, "--run.name", "cut", *words, *cut) == 130
-    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    words += ["--resume", str(last), "--run.name", "other", "--run.figures", "true"]
-    assert fit(tmp_path, *words) == 0
-    told = summary(tmp_path / "other")
-    assert told["status"] == "finished"
-    assert told["metrics"]["features/residual_2_untrained"] > 0
-    assert (tmp_path / "other" / "figures" / "probes.png").is_file()
+# Milestones, worked by hand
 
 
-def test_measure_may_not_take_the_name_of_another(tmp_path, capsys):
-    assert fit(tmp_path, "--measures+", "tests.interventions.Usurper") == 2
-    assert "Usurper must give names of its own" in capsys.readouterr().err
+UNTRAINED = {"features/residual_1_untrained": 0.8, "features/residual_2_untrained": 0.9}
 
 
-def test_no_measures_leave_the_error_alone(tmp_path):
-    assert fit(tmp_path, "--run.name", "run", "--num_measures", "0") == 0
-    told = summary(tmp_path / "run")
-    assert told["measure_seconds"] == 0
-    assert {key.partition("/")[0] for key in told["metrics"]} == {"train", "val"}
+def residuals(*values: float) -> dict[str, float]:
+    named = {f"features/residual_{level}": v for level, v in enumerate(values, start=1)}
+    return {**UNTRAINED, **named}
 
 
-def test_measures_are_taken_as_often_as_asked_for(tmp_path):
-    assert fit(tmp_path, "--run.name", "run", "--num_measures", "3") == 0
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        measured = [row for row in csv.DictReader(file) if row["features/residual_1"]]
-    assert len(measured) in (3, 4)
+def test_correction_is_the_residual_when_the_next_layer_joined_over_that_now():
+    milestones = Milestones(Progressive(10).phases(3, 0))
+    assert "features/correction_1" not in milestones.compare(5, residuals(0.5))
+    assert milestones.compare(10, residuals(0.2))["features/correction_1"] == 1.0
+    later = milestones.compare(15, residuals(0.05, 0.6))
+    assert later["features/correction_1"] == pytest.approx(4.0)
+    assert "features/correction_2" not in later
+    milestones.compare(20, residuals(0.05, 0.3))
+    last = milestones.compare(25, residuals(0.0, 0.1))
+    assert last["features/correction_1"] == float("inf")
+    assert last["features/correction_2"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("scheme", [Joint(), Layerwise(10)])
+def test_layers_that_do_not_train_on_have_no_correction(scheme):
+    milestones = Milestones(scheme.phases(2, 20))
+    for step in (10, 15):
+        named = milestones.compare(step, residuals(0.2, 0.3))
+        assert not [key for key in named if "correction" in key]
+
+
+def test_halved_step_is_the_first_one_and_stays():
+    milestones = Milestones(Joint().phases(2, 100))
+    assert milestones.compare(1, {**residuals(0.5, 0.9), "levels/residual_1": 0.6}) == {}
+    named = milestones.compare(7, {**residuals(0.4, 0.6), "levels/residual_1": 0.5})
+    assert named == {"features/halved_step_1": 7, "levels/halved_step_1": 7}
+    later = milestones.compare(9, {**residuals(0.7, 0.45), "levels/residual_1": 0.9})
+    assert later == {**named, "features/halved_step_2": 9}
+
+
+def test_fall_of_the_leakage_counts_from_the_first_low_error():
+    milestones = Milestones(Joint().phases(2, 100))
+    key = "features/consumed_leakage_1"
+    assert milestones.compare(1, {"levels/nmse": 2e-3, key: 0.9}) == {}
+    assert milestones.compare(2, {"levels/nmse": 1e-3, key: 0.4}) == {f"{key}_fall": 1.0}
+    later = milestones.compare(3, {"levels/nmse": 5e-3, key: 0.1})
+    assert later[f"{key}_fall"] == pytest.approx(4.0)

@@ -59,7 +59,7 @@ def test_default_optimizer_has_a_short_memory(target):
 
 
 def test_target_is_no_part_of_the_module(target):
-    """Else every process would be sent it at every step, and checkpoints would hold it twice."""
+    """Otherwise DDP would synchronize it at every step and checkpoints would hold it twice."""
     model = learner(target, width=8)
     assert all(name.startswith("network.") for name in model.state_dict())
     assert not any(module is target for module in model.modules())
@@ -72,10 +72,12 @@ def test_score_is_named_after_the_labels(target):
     assert HierarchicalLearner(other, labels).score_key == "val/error"
 
 
-def test_same_seed_same_start_and_another_seed_another(target):
-    starts = [learner(target, seed=seed).network.dense_layers()[0].weight for seed in (0, 0, 1)]
-    assert torch.equal(starts[0], starts[1])
-    assert not torch.equal(starts[0], starts[2])
+def test_initialization_depends_on_the_seed_alone(target):
+    one, same, other = (
+        learner(target, seed=seed).network.dense_layers()[0].weight for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

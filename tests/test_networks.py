@@ -346,10 +346,19 @@ def test_stacked_networks_answer_like_separate_ones():
     ("input_dim", "widths", "message"),
     [
         (0, [2], "input_dim must be at least 1, got 0."),
-        (2, [], "width must be at least 1 in each of at least one layer, got []."),
-        (2, [3, 0], "width must be at least 1 in each of at least one layer, got [3, 0]."),
+        (2, [], "width must be at least 1 in each of one or more layers, got []."),
+        (2, [3, 0], "width must be at least 1 in each of one or more layers, got [3, 0]."),
     ],
 )
 def test_sizes_refused(input_dim, widths, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         DenseNet(input_dim, widths)
+
+
+def test_sizes_are_integers_of_any_type():
+    network = DenseNet(np.int64(2), [np.int64(3)], seed=np.int64(1))
+    assert torch.equal(network.layers[0].weight, DenseNet(2, [3], seed=1).layers[0].weight)
+    with pytest.raises(ValueError, match=r"input_dim must be an integer, got 2\.0"):
+        DenseNet(2.0, [3])
+    with pytest.raises(ValueError, match="width must be an integer, got '3'"):
+        DenseNet(2, ["3"])

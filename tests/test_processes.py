@@ -1,56 +1,262 @@
-"""The number of a process is told by one source, however many the environment has."""
+"""Several processes train as one does: same samples, same weights, one folder, one result."""
 
-import os
+import signal
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from bfc_lightning.cli.processes import is_orphan, launcher, num_started, rank
+from bfc_lightning.callbacks.loggers import read_metrics
+from tests.launches import (
+    SHARED,
+    bfc,
+    draws,
+    end,
+    errors,
+    fit_argv,
+    recording,
+    script,
+    srun,
+    start,
+    torchrun,
+    torchrun_on_two_nodes,
+    wait_for_checkpoint,
+    weight_gap,
+)
+from tests.runs import checkpoint, fit, intervene, same_weights, summary
 
-STRAY = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "WORLD_SIZE")
-SOURCES = ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NAME", "BFC_RUN_FOLDER")
+pytestmark = pytest.mark.ddp
 
-ELASTIC = {"TORCHELASTIC_RUN_ID": "none"}
-SCRIPT = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "wide"}
-TASK = {**SCRIPT, "SLURM_STEP_NUM_TASKS": "4"}
-CHILD = {"BFC_RUN_FOLDER": "logs/tiny"}
+SHORT = ["--trainer.precision", "64-true", "--trainer.val_check_interval", "30"]
+LONG = ["--trainer.max_steps", "1000000", "--trainer.val_check_interval", "200"]
+STEPS, BATCH = 60, 32
 
 
-@pytest.fixture
-def variables(monkeypatch):
-    """Sets variables, of which no others of their kind are there."""
-    for name in (*STRAY, *SOURCES, "SLURM_NTASKS", "BFC_FIRST_PROCESS"):
-        monkeypatch.delenv(name, raising=False)
-    return lambda given: [monkeypatch.setenv(*each) for each in given.items()]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The folder of a run of one process in float64; its batches are beside it."""
+    root = tmp_path_factory.mktemp("alone")
+    assert fit(root, *SHORT, *recording(root / "draws")) == 0
+    return root / "tiny"
+
+
+def check_same_run(folder: Path, alone: Path, devices: int) -> None:
+    """Weights to rounding, rows, files and counts of a run are those of the run of one process."""
+    assert weight_gap(folder, alone) <= 1e-10
+    rows, expected = (read_metrics(each / "metrics.csv") for each in (folder, alone))
+    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, rel=1e-6)
+    files = [
+        {path.name.partition("events")[0] or "events" for path in each.rglob("*")}
+        for each in (folder, alone)
+    ]
+    assert files[0] == files[1]
+    content = summary(folder)
+    assert content["status"] == "finished"
+    assert content["devices"] == devices
+    assert content["samples_seen"] == STEPS * BATCH
+
+
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_console_script_trains_with_several_processes_as_with_one(alone, tmp_path, devices):
+    code, output = bfc(devices, tmp_path, *SHORT, *recording(tmp_path / "draws"))
+    assert code == 0, output
+    check_same_run(tmp_path / "tiny", alone, devices)
+    batches, expected = draws(tmp_path / "draws"), draws(alone.with_name("draws"))
+    assert torch.equal(batches, expected)
+    assert len(torch.unique(batches[..., 0])) == batches[..., 0].numel()  # no sample twice
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny", "draws"}
+    assert output.count("bfc: run ") == output.count("samples seen") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["fast", "plain"])
+def test_chunks_of_steps_and_autograd_are_shared_alike(alone, tmp_path, path):
+    code, output = bfc(2, tmp_path, *SHORT, "--training_path", path)
+    assert code == 0, output
+    check_same_run(tmp_path / "tiny", alone, devices=2)
+
+
+@pytest.mark.slow
+def test_float32_weights_agree_to_rounding(tmp_path):
+    for devices in (1, 2):
+        code, output = bfc(devices, tmp_path, "--run.name", str(devices))
+        assert code == 0, output
+    assert weight_gap(tmp_path / "1", tmp_path / "2") <= 1e-5
+
+
+PROGRAM = """
+import sys
+from bfc_lightning.cli import main
+
+sys.argv = ["notebook", "--of", "another", "program"]
+first = sys.argv.index("--of") and main([*{shared}, "--run.name", "first"])
+second = main([*{shared}, "--run.name", "second"])
+alone = main([*{alone}, "--run.name", "alone"])
+sys.exit([first, second, alone] != [0, 0, 0])
+"""
+
+
+@pytest.mark.slow
+def test_program_trains_by_main_again_and_again(alone, tmp_path):
+    argv = fit_argv(tmp_path, *SHORT)
+    text = PROGRAM.format(shared=[*argv, *SHARED, "2"], alone=argv)
+    code, output = end(start([sys.executable, "-c", text]))
+    assert code == 0, output
+    check_same_run(tmp_path / "first", alone, devices=2)
+    check_same_run(tmp_path / "alone", alone, devices=1)
+    assert same_weights(tmp_path / "first", tmp_path / "second")
+
+
+@pytest.mark.slow
+def test_run_follows_one_that_failed_in_the_same_process(tmp_path):
+    argv = fit_argv(tmp_path, *SHARED, "2")
+    poisoned = [*argv, "--run.name", "bad", *intervene("PoisonAt", step=33)]
+    text = f"import sys; from bfc_lightning.cli import main; assert main({poisoned}) == 3; "
+    code, output = end(start([sys.executable, "-c", f"{text}sys.exit(main({argv}))"]))
+    assert code == 0, output
+    assert summary(tmp_path / "tiny")["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_in_the_next_free_folder(alone, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    code, output = end(torchrun(fit_argv(tmp_path, *SHORT), "--standalone"))
+    assert code == 0, output
+    check_same_run(tmp_path / "tiny-2", alone, devices=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny", "tiny-2"}
+    assert not list((tmp_path / "tiny").iterdir())
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_nodes_trains_as_one_process(alone, tmp_path):
+    results = torchrun_on_two_nodes(fit_argv(tmp_path, *SHORT))
+    assert [code for code, _ in results] == [0, 0], results
+    check_same_run(tmp_path / "tiny", alone, devices=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [[], ["--run.name", "tiny"]])
+def test_tasks_of_srun_train_as_one_process(alone, tmp_path, name):
+    results = srun(fit_argv(tmp_path, *SHORT, *name))
+    assert [code for code, _ in results] == [0, 0], results
+    check_same_run(tmp_path / "tiny", alone, devices=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("shared", [[], pytest.param([*SHARED, "2"], marks=pytest.mark.slow)])
+def test_job_of_slurm_without_srun_starts_its_processes_itself(tmp_path, monkeypatch, shared):
+    numbers = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+    for name, value in {**numbers, "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "wide"}.items():
+        monkeypatch.setenv(name, value)
+    assert fit(tmp_path, *shared) == 0
+    assert summary(tmp_path / "tiny")["devices"] == (2 if shared else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_run_resumes_bit_for_bit(tmp_path, signum):
+    assert bfc(2, tmp_path, *SHORT, "--run.name", "whole")[0] == 0
+    for step in (13, 30):  # between two validations, and where one saves
+        stop = intervene("SignalTheFirst", step=step, signum=int(signum))
+        code, output = bfc(2, tmp_path, *SHORT, "--run.name", "cut", "--resume", "auto", *stop)
+        assert code == 128 + signum, output
+        assert f"stopped by {signum.name}" in output
+        assert summary(tmp_path / "cut")["status"] == "interrupted"
+    assert checkpoint(tmp_path / "cut")["global_step"] == 30
+    code, output = bfc(2, tmp_path, *SHORT, "--run.name", "cut", "--resume", "auto")
+    assert code == 0, output
+    assert same_weights(tmp_path / "cut", tmp_path / "whole")
+    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("cut", "whole")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_run_resumes_with_another_number_of_processes(alone, tmp_path, before, after):
+    stop = intervene("SignalTheFirst", step=40)
+    assert bfc(before, tmp_path, *SHORT, "--run.name", "cut", *stop)[0] == 143
+    code, output = bfc(after, tmp_path, *SHORT, "--run.name", "cut", "--resume", "auto")
+    assert code == 0, output
+    assert f"processes is {after}, was {before}" in output
+    assert weight_gap(tmp_path / "cut", alone) <= 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["bfc", "torchrun"])
+def test_sigterm_from_outside_saves_and_ends_all(tmp_path, launcher):
+    argv = fit_argv(tmp_path, *LONG)
+    if launcher == "bfc":
+        process = start([script("bfc"), *argv, *SHARED, "2"])
+    else:
+        process = torchrun(argv, "--standalone")
+    wait_for_checkpoint(tmp_path / "tiny", process)
+    process.send_signal(signal.SIGTERM)
+    code, output = end(process, limit=60)
+    assert code == 143 if launcher == "bfc" else code != 0, output
+    assert summary(tmp_path / "tiny")["status"] == "interrupted"
+    assert output.count("to continue: bfc fit -c") == 1
+    assert checkpoint(tmp_path / "tiny")["global_step"] == summary(tmp_path / "tiny")["steps"]
+
+
+@pytest.mark.slow
+def test_diverged_run_ends_with_its_exit_code_and_says_so_once(tmp_path):
+    code, output = bfc(2, tmp_path, *intervene("PoisonAt", step=33))
+    assert code == 3, output
+    assert output.count("not finite") == 1
+    assert "Traceback" not in output
+    assert summary(tmp_path / "tiny")["status"] == "diverged"
+
+
+@pytest.mark.slow
+def test_diverged_run_under_torchrun_ends_all_processes_alike(tmp_path):
+    argv = fit_argv(tmp_path, *intervene("PoisonAt", step=33))
+    code, output = end(torchrun(argv, "--standalone"))
+    assert code == 1
+    lines = [line.split() for line in output.splitlines() if line.strip().startswith("exitcode")]
+    assert {line[2] for line in lines} <= {"3", "-15"}  # torchrun ends those that it finds alive
+    assert output.count("not finite") == 1
+
+
+@pytest.mark.slow
+def test_taken_name_is_refused_once_by_two_processes(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    code, output = bfc(2, tmp_path, "--run.name", "tiny")
+    assert code == 2
+    assert len(errors(output)) == 1
+    results = srun(fit_argv(tmp_path, "--run.name", "tiny"))
+    assert 2 in [code for code, _ in results]
+    assert 0 not in [code for code, _ in results]
+    assert not list((tmp_path / "tiny").iterdir())
 
 
 @pytest.mark.parametrize(
-    ("given", "source", "number"),
+    ("argv", "named"),
     [
-        (dict.fromkeys(STRAY, "1"), None, 0),
-        ({**ELASTIC, "RANK": "0", "SLURM_PROCID": "1", "NODE_RANK": "1"}, "torchrun", 0),
-        ({**TASK, **ELASTIC, "RANK": "2", "SLURM_PROCID": "0"}, "torchrun", 2),
-        ({**TASK, "SLURM_PROCID": "3", "RANK": "0", "LOCAL_RANK": "0"}, "srun", 3),
-        ({**TASK, "SLURM_JOB_NAME": "bash", "SLURM_PROCID": "3"}, None, 0),
-        ({**SCRIPT, "SLURM_PROCID": "3"}, None, 0),
-        ({**CHILD, "LOCAL_RANK": "1", "RANK": "0"}, "bfc", 1),
+        (["--trainer.devices", "3"], "data.num_shards"),
+        (["--trainer.devices", "2", "--trainer.strategy", "fsdp"], "trainer.strategy"),
+        (["--trainer.accelerator", "gpu", "--trainer.devices", "64"], "gpu"),
+        (["--trainer.devices", "2", "--model.num_replicas", "2"], "num_replicas"),
     ],
 )
-def test_number_is_that_of_the_launcher_alone(variables, given, source, number):
-    variables(given)
-    assert launcher() == source
-    assert rank() == number
+def test_wrong_number_of_processes_is_one_line_and_leaves_nothing(tmp_path, capsys, argv, named):
+    assert fit(tmp_path, "--trainer.strategy", "ddp", *argv) == 2
+    lines = errors(capsys.readouterr().err)
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert not list(tmp_path.iterdir())
 
 
-def test_job_script_is_one_process_and_its_tasks_are_several(variables):
-    variables(SCRIPT)
-    assert num_started() == 1
-    variables(TASK)
-    assert num_started() == 4
-
-
-def test_process_whose_starter_is_gone_is_an_orphan(variables):
-    assert not is_orphan()
-    variables({**CHILD, "BFC_FIRST_PROCESS": str(os.getppid())})
-    assert not is_orphan()
-    variables({"BFC_FIRST_PROCESS": str(os.getpid())})  # someone else's parent
-    assert is_orphan()
+@pytest.mark.slow
+def test_scores_of_two_processes_are_those_of_one(alone):
+    scores = []
+    for shared in ([], [*SHARED, "2"]):
+        argv = ["test", "-c", str(alone / "config.yaml"), "--trainer.callbacks", "null", *shared]
+        code, output = end(start([script("bfc"), *argv]))
+        assert code == 0, output
+        assert output.count("wrote ") == 1
+        scores.append(output.partition("metric")[2].partition("bfc:")[0])
+    assert scores[0] == scores[1]
+    assert "test/nmse" in scores[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bfc_lightning import products
-from bfc_lightning.callbacks.environment import environment
+from bfc_lightning.callbacks.checkpoints import environment
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.products import (
     add_input_gradient,

@@ -1,78 +1,42 @@
-"""What is shown while many runs are under way."""
+"""The progress of a run: a line now and then, or a bar on a terminal, and nothing if unwanted."""
 
-import io
 import re
 
+import pytest
 from rich.console import Console
 
-from bfc_lightning.experiments.progress import RunsProgress, in_words
+from bfc_lightning.callbacks import progress
+from tests.runs import fit, intervene, user_callback
+
+SHOWN = ["--trainer.enable_progress_bar", "true"]
 
 
-def shown(progress: RunsProgress) -> str:
-    console = Console(width=100, file=io.StringIO())
-    console.print(progress.table())
-    return console.file.getvalue()
+@pytest.mark.parametrize("replicas", ["1", "2"])
+def test_lines_say_step_rate_time_left_and_errors(tmp_path, capsys, monkeypatch, replicas):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    assert fit(tmp_path, *SHOWN, "--model.num_replicas", replicas) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    number = r"\d\.\d\de[-+]\d\d"
+    assert lines[-1].startswith("step 60/60  ")
+    for part in (r"\d+ steps/s", "0 s left", f"loss {number}", f"val/nmse {number}"):
+        assert re.search(part, lines[-1]), part
+    assert "val/nmse" not in lines[0]
 
 
-def test_table_says_what_runs_what_ended_and_how_and_when_all_is_done():
-    progress = RunsProgress(9, num_done=2, num_workers=2)
-    assert re.search(r"^to go +7 *$", shown(progress), re.MULTILINE)
-    progress.begin("a")
-    progress.begin("b")
-    progress.end("a", "finished val/nmse 1.0e-02", 40.0, status="finished")
-    progress.begin("c")
-    progress.end("b", "out of time", 20.0, status="out_of_time")
-    lines = shown(progress).splitlines()
-    expected = [
-        r"runs +4/9 ",
-        r"running +1 +c \(0 s\)",
-        r"done before +2",
-        r"finished +1 +a",
-        r"out of time +1 +b",
-        r"to go +4 +about 75 s left, until \d\d:\d\d; a run takes 30 s",
-    ]
-    assert len(lines) == len(expected)
-    for line, pattern in zip(lines, expected, strict=True):
-        assert re.match(pattern, line), line
+def test_bar_fills_on_a_terminal_and_closes_after_an_interrupt(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=120)
+    )
+    assert fit(tmp_path, *SHOWN) == 0
+    assert "60/60" in capsys.readouterr().err
+    assert fit(tmp_path, *SHOWN, "--run.name", "cut", *intervene("SignalAt", step=7)) == 130
+    assert "\x1b[?25h" in capsys.readouterr().err  # the cursor is shown again
 
 
-def test_end_on_another_day_names_the_day():
-    progress = RunsProgress(100, num_done=0, num_workers=1)
-    progress.begin("a")
-    progress.end("a", "finished", 3600.0, status="finished")
-    assert re.search(r"about 99.0 h left, until \w{3} \d\d:\d\d", shown(progress))
-
-
-def test_names_that_do_not_fit_are_cut_off():
-    progress = RunsProgress(60, num_done=0, num_workers=50)
-    for number in range(50):
-        progress.begin(f"width={number}-seed0")
-    text = shown(progress)
-    assert "width=1-seed0" in text
-    assert max(map(len, text.splitlines())) <= 100
-    assert text.count("\n") == 3
-
-
-def test_terminal_gets_the_table_below_the_lines(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-    with RunsProgress(2, num_done=0, num_workers=1) as progress:
-        progress.begin("a")
-        progress.end("a", "finished", 3.0, status="finished")
-    error = capsys.readouterr().err
-    assert "1/2 a finished (3 s, about 3 s left)" in error
-    assert error.rindex("to go") > error.rindex("1/2 a finished")
-
-
-def test_time_left_counts_the_workers(capsys):
-    with RunsProgress(9, num_done=1, num_workers=2) as progress:
-        progress.begin("a")
-        progress.end("a", "finished val/nmse 1.0e-02", 40.0, status="finished")
-    assert capsys.readouterr().err == ("2/9 a finished val/nmse 1.0e-02 (40 s, about 2 min left)\n")
-    assert [in_words(t) for t in (5, 89, 90, 3600, 7200)] == [
-        "5 s",
-        "89 s",
-        "2 min",
-        "60 min",
-        "2.0 h",
-    ]
+def test_short_run_and_a_run_with_another_bar_show_no_lines_of_ours(tmp_path, capsys, monkeypatch):
+    assert fit(tmp_path, *SHOWN) == 0
+    assert "step " not in capsys.readouterr().err
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    assert fit(tmp_path) == 0
+    assert fit(tmp_path, *SHOWN, *user_callback("TQDMProgressBar", refresh_rate=0)) == 0
+    assert "steps/s" not in capsys.readouterr().err

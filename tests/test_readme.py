@@ -1,9 +1,13 @@
-"""The README says the truth: its code runs, its files and keys exist."""
+"""The documents are right: code runs, and files, configs and modules exist."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 README = Path("README.md").read_text()
+DOCUMENTS = [Path("README.md"), Path("logs/README.md"), *sorted(Path("docs").rglob("*.md"))]
+MANUALS = [document for document in DOCUMENTS if "results" not in document.parts]
 
 
 def test_python_example_learns(capsys):
@@ -14,20 +18,31 @@ def test_python_example_learns(capsys):
 
 
 def test_tree_names_every_module_and_nothing_else():
-    tree = README.split("## Where things are")[1].split("## Results")[0]
-    named = set(re.findall(r"^ {6,8}(\w+(?:\.py|/))", tree, re.MULTILINE))
+    tree = README.split("## Repository")[1].split("\n## ")[0]
+    named = set(re.findall(r"^ {6}(\w+(?:\.py|/))", tree, re.MULTILINE))
     package = Path("bfc_lightning")
-    found = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    found = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     found |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    found |= {path.name for path in (package / "targets").glob("*.py")} - {"__init__.py"}
     assert named == found
 
 
-def test_links_lead_somewhere():
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert link.startswith("https://") or Path(link).exists(), link
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_have_a_target(document):
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        assert link.startswith("https://") or (document.parent / link).exists(), link
 
 
-def test_commands_name_configs_that_exist():
-    for config in re.findall(r"-c (configs/[\w/]+\.yaml)", README):
-        assert Path(config).is_file(), config
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_anchors_exist(document):
+    for link, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", document.read_text()):
+        text = (document.parent / link if link else document).read_text()
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("document", MANUALS, ids=str)
+def test_commands_name_configs_that_exist(document):
+    shipped = re.findall(r"-c ((?!logs/|my_)[\w/]+)(?:\.yaml)?(?=[\s`)])", document.read_text())
+    for config in set(shipped) - {"FILE", "NAME"}:
+        path = Path("configs") / f"{config.removeprefix('configs/')}.yaml"
+        assert path.is_file(), config

@@ -198,7 +198,7 @@ def test_optimizers_that_cannot_share_rows_are_refused(first, second, reason):
     optimizers = pair(first, second)
     assert why_not_in_rows(optimizers) == reason
     networks = make_networks()[:2]
-    with pytest.raises(ValueError, match=f"must be one that many networks can share, got {reason}"):
+    with pytest.raises(ValueError, match=f"must be compatible with each other, got {reason}"):
         RowOptimizer(optimizers, FlatParameters(networks))
 
 

@@ -4,6 +4,7 @@ import itertools
 import re
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.lr_scheduler import (
@@ -224,3 +225,10 @@ def test_decay_below_one_is_refused():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     with pytest.raises(ValueError, match=r"decay must be at least 1, got 0.5"):
         OneCycle(optimizer, total_steps=10, decay=0.5)
+
+
+def test_total_steps_is_an_integer_of_any_type():
+    schedules = [OneCycle(optimizer(), total_steps=steps) for steps in (np.int64(9), 9)]
+    assert rates(schedules[0], 9) == rates(schedules[1], 9)
+    with pytest.raises(ValueError, match=r"total_steps must be an integer, got 9\.0"):
+        OneCycle(optimizer(), total_steps=9.0)

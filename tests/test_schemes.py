@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from bfc_lightning.schemes import Joint, Layerwise, Phase, Progressive
@@ -94,9 +95,21 @@ def test_learning_rate_factors_belong_to_phases():
         (lambda: Joint(freeze={4: 1}).phases(3, 9), r"must name layers 1 to 3, got 4\."),
         (lambda: Joint(freeze={0: 1}).phases(3, 9), r"must name layers 1 to 3, got 0\."),
         (lambda: Joint(freeze={1: 9}).phases(3, 9), r"steps below the run's 9, got 9\."),
-        (lambda: Joint(freeze={1: -1}), r"freeze must name steps from 0 on"),
+        (lambda: Joint(freeze={1: -1}), r"freeze must map layers to steps of at least 0, got"),
     ],
 )
 def test_schemes_refuse_what_cannot_be(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_steps_are_integers_of_any_type():
+    five = np.int64(5)
+    assert Progressive(five).phases(2, 0) == Progressive(5).phases(2, 0)
+    assert Layerwise([five, five]).phases(2, 0) == Layerwise([5, 5]).phases(2, 0)
+    assert Joint(freeze={np.int64(1): five}).freeze == {1: 5}
+    for make in (lambda: Progressive(5.0), lambda: Layerwise([5, True]), lambda: Layerwise("5")):
+        with pytest.raises(ValueError, match="steps must be an integer, got"):
+            make()
+    with pytest.raises(ValueError, match=r"freeze must be an integer, got 5\.0"):
+        Joint(freeze={1: 5.0})

@@ -103,3 +103,27 @@ def test_counter_outside_32_bits_is_refused(counter):
         ValueError, match=re.escape(f"counter must lie in [0, 2^32), got {counter}.")
     ):
         counter_seed(0, counter)
+
+
+def test_numpy_integers_give_the_seeds_of_ints():
+    assert derive_seed(np.int64(3), "layer", np.int32(2)) == derive_seed(3, "layer", 2)
+    assert counter_seed(np.int64(5), np.uint32(2**32 - 1)) == counter_seed(5, 2**32 - 1)
+    draws = [torch.rand(3, generator=generator(seed, "x")) for seed in (np.uint8(7), 7)]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("value", [1.0, np.float64(1.0), True, np.bool_(True), None])
+def test_seeds_and_counters_that_are_no_integers_are_refused(value):
+    with pytest.raises(ValueError, match=re.escape(f"seed must be an integer, got {value!r}.")):
+        derive_seed(value)
+    with pytest.raises(
+        ValueError, match=re.escape(f"name of a seed must be an integer, got {value!r}.")
+    ):
+        generator(0, "layer", value)
+    with pytest.raises(ValueError, match="counter must be an integer"):
+        counter_seed(0, value)
+
+
+def test_seed_that_is_a_string_is_refused():
+    with pytest.raises(ValueError, match="seed must be an integer, got '1'"):
+        derive_seed("1")

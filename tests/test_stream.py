@@ -27,9 +27,12 @@ class Linear(Target):
 
 
 def stream(seed=0, num_shards=4, noise_std=0.5):
-    law = Gaussian(3)
+    distribution = Gaussian(3)
     return SampleStream(
-        Linear(law), Regression(law, noise_std=noise_std), seed=seed, num_shards=num_shards
+        Linear(distribution),
+        Regression(distribution, noise_std=noise_std),
+        seed=seed,
+        num_shards=num_shards,
     )
 
 
@@ -147,8 +150,8 @@ def test_seed_zero_is_a_seed_like_any_other():
 
 
 def test_stream_follows_its_target_s_dtype():
-    law = Gaussian(3).to(torch.float32)
-    batch = SampleStream(Linear(law).to(torch.float32)).batch("train", 0, 8)
+    distribution = Gaussian(3).to(torch.float32)
+    batch = SampleStream(Linear(distribution).to(torch.float32)).batch("train", 0, 8)
     assert {column.dtype for column in batch} == {torch.float32}
 
 
@@ -339,7 +342,39 @@ def test_other_splits_of_a_finite_stream_have_fresh_blocks():
     assert same(fixed.block("val", 1, 2, 8), fresh.block("val", 1, 2, 8))
 
 
+# Integers of other types
+
+
+@pytest.mark.parametrize("make", [stream, lambda **options: finite(np.int64(10), **options)])
+def test_numpy_integers_give_the_batches_of_ints(make):
+    one, other = make(seed=np.int64(3), num_shards=np.int64(2)), make(seed=3, num_shards=2)
+    for step in np.arange(3):
+        batch = one.batch("train", step, np.int64(8), np.arange(2))
+        assert same(batch, other.batch("train", int(step), 8))
+    block = one.block("train", np.int64(1), np.int64(2), np.int64(8))
+    assert same(block, other.block("train", 1, 2, 8))
+
+
 # What a user gets wrong
+
+
+@pytest.mark.parametrize("value", [1.0, np.float64(8.0), "8", True])
+def test_steps_positions_and_counts_that_are_no_integers_are_refused(value):
+    for source in (stream(), finite(10, num_shards=4)):
+        for name, call in {
+            "index": lambda s: s.batch("train", value, 8),
+            "batch_size": lambda s: s.batch("train", 0, value),
+            "shard": lambda s: s.batch("train", 0, 8, [value]),
+            "start": lambda s: s.block("train", value, 2, 8),
+            "count": lambda s: s.block("train", 0, value, 8),
+        }.items():
+            with pytest.raises(ValueError, match=f"{name} must be an integer, got "):
+                call(source)
+    for name in ("seed", "num_shards"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer, got "):
+            stream(**{name: value})
+    with pytest.raises(ValueError, match="num_train_samples must be an integer, got "):
+        finite(value)
 
 
 @pytest.mark.parametrize("batch_size", [0, -4, 6])

@@ -1,5 +1,6 @@
 """SyncPoints: where a chunk of steps ends."""
 
+import numpy as np
 import pytest
 
 from bfc_lightning.sync_points import make_sync_points
@@ -36,11 +37,21 @@ def test_nothing_that_happens_is_passed_over_and_nobody_stops_elsewhere(every, a
     assert visited == sorted(wanted | {last})
 
 
-def test_there_is_at_least_one_step_to_the_next_pause():
+def test_there_is_at_least_one_step_to_the_next_sync_point():
     sync_points = make_sync_points([3], [3, 4])
     assert all(sync_points.steps_until_next(step) >= 1 for step in range(20))
 
 
-def test_end_without_a_pause_is_refused():
-    with pytest.raises(ValueError, match=r"there must be a pause after step 9, got none\."):
+def test_end_without_a_sync_point_is_refused():
+    with pytest.raises(ValueError, match=r"there must be a sync point after step 9, got none\."):
         make_sync_points([], [3, 9]).steps_until_next(9)
+
+
+def test_steps_are_integers_of_any_type():
+    sync_points = make_sync_points([np.int64(5)], np.array([7]))
+    assert [sync_points.steps_until_next(step) for step in np.arange(4, 8)] == [1, 2, 1, 3]
+    for every, at, name in (([5.0], [], "interval"), ([], ["7"], "step"), ([], [True], "step")):
+        with pytest.raises(ValueError, match=f"{name} must be an integer, got"):
+            make_sync_points(every, at)
+    with pytest.raises(ValueError, match=r"step must be an integer, got 4\.0"):
+        sync_points.steps_until_next(4.0)

@@ -26,8 +26,8 @@ def normalized():
 @pytest.fixture(scope="module")
 def on_mixture():
     parts = [Gaussian(6, mean=0.7, condition_number=5.0, seed=1), Gaussian(6, mean=-0.4)]
-    law = GaussianMixture(parts, weights=[0.3, 0.7])
-    return HierarchicalTarget(law, [3, 2], sources=[[0], [1]], seed=2)
+    distribution = GaussianMixture(parts, weights=[0.3, 0.7])
+    return HierarchicalTarget(distribution, [3, 2], sources=[[0], [1]], seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def raw():
     return HierarchicalTarget(Gaussian(6), [3, 2], level_scales=0.3, normalize=False, seed=3)
 
 
-def draw(law, num_samples, seed=0):
-    return law.sample(num_samples, generator(seed, "target test"))
+def draw(distribution, num_samples, seed=0):
+    return distribution.sample(num_samples, generator(seed, "target test"))
 
 
 def by_hand(target, x):
@@ -69,9 +69,9 @@ def by_hand(target, x):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("sources", [DENSE, CHAIN, SKIPS])
 def test_target_is_the_slow_formula(sources, normalize):
-    law = Gaussian(6, mean=0.2, condition_number=4.0, seed=5)
+    distribution = Gaussian(6, mean=0.2, condition_number=4.0, seed=5)
     target = HierarchicalTarget(
-        law,
+        distribution,
         [4, 3, 2],
         level_scales=[1.0, 0.4, 0.3],
         sources=sources,
@@ -79,7 +79,7 @@ def test_target_is_the_slow_formula(sources, normalize):
         normalize=normalize,
         seed=7,
     )
-    x = draw(law, 9)
+    x = draw(distribution, 9)
     preactivations, features, columns = by_hand(target, x)
     for fast, slow in zip(target.preactivations(x), preactivations, strict=True):
         np.testing.assert_allclose(fast.numpy(), slow, rtol=1e-12, atol=1e-12)
@@ -290,13 +290,13 @@ def test_presets_reach_the_target():
     ("arguments", "message"),
     [
         ({"widths": [5]}, "widths must not grow from input_dim = 4 upwards, got [5]."),
-        ({"widths": "roots"}, "depth must be given with widths: roots, got none."),
+        ({"widths": "roots"}, "depth is required with widths: roots, got None."),
         ({"depth": 3}, "depth must be the number of widths, 2, got 3."),
         ({"level_scales": [1.0]}, "level_scales must hold one number for each of the 2 levels"),
-        ({"sources": [[0], [0]]}, "sources of layer 2 must hold 1, got [0]."),
+        ({"sources": [[0], [0]]}, "sources of layer 2 must contain 1, got [0]."),
         ({"singular_values": (2.0, 1.0)}, "singular_values must be [s_min, s_max]"),
         ({"signs": [[1, 1]]}, "signs must be lists of +1 and -1 of lengths [2, 2], got [[1, 1]]."),
-        ({"weights": []}, "weights must hold one matrix for each source of each layer"),
+        ({"weights": []}, "weights must contain one matrix for each source of each layer"),
     ],
 )
 def test_target_refuses(arguments, message):

@@ -100,13 +100,16 @@ def test_too_few_dimensions_are_refused(make, least):
 
 
 def test_rich_representation_in_a_random_basis_is_the_same_function_of_two_directions():
-    law = Gaussian(6)
-    turned, straight = RichRepresentation(law, basis="random", seed=3), RichRepresentation(law)
+    distribution = Gaussian(6)
+    turned, straight = (
+        RichRepresentation(distribution, basis="random", seed=3),
+        RichRepresentation(distribution),
+    )
     directions = turned.weight(1, 0)
     assert torch.allclose(directions @ directions.T, torch.eye(2, dtype=torch.float64))
-    x = law.sample(50, torch.Generator().manual_seed(0))
+    x = distribution.sample(50, torch.Generator().manual_seed(0))
     alone = torch.zeros_like(x)
     alone[:, :2] = x @ directions.T
     assert torch.allclose(turned(x), straight(alone), atol=1e-12)
-    other = RichRepresentation(law, basis="random", seed=4)
+    other = RichRepresentation(distribution, basis="random", seed=4)
     assert not torch.allclose(other(x), turned(x))

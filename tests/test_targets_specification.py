@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -50,10 +51,10 @@ def test_listed_widths_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("widths", "depth", "message"),
     [
-        ("roots", None, "depth must be given with widths: roots, got none."),
+        ("roots", None, "depth is required with widths: roots, got None."),
         ("roots", 0, "depth must be at least 1, got 0."),
         ("wide", 2, "widths must be 'roots' or a list of numbers, got 'wide'."),
-        ([], None, "widths must name at least one layer, got []."),
+        ([], None, "widths must contain at least one number, got []."),
         ([3, 0], None, "widths must all be at least 1, got [3, 0]."),
         ([9], None, "widths must not grow from input_dim = 8 upwards, got [9]."),
         ([3, 4], None, "widths must not grow from input_dim = 8 upwards, got [3, 4]."),
@@ -117,12 +118,12 @@ def test_listed_sources_are_sorted():
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ([[0]], "sources must hold one list for each of the 2 layers, got 1."),
-        ([[0], [0]], "sources of layer 2 must hold 1, got [0]."),
-        ([[0], []], "sources of layer 2 must hold 1, got []."),
-        ([[0], [1, 2]], "sources of layer 2 must be different layers below it, got [1, 2]."),
-        ([[0], [1, 1]], "sources of layer 2 must be different layers below it, got [1, 1]."),
-        ([[-1, 0], [1]], "sources of layer 1 must be different layers below it, got [-1, 0]."),
+        ([[0]], "sources must contain one list for each of the 2 layers, got 1."),
+        ([[0], [0]], "sources of layer 2 must contain 1, got [0]."),
+        ([[0], []], "sources of layer 2 must contain 1, got []."),
+        ([[0], [1, 2]], "sources of layer 2 must be distinct layers below it, got [1, 2]."),
+        ([[0], [1, 1]], "sources of layer 2 must be distinct layers below it, got [1, 1]."),
+        ([[-1, 0], [1]], "sources of layer 1 must be distinct layers below it, got [-1, 0]."),
     ],
 )
 def test_sources_refused(sources, message):
@@ -228,9 +229,17 @@ def test_read_weights_belong_to_the_sources_in_their_order():
 
 def test_read_weights_refused():
     with refuses(
-        "weights must hold one matrix for each source of each layer, [[0], [1]], "
+        "weights must contain one matrix for each source of each layer, [[0], [1]], "
         "got [1, 2] matrices."
     ):
         read_weights([[[[1.0]]], [[[1.0]], [[1.0]]]], [1, 1, 1], [[0], [1]])
     with refuses("weights of layer 2 on layer 1 must have shape (1, 2), got (2, 1)."):
         read_weights([[[[1.0], [0.0]]], [[[1.0], [1.0]]]], [1, 2, 1], [[0], [1]])
+
+
+def test_widths_and_depth_are_integers_of_any_type():
+    assert resolve_widths([np.int64(3), 2], input_dim=4, depth=np.int64(2)) == [3, 2]
+    with pytest.raises(ValueError, match=r"width must be an integer, got 3\.0"):
+        resolve_widths([3.0, 2], input_dim=4, depth=2)
+    with pytest.raises(ValueError, match="depth must be an integer, got True"):
+        resolve_widths([3], input_dim=4, depth=True)

@@ -109,8 +109,8 @@ def test_quadratic_form_is_centered_with_variance_one(quadratic):
     assert float(standard_errors_off(forms**2, 1.0)) < 5
 
 
-def test_form_entries_have_the_law_of_a_symmetric_gaussian(monkeypatch):
-    # off the diagonal: alike in law; on it: twice the variance, less the trace's share
+def test_form_entries_have_the_distribution_of_a_symmetric_gaussian(monkeypatch):
+    # off the diagonal: alike in distribution; on it: twice the variance, less the trace's share
     monkeypatch.setattr(base, "MOMENT_SAMPLES", base.MOMENT_CHUNK)
     forms = torch.stack([QuadraticFeature(Gaussian(4), seed=seed).form for seed in range(300)])
     assert stats.ks_2samp(forms[:, 0, 1].numpy(), forms[:, 2, 3].numpy()).pvalue > 1e-3

@@ -1,4 +1,4 @@
-"""What joint training is set against: learners that need no Trainer."""
+"""Baselines to compare joint training with. They are fitted without a Trainer."""
 
 from bfc_lightning.baselines.base import Baseline, Task
 from bfc_lightning.baselines.kernel_ridge import KernelRidge

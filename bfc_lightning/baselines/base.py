@@ -1,4 +1,4 @@
-"""What a baseline is: something that is fitted to a fixed set of samples, and then predicts."""
+"""The interface of baselines: fit a fixed set of samples, then predict."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,14 +16,14 @@ _CHUNK = 2048
 
 @dataclass(frozen=True)
 class Task:
-    """What a baseline is given: samples, and what the network is told about the target.
+    """The input of a baseline: samples, and what the network knows about the target.
 
     Attributes:
-        train: the samples to fit, float64 on the CPU; `signal` is not to be looked at.
-        holdout: further samples, to choose settings or a moment to stop by.
-        learner: the network that the baseline is set against, float64, at its random start: input
-            dimension, widths, depth and the scale of each level.
-        seed: of all random choices.
+        train: the samples to fit, float64 on the CPU. Baselines must not use `signal`.
+        holdout: further samples, for choosing settings or for early stopping.
+        learner: the network that the baseline is compared with, float64, at its random
+            initialization. It provides input dimension, widths, depth and the scale of each level.
+        seed: the seed of all random choices.
     """
 
     train: Batch
@@ -35,8 +35,8 @@ class Task:
 class Baseline(ABC):
     """A rival of joint training, e.g. kernel ridge regression.
 
-    Subclass it for one of your own: settings are arguments of `__init__`, and `bfc baseline` and
-    `bfc compare` take it by class path. What is fitted is kept in attributes.
+    To add a baseline, subclass this class. Settings are arguments of `__init__`, and the fitted
+    state is stored in attributes. `bfc baseline` and `bfc compare` accept the class path.
     """
 
     @abstractmethod
@@ -44,36 +44,36 @@ class Baseline(ABC):
         """Fits the samples.
 
         Args:
-            task: samples, and what is known.
+            task: the samples and the learner.
         """
 
     @abstractmethod
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """What it says of new samples; called with at most 2,048 rows.
+        """Predicts new samples, at most 2,048 per call.
 
         Args:
-            x: inputs, float64.
+            x: the inputs, float64.
 
         Returns:
             f(x).
         """
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """Its features, a tensor for each layer, where it learns some; none by default.
+        """The learned features, one tensor per layer; none by default.
 
         Args:
-            x: inputs, float64.
+            x: the inputs, float64.
 
         Returns:
-            F_1(x), F_2(x), ...; no layer by default.
+            F_1(x), F_2(x), ...; an empty list by default.
         """
         return []
 
     def chosen(self) -> dict[str, float]:
-        """Settings that `fit` chose, for the log; none by default.
+        """The settings that `fit` chose, for the log; none by default.
 
         Returns:
-            Numbers by name.
+            The values by name.
         """
         return {}
 
@@ -81,16 +81,14 @@ class Baseline(ABC):
 def in_chunks(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"], size: int = _CHUNK
 ) -> Float[Tensor, " n"]:
-    """A function of rows, evaluated a block at a time.
-
-    Source: ours.
+    """Evaluates a function of rows, one block at a time.
 
     Args:
-        function: from (m, d) to (m,) or (m, k).
+        function: a function from (m, d) to (m,) or (m, k).
         x: all rows.
-        size: rows of a block.
+        size: the number of rows per block.
 
     Returns:
-        The values, one after another.
+        The values of all rows.
     """
     return torch.cat([function(rows) for rows in torch.split(x, size)])

@@ -1,4 +1,4 @@
-"""From a problem of `bfc fit` to a baseline's samples, and to its numbers."""
+"""Draws the samples of a problem of `bfc fit`, fits a baseline to them and scores it."""
 
 import time
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ _NUM_MEASURED = 2**14
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a problem as `bfc fit` draws them, in float32, written as float64.
+    """The samples of a problem: drawn in float32, as in `bfc fit`, and stored as float64.
 
     Attributes:
-        train: the fixed set.
-        val: of the validation split: the holdout.
-        test: of the test split.
+        train: the fixed training set.
+        val: the validation split, used as the holdout.
+        test: the test split.
     """
 
     train: Batch
@@ -33,7 +33,7 @@ class Samples:
 
 
 def draw_samples(data: HierarchicalData) -> Samples:
-    """Draws what a run of `bfc fit` would see.
+    """Draws the samples that a run of `bfc fit` would use.
 
     Args:
         data: the problem, with a fixed training set.
@@ -42,7 +42,7 @@ def draw_samples(data: HierarchicalData) -> Samples:
         The samples.
 
     Raises:
-        RunError: if there is no fixed set of them, or the labels are classes.
+        RunError: if there is no fixed training set, or the labels are classes.
     """
     if data.num_train_samples is None:
         raise RunError("data.num_train_samples must be given: a baseline fits a fixed set.")
@@ -73,18 +73,19 @@ def fit_and_score(
     *,
     is_measured: bool = True,
 ) -> tuple[dict[str, float], float]:
-    """Fits a baseline to a problem's training set, and measures it on fresh samples.
+    """Fits a baseline to the training set of a problem and scores it on fresh samples.
 
     Args:
-        baseline: left fitted.
+        baseline: the baseline, fitted in place.
         data: the problem.
-        network: the learner at its start, which the baseline is set against.
-        seed: of the baseline's own random choices.
+        network: the learner at its initialization, with which the baseline is compared.
+        seed: the seed of the random choices of the baseline.
         is_measured: whether levels and features are measured, on 2^14 further points.
 
     Returns:
-        Numbers by name: `train/nmse`, `val/nmse`, `test/nmse`, where measured `levels/*` and
-        `features/*`, and what it chose as `baseline/*`; and the seconds that the fit took.
+        The metrics by name, and the wall-clock time of the fit in seconds. The metrics are
+        `train/nmse`, `val/nmse`, `test/nmse`, `baseline/*` for the settings that the baseline
+        chose, and, if measured, `levels/*` and `features/*`.
     """
     samples = draw_samples(data)
     task = Task(samples.train, samples.val, network.double(), seed)

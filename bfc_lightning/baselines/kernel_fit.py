@@ -1,4 +1,4 @@
-"""Kernel ridge regression with a kernel of our own, in the memory of one Gram matrix."""
+"""Kernel ridge regression with any kernel, in the memory of one Gram matrix."""
 
 from collections.abc import Callable
 
@@ -9,29 +9,26 @@ from torch import Tensor
 from bfc_lightning.runs.folder import RunError
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""From points (n, d) and (m, d) to K (n, m)."""
+"""A function of points (n, d) and (m, d) that returns K, of shape (n, m)."""
 
 _ROWS, _COLUMNS = 512, 512
-"""Of a tile: 2 MB, so that what a kernel's recursion passes over again and again stays in cache."""
+"""The size of a tile. At 2 MB, it stays in the cache during a kernel's recursion."""
 
 
 class KernelFit:
-    """sum_i c_i K(x, x_i) with (K + n ridge) c = r.
+    """f(x) = sum_i c_i K(x, x_i) with (K + n ridge) c = r.
 
-    The kernel is evaluated a tile at a time, on and above the diagonal only, and the equation is
-    solved where the matrix lies: 20,000 samples take 3.2 GB and little beside. PyTorch factorises,
-    since OpenBLAS, which SciPy calls, crashes on two threads at that size.
-
-    Source: ours.
+    The kernel is evaluated one tile at a time, on and above the diagonal only. The Cholesky
+    factorization overwrites the Gram matrix, so 20,000 samples need little more than 3.2 GB.
 
     Args:
         kernel: K.
-        x: samples, float64.
-        r: values, centered or not.
-        ridge: of the equation, per sample.
+        x: the samples, float64.
+        r: the values, centered or not.
+        ridge: the ridge penalty per sample.
 
     Raises:
-        RunError: if the ridge is so small that the equation has no solution in float64.
+        RunError: if K + n ridge is not positive definite in float64.
     """
 
     def __init__(
@@ -40,20 +37,20 @@ class KernelFit:
         self._kernel, self._x = kernel, x
         gram = _upper_gram(kernel, x)
         gram.diagonal().add_(len(x) * ridge)
-        lower = gram.mT  # LAPACK works in place on columns, and the upper part is its lower one
+        lower = gram.mT  # LAPACK works in place on column-major matrices
         info = torch.empty((), dtype=torch.int32)
         torch.linalg.cholesky_ex(lower, out=(lower, info))
         if int(info) != 0:
             raise RunError(
-                f"ridge must be larger, got {ridge}: the kernel's matrix is not positive definite "
-                "in float64."
+                f"ridge must be larger, got {ridge}: the kernel matrix is not positive definite in "
+                "float64."
             )
         half = torch.linalg.solve_triangular(lower, r.unsqueeze(1), upper=False)
         weights = torch.linalg.solve_triangular(gram, half, upper=True)
         self._weights: Tensor = weights.squeeze(1)
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """The sum at new points."""
+        """f(x)."""
         return torch.cat([self._sum_at(rows) for rows in torch.split(x, _ROWS)])
 
     def _sum_at(self, x: Tensor) -> Tensor:
@@ -63,7 +60,7 @@ class KernelFit:
 
 
 def _upper_gram(kernel: Kernel, x: Tensor) -> Tensor:
-    """K(x, x); what is below the diagonal's tiles stays undefined."""
+    """K(x, x). Entries below the tiles on the diagonal are undefined."""
     gram = x.new_empty(len(x), len(x))
     for top in range(0, len(x), _ROWS):
         rows = x[top : top + _ROWS]

@@ -1,19 +1,15 @@
-"""Kernel ridge regression with fixed kernels, by scikit-learn."""
+"""Kernel ridge regression with fixed kernels."""
 
+from functools import partial
 from typing import Literal
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from sklearn.kernel_ridge import KernelRidge as Ridge
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.kernel_fit import Kernel, KernelFit
 
 KernelName = Literal["polynomial", "rbf"]
-
-_ROWS = 64  # at a time: their part of the kernel stays in the cache
 
 
 class KernelRidge(Baseline):
@@ -23,13 +19,12 @@ class KernelRidge(Baseline):
         polynomial   K(x, x') = (1 + <x, x'> / d)^degree
         rbf          K(x, x') = exp(-|x - x'|^2 / (2 d bandwidth^2))
 
-    Source: scikit-learn's KernelRidge; the scalings by d are ours.
-
     Args:
         kernel: `polynomial` or `rbf`.
-        ridge: of the equation above, per sample.
-        degree: of the polynomial.
-        bandwidth: of the RBF kernel; 1 is about the distance of two samples over sqrt(2).
+        ridge: the ridge penalty per sample, positive.
+        degree: the degree of the polynomial kernel.
+        bandwidth: the bandwidth of the RBF kernel in units of sqrt(d). In these units, two
+            standard Gaussian samples are about sqrt(2) apart.
 
     Raises:
         ValueError: if the kernel is unknown or a number is out of range.
@@ -53,19 +48,25 @@ class KernelRidge(Baseline):
         self.bandwidth = bandwidth
 
     def fit(self, task: Task) -> None:
-        """Solves the equation."""
+        """Solves for the coefficients c."""
         x, y = task.train.inputs, task.train.labels
-        d = x.shape[1]
-        shapes = {
-            "polynomial": {"gamma": 1 / d, "coef0": 1, "degree": self.degree},
-            "rbf": {"gamma": 1 / (2 * d * self.bandwidth**2)},
+        kernels: dict[KernelName, Kernel] = {
+            "polynomial": partial(_polynomial, degree=self.degree),
+            "rbf": partial(_rbf, bandwidth=self.bandwidth),
         }
         self._mean = y.mean()
-        ridge = Ridge(alpha=len(y) * self.ridge, kernel=self.kernel, **shapes[self.kernel])
-        with threadpool_limits(limits=1, user_api="blas"):  # more crash OpenBLAS at 20,000 samples
-            self._ridge = ridge.fit(x.numpy(), (y - self._mean).numpy())
+        self._fit = KernelFit(kernels[self.kernel], x, y - self._mean, ridge=self.ridge)
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""
-        blocks = [self._ridge.predict(rows.numpy()) for rows in torch.split(x, _ROWS)]
-        return self._mean + torch.from_numpy(np.concatenate(blocks))
+        return self._mean + self._fit(x)
+
+
+def _polynomial(x: Tensor, other: Tensor, *, degree: int) -> Tensor:
+    return (x @ other.T).div_(x.shape[1]).add_(1).pow_(degree)
+
+
+def _rbf(x: Tensor, other: Tensor, *, bandwidth: float) -> Tensor:
+    squares = x.square().sum(dim=1, keepdim=True) + other.square().sum(dim=1)
+    squares.addmm_(x, other.T, alpha=-2).clamp_(min=0)  # rounding can make a distance negative
+    return squares.div_(-2 * x.shape[1] * bandwidth**2).exp_()

@@ -1,4 +1,4 @@
-"""Polynomials in a few variables: ridge regression on their monomials."""
+"""Polynomials in a few variables, fitted by ridge regression on their monomials."""
 
 from dataclasses import dataclass
 
@@ -14,24 +14,24 @@ _CHUNK = 2048
 
 @dataclass(frozen=True)
 class Polynomial:
-    """p(z) = sum over monomials of a coefficient times the monomial.
+    """p(z) = sum_i c_i phi_i(z) over all monomials phi_i up to a degree.
 
     Args:
-        degree: the highest.
-        coefficients: in the order of `monomials`.
+        degree: the highest degree.
+        coefficients: c_i, in the order of `monomials`.
     """
 
     degree: int
     coefficients: Float[Tensor, " count"]
 
     def __call__(self, z: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-        """p(z), a block of rows at a time."""
+        """p(z), one block of rows at a time."""
         return torch.cat([self._value(rows) for rows in torch.split(z, _CHUNK)])
 
     def gradient(self, z: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        """The gradient of p at every row; all rows at once."""
-        slopes: Tensor = grad(lambda rows: self._value(rows).sum())(z)
-        return slopes
+        """The gradient of p at every row, computed for all rows at once."""
+        gradients: Tensor = grad(lambda rows: self._value(rows).sum())(z)
+        return gradients
 
     def _value(self, z: Tensor) -> Tensor:
         return monomials(z, self.degree) @ self.coefficients
@@ -40,17 +40,15 @@ class Polynomial:
 def fit_polynomial(
     z: Float[Tensor, "n k"], y: Float[Tensor, " n"], *, degree: int, ridge: float
 ) -> Polynomial:
-    """Ridge regression on all monomials, standardized; the constant is not penalized.
+    """Ridge regression on all standardized monomials. The constant is not penalized.
 
         min_c |y - sum_i c_i phi_i(z)|^2 + n ridge sum_{i > 0} Var(phi_i) c_i^2
 
-    Source: ours.
-
     Args:
-        z: variables.
-        y: values.
-        degree: the highest.
-        ridge: of the formula.
+        z: the variables.
+        y: the values.
+        degree: the highest degree.
+        ridge: the ridge penalty per sample.
 
     Returns:
         The polynomial.
@@ -62,20 +60,20 @@ def fit_polynomial(
 
 
 class NormalEquations:
-    """Sums over samples from which a ridge regression follows, taken a block of rows at a time.
+    """The normal equations of a ridge regression, accumulated one block of rows at a time.
 
-    The first column is the constant.
+    The first column must be constant 1.
     """
 
     def __init__(self) -> None:
         self._products: Tensor | None = None
 
     def add(self, columns: Float[Tensor, "n p"], y: Float[Tensor, " n"]) -> None:
-        """Counts further samples.
+        """Adds samples.
 
         Args:
-            columns: of the regression.
-            y: values.
+            columns: the columns of the regression.
+            y: the values.
         """
         both = torch.cat([columns, y[:, None]], dim=1)
         if self._products is None:
@@ -83,13 +81,13 @@ class NormalEquations:
         self._products.addmm_(both.T, both)
 
     def solve(self, ridge: float) -> Float[Tensor, " p"]:
-        """The coefficients; a column's penalty is n ridge times its variance.
+        """Solves for the coefficients. The penalty of a column is n ridge times its variance.
 
         Args:
-            ridge: at least 0.
+            ridge: the ridge penalty per sample, at least 0.
 
         Returns:
-            One for each column.
+            One coefficient per column.
         """
         assert self._products is not None
         gram, moment = self._products[:-1, :-1], self._products[:-1, -1]

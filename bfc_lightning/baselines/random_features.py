@@ -1,4 +1,4 @@
-"""Random features: a layer that is never trained, and a readout by ridge regression."""
+"""Random features: a fixed random layer with a readout by ridge regression."""
 
 import math
 from typing import Literal
@@ -18,17 +18,17 @@ _ACTIVATIONS = {"relu": torch.relu, "quadratic": torch.square}
 class RandomFeatures(Baseline):
     """f(x) = mean(y) + m^(-1/2) <w, phi(x)>, phi_i(x) = sigma(d^(-1/2) <v_i, x> + b_i).
 
-        v_ij, b_i ~ N(0, 1), not trained
+        v_ij, b_i ~ N(0, 1), fixed
         w = argmin_w |m^(-1/2) Phi w - (y - mean(y))|^2 + n ridge |w|^2
 
-    which is kernel ridge regression with K(x, x') = <phi(x), phi(x')> / m.
+    This is kernel ridge regression with K(x, x') = <phi(x), phi(x')> / m.
 
     Source: Rahimi and Recht, "Random features for large-scale kernel machines", 2007.
 
     Args:
         width: m.
-        activation: sigma, `relu` or `quadratic`; the second spans polynomials of degree 2 only.
-        ridge: of the formula, per sample.
+        activation: sigma, `relu` or `quadratic`. `quadratic` spans only polynomials of degree 2.
+        ridge: the ridge penalty per sample, positive.
 
     Raises:
         ValueError: if the activation is unknown or a number is out of range.
@@ -48,7 +48,7 @@ class RandomFeatures(Baseline):
         self.ridge = ridge
 
     def fit(self, task: Task) -> None:
-        """Draws the layer, and solves the regression."""
+        """Draws the layer and fits the readout."""
         x, y = task.train.inputs, task.train.labels
         random = generator(task.seed, "random features")
         size = (x.shape[1] + 1, self.width)
@@ -61,9 +61,9 @@ class RandomFeatures(Baseline):
         return self._mean + self._phi(x) @ self._weights
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """One layer: m^(-1/2) phi(x)."""
+        """A single layer: m^(-1/2) phi(x)."""
         return [self._phi(x)]
 
     def _phi(self, x: Tensor) -> Tensor:
-        before = x @ self._layer[:-1] / math.sqrt(x.shape[1]) + self._layer[-1]
-        return _ACTIVATIONS[self.activation](before) / math.sqrt(self.width)
+        preactivation = x @ self._layer[:-1] / math.sqrt(x.shape[1]) + self._layer[-1]
+        return _ACTIVATIONS[self.activation](preactivation) / math.sqrt(self.width)

@@ -1,4 +1,4 @@
-"""A linear readout on features, by ridge regression, a block of rows at a time."""
+"""A linear readout of features, fitted by ridge regression one block of rows at a time."""
 
 from collections.abc import Callable
 
@@ -18,13 +18,11 @@ def fit_readout(
 ) -> Float[Tensor, " m"]:
     """argmin_w |Phi w - y|^2 + n ridge |w|^2.
 
-    Source: ours.
-
     Args:
-        features: Phi, from rows (n, d) to (n, m).
-        x: samples.
-        y: values, centered or not.
-        ridge: per sample, positive.
+        features: Phi, a function from (n, d) to (n, m).
+        x: the samples.
+        y: the values, centered or not.
+        ridge: the ridge penalty per sample, positive.
 
     Returns:
         w.

@@ -1,4 +1,4 @@
-"""Recursive feature machines: kernels that learn which directions of the input matter, by xrfm."""
+"""Recursive feature machines: kernels that learn relevant input directions, by xrfm."""
 
 import importlib
 from types import ModuleType
@@ -11,28 +11,28 @@ from bfc_lightning.baselines.base import Baseline, Task
 from bfc_lightning.measures import monomials
 from bfc_lightning.runs.folder import RunError
 
-_UNSEEN = 0.01  # share of the trace of M in eigenvectors that features leave out
+_UNSEEN = 0.01  # share of the trace of M in the eigenvectors that features omit
 
 
 class RecursiveFeatureMachine(Baseline):
-    """Kernel regression in a metric that it learns from its own gradients.
+    """Kernel regression in a metric learned from its own gradients.
 
         f = kernel ridge regression with K(x, x') = exp(-(|x - x'|_M / bandwidth)^exponent)
-        M <- E[grad f grad f^T], over its largest entry;    |v|_M^2 = v^T M v,    M = 1 at first
+        M <- E[grad f grad f^T] / its largest entry;    |v|_M^2 = v^T M v,    M = 1 initially
 
-    alternately, `iterations` times. The M that does best on the holdout is kept, and it stops early
-    where one is 10 % worse than the best: it looks at the holdout more than once in a trial.
-    Computed in float32, which takes half the time; a ridge below about 1e-8 is lost in rounding.
+    The two steps alternate `iterations` times. The M with the lowest holdout error is kept, and
+    the iteration stops if the error is 10 % above the lowest one: a trial evaluates the holdout
+    more than once. Float32 halves the time; a ridge below about 1e-8 is lost in rounding.
 
     Source: Radhakrishnan, Beaglehole, Pandit and Belkin, "Mechanism for feature learning in neural
-    networks and backpropagation-free machine learning models", Science 383 (2024). By xrfm, whose
-    trees, which split the samples where there are many, are not used.
+    networks and backpropagation-free machine learning models", Science 383 (2024). Implemented by
+    xrfm, without its trees, which split large sets of samples.
 
     Args:
-        bandwidth: of the kernel, in the units of x.
-        exponent: above 0, at most 2: 1 is the Laplace kernel, 2 the Gaussian one.
-        ridge: of the equation (K + n ridge) c = y - mean(y), per sample.
-        iterations: how many times M is learned.
+        bandwidth: the bandwidth of the kernel, in the units of x.
+        exponent: a number in (0, 2]: 1 gives the Laplace kernel, 2 the Gaussian kernel.
+        ridge: the ridge penalty per sample in (K + n ridge) c = y - mean(y).
+        iterations: the number of updates of M.
 
     Raises:
         ValueError: if a number is out of range.
@@ -60,7 +60,7 @@ class RecursiveFeatureMachine(Baseline):
         self._package = _xrfm()
 
     def fit(self, task: Task) -> None:
-        """Alternates kernel regression and metric."""
+        """Alternates between fitting f and updating M."""
         self._mean = task.train.labels.mean()
         self._machine = self._package.RFM(
             "l2",
@@ -83,9 +83,9 @@ class RecursiveFeatureMachine(Baseline):
         return self._mean + values[:, 0].double()
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """One layer: coordinates of x along leading eigenvectors of M, their squares and products.
+        """A single layer: coordinates of x along leading eigenvectors of M, squares and products.
 
-        As many eigenvectors as hold 99 % of the trace of M; none where M stayed 1.
+        The eigenvectors hold 99 % of the trace of M. There are no features if M is still 1.
         """
         if self._machine.M is None:
             return []
@@ -94,20 +94,20 @@ class RecursiveFeatureMachine(Baseline):
         return [monomials(x @ vectors[:, missing > _UNSEEN], 2)[:, 1:]]
 
     def chosen(self) -> dict[str, float]:
-        """How often M had been learned when it was kept."""
+        """The iteration whose M was kept."""
         return {"iterations": self._machine.best_iter}
 
 
 def _xrfm() -> ModuleType:
-    """The package, loaded only where it is asked for.
+    """Imports xrfm on first use.
 
     Raises:
-        RunError: if it is not installed.
+        RunError: if xrfm is not installed.
     """
     try:
         return importlib.import_module("xrfm.rfm_src")
     except ModuleNotFoundError as missing:
         raise RunError(
-            "xrfm must be installed for RecursiveFeatureMachine, got no such package: "
-            "pip install 'bfc_lightning[rfm]'."
+            "xrfm must be installed for RecursiveFeatureMachine. "
+            "Install it with: pip install 'bfc_lightning[rfm]'."
         ) from missing

@@ -1,4 +1,4 @@
-"""How good a baseline is, by the measures that networks are held to."""
+"""Scores of baselines, by the same measures as for networks."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,17 +12,15 @@ from bfc_lightning.types import Batch
 
 
 def error_of(baseline: Baseline, samples: Batch, variance: Float[Tensor, ""]) -> float:
-    """E(f - G)^2 / Var G over some samples, on the noise-free signal.
-
-    Source: ours.
+    """E(f - G)^2 / Var G over samples of the noise-free signal G.
 
     Args:
-        baseline: fitted.
-        samples: any.
+        baseline: a fitted baseline.
+        samples: the samples.
         variance: Var G.
 
     Returns:
-        The error; NaN where a prediction is no number.
+        The error; NaN if a prediction is NaN.
     """
     predictions = in_chunks(baseline.predict, samples.inputs)
     return float(normalized_mse(predictions, samples.signal, variance))
@@ -31,17 +29,17 @@ def error_of(baseline: Baseline, samples: Batch, variance: Float[Tensor, ""]) ->
 def measures_of(
     baseline: Baseline, target: Target, inputs: Float[Tensor, "n d"]
 ) -> dict[str, float]:
-    """`levels/residual_l`, and `features/residual_l`, `probe_i_j` where it has features.
+    """`levels/residual_l`; `features/residual_l` and `probe_i_j` if there are features.
 
-    Source: ours; see `measures.levels` and `measures.features`.
+    See `measures.levels` and `measures.features`.
 
     Args:
-        baseline: fitted.
+        baseline: a fitted baseline.
         target: G, float64.
-        inputs: points to measure on.
+        inputs: the points at which to evaluate.
 
     Returns:
-        Numbers by name.
+        The measures by name.
     """
     predictions = in_chunks(baseline.predict, inputs)
     residuals = level_residuals(predictions, target.level_outputs(inputs)).tolist()

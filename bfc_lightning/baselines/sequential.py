@@ -1,4 +1,4 @@
-"""Sequential kernels: one polynomial kernel a level, each on what those before have left."""
+"""Sequential kernels: one polynomial kernel per level, fitted to the previous residual."""
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,8 @@ from bfc_lightning.runs.folder import RunError
 def polynomial_kernel(squarings: int) -> Kernel:
     """K(x, x') = (1 + <x, x'> / d)^(2^squarings), by squaring in place.
 
-    Source: ours.
-
     Args:
-        squarings: l, for degree 2^l.
+        squarings: l, for the degree 2^l.
 
     Returns:
         K.
@@ -31,18 +29,18 @@ def polynomial_kernel(squarings: int) -> Kernel:
 
 
 class SequentialKernels(Baseline):
-    """Stage l = 1, ..., L fits what the stages before have left, with a kernel of degree 2^l.
+    """Stage l = 1, ..., L fits the residual of the previous stages with a kernel of degree 2^l.
 
         r_1 = y - mean(y),   f_l = kernel ridge of r_l, K(x, x') = (1 + <x, x'>/d)^(2^l)
         r_{l+1} = r_l - f_l(x),   f = mean(y) + sum_l f_l
 
-    The layers of a layered target, one after another, without features: what is fixed stays fixed.
+    It fits a layered target level by level, without features. Earlier stages are never revised.
 
-    Source: ours, after the hierarchy of degrees in Allen-Zhu and Li, arXiv 2001.04413.
+    Source: own construction, after the hierarchy of degrees in Allen-Zhu and Li, arXiv 2001.04413.
 
     Args:
-        ridge: of each stage, per sample; one number or one a stage.
-        depth: L; the learner's where not given.
+        ridge: the ridge penalty per sample; one number, or one per stage.
+        depth: L; the depth of the learner by default.
 
     Raises:
         ValueError: if a number is out of range.
@@ -61,7 +59,7 @@ class SequentialKernels(Baseline):
         """Fits one stage after another.
 
         Raises:
-            RunError: if the ridges are not one a stage.
+            RunError: if the number of ridges differs from the number of stages.
         """
         x, y = task.train.inputs, task.train.labels
         depth = task.learner.depth if self.depth is None else self.depth

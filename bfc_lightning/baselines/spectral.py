@@ -1,4 +1,4 @@
-"""The spectral method: find the few directions that matter, then fit a polynomial in them."""
+"""The spectral method: estimate the few relevant directions, then fit a polynomial in them."""
 
 import torch
 from jaxtyping import Float
@@ -20,34 +20,34 @@ _CHUNK = 1024
 
 
 class SpectralMethod(Baseline):
-    """The classical rival that knows of levels: eigenvectors, then polynomials, one by one.
+    """A classical rival that uses the levels: eigenvectors, then a polynomial, for each level.
 
-    Inputs are centered and whitened with the mean and covariance of the training samples: below, x
-    is what comes out. Level l = 1, ..., L, with r the residual of the levels before (y - E y at
-    first), U the directions so far and z = U^T x,
+    Inputs are centered and whitened with the mean and covariance of the training samples. Below, x
+    is the whitened input, r the residual of the previous levels (y - E y at first), U the
+    directions found so far and z = U^T x. Level l = 1, ..., L computes
 
         M = E[r (x x^T - 1)], off U           the leading k_l eigenvectors (by |eigenvalue|) join U
         p(z) of degree 2^l                    ridge regression of y on the monomials of z
-        U <- U + D, p <- p + q                `refinements` times, where D and q come from the ridge
+        U <- U + D, p <- p + q                `refinements` times; D and q are given by the ridge
                                               regression y ~ p(z) + q(z) + grad p(z)^T D^T x, with
-                                              D off U
+                                              D orthogonal to U
 
-    M is the Hessian of r averaged over Gaussian inputs; its range lies in the directions that r
-    depends on. The smaller r, the less noise in M: weak levels are found once strong ones are off.
-    The refinement is a Gauss-Newton step for y ~ p(U^T x). A degree is halved until it has at most
-    5,000 monomials, and no more than samples; where degree 2^L was, kernel ridge regression with
-    (1 + <z, z'>/k)^(2^L) fits what the last level has left.
+    "Off U" means restricted to the orthogonal complement of U. For Gaussian inputs, M is the mean
+    Hessian of r, and its range lies in the directions that r depends on. A smaller r means less
+    noise in M, so weak levels are found after strong ones are removed. The refinement is a
+    Gauss-Newton step for y ~ p(U^T x). A degree is halved until it has at most min(5,000, n)
+    monomials. If degree 2^L is halved, kernel ridge regression with (1 + <z, z'>/k)^(2^L) fits the
+    last residual.
 
     Source: eigenvectors: Mondelli and Montanari, arXiv 1708.05932, and Chen and Meka, arXiv
     2004.13748, who also alternate polynomial regression with steps in U; level by level: ours.
 
     Args:
-        widths: k_1, ..., k_L, directions that each level adds. Without them, as many levels as the
-            learner has layers, and for each as many directions as come before the largest ratio of
-            neighboring |eigenvalues|, among the first quarter.
-        ridge: of the polynomials, per sample, their monomials standardized.
-        kernel_ridge: of the last kernel, per sample.
-        refinements: steps of each level that turn U.
+        widths: k_1, ..., k_L, the number of directions that each level adds. By default, there are
+            as many levels as the learner has layers, and `gap` chooses the directions of each.
+        ridge: the ridge penalty per sample of the polynomials, for standardized monomials.
+        kernel_ridge: the ridge penalty per sample of the last kernel.
+        refinements: the number of refinement steps per level.
 
     Raises:
         ValueError: if a number is out of range.
@@ -62,7 +62,7 @@ class SpectralMethod(Baseline):
     ) -> None:
         if widths is not None and (not widths or min(widths) < 1):
             raise ValueError(
-                f"widths must be at least 1 in each of at least one level, got {widths}."
+                f"widths must be a list of at least one positive integer, got {widths}."
             )
         for name, value in (("ridge", ridge), ("kernel_ridge", kernel_ridge)):
             if not value > 0:
@@ -102,25 +102,25 @@ class SpectralMethod(Baseline):
             )
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """p(z), and the kernel's part where there is one."""
+        """p(z), plus the last kernel if there is one."""
         z = self._variables(x)
         prediction = self._polynomial(z)
         return prediction if self._rest is None else prediction + self._rest(z)
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """For every level whose degree was not halved: all monomials of that degree and below."""
+        """One layer for each level whose degree was not halved: all monomials up to that degree."""
         z = self._variables(x)
         degrees = [2**level for level in range(1, len(self._added) + 1)]
         kept = [degree for degree in degrees if degree <= self._polynomial.degree]
         return [monomials(z, degree)[:, 1:] for degree in kept]
 
     def chosen(self) -> dict[str, float]:
-        """How many directions each level added."""
+        """The number of directions that each level added."""
         return {f"directions_{level}": k for level, k in enumerate(self._added, start=1)}
 
     @property
     def subspace(self) -> Float[Tensor, "d k"]:
-        """An orthonormal basis of the directions of the raw inputs that matter."""
+        """An orthonormal basis of the relevant directions of the raw inputs."""
         basis: Tensor = torch.linalg.qr(self._whitening @ self._directions)[0]
         return basis
 
@@ -149,30 +149,27 @@ class SpectralMethod(Baseline):
             self._polynomial = fit_polynomial(z, y, degree=degree, ridge=self.ridge)
 
     def _refine(self, white: Tensor, y: Tensor) -> None:
-        """One Gauss-Newton step in U and p together."""
+        """Takes one joint Gauss-Newton step in U and p."""
         off, degree = _complement(self._directions), self._polynomial.degree
         normal = NormalEquations()
         for rows, values in zip(torch.split(white, _CHUNK), torch.split(y, _CHUNK), strict=True):
             z = rows @ self._directions
-            slopes = torch.einsum("na,nb->nab", self._polynomial.gradient(z), rows @ off)
-            normal.add(
-                torch.cat([monomials(z, degree), slopes.flatten(start_dim=1)], dim=1), values
-            )
+            turns = torch.einsum("na,nb->nab", self._polynomial.gradient(z), rows @ off)
+            columns = torch.cat([monomials(z, degree), turns.flatten(start_dim=1)], dim=1)
+            normal.add(columns, values)
         solution = normal.solve(self.ridge)
         count = num_monomials(z.shape[1], degree)
         self._polynomial = Polynomial(degree, solution[:count])
         turned = self._directions + off @ solution[count:].reshape(z.shape[1], -1).T
         left, _, right = torch.linalg.svd(turned, full_matrices=False)
-        self._directions = left @ right  # the nearest orthonormal frame: p keeps its meaning
+        self._directions = left @ right  # the nearest orthonormal frame, so p stays valid
 
 
 def whitening(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """The mean m and C^(-1/2) of the samples, so that (x - m) C^(-1/2) has covariance 1.
 
-    Source: ours.
-
     Args:
-        x: samples, more than d.
+        x: the samples, more than d.
 
     Returns:
         m and C^(-1/2).
@@ -192,31 +189,29 @@ def second_moment(x: Float[Tensor, "n d"], r: Float[Tensor, " n"]) -> Float[Tens
     Source: for Gaussian x it is the mean Hessian of r, by Stein's lemma.
 
     Args:
-        x: whitened inputs.
-        r: values.
+        x: the whitened inputs.
+        r: the values.
 
     Returns:
-        The matrix, symmetric.
+        The symmetric matrix.
     """
     return (x.T * r) @ x / len(x) - r.mean() * torch.eye(x.shape[1], dtype=x.dtype)
 
 
 def gap(values: Float[Tensor, " d"]) -> int:
-    """How many values come before the largest ratio of neighbors, among the first quarter.
-
-    Source: ours.
+    """The number of values before the largest ratio of neighbors within the first quarter.
 
     Args:
-        values: positive, falling.
+        values: positive values in decreasing order.
 
     Returns:
-        At least 1, where there are values.
+        The number, at least 1 if there are values.
     """
     first = values[: max(2, len(values) // 4 + 1)]
     return len(first) if len(first) < 2 else int((first[:-1] / first[1:]).argmax()) + 1
 
 
 def _complement(directions: Float[Tensor, "d k"]) -> Float[Tensor, "d rest"]:
-    """An orthonormal basis of what is orthogonal to orthonormal directions."""
+    """An orthonormal basis of the orthogonal complement of orthonormal directions."""
     complete: Tensor = torch.linalg.qr(directions, mode="complete")[0]
     return complete[:, directions.shape[1] :]

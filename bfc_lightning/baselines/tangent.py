@@ -1,4 +1,4 @@
-"""Kernel ridge regression with tangent kernels: of infinitely wide networks, and of the learner."""
+"""Kernel ridge regression with tangent kernels of infinitely wide networks and of the learner."""
 
 from abc import abstractmethod
 from functools import partial
@@ -22,13 +22,13 @@ from bfc_lightning.runs.folder import RunError
 class TangentKernel(Baseline):
     """f(x) = mean(y) + sum_i c_i K(x, x_i) with (K + n ridge) c = y - mean(y), K a tangent kernel.
 
-    Gradient flow on the squared loss ends there with ridge 0, for networks that stay where their
-    gradients do not change.
+    At ridge 0, this is the limit of gradient flow on the squared loss for networks whose gradients
+    do not change during training.
 
     Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, section 5.
 
     Args:
-        ridge: of the equation, per sample.
+        ridge: the ridge penalty per sample.
 
     Raises:
         ValueError: if the ridge is not positive.
@@ -41,17 +41,17 @@ class TangentKernel(Baseline):
 
     @abstractmethod
     def kernel(self, task: Task) -> Kernel:
-        """K for a problem.
+        """The kernel K of a task.
 
         Args:
-            task: whose learner is meant.
+            task: the task, with its learner.
 
         Returns:
-            The kernel, of two sets of points.
+            K, a function of two sets of points.
         """
 
     def fit(self, task: Task) -> None:
-        """Solves the equation."""
+        """Solves for the coefficients c."""
         x, y = task.train.inputs, task.train.labels
         self._mean = y.mean()
         self._fit = KernelFit(self.kernel(task), x, y - self._mean, ridge=self.ridge)
@@ -62,21 +62,21 @@ class TangentKernel(Baseline):
 
 
 class LearnerNTK(TangentKernel):
-    """The tangent kernel of the learner, infinitely wide: see `kernels.learner_ntk`.
+    """The tangent kernel of the infinitely wide learner: see `kernels.learner_ntk`.
 
-    Source: ours, along Jacot, Gabriel and Hongler, arXiv 1806.07572.
+    Source: derived here, following Jacot, Gabriel and Hongler, arXiv 1806.07572.
     """
 
     def kernel(self, task: Task) -> Kernel:
-        """Theta_f with the learner's depth and scales.
+        """Theta_f with the depth and scales of the learner.
 
         Raises:
-            RunError: if the learner's activation or signs are not those of the formula.
+            RunError: if the formula does not cover the activation or the signs of the learner.
         """
         try:
             scales = readout_scales(task.learner)
-        except ValueError as refused:
-            raise RunError(str(refused)) from refused
+        except ValueError as error:
+            raise RunError(str(error)) from error
         return partial(
             learner_ntk,
             scales=scales,
@@ -87,15 +87,15 @@ class LearnerNTK(TangentKernel):
 
 
 class EmpiricalNTK(TangentKernel):
-    """The tangent kernel of the actual learner at its start: see `measures.empirical_ntk`.
+    """The tangent kernel of the learner at its initialization: see `measures.empirical_ntk`.
 
-    The learner trains V itself, so that layers weigh by their widths, other than in `LearnerNTK`.
+    Unlike `LearnerNTK`, it weights layers by their widths, since the learner trains V itself.
 
     Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, section 4.
     """
 
     def kernel(self, task: Task) -> Kernel:
-        """K of the learner as it is."""
+        """K of the learner at its initialization."""
         return partial(empirical_ntk, task.learner)
 
 
@@ -112,7 +112,7 @@ class _ChainNTK(TangentKernel):
         self.bias_std = bias_std
 
     def depth_for(self, task: Task) -> int:
-        """L; the learner's where it was not given."""
+        """L; the depth of the learner by default."""
         return task.learner.depth if self.depth is None else self.depth
 
 
@@ -122,9 +122,9 @@ class QuadraticChainNTK(_ChainNTK):
     Source: Jacot, Gabriel and Hongler, arXiv 1806.07572.
 
     Args:
-        ridge: of the equation, per sample.
-        depth: L, the number of hidden layers; the learner's where not given.
-        bias_std: s; with 0 the kernel is homogeneous of degree 2^L.
+        ridge: the ridge penalty per sample.
+        depth: L, the number of hidden layers; the depth of the learner by default.
+        bias_std: s; at 0 the kernel is homogeneous of degree 2^L.
 
     Raises:
         ValueError: if a number is out of range.
@@ -141,8 +141,8 @@ class ReLUChainNTK(_ChainNTK):
     Source: Jacot, Gabriel and Hongler, arXiv 1806.07572.
 
     Args:
-        ridge: of the equation, per sample.
-        depth: L, the number of hidden layers; the learner's where not given.
+        ridge: the ridge penalty per sample.
+        depth: L, the number of hidden layers; the depth of the learner by default.
         bias_std: s.
 
     Raises:

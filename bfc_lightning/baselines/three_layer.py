@@ -1,4 +1,4 @@
-"""Networks that are trained one layer after another, each stage on samples of its own."""
+"""Networks trained one layer after another, each stage on separate samples."""
 
 import itertools
 import math
@@ -23,23 +23,23 @@ def gradient_steps(
     neurons: Float[Tensor, "m d"],
     num_steps: int = 1,
 ) -> Float[Tensor, "m d"]:
-    """Neurons after long steps down the correlation loss -mean of y sum_i (<w_i, x>^2 - |w_i|^2).
+    """Neurons after large steps on the correlation loss -mean of y sum_i (<w_i, x>^2 - |w_i|^2).
 
         w_i <- mean of y (x x^T - 1) w_i, scaled to |w_i| = 1;   num_steps times
 
-    Every neuron is drawn to the directions in which y has curvature; further steps take out what
-    the first one leaves of the noise.
+    Every neuron moves toward the directions in which y has curvature. Further steps reduce the
+    noise that remains after the first one.
 
     Source: Damian, Lee and Soltanolkotabi, arXiv 2206.15144, the first step, with a square.
 
     Args:
-        x: samples of that stage.
-        y: labels, centered.
-        neurons: w at the start.
-        num_steps: how many, at least 1.
+        x: the samples of the stage.
+        y: the centered labels.
+        neurons: the initial w.
+        num_steps: the number of steps, at least 1.
 
     Returns:
-        w after the steps, rows of length 1.
+        w after the steps, with rows of norm 1.
     """
     moment = (x.T * y) @ x / len(x) - y.mean() * torch.eye(x.shape[1], dtype=x.dtype)
     for _ in range(num_steps):
@@ -49,7 +49,7 @@ def gradient_steps(
 
 
 class _Staged(Baseline):
-    """What the networks share: width, ridge, and samples that are shared out among the stages."""
+    """The common part of the networks: width, ridge, and a split of the samples into stages."""
 
     num_stages: int
 
@@ -72,7 +72,7 @@ class _Staged(Baseline):
         self.num_steps = num_steps
 
     def begin(self, task: Task) -> list[Batch]:
-        """Keeps the mean label; draws neurons and biases; a part of the samples for each stage."""
+        """Stores the mean label, draws neurons and biases, and splits the samples by stage."""
         self._mean = task.train.labels.mean()
         random = generator(task.seed, "neurons")
         drawn = torch.randn(self.width, task.train.inputs.shape[1], generator=random).double()
@@ -92,7 +92,7 @@ class _Staged(Baseline):
 class TwoLayer(_Staged):
     """One hidden layer: gradient steps on its weights, then ridge regression on its neurons.
 
-        1. w: `gradient_steps` on the first samples, from uniform on the sphere
+        1. w: `gradient_steps` on the first samples, initialized uniformly on the sphere
         2. f(x) = mean(y) + m^(-1/2) sum_i c_i relu(<w_i, x> + b_i), c by ridge on the others
 
     with b_i ~ N(0, 1).
@@ -101,9 +101,9 @@ class TwoLayer(_Staged):
 
     Args:
         width: m.
-        ridge: of the readout, per sample.
-        num_steps: gradient steps on the hidden layer; the paper takes one.
-        shares: of the samples, for 1 and 2; halves where not given.
+        ridge: the ridge penalty per sample of the readout.
+        num_steps: the number of gradient steps on the hidden layer; 1 in the paper.
+        shares: the shares of the samples for 1 and 2; halves by default.
 
     Raises:
         ValueError: if a number is out of range.
@@ -121,7 +121,7 @@ class TwoLayer(_Staged):
         super().__init__([0.5, 0.5] if shares is None else shares, width, ridge, num_steps)
 
     def fit(self, task: Task) -> None:
-        """Both stages."""
+        """Trains both stages."""
         first, second = self.begin(task)
         self._neurons = gradient_steps(
             first.inputs, first.labels - self._mean, self._neurons, self.num_steps
@@ -134,28 +134,28 @@ class TwoLayer(_Staged):
         return self._mean + self.hidden(x) @ self._weights
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """One layer: its neurons."""
+        """A single layer: its neurons."""
         return [self.hidden(x)]
 
 
 class _WithHead(_Staged):
-    """A network whose middle layer is one feature h, read out by a third layer."""
+    """A network whose middle layer is a single feature h, read out by a third layer."""
 
     def _middle(self, x: Tensor) -> Tensor:
-        """h(x), of standard deviation 1 over the samples that it was found on."""
+        """h(x), with standard deviation 1 over the samples that it is fitted to."""
         return self._inner(x) @ self._weights
 
     def _inner(self, x: Tensor) -> Tensor:
         return self.hidden(x)
 
     def settle(self, weights: Tensor, x: Tensor) -> None:
-        """Takes h, in units of its standard deviation."""
+        """Stores h, scaled to standard deviation 1 over x."""
         self._weights = weights
         values = torch.cat([self._middle(rows) for rows in torch.split(x, 2048)])
         self._weights = weights / values.std()
 
     def fit_head(self, samples: Batch, task: Task) -> None:
-        """The readout: ridge regression on sum_j c_j relu(s_j h(x) + b_j)."""
+        """Fits the readout sum_j c_j relu(s_j h(x) + b_j) by ridge regression."""
         random = generator(task.seed, "head")
         self._signs = 2.0 * torch.randint(0, 2, (_HEAD_WIDTH,), generator=random).double() - 1
         self._shifts = _HEAD_SPREAD * torch.randn(_HEAD_WIDTH, generator=random).double()
@@ -171,28 +171,28 @@ class _WithHead(_Staged):
         return self._mean + self._top(x) @ self._head
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """Two layers: the inner neurons, and h."""
+        """Two layers: the inner neurons and h."""
         return [self._inner(x), self._middle(x)[:, None]]
 
 
 class ThreeLayer(_WithHead):
-    """Two hidden layers of which the first stays random: one gradient step makes the second.
+    """Two hidden layers: the first is random and fixed, the second is trained by one gradient step.
 
         phi_i(x) = m^(-1/2) (<v_i, x>^2 - |x|^2 / d),   v_i uniform on the sphere, fixed
         1. h(x) = <u, phi(x)>,   u = mean of (y - mean(y)) phi(x) over its samples: one step from
            0; then scaled to unit variance
         2. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the others
 
-    with signs s_j and b_j ~ N(0, 4), 256 of them. h is what of y a quadratic kernel sees; the last
-    layer makes a function of it, which no kernel on x can. They draw x from the sphere, where
-    |x|^2 / d is constant; under a Gaussian, its share in y would outweigh all other directions.
+    with 256 signs s_j and b_j ~ N(0, 4). h is the part of y that a quadratic kernel can represent.
+    The last layer fits a function of h, which no kernel on x can do. The paper draws x from the
+    sphere, so |x|^2 / d is constant. For Gaussian x, it would dominate all other directions.
 
-    Source: Nichani, Damian and Lee, arXiv 2305.06986, algorithm 1. They leave the inner activation
-    open; a square is ours.
+    Source: Nichani, Damian and Lee, arXiv 2305.06986, algorithm 1. The paper leaves the inner
+    activation open; the square is ours.
 
     Args:
         width: m.
-        shares: of the samples, for 1 and 2; halves where not given.
+        shares: the shares of the samples for 1 and 2; halves by default.
 
     Raises:
         ValueError: if a number is out of range.
@@ -204,7 +204,7 @@ class ThreeLayer(_WithHead):
         super().__init__([0.5, 0.5] if shares is None else shares, width)
 
     def fit(self, task: Task) -> None:
-        """Both stages."""
+        """Trains both stages."""
         first, second = self.begin(task)
         y = first.labels - self._mean
         blocks = zip(torch.split(first.inputs, 2048), torch.split(y, 2048), strict=True)
@@ -218,24 +218,24 @@ class ThreeLayer(_WithHead):
 
 
 class SteppedThreeLayer(_WithHead):
-    """Two hidden layers, both found: directions first, then one feature of them, then its function.
+    """Two trained hidden layers: first directions, then one feature of them, then its function.
 
-        1. w: `gradient_steps` on the first samples, from uniform on the sphere
+        1. w: `gradient_steps` on the first samples, initialized uniformly on the sphere
         2. h(x) = m^(-1/2) sum_i u_i relu(<w_i, x> + b_i), u by ridge on the next; then
            scaled to unit variance
         3. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the last
 
-    with b ~ N(0, 1) below and N(0, 4) above, and signs s_j.
+    with b_i ~ N(0, 1), b_j ~ N(0, 4) and signs s_j.
 
-    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, layer-wise training of three
-    layers; the middle layer by ridge to its end, instead of a step, is ours.
+    Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, layerwise training of three
+    layers. Ridge regression for the middle layer, instead of a gradient step, is ours.
 
     Args:
         width: m.
-        ridge: of the middle layer, per sample.
-        num_steps: gradient steps on the first layer; one in the paper.
-        shares: of the samples, for 1, 2 and 3; thirds where not given. The last stage has one
-            variable to look at, and needs few.
+        ridge: the ridge penalty per sample of the middle layer.
+        num_steps: the number of gradient steps on the first layer; 1 in the paper.
+        shares: the shares of the samples for 1, 2 and 3; thirds by default. The last stage needs
+            few samples, since it fits a function of one variable.
 
     Raises:
         ValueError: if a number is out of range.
@@ -253,7 +253,7 @@ class SteppedThreeLayer(_WithHead):
         super().__init__([1 / 3] * 3 if shares is None else shares, width, ridge, num_steps)
 
     def fit(self, task: Task) -> None:
-        """All stages."""
+        """Trains all stages."""
         first, second, third = self.begin(task)
         self._neurons = gradient_steps(
             first.inputs, first.labels - self._mean, self._neurons, self.num_steps

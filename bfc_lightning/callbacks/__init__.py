@@ -1,1 +1,1 @@
-"""Lightning callbacks and loggers: what a run writes, shows, saves, and how it stops."""
+"""Lightning callbacks and loggers: what a run writes, shows and saves, and how it stops."""

@@ -1,122 +1,85 @@
-"""Ctrl-C and SIGTERM: finish the step, save, stop; a second signal stops at once."""
+"""Ctrl-C and SIGTERM: finish the step, save, stop; a second signal acts at once."""
 
-import time
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from bfc_lightning.callbacks.checkpoints import Checkpoints
-from bfc_lightning.callbacks.signals import Signals
-from bfc_lightning.callbacks.stops import Interrupted
-from bfc_lightning.callbacks.training_log import log_interval
+from bfc_lightning.callbacks.exceptions import Interrupted
+from bfc_lightning.private import log_interval, stops_early_next
 
-_VALIDATION_SECONDS = 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(Callback):
-    """Turns signals into a checkpoint at the end of the step, so that nothing is lost or doubled.
+    """Turns a signal into a checkpoint at the end of the step.
 
-    Several processes agree at the logging interval and after a validation, so that all stop at the
-    same step.
-
-    Args:
-        signals: that the run has received.
-        checkpoints: saves the state.
+    Several processes agree at the logging interval and after a validation, so that all of them stop
+    at the same step.
     """
 
-    def __init__(self, signals: Signals, checkpoints: Checkpoints) -> None:
-        self.signals = signals
+    def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
+        self.signum = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on the other processes receive what this one does.
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Receives signals inside the block; only Python's main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-        Raises:
-            Interrupted: if a signal has come and nothing of the run is later than its start: rows
-                of its log are dropped that a later checkpoint would miss.
-        """
-        self.signals.trainer = trainer
-        if self.checkpoints.is_latest(trainer) and self._agree(trainer):
-            raise Interrupted(self.signals.reason)
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, *_: object
     ) -> None:
-        """Stops where a validation has just saved the state.
-
-        Raises:
-            Interrupted: if a signal asks for it.
-        """
+        """Stops if a validation has just saved the state."""
         if self.checkpoints.saved_step == trainer.global_step and self._is_asked(trainer):
-            raise Interrupted(self.signals.reason)
+            raise Interrupted(self.signum or signal.SIGTERM)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """Saves and stops after a whole optimizer step.
-
-        Where a validation comes next, that saves by itself, and the next batch stops.
-
-        Raises:
-            Interrupted: if a signal asks for it.
-        """
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Saves and stops after an optimizer step, unless a validation follows, which saves."""
         interval, batches = trainer.val_check_batch, trainer.fit_loop.batch_idx + 1
-        stops_next = trainer.should_stop and trainer.fit_loop._can_stop_early
-        validates_next = stops_next or bool(interval and batches % interval == 0)
+        validates_next = stops_early_next(trainer) or bool(interval and batches % interval == 0)
         ends_step = batches % trainer.accumulate_grad_batches == 0
         if ends_step and not validates_next and self._is_asked(trainer):
             self.checkpoints.save(trainer)
-            raise Interrupted(self.signals.reason)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Gives up a validation that takes too long; the run goes on from the one before.
-
-        Several processes wait for its end, as they cannot agree within it.
-
-        Raises:
-            Interrupted: if a signal came some seconds ago.
-        """
-        is_alone = trainer.world_size == 1
-        if is_alone and time.monotonic() - self.signals.received > _VALIDATION_SECONDS:
-            raise Interrupted(self.signals.reason)
+            raise Interrupted(self.signum or signal.SIGTERM)
 
     def _is_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
-            return self.signals.signum != 0
+            return self.signum != 0
         has_saved = self.checkpoints.saved_step == trainer.global_step
         if trainer.global_step % log_interval(trainer) and not has_saved:
             return False
-        return self._agree(trainer)
-
-    def _agree(self, trainer: Trainer) -> bool:
-        """Whether any process has received a signal; all of them must ask."""
-        return trainer.strategy.reduce_boolean_decision(self.signals.signum != 0, all=False)
+        return trainer.strategy.reduce_boolean_decision(self.signum != 0, all=False)
 
 
-class StopAtMaxSteps(Callback):
-    """Makes the last step count: a validation, and with it a checkpoint, always follows it."""
+class RunLoop(Callback):
+    """Makes a run without epochs end, and resume, as a run with one would."""
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """Asks for the stop that Lightning puts a validation before."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calls `on_train_epoch_start`, which Lightning omits if a run resumes in its epoch."""
+        if trainer.fit_loop.restarted_mid_epoch:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Asks for the stop that Lightning puts a validation before, and with it a checkpoint."""
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True

@@ -1,19 +1,18 @@
 """Measures on a fixed sample, at steps that are evenly spaced on a logarithmic axis."""
 
 import copy
+import math
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bfc_lightning.callbacks.metrics_file import MetricsFile
-from bfc_lightning.callbacks.milestones import Milestones
-from bfc_lightning.callbacks.replica_metrics import ReplicaMetricsFile
-from bfc_lightning.callbacks.signals import Signals
-from bfc_lightning.callbacks.training_log import log_each
+from bfc_lightning.callbacks.loggers import MetricsFile, log_rows
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.measures.battery import (
     MEASURES,
@@ -31,22 +30,17 @@ from bfc_lightning.schemes import Phase
 NUM_SAMPLES = 2**14
 NUM_POINTS = 30
 _POINTS_OF_PHASE = 9
+_LOW_ERROR = 1e-3
 
 
 def measure_steps(phases: Sequence[Phase], num_points: int = NUM_POINTS) -> set[int]:
-    """Both ends of every phase, and steps evenly spaced in log from its start between.
+    """Both ends of every phase, and steps evenly spaced in log from its start.
 
-    Where there are several phases, each has half its steps in log and half evenly spaced: a layer
-    that has just joined changes fast, and what it does to the lower ones takes the whole phase.
-
-    Args:
-        phases: of the run.
-        num_points: about how many in all, before those that round to the same step are joined; at
-            least 18 a phase where there are several.
-
-    Returns:
-        Optimizer steps after which to measure.
+    Several phases have half their steps in log and half evenly spaced: a layer that has just joined
+    changes fast, and its effect on lower ones takes the whole phase.
     """
+    if num_points == 0:
+        return set()
     if len(phases) == 1:
         return {phases[0].start + offset for offset in _log_spaced(phases[0].length, num_points)}
     points = max(_POINTS_OF_PHASE, num_points // (2 * len(phases)))
@@ -63,20 +57,9 @@ def _log_spaced(last: int, num_points: int) -> set[int]:
 
 
 class Measurements(Callback):
-    """Takes every measure of the learner at the steps above, and logs them in one call.
+    """Takes every measure of the learner at some steps, and logs them in one call.
 
-    What costs is a forward pass of 2^14 points in float64; it is not part of a training step. It
-    takes minutes for sixty layers: a signal does not wait for it, and the run that goes on from
-    there makes up for it. It waits where the run ends, and for several processes between two steps.
-
-    Args:
-        phases: of the run.
-        measures: of the user's own, beside ours.
-        num_points: about how many steps; 0 for none at all.
-        signals: that the run receives.
-
-    Attributes:
-        seconds: time spent so far.
+    The cost is a forward pass of 2^14 points in float64; it is not part of a training step.
     """
 
     def __init__(
@@ -84,14 +67,11 @@ class Measurements(Callback):
         phases: Sequence[Phase],
         measures: Sequence[Measure] = (),
         num_points: int = NUM_POINTS,
-        *,
-        signals: Signals,
     ) -> None:
-        self._signals = signals
         self.seconds = 0.0
         self._measures: list[Callable[[Snapshot], Mapping[str, float]]] = [*MEASURES, *measures]
         self._phases = phases
-        self._steps = measure_steps(phases, num_points) if num_points else set()
+        self._steps = measure_steps(phases, num_points)
         self._measured_step = -1
         self._untrained: list[DenseNet] = []
         self._milestones = [Milestones(phases)]
@@ -99,13 +79,7 @@ class Measurements(Callback):
         self._references: list[dict[str, float]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keeps the untrained learners, before a checkpoint is loaded into them.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            stage: Lightning's word for what comes.
-        """
+        """Keeps the untrained learners, before a checkpoint is loaded into them."""
         self._untrained = [copy.deepcopy(each.network) for each in learners_of(pl_module)]
         self._milestones = [Milestones(self._phases) for _ in self._untrained]
 
@@ -119,115 +93,74 @@ class Measurements(Callback):
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
         problems = problems_of(trainer.datamodule)  # type: ignore[attr-defined]
-        pairs = list(zip(problems, self._untrained, strict=True))
-        samples = self._signals.unless_told(
-            lambda: [_measure_sample(data, network, device) for data, network in pairs]
-        )
-        if samples is None:
-            return
-        self._samples = samples
-        self._references = [reference_levels(sample) for sample in samples]
+        self._samples = [
+            _measure_sample(data, network, device)
+            for data, network in zip(problems, self._untrained, strict=True)
+        ]
+        self._references = [reference_levels(sample) for sample in self._samples]
         self.seconds += time.perf_counter() - started
         if not self._has_references(trainer):
-            log_each(trainer, self._references)
+            log_rows(trainer, self._references)
             self._measured_step = -1  # the files of this folder have no measures yet
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """Measures where a step is due; several processes may agree to stop only steps later."""
-        step = trainer.global_step
-        if step in self._steps:
-            must_end = trainer.world_size > 1 or step >= trainer.max_steps
-            self._measure(trainer, pl_module, must_end=must_end)
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Measures at the steps that are due."""
+        if trainer.global_step in self._steps:
+            self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures where the run ends, also where it ends early."""
-        self._measure(trainer, pl_module, must_end=True)
+        """Measures at the last step, also if the run ends early."""
+        self._measure(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The time spent, and what later measures are compared with."""
+        """The time spent, and the values that later ones are compared with."""
         return {
             "seconds": self.seconds,
             "measured_step": self._measured_step,
-            "milestones": [each.state_dict() for each in self._milestones],
+            "milestones": [each.kept for each in self._milestones],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them.
-
-        Args:
-            state_dict: from `state_dict`.
-        """
+        """Restores them."""
         self.seconds = state_dict["seconds"]
         self._measured_step = state_dict["measured_step"]
-        kept = state_dict.get("milestones", {})  # format 1 has none, format 2 those of one learner
-        for each, state in zip(
-            self._milestones, kept if isinstance(kept, list) else [kept], strict=True
-        ):
-            each.load_state_dict(state)
+        for each, kept in zip(self._milestones, state_dict["milestones"], strict=True):
+            each.kept = dict(kept)
 
     def _has_references(self, trainer: Trainer) -> bool:
-        """Whether the run's own file knows the marks: a resumed run may have a new folder."""
-        known: list[Mapping[str, float]] = []
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
-                known.append(logger.latest)
-            elif isinstance(logger, ReplicaMetricsFile):
-                known += logger.latest
-        return any(self._references[0].keys() <= latest.keys() for latest in known)
+        """Whether the run's own file knows the references: a resumed run may have a new folder."""
+        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        return any(self._references[0].keys() <= row.keys() for f in files for row in f.latest)
 
     @torch.no_grad()
-    def _measure(
-        self, trainer: Trainer, pl_module: LightningModule, *, must_end: bool = False
-    ) -> None:
-        """Takes and logs the measures of this step, if they are not there yet.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            must_end: whether a signal waits.
-        """
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes and logs the measures of this step, unless it has been measured."""
         step = trainer.global_step
         if not self._samples or step == self._measured_step:
             return
         started = time.perf_counter()
-        pairs = list(zip(learners_of(pl_module), self._samples, strict=True))
-
-        def take() -> list[dict[str, float]]:
-            return [self._take(learner.network, sample) for learner, sample in pairs]
-
-        rows = take() if must_end else self._signals.unless_told(take)
-        if rows is not None:
-            self._measured_step = step
-            for number, row in enumerate(rows):
-                compared = {**self._references[number], **row}
-                row.update(self._milestones[number].compare(step, compared))
-            log_each(trainer, rows)
+        self._measured_step = step
+        rows = []
+        for number, learner in enumerate(learners_of(pl_module)):
+            row = self._take(learner.network, self._samples[number])
+            compared = {**self._references[number], **row}
+            rows.append({**row, **self._milestones[number].compare(step, compared)})
+        log_rows(trainer, rows)
         self.seconds += time.perf_counter() - started
 
     def _take(self, network: DenseNet, sample: MeasureSample) -> dict[str, float]:
-        """All measures of one learner; none where it has diverged, which its scores show.
-
-        Raises:
-            ValueError: if two measures give the same name.
-        """
+        """All measures of one learner; none if it has diverged."""
         named: dict[str, float] = {}
         if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
             return named
-        moment = take_snapshot(network, sample)
+        snapshot = take_snapshot(network, sample)
         for measure in self._measures:
-            taken = measure(moment)
+            taken = measure(snapshot)
             if not named.keys().isdisjoint(taken):
                 name = type(measure).__name__
-                raise ValueError(f"{name} must give names of its own, got {sorted(taken)}.")
+                raise ValueError(f"{name} must use names of its own, got {sorted(taken)}.")
             named.update(taken)
         return named
 
@@ -240,3 +173,60 @@ def _measure_sample(
     return take_sample(
         inputs.to(device), stream.target.to(device), stream.labels.to(device), untrained
     )
+
+
+class Milestones:
+    """Compares a measurement with earlier ones of the same run.
+
+    - `features/correction_l`: `residual_l` just before the first update of the phase in which layer
+      l + 1 joins, divided by `residual_l` now, if layer l continues to train.
+    - `features/halved_step_l`: the first measured step at which `residual_l` is at most half the
+      untrained learner's; `levels/halved_step_l`: at which `levels/residual_l` is at most 1/2.
+    - `features/consumed_leakage_1_fall`: the consumed leakage when `levels/nmse` was first at most
+      1e-3, divided by that now.
+    """
+
+    def __init__(self, phases: Iterable[Phase]) -> None:
+        self.kept: dict[str, float] = {}
+        self._joins = {
+            after.start: before.depth
+            for before, after in pairwise(phases)
+            if after.depth > before.depth and before.depth in after.trained
+        }
+
+    def compare(self, step: int, named: Mapping[str, float]) -> dict[str, float]:
+        """The numbers that follow from measures and references, by name, and from earlier ones."""
+        if step in self._joins:
+            key = f"features/residual_{self._joins[step]}"
+            if key in named:
+                self.kept[key] = named[key]
+        corrections = {
+            key.replace("residual", "correction"): _ratio(value, named[key])
+            for key, value in self.kept.items()
+            if key.startswith("features/residual_") and key in named
+        }
+        return {**corrections, **self._halved(step, named), **self._fall(named)}
+
+    def _halved(self, step: int, named: Mapping[str, float]) -> dict[str, float]:
+        reached = {}
+        for key, value in named.items():
+            if re.fullmatch(r"(features|levels)/residual_\d+", key):
+                mark = key.replace("residual", "halved_step")
+                whole = 1.0 if key.startswith("levels") else named.get(f"{key}_untrained", 0.0)
+                if value <= whole / 2:
+                    self.kept.setdefault(mark, step)
+                if mark in self.kept:
+                    reached[mark] = self.kept[mark]
+        return reached
+
+    def _fall(self, named: Mapping[str, float]) -> dict[str, float]:
+        key = "features/consumed_leakage_1"
+        if key not in named:
+            return {}
+        if named.get("levels/nmse", math.inf) <= _LOW_ERROR:
+            self.kept.setdefault(key, named[key])
+        return {f"{key}_fall": _ratio(self.kept[key], named[key])} if key in self.kept else {}
+
+
+def _ratio(before: float, now: float) -> float:
+    return before / now if now else math.inf

@@ -11,7 +11,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,24 +18,31 @@ from rich.progress import (
 
 from bfc_lightning.callbacks.training_log import batch_losses
 
-_BAR_SECONDS = 1.0
-_LINE_SECONDS = 15.0
+_BAR_SECONDS, _LINE_SECONDS = 1.0, 15.0
 
 
 class RunProgress(ProgressBar):
-    """One bar for the whole run; lines every 15 seconds where the output is no terminal.
+    """One bar for the whole run; a line every 15 seconds if the output is not a terminal.
 
     The loss is read off the device once a second, not at every step.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console(stderr=True)
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._shown = 0.0
-        self._steps_shown = 0
         self._enabled = True
+        self._shown, self._steps_shown = 0.0, 0
+        console = Console(stderr=True)
+        self._is_bar = console.is_terminal
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+        )
 
     def disable(self) -> None:
         """Shows nothing; Lightning calls it in processes other than the first."""
@@ -48,68 +54,40 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar."""
-        self._shown = time.perf_counter()
-        self._steps_shown = trainer.global_step
-        if not (self._enabled and self._console.is_terminal):
-            return
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} steps/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=self._console,
-        )
-        self._task = self._progress.add_task(
-            "", total=trainer.max_steps, completed=trainer.global_step, rate="-", numbers=""
-        )
-        self._progress.start()
+        self._shown, self._steps_shown = time.perf_counter(), trainer.global_step
+        if self._enabled and self._is_bar:
+            self._progress.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            self._progress.start()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: STEP_OUTPUT,
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, *_: object
     ) -> None:
-        """Brings the bar up to date, once a second."""
-        wait = _BAR_SECONDS if self._progress is not None else _LINE_SECONDS
-        now = time.perf_counter()
-        fills_bar = self._progress is not None and trainer.global_step == trainer.max_steps
-        if self._enabled and (fills_bar or now - self._shown >= wait):
-            self._show(trainer, pl_module, float(batch_losses(trainer, outputs).mean()), now)
+        """Updates the bar once a second."""
+        seconds = time.perf_counter() - self._shown
+        fills_bar = self._is_bar and trainer.global_step == trainer.max_steps
+        is_due = seconds >= (_BAR_SECONDS if self._is_bar else _LINE_SECONDS)
+        if self._enabled and (fills_bar or is_due):
+            self._show(trainer, float(batch_losses(trainer, outputs).mean()), seconds)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar."""
-        self._close()
+        self._progress.stop()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Closes the bar."""
-        self._close()
+        self._progress.stop()
 
-    def _close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    def _show(self, trainer: Trainer, pl_module: LightningModule, loss: float, now: float) -> None:
+    def _show(self, trainer: Trainer, loss: float, seconds: float) -> None:
         step = trainer.global_step
-        seconds = now - self._shown
-        rate = (step - self._steps_shown) / seconds if seconds > 0 else 0.0
-        self._shown, self._steps_shown = now, step
-        key = str(pl_module.score_key)
-        numbers = f"loss {loss:.2e}"
+        rate = (step - self._steps_shown) / max(seconds, 1e-6)
+        self._shown, self._steps_shown = time.perf_counter(), step
+        key = str(trainer.lightning_module.score_key)
+        text = f"{rate:.0f} steps/s  loss {loss:.2e}"
         if key in trainer.callback_metrics:
-            numbers += f"  {key} {float(trainer.callback_metrics[key]):.2e}"
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=step, rate=f"{rate:.0f}", numbers=numbers)
-            return
-        left = (trainer.max_steps - step) / rate if rate else 0.0
-        line = f"step {step}/{trainer.max_steps}  {rate:.0f} steps/s  {left:.0f} s left  {numbers}"
-        print(line, file=sys.stderr, flush=True)
+            text += f"  {key} {float(trainer.callback_metrics[key]):.2e}"
+        if self._is_bar:
+            self._progress.update(self._progress.task_ids[0], completed=step, description=text)
+        else:
+            left = (trainer.max_steps - step) / max(rate, 1e-6)
+            line = f"step {step}/{trainer.max_steps}  {left:.0f} s left  {text}"
+            print(line, file=sys.stderr, flush=True)

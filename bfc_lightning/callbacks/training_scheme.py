@@ -1,4 +1,4 @@
-"""Carries out a training scheme: layers join, others are frozen, optimizers start afresh."""
+"""Carries out a training scheme: layers join or are frozen, optimizers start again."""
 
 from typing import Any
 
@@ -6,22 +6,18 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
-from bfc_lightning.callbacks.training_log import log_metrics
+from bfc_lightning.callbacks.loggers import log_metrics
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.replicas import learners_of
 from bfc_lightning.schemes import Phase, Scheme
 
 
 class TrainingScheme(Callback):
-    """Enters each phase of a scheme just before the first optimizer step of it.
+    """Enters each phase of a scheme just before its first optimizer step.
 
-    What is measured, scored or saved after the step before is still the phase before. What is
-    frozen has `requires_grad=False` and no gradient, so that no optimizer touches it or its state.
-    Logs `scheme/active_layers` where a layer joins and `scheme/frozen_layers` where `freeze` acts.
-
-    Args:
-        scheme: which layers take part and train, and when.
-        phases: the scheme's, for this run.
+    A frozen layer has `requires_grad=False` and no gradient, so that no optimizer changes it or its
+    state. Logs `scheme/active_layers` when a layer joins and `scheme/frozen_layers` when `freeze`
+    acts.
     """
 
     def __init__(self, scheme: Scheme, phases: list[Phase]) -> None:
@@ -31,18 +27,12 @@ class TrainingScheme(Callback):
         self._logged_frozen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Enters the first phase, before there is an optimizer; a resumed run then finds its own.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the learner.
-            stage: Lightning's word for what comes.
-        """
+        """Enters the first phase before there is an optimizer; a checkpoint then loads its own."""
         for learner in learners_of(pl_module):
             learner.enter_phase(self.phases[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes over what the optimizer has been told already."""
+        """Reads which layers the optimizer of the phase leaves out."""
         phase = learners_of(pl_module)[0].phase
         assert phase is not None
         self._frozen = self.scheme.frozen_at(phase.start)
@@ -50,7 +40,7 @@ class TrainingScheme(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Enters a phase or freezes layers where the next optimizer step asks for it."""
+        """Enters a phase or freezes layers if the next optimizer step belongs to them."""
         learners, step = learners_of(pl_module), trainer.global_step
         if step == 0 and batch_idx == 0 and len(self.phases) > 1:
             log_metrics(trainer, {"scheme/active_layers": self.phases[0].depth})
@@ -65,15 +55,11 @@ class TrainingScheme(Callback):
             log_metrics(trainer, {"scheme/frozen_layers": len(frozen)})
 
     def state_dict(self) -> dict[str, Any]:
-        """How many frozen layers the log knows of."""
+        """The number of frozen layers that was logged last."""
         return {"logged_frozen": self._logged_frozen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores it.
-
-        Args:
-            state_dict: from `state_dict`.
-        """
+        """Restores it."""
         self._logged_frozen = state_dict["logged_frozen"]
 
     def _enter(self, trainer: Trainer, learners: list[HierarchicalLearner], phase: Phase) -> None:
@@ -81,7 +67,7 @@ class TrainingScheme(Callback):
         is_longer = before is not None and before.start == phase.start
         for learner in learners:
             learner.enter_phase(phase)
-        if is_longer:  # a resumed run with more steps: optimizer and schedule go on
+        if is_longer:  # a resumed run with more steps keeps optimizer and schedule
             return
         for learner in learners:
             learner.zero_grad(set_to_none=True)
@@ -102,7 +88,7 @@ class TrainingScheme(Callback):
 
 
 def _share_gradients_anew(trainer: Trainer) -> None:
-    """Several processes agree once, when the model is wrapped, on the gradients that they share."""
+    """Wraps the model again: DDP decides once which gradients the processes share."""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy.model = trainer.lightning_module
         trainer.strategy.configure_ddp()

@@ -1,107 +1,113 @@
-"""The command line: `bfc`. Only what a command uses is imported, so that help is quick."""
+"""The command line, `bfc`. Each command imports only what it needs."""
 
 import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 
-from bfc_lightning.cli.processes import is_first_process, num_started
-
 USAGE = """\
-usage: bfc COMMAND [-c CONFIG.yaml ...] [--key value ...]
+usage: bfc COMMAND [-c CONFIG ...] [--KEY VALUE ...]
 
-Train over-parameterized DenseNets on layered targets, and watch the layers correct each other.
+Train over-parameterized DenseNets on hierarchical targets, and measure how the layers above
+correct those below.
 
 commands:
-  fit        train a learner: bfc fit -c configs/quickstart.yaml
-  validate   score a checkpoint on the validation samples: --ckpt_path best|last|PATH
-  test       score a checkpoint on 32,768 samples that training never touches
-  predict    write inputs, targets and predictions to predictions.npz
-  baseline   kernels and other rivals on the same problem: --baseline KernelRidge
-  compare    several learners, seeds and targets: bfc compare -c configs/compare/schemes.yaml
-  sweep      one learner at many settings and seeds: bfc sweep -c configs/sweep/gap.yaml
-  claims     sentences of the theory, run to a verdict: bfc claims --profile quick
-  bench      speed of fit beside bare loops in PyTorch and JAX, and beside the machine's limit
+  fit          train a learner: bfc fit -c quickstart
+  validate     score a checkpoint on the validation samples
+  test         score a checkpoint on samples that training never uses
+  predict      write inputs, targets and predictions of a checkpoint
+  baseline     fit a kernel or another method on the same problem
+  compare      train several learners on a grid with several seeds: bfc compare -c compare/schemes
+  sweep        the same for one learner: bfc sweep -c sweep/gap
+  claims       test the claims of the theory: bfc claims --list
+  init         copy the shipped configs: bfc init DIR
+  completion   print a completion script: bfc completion bash
 
-often used with fit:
-  -c FILE                 a config; a later one overrides an earlier one
-  --seed_everything N     the seed of the run: inputs, target, start and samples follow from it
-  --run.name NAME         name of the run folder, logs/NAME
-  --run.overwrite true    delete the run of that name first
-  --resume auto|PATH      go on from the last checkpoint
-  --any.key value         any key of the config, e.g. --trainer.max_steps 2000
-
-  bfc COMMAND --help      every key of a command
+  bfc COMMAND --help      options and examples of a command
   bfc --version           the version
 
-exit status: 0 done, 2 a mistake in the input, 3 diverged, 4 out of memory, 130 and 143 stopped by a
-signal, 1 else.
+exit codes: 0 success, 1 error, 2 usage error, 3 diverged, 4 out of memory, 130 and 143 stopped by
+SIGINT and SIGTERM.
 """
-_SHARED = ("fit", "validate", "test", "predict")
-_OWN = {
+_COMMANDS = {
+    "fit": ("fit", "fit_command"),
+    "validate": ("evaluate", "evaluate_command"),
+    "test": ("evaluate", "evaluate_command"),
+    "predict": ("evaluate", "evaluate_command"),
     "baseline": ("baseline", "baseline_command"),
-    "compare": ("comparing", "compare_command"),
-    "sweep": ("sweeping", "sweep_command"),
-    "claims": ("claiming", "claims_command"),
-    "bench": ("benching", "bench_command"),
+    "compare": ("experiments", "experiment_command"),
+    "sweep": ("experiments", "experiment_command"),
+    "claims": ("claims", "claims_command"),
+    "init": ("setup", "init_command"),
+    "completion": ("setup", "completion_command"),
 }
-_COMMANDS = (*_SHARED, *_OWN)
+_NAMED = ("evaluate", "experiments")  # modules whose commands share a function
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-        args: the words after `bfc`; those of the process by default.
-
-    Returns:
-        The exit status: 0 done, 2 a mistake of the user, 3 diverged, 130 or 143 by a signal.
-    """
-    if args is None:
-        return _run(sys.argv[1:])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return _run(list(args))
-    finally:  # a process that is about to end ignores it
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _run(words: list[str]) -> int:
-    started = time.time()
-    if not words or words[0] in ("-h", "--help", "--version"):
-        if is_first_process():
-            print(_version() if words[:1] == ["--version"] else USAGE, end="")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command, that of the process by default, and returns the exit code."""
+    if argv is None:
+        argv = sys.argv[1:]
+        os.environ["MPLBACKEND"] = "Agg"  # figures go to files, whatever a notebook has set
+    argv = list(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
         return 0
-    if words[0] not in _COMMANDS:
-        known = ", ".join(_COMMANDS)
-        return _refuse(f"the command must be one of {known}, got {words[0]!r}.")
-    if words[0] not in _SHARED and num_started() > 1:
-        return _refuse(f"bfc {words[0]} must be started once, got {num_started()} processes.")
+    if "--version" in argv:
+        print(_version())
+        return 0
+    command = argv[0]
+    if command not in _COMMANDS:
+        close = get_close_matches(command, _COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else f" Commands: {', '.join(_COMMANDS)}."
+        print(f"bfc: error: unknown command {command!r}.{hint}", file=sys.stderr)
+        return 2
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a user's own classes, by class_path
-    if words[0] in _OWN:
-        module, name = _OWN[words[0]]
-        command = getattr(import_module(f"bfc_lightning.cli.{module}"), name)
-        return int(command(words[1:]))
-    from bfc_lightning.cli.application import run_command
+        sys.path.append(os.getcwd())  # for the user's own classes
+    return _run(command, argv[1:])
 
-    return run_command(words, started)
+
+def _run(command: str, argv: list[str]) -> int:
+    from bfc_lightning.cli.console import hide_chatter, quiet_threads, tolerant_output
+    from bfc_lightning.cli.errors import run_command
+
+    def call() -> int:
+        module, name = _COMMANDS[command]
+        function = getattr(import_module(f"bfc_lightning.cli.{module}"), name)
+        return int(function(command, argv) if module in _NAMED else function(argv))
+
+    hide_chatter()
+    with tolerant_output(), quiet_threads(), _sigterm_raises():
+        return run_command(call)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Ends a command that has no state to save by an exception, so that it can clean up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(signum: int, frame: object) -> None:
+    from bfc_lightning.callbacks.exceptions import Interrupted
+
+    raise Interrupted(signum)
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return f"bfc_lightning {version('bfc_lightning')}\n"
-
-
-def _refuse(mistake: str) -> int:
-    if num_started() == 1:
-        print(f"bfc: error: {mistake}", file=sys.stderr)
-        return 2
-    from bfc_lightning.cli.together import refuse_together
-
-    return refuse_together(mistake)
+    try:
+        return f"bfc_lightning {version('bfc_lightning')}"
+    except PackageNotFoundError:
+        return "bfc_lightning (not installed)"

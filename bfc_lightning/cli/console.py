@@ -1,176 +1,179 @@
-"""What the command line prints: where a run lives, and what came out."""
+"""What commands print. Output is for show: a closed pipe or an ASCII terminal never ends a run."""
 
+import logging
 import os
+import shlex
 import shutil
 import sys
+import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bfc_lightning.cli.processes import is_first_process
 from bfc_lightning.runs.folder import FIGURES
 
+_CHATTER = (
+    *(
+        "GPU available",
+        "TPU available",
+        "HPU available",
+        "LOCAL_RANK",
+        "Seed set to",
+        "💡",
+        "-----",
+    ),
+    *("Initializing distributed", "distributed_backend", "All distributed", "`Trainer("),
+    *("`Trainer.fit` stopped", "Using default `ModelCheckpoint`"),
+)
+_LOGGERS = (
+    *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"),
+    *("lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero"),
+)
 
+
+@rank_zero_only
 def say(text: str) -> None:
-    """Prints one line beside the results; of several processes the first one does.
-
-    Args:
-        text: the line.
-    """
-    if is_first_process():
-        say_from_any(text)
-
-
-def say_from_any(text: str) -> None:
-    """Prints one line beside the results, from any process.
-
-    Args:
-        text: the line.
-    """
+    """Prints one line to stderr, in the first process."""
     print(f"bfc: {text}", file=sys.stderr, flush=True)
 
 
+class _TolerantStream:
+    """A stream that drops what cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            return self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        except (OSError, ValueError):
+            return self._give_up(len(text))
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up(0)
+
+    def _give_up(self, count: int) -> int:
+        self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, until the end
+        return count
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401, whatever the stream has
+        return getattr(self._stream, name)
+
+
 @contextmanager
-def only_the_first_prints() -> Iterator[None]:
-    """Lets help and the like, which parsers print, come once from several processes."""
-    if is_first_process():
+def tolerant_output() -> Iterator[None]:
+    """Lets no failure of stdout or stderr reach the command."""
+    before = sys.stdout, sys.stderr
+    sys.stdout = _TolerantStream(sys.stdout or open(os.devnull, "w"))  # noqa: SIM115
+    sys.stderr = _TolerantStream(sys.stderr or open(os.devnull, "w"))  # noqa: SIM115
+    try:
         yield
-        return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
 
 
-def show_start(
-    folder: Path, *, seeds: Sequence[int], num_parameters: int, device: str, resume_step: int | None
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Hides the traceback of TensorBoard's writer if the disk is full: its next call raises too."""
+    before = threading.excepthook
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            before(args)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def hide_chatter() -> None:
+    """Hides what Lightning says at every start; what a user's callback logs is shown."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        if _is_worth_reading not in logger.filters:
+            logger.addFilter(_is_worth_reading)
+    # The loaders hold numbers of batches, not data.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    # A checkpoint of a user's ModelCheckpoint is taken after the step, as with autograd.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_CHATTER)
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """A bfc command, quoted for a shell."""
+    return f"bfc {shlex.join(argv)}"
+
+
+def show_table(
+    titles: Sequence[str], lines: Sequence[Sequence[str]], *, num_names: int = 1
 ) -> None:
-    """Says what starts.
-
-    Args:
-        folder: of the run.
-        seeds: of the run, or of each replica.
-        num_parameters: trainable ones.
-        device: which, and how many.
-        resume_step: where a resumed run goes on.
-    """
-    going_on = "" if resume_step is None else f"  going on from step {resume_step}"
-    many = len(seeds) > 1
-    which = f"{len(seeds)} replicas  seeds {_listed(seeds)}" if many else f"seed {seeds[0]}"
-    say(f"run {folder}  {which}  {num_parameters:,} parameters  {device}{going_on}")
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    """First to last where they follow one another, else all, shortened."""
-    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
-        return f"{seeds[0]} to {seeds[-1]}"
-    return ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
-
-
-def show_scores(checkpoint: Path, step: int, scores: Mapping[str, float]) -> None:
-    """Prints a table of scores.
-
-    Args:
-        checkpoint: which was scored.
-        step: its optimizer steps.
-        scores: by key.
-    """
-    show_metrics(f"{checkpoint}, step {step}", scores)
+    """Prints a table; its first columns are text, the others numbers."""
+    table = Table()
+    for number, title in enumerate(titles):
+        table.add_column(escape(title), justify="left" if number < num_names else "right")
+    for line in lines:
+        table.add_row(*(escape(cell) for cell in line))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)  # no lines are broken in a file
+    console.print(table)
 
 
 def show_metrics(title: str, metrics: Mapping[str, float]) -> None:
-    """Prints a table of numbers.
-
-    Args:
-        title: the line above it.
-        metrics: by key.
-    """
+    """Prints metrics by name."""
     print(title)
-    table = Table()
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for key, value in sorted(metrics.items()):
-        table.add_row(key, f"{value:.4g}")
-    Console().print(table)
+    show_table(["metric", "value"], [[key, f"{metrics[key]:.4g}"] for key in sorted(metrics)])
 
 
-def rich_table(titles: Sequence[str], lines: Sequence[Sequence[str]], num_names: int) -> Table:
-    """A table whose first columns are words and whose others are numbers.
-
-    Args:
-        titles: of the columns.
-        lines: of cells.
-        num_names: how many columns are words.
-
-    Returns:
-        The table, to be printed.
-    """
-    shown = Table()
-    for number, title in enumerate(titles):
-        shown.add_column(escape(title), justify="left" if number < num_names else "right")
-    for line in lines:
-        shown.add_row(*(escape(cell) for cell in line))
-    return shown
-
-
-def whose_medians(seeds: Sequence[int], diverged: Sequence[bool]) -> str:
-    """Says what the numbers of several replicas are.
-
-    Args:
-        seeds: of each.
-        diverged: whether it did.
-
-    Returns:
-        Half a line.
-    """
-    lost = [f"{n} (seed {seed})" for n, seed in enumerate(seeds) if diverged[n]]
-    gone = f"; diverged: {', '.join(lost)}" if lost else ""
-    return f"medians over {len(seeds) - len(lost)} of {len(seeds)} replicas{gone}"
+def describe_replicas(replicas: Sequence[Mapping[str, Any]]) -> str:
+    """Says over which replicas medians are taken."""
+    lost = [str(each["seed"]) for each in replicas if each["status"] == "diverged"]
+    text = f"medians over {len(replicas) - len(lost)} of {len(replicas)} replicas"
+    return f"{text}; diverged: seed {', '.join(lost)}" if lost else text
 
 
 def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> None:
-    """Prints the small table at the end of a run, and where to look next.
-
-    Args:
-        folder: of the run.
-        summary: as `summary.json` holds it.
-        score_key: `val/nmse` or `val/error`.
-    """
+    """Prints the table at the end of a run, and where to look next."""
     metrics = summary["metrics"]
-    replicas = summary.get("replicas", [])
     print(f"{folder}: {summary['status']}")
-    if replicas:
-        diverged = [each["status"] == "diverged" for each in replicas]
-        print(whose_medians([each["seed"] for each in replicas], diverged))
-    table = Table()
-    table.add_column("result")
-    table.add_column("value", justify="right")
-    table.add_row(f"error of the learner ({score_key})", _number(metrics.get(score_key)))
+    if "replicas" in summary:
+        print(describe_replicas(summary["replicas"]))
+    lines = [[f"error of the learner ({score_key})", _number(metrics.get(score_key))]]
     without = metrics.get("reference/without_last_level")
     if without is not None and without < 1:
-        table.add_row("  of one that lacks the last level", _number(without))
+        lines.append(["  of a learner without the last level", _number(without)])
     for key in sorted(key for key in metrics if key.startswith("levels/residual_")):
-        level = key.rsplit("_", 1)[1]
-        table.add_row(f"residual of level {level} ({key})", _number(metrics[key]))
-    table.add_row("optimizer steps", f"{summary['steps']:,}")
-    table.add_row("samples seen", f"{summary['samples_seen']:,}")
-    table.add_row("seconds", f"{summary['wall_seconds']:.1f}")
-    Console().print(table)
+        lines.append([f"residual of level {key.rsplit('_', 1)[1]} ({key})", _number(metrics[key])])
+    lines.append(["optimizer steps", f"{summary['steps']:,}"])
+    lines.append(["samples seen", f"{summary['samples_seen']:,}"])
+    lines.append(["seconds", f"{summary['wall_seconds']:.1f}"])
+    show_table(["result", "value"], lines)
     if (folder / FIGURES).is_dir():
-        print(f"pictures:    {folder / FIGURES}/*.png")
-    board = _command(Path(sys.executable).with_name("tensorboard"))
-    print(f"TensorBoard: {board} --logdir {folder.parent}", flush=True)
-
-
-def _command(program: Path) -> str:
-    """As one would type it: by name where the shell finds it, else from here."""
-    if shutil.which(program.name):
-        return program.name
-    here = Path.cwd()
-    return str(program.relative_to(here) if program.is_relative_to(here) else program)
+        print(f"figures:     {folder / FIGURES}/*.png")
+    program = Path(sys.executable).with_name("tensorboard")
+    board = program.name if shutil.which(program.name) else os.path.relpath(program)
+    print(f"TensorBoard: {shlex.join([board, '--logdir', str(folder.parent)])}")
 
 
 def _number(value: float | None) -> str:

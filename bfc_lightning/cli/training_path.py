@@ -1,24 +1,21 @@
-"""Which training path a run takes: steps in chunks with gradients by hand, or Lightning's own."""
+"""Which training path a run takes: chunks of steps with gradients by hand, or Lightning's own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import (
-    Callback,
-    GradientAccumulationScheduler,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.cli.console import say
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.fast_path import Clipping, average_over_processes
 from bfc_lightning.replicas import AnyData, AnyLearner, ReplicatedLearner, learners_of
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.schemes import Phase
+from bfc_lightning.schemes import Phase, Scheme
 from bfc_lightning.sync_points import make_sync_points
 
 TrainingPath = Literal["auto", "fast", "plain"]
@@ -40,26 +37,15 @@ def settle_training_path(
     model: AnyLearner,
     data: AnyData,
     callbacks: Sequence[Callback],
-    sync_steps: Iterable[int],
-    phases: Sequence[Phase] = (),
+    phases: Sequence[Phase],
+    scheme: Scheme,
+    num_measures: int,
 ) -> None:
-    """Makes learner, data and Trainer take the path that is wanted and possible.
+    """Makes learner, data and Trainer use the path that is wanted and possible.
 
-    On the fast path the learner clips by itself, and steps come in chunks that end wherever
-    something happens: a log row, a validation, a measure, a new phase. With a callback of the
-    user's that listens to every step they come one by one.
-
-    Args:
-        wanted: `auto` is the fast path where it can train this run, else the plain one.
-        trainer: already built.
-        model: the learner.
-        data: the data module.
-        callbacks: the user's.
-        sync_steps: steps after which a chunk must end, beside the Trainer's intervals.
-        phases: of the training scheme, whose controls may change labels or gradients.
-
-    Raises:
-        RunError: if `fast` is wanted and impossible.
+    On the fast path the learner clips its gradients, and steps come in chunks that end at a log
+    row, a validation, a measurement or a new phase. A user's callback that listens to every step
+    gets every step.
     """
     many = isinstance(model, ReplicatedLearner)
     if wanted == "plain":
@@ -68,7 +54,7 @@ def settle_training_path(
         return
     reason = _why_plain(trainer, model, callbacks)
     if any(phase.is_intervened for phase in phases):
-        reason = "scheme.control changes labels or gradients, which autograd carries out"
+        reason = "scheme.control changes labels or gradients, which needs autograd"
     if reason is not None:
         if many:
             raise RunError(f"model.num_replicas must be 1 here: {reason}.")
@@ -84,20 +70,20 @@ def settle_training_path(
             data.reads_blocks = True  # batches as on the plain path, samples as in chunks
             return
         every = [1]
-    data.sync_points = make_sync_points(every, [*sync_steps, trainer.max_steps])
+    starts = {phase.start for phase in phases}
+    steps = {*measure_steps(phases, num_measures), *starts, *scheme.freeze.values()}
+    data.sync_points = make_sync_points(every, [*steps, trainer.max_steps])
 
 
 def _intervals(trainer: Trainer) -> list[int]:
-    """Numbers of steps after whose multiples a chunk must end."""
+    """Intervals at which a chunk must end."""
     every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
-    interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
-    if isinstance(interval, int):
-        every.append(interval)
-    return every
+    interval = trainer.val_check_interval
+    return [*every, interval] if isinstance(interval, int) else every
 
 
 def _take_over_gradients(trainer: Trainer, model: AnyLearner, batch_size: int) -> None:
-    """Lets the learner clip its gradients and share them with other processes."""
+    """Lets the learner clip its gradients and average them over processes."""
     by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
     clipping = Clipping(trainer.gradient_clip_val, "value" if by_value else "norm")
     trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
@@ -110,18 +96,18 @@ def _take_over_gradients(trainer: Trainer, model: AnyLearner, batch_size: int) -
 
 
 def _why_plain(trainer: Trainer, model: AnyLearner, callbacks: Sequence[Callback]) -> str | None:
-    """What the fast path cannot do, in a few words, or None."""
+    """What the fast path cannot do, or None."""
     if isinstance(trainer.strategy, DDPStrategy):
         if isinstance(model, ReplicatedLearner):
             return "several processes share one learner"
         if _has_own_sharing(trainer.strategy):
-            return "DDPStrategy has a way of its own to share gradients"
+            return "this DDPStrategy shares gradients in its own way"
     if trainer.accumulate_grad_batches != 1:
-        return "trainer.accumulate_grad_batches adds up gradients there"
+        return "trainer.accumulate_grad_batches accumulates gradients"
     if trainer.precision not in _EXACT_PRECISIONS:
-        return f"trainer.precision {trainer.precision} mixes precisions there"
+        return f"trainer.precision {trainer.precision} mixes precisions"
     if trainer._detect_anomaly:
-        return "trainer.detect_anomaly watches autograd"
+        return "trainer.detect_anomaly needs autograd"
     return _why_plain_for(callbacks) or learners_of(model)[0].why_not_fast()
 
 
@@ -130,13 +116,11 @@ def _has_own_sharing(strategy: DDPStrategy) -> bool:
 
 
 def _why_plain_for(callbacks: Sequence[Callback]) -> str | None:
-    """What the user's callbacks ask for that only the plain path has."""
+    """What the user's callbacks need that only the plain path has, or None."""
     for callback in callbacks:
-        if isinstance(callback, GradientAccumulationScheduler):
-            return "GradientAccumulationScheduler adds up gradients"
         if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
-            return "ModelCheckpoint saves at times, which Lightning does on this path only"
+            return "ModelCheckpoint saves at times"
         hooks = [hook for hook in _GRADIENT_HOOKS if is_overridden(hook, callback)]
         if hooks:
-            return f"{type(callback).__name__} waits for {hooks[0]}"
+            return f"{type(callback).__name__} uses {hooks[0]}"
     return None

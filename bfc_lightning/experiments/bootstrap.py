@@ -1,4 +1,4 @@
-"""Numbers with intervals over seeds: the seeds drawn again, with replacement, many times."""
+"""Bootstrap intervals: the seeds are drawn again, with replacement, many times."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,18 +15,11 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: of all seeds; NaN where it is undefined.
-        low: lower end of the interval; NaN where there is none.
-        high: upper end.
-        reason: why there is no value or no interval.
-    """
+    """A number with its 95 % interval; NaN if undefined, and `reason` says why."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
     reason: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -38,9 +31,10 @@ class Estimate:
 
 
 def draws(num_seeds: int) -> NDArray[np.int64]:
-    """Which seeds each draw holds: all of them in the first row, then 2,000 draws with replacement.
+    """Draws all seeds once in the first row, then 2,000 times with replacement.
 
-    The same for every quantity, since a seed means the same target and samples for all learners.
+    The draws are the same for every quantity, because a seed means the same target and samples for
+    all learners.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
 
@@ -48,7 +42,7 @@ def draws(num_seeds: int) -> NDArray[np.int64]:
         num_seeds: at least 1.
 
     Returns:
-        Positions among the seeds, (1 + draws, seeds).
+        Indices of seeds, (1 + draws, seeds).
     """
     random = np.random.default_rng(_SEED)
     drawn = random.integers(num_seeds, size=(NUM_DRAWS, num_seeds))
@@ -56,15 +50,15 @@ def draws(num_seeds: int) -> NDArray[np.int64]:
 
 
 def interval(drawn: Floats) -> tuple[float, float]:
-    """The middle 95 % of what the draws gave.
+    """The percentile interval: the middle 95 % of the bootstrap estimates.
 
-    Ends are values that were drawn: of five seeds, a median's interval is nearly always from the
-    smallest to the largest of them, which covers the true median in 94 % of cases.
+    The ends are estimates that were drawn. With five seeds, the interval of a median nearly always
+    reaches from the smallest to the largest value, which covers the true median in 94 % of cases.
 
-    Source: as `draws`, the percentile interval.
+    Source: see `draws`.
 
     Args:
-        drawn: a number for each draw; NaN is left out.
+        drawn: one estimate per draw; NaN is left out.
 
     Returns:
         The lower and the upper end.

@@ -1,88 +1,50 @@
 """How the samples that a learner needs grow with the input dimension: n ~ d^exponent."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
-from bfc_lightning.experiments.comparison import Comparison, Scaling
-from bfc_lightning.experiments.limits import STOPS
-from bfc_lightning.experiments.results import DIVERGED, FINISHED, Row
+from bfc_lightning.experiments.spec import DIVERGED, FINISHED, OOM, TIMEOUT, Experiment, Scaling
 
-# With a larger share of draws without a slope there is no interval.
-_MOST_UNDEFINED = 0.05
+# With a larger share of draws without an exponent there is no interval.
+_MAX_UNDEFINED = 0.05
 
 
-@dataclass(frozen=True)
-class Needed:
-    """The samples that a learner needs at one dimension with one seed.
-
-    Attributes:
-        samples: infinite where the error was not reached with the most samples that were tried;
-            None where a run that decides it is missing.
-        is_bound: whether the fewest samples that were tried are enough already, so that the number
-            says "at most".
-    """
-
-    samples: float | None
-    is_bound: bool = False
-
-
-@dataclass(frozen=True)
-class Median:
-    """The samples that a learner needs at one dimension, over the seeds.
-
-    Attributes:
-        samples: their median over the seeds that are known, of which one that did not reach the
-            error counts as infinite; NaN where none is known.
-        low: the smallest of them.
-        high: the largest of them.
-        is_bound: whether the median says "at most".
-        num_reached: seeds that reached the error.
-    """
-
-    samples: float
-    low: float
-    high: float
-    is_bound: bool
-    num_reached: int
-
-
-def samples_needed(errors: Mapping[float, float | None], error: float) -> Needed:
-    """The smallest n from which on an error is reached, refined between two values of n.
+def samples_needed(errors: Mapping[float, float | None], error: float) -> tuple[float, bool]:
+    """The smallest n from which on an error is reached, interpolated between two values of n.
 
         log n = log a + (log b - log a) (log e_a - log e) / (log e_a - log e_b)
 
-    with e the error to be reached, b the smallest n such that e_n <= e from there on, and a the one
-    below it. It is b itself where e_a is not finite or e_b is 0. Where the error drops by orders of
-    magnitude from a to b, n is known to lie between the two and hardly better: the formula then
-    puts it near a. What was stopped at a limit has not reached the error, but takes nothing from
-    what fewer samples have reached.
-
-    Source: ours.
+    with e the error to be reached, b the smallest n such that e_n <= e from there on, and a the
+    next smaller one. The result is b itself if e_a is not finite or e_b is 0. If the error drops by
+    orders of magnitude from a to b, n is known to lie between the two and hardly better: the
+    formula then puts it near a. A run that was stopped at a limit has not reached the error, but it
+    does not undo what fewer samples have reached.
 
     Args:
         errors: e_n by n; infinite for a run that diverged, NaN for one that was stopped at a limit,
-            None where there is no run.
+            None without a result.
         error: e.
 
     Returns:
-        The number; what came out below a has no part in it.
+        n, and whether the smallest n that was tried is already enough, so that n is an upper bound.
+        n is infinite if the error was not reached, and NaN if a run that decides it is missing.
     """
     above: tuple[float, float] | None = None
     for number in sorted(errors, reverse=True):
         reached = errors[number]
         if reached is None:
-            return Needed(None)
+            return math.nan, False
         if above is None and math.isnan(reached):
             continue
         if not reached <= error:
-            return Needed(_between((number, reached), above, error) if above else math.inf)
+            return (_between((number, reached), above, error) if above else math.inf), False
         above = (number, reached)
-    return Needed(math.inf) if above is None else Needed(above[0], is_bound=True)
+    return (above[0], True) if above else (math.inf, False)
 
 
 def _between(below: tuple[float, float], above: tuple[float, float], error: float) -> float:
@@ -93,164 +55,145 @@ def _between(below: tuple[float, float], above: tuple[float, float], error: floa
     return float(a * (b / a) ** share)
 
 
-def asked(comparison: Comparison) -> Scaling:
-    """What is asked of a comparison that has `scaling`."""
-    assert comparison.scaling is not None
-    return comparison.scaling
+def asked(experiment: Experiment) -> tuple[Scaling, list[str], list[str]]:
+    """The question about samples; the labels of dimensions and samples, in increasing order."""
+    scaling = experiment.scaling
+    assert scaling is not None
+    axes = {axis.name: axis.values for axis in experiment.axes}
+    dimensions, samples = (
+        sorted(axes[name], key=float) for name in (scaling.dimension, scaling.samples)
+    )
+    return scaling, dimensions, samples
 
 
-def needed(comparison: Comparison, rows: Sequence[Row]) -> dict[tuple[str, str, int], Needed]:
-    """The samples that every learner needs.
-
-    Args:
-        comparison: what is compared, with `scaling`.
-        rows: of its runs.
-
-    Returns:
-        By learner, label of the dimension and seed.
-    """
-    scaling = asked(comparison)
-    metric = scaling.metric or comparison.metrics[0]
-    numbers = comparison.grid[scaling.samples].labeled()
-    errors: dict[tuple[str, str, int], dict[float, float | None]] = {
-        (learner, label, seed): dict.fromkeys(map(float, numbers))
-        for learner in comparison.learners
-        for label in dimensions(comparison)
-        for seed in comparison.seeds
+def needed(experiment: Experiment, results: pd.DataFrame) -> pd.DataFrame:
+    """The samples needed: one row per learner, dimension and seed, as in `scaling.csv`."""
+    scaling, dimensions, samples = asked(experiment)
+    metric = scaling.metric or experiment.metrics[0]
+    finals = results.reindex(columns=[metric])[metric].where(results["status"] == FINISHED)
+    limits = {DIVERGED: math.inf, TIMEOUT: math.nan, OOM: math.nan}
+    errors = {
+        tuple(key): limits.get(status, None if math.isnan(value) else value)
+        for value, status, *key in zip(
+            finals,
+            results["status"],
+            *(results[name] for name in ("learner", scaling.dimension, "seed", scaling.samples)),
+            strict=True,
+        )
     }
-    for row in rows:
-        labels = dict(row.run.point.labels)
-        key = (row.run.point.learner, labels[scaling.dimension], row.run.seed)
-        errors[key][float(labels[scaling.samples])] = _error(row, metric)
-    return {key: samples_needed(mine, scaling.error) for key, mine in errors.items()}
+    rows = []
+    for key in itertools.product(experiment.learners, dimensions, experiment.seeds):
+        mine = {float(n): errors.get((*key, n)) for n in samples}
+        rows.append((*key, *samples_needed(mine, scaling.error)))
+    columns = ["learner", scaling.dimension, "seed", "samples_needed", "is_bound"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def dimensions(comparison: Comparison) -> list[str]:
-    """The labels of the dimensions, from the smallest on."""
-    return sorted(comparison.grid[asked(comparison).dimension].labeled(), key=float)
-
-
-def extremes(comparison: Comparison) -> tuple[float, float]:
-    """The fewest and the most samples that are tried."""
-    numbers = [float(label) for label in comparison.grid[asked(comparison).samples].labeled()]
-    return min(numbers), max(numbers)
-
-
-def medians(comparison: Comparison, rows: Sequence[Row], learner: str) -> dict[str, Median]:
+def medians(experiment: Experiment, results: pd.DataFrame, learner: str) -> pd.DataFrame:
     """The samples that a learner needs, over the seeds.
 
     Args:
-        comparison: what is compared, with `scaling`.
-        rows: of its runs.
+        experiment: with `scaling`.
+        results: of its runs.
         learner: its name.
 
     Returns:
-        By label of the dimension. A seed that did not reach the error counts as infinite, one that
-        is not known is left out.
+        One row per dimension. `samples` is the median over the seeds that are known, of which one
+        that did not reach the error counts as infinite; it is NaN if none is known. `low` and
+        `high` are the smallest and the largest, `is_bound` says that the median is an upper bound,
+        `num_reached` is the number of seeds that reached the error.
     """
-    table = _table(comparison, rows, learner)
+    table = _table(experiment, results, learner)
     lower, upper = _middles(table)
-    fewest, _ = extremes(comparison)
-    found = {}
-    for number, label in enumerate(dimensions(comparison)):
-        known = table[number][~np.isnan(table[number])]
-        found[label] = Median(
-            samples=float(lower[number] + upper[number]) / 2,
-            low=float(known.min(initial=math.inf)),
-            high=float(known.max(initial=0.0)),
-            is_bound=bool(lower[number] <= fewest),
-            num_reached=int(np.isfinite(known).sum()),
-        )
-    return found
+    _, dimensions, samples = asked(experiment)
+    return pd.DataFrame(
+        {
+            "samples": (lower + upper) / 2,
+            "low": np.fmin.reduce(table, axis=1),
+            "high": np.fmax.reduce(table, axis=1),
+            "is_bound": lower <= float(samples[0]),
+            "num_reached": np.isfinite(table).sum(axis=1),
+        },
+        index=dimensions,
+    )
 
 
-def exponent(comparison: Comparison, rows: Sequence[Row], learner: str) -> Estimate:
+def exponent(experiment: Experiment, results: pd.DataFrame, learner: str) -> Estimate:
     """How fast the samples grow that a learner needs: n ~ d^exponent.
 
         exponent = sum (x - mean x) (y - mean y) / sum (x - mean x)^2
 
     with x = log d and y the logarithm of the median of n over seeds, at the dimensions at which
-    more than half of the seeds reached the error and the median is no bound. The interval holds the
-    middle 95 % of the exponents over 2,000 draws of the seeds with replacement.
+    more than half of the seeds reached the error and the median is not a bound. The interval holds
+    the middle 95 % of the exponents over 2,000 draws of the seeds with replacement.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
 
     Args:
-        comparison: what is compared, with `scaling`.
-        rows: of its runs.
+        experiment: with `scaling`.
+        results: of its runs.
         learner: its name.
 
     Returns:
-        The exponent. There is none below two such dimensions, and no interval with a single seed or
-        where more than 5 % of the draws have none.
+        The exponent. It is undefined with fewer than two such dimensions; there is no interval with
+        a single seed, or if the exponents of more than 5 % of the draws are undefined.
     """
-    return _estimate(comparison, _slopes(comparison, rows, learner), [learner])
+    return _estimate(_slopes(experiment, results, learner), len(experiment.seeds))
 
 
 def exponent_difference(
-    comparison: Comparison, rows: Sequence[Row], learner: str, other: str
+    experiment: Experiment, results: pd.DataFrame, learner: str, other: str
 ) -> Estimate:
     """The exponent of one learner minus that of another.
 
-    A seed means the same target and samples for all learners, so that each draw of the seeds is
-    used for both. The two are those of `exponent`, each over its own dimensions: where a learner's
-    median is only a bound ("at most"), or the error is not reached, that dimension has no part in
-    this learner's exponent, and keeps its part in the other one's. A bound taken as a number would
-    make an exponent too small where it stands at the smallest dimensions.
-
-    Source: ours.
+    A seed means the same target and samples for all learners, so each draw of the seeds is used for
+    both. The two exponents are those of `exponent`, each over its own dimensions: if a learner's
+    median is only a bound, or the error is not reached, that dimension is left out for this learner
+    and kept for the other one. A bound that is taken as a number would make an exponent too small
+    if it stands at the smallest dimensions.
 
     Args:
-        comparison: what is compared, with `scaling`.
-        rows: of its runs.
+        experiment: with `scaling`.
+        results: of its runs.
         learner: the one.
         other: the other.
 
     Returns:
-        The difference; NaN where one of the exponents is undefined.
+        The difference; NaN if one of the exponents is undefined.
     """
-    slopes = [_slopes(comparison, rows, name) for name in (learner, other)]
-    return _estimate(comparison, slopes[0] - slopes[1], [learner, other])
+    slopes = [_slopes(experiment, results, name) for name in (learner, other)]
+    return _estimate(slopes[0] - slopes[1], len(experiment.seeds))
 
 
-def _estimate(comparison: Comparison, slopes: Floats, learners: Sequence[str]) -> Estimate:
-    """From the slope of all seeds, which comes first, and those of the draws."""
-    nan = math.nan
+def _estimate(slopes: Floats, num_seeds: int) -> Estimate:
     value, drawn = float(slopes[0]), slopes[1:]
     if math.isnan(value):
-        return Estimate(nan, nan, nan, "fewer than two usable dimensions")
-    if len(comparison.seeds) < 2:
-        return Estimate(value, nan, nan, "one seed: no interval")
+        return Estimate(value, reason="fewer than two usable dimensions")
+    if num_seeds < 2:
+        return Estimate(value, reason="one seed: no interval")
     undefined = float(np.isnan(drawn).mean())
-    if undefined > _MOST_UNDEFINED:
-        return Estimate(value, nan, nan, f"undefined in {undefined:.0%} of draws: no interval")
+    if undefined > _MAX_UNDEFINED:
+        return Estimate(value, reason=f"undefined in {undefined:.0%} of draws: no interval")
     return Estimate(value, *interval(drawn))
 
 
-def _slopes(comparison: Comparison, rows: Sequence[Row], learner: str) -> Floats:
-    """The exponent of all seeds, then those of the draws; NaN where undefined."""
-    table = _table(comparison, rows, learner)
-    num_seeds = table.shape[1]
-    values = table[:, draws(num_seeds)]
+def _slopes(experiment: Experiment, results: pd.DataFrame, learner: str) -> Floats:
+    """The exponent of all seeds, then those of the draws; NaN if undefined."""
+    num_seeds = len(experiment.seeds)
+    values = _table(experiment, results, learner)[:, draws(num_seeds)]
     lower, upper = _middles(values)
-    fewest, _ = extremes(comparison)
-    is_used = (2 * np.isfinite(values).sum(axis=-1) > num_seeds) & (lower > fewest)
+    _, dimensions, samples = asked(experiment)
+    is_used = 2 * np.isfinite(values).sum(axis=-1) > num_seeds
+    is_used &= lower > float(samples[0])
     y = np.log(np.where(is_used, (lower + upper) / 2, 1.0))
-    x = np.log([float(label) for label in dimensions(comparison)])
-    return _least_squares(np.broadcast_to(x[:, None], y.shape), y, is_used)
-
-
-def _least_squares(x: Floats, y: Floats, is_used: NDArray[np.bool_]) -> Floats:
-    """Slopes along the first axis over the values that are used; NaN for fewer than two."""
-    count = np.maximum(is_used.sum(axis=0), 1)
-    x = np.where(is_used, x - np.where(is_used, x, 0).sum(axis=0) / count, 0)
-    squares = np.square(x).sum(axis=0)
-    slope = (x * y).sum(axis=0) / np.where(count > 1, squares, 1)
-    return np.where(count > 1, slope, math.nan)
+    x = np.log(np.array(dimensions, dtype=np.float64))[:, None]
+    with np.errstate(invalid="ignore"):  # 0 / 0 with fewer than two dimensions
+        mean = np.where(is_used, x, 0).sum(axis=0) / is_used.sum(axis=0)
+        x = np.where(is_used, x - mean, 0)
+        return np.asarray((x * y).sum(axis=0) / np.square(x).sum(axis=0))
 
 
 def _middles(values: Floats) -> tuple[Floats, Floats]:
-    """The two middle ones along the last axis, the same one of an odd number; NaN is left out."""
     ordered = np.sort(values, axis=-1)  # NaN comes last
     count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
     lower, upper = (
@@ -260,19 +203,8 @@ def _middles(values: Floats) -> tuple[Floats, Floats]:
     return lower, upper
 
 
-def _table(comparison: Comparison, rows: Sequence[Row], learner: str) -> Floats:
-    """The samples that a learner needs, (dimensions, seeds); NaN where not known."""
-    found = needed(comparison, rows)
-    table = [
-        [found[learner, label, seed].samples for seed in comparison.seeds]
-        for label in dimensions(comparison)
-    ]
-    return np.array(table, dtype=np.float64)  # None becomes NaN
-
-
-def _error(row: Row, metric: str) -> float | None:
-    if row.status == DIVERGED:
-        return math.inf
-    if row.status in STOPS:
-        return math.nan
-    return row.metrics.get(metric) if row.status == FINISHED else None
+def _table(experiment: Experiment, results: pd.DataFrame, learner: str) -> Floats:
+    """The samples that a learner needs, (dimensions, seeds); NaN if not known."""
+    found = needed(experiment, results)
+    values = found.loc[found["learner"] == learner, "samples_needed"].to_numpy(dtype=np.float64)
+    return values.reshape(-1, len(experiment.seeds))

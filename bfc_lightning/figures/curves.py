@@ -1,4 +1,4 @@
-"""Learning curves: the error, and the part of each level that is still missing in the output."""
+"""Learning curves: the error and the residual of each level during training."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,16 @@ from bfc_lightning.figures.style import COLORS, Rows, bands, draw_band, numbered
 
 
 def learning_curves(runs: Sequence[Rows], *, score_key: str, title: str) -> Figure:
-    """What is learned when: the score, and the part of each level that is still missing.
+    """The score and the residual of each level over the optimizer steps.
 
     Args:
-        runs: rows of each run, as `metrics.csv` holds them; of several, median and range.
+        runs: the rows of each run, as in `metrics.csv`. For several runs, the figure shows median
+            and range.
         score_key: `val/nmse` or `val/error`.
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
-        A figure with one panel, or two where levels were measured; logarithmic axes.
+        A figure with one panel, or two if levels were measured, on logarithmic axes.
     """
     levels = numbered_keys(runs, "levels/residual_")
     figure = Figure(figsize=(10 if levels else 5.2, 3.8), layout="constrained")
@@ -26,15 +27,15 @@ def learning_curves(runs: Sequence[Rows], *, score_key: str, title: str) -> Figu
     draw_band(panels[0], runs, score_key, number=0, label=score_key)
     if reference and 0 < reference[0] < 1:
         panels[0].axhline(reference[0], color=COLORS[6], linestyle=":", label="without last level")
-    words = "wrong classes (fraction)" if score_key.endswith("error") else "E(f - G)² / Var G"
-    panels[0].set(xlabel="optimizer steps", ylabel=words, title="error on fresh samples")
+    label = "misclassified fraction" if score_key.endswith("error") else "E(f - G)² / Var G"
+    panels[0].set(xlabel="optimizer steps", ylabel=label, title="error on fresh samples")
     offset = step_axis(panels[1], runs[0]) if levels else 0
     for number, key in enumerate(levels):
         label = f"level {key.rsplit('_', 1)[1]}"
         draw_band(panels[1], runs, key, number=number, label=label, offset=offset)
     if levels:
         panels[1].set_title("levels learned over time", pad=16 if not offset else None)
-        panels[1].set_ylabel("residual of the level (1: all missing)")
+        panels[1].set_ylabel("residual of the level (1: not learned)")
     for panel in panels:
         panel.set_yscale("log")
         panel.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Features over time: how well each layer holds its level, and what else it looks at."""
+"""Features during training: the residual of each level in its layer, and leakage."""
 
 from matplotlib.figure import Figure
 
@@ -14,23 +14,23 @@ from bfc_lightning.figures.style import (
 
 _LEAKAGES = {
     "features/leakage_weights_1": "weights of layer 1",
-    "features/consumed_leakage_1": "forms that layer 2 reads from it",
+    "features/consumed_leakage_1": "quadratic forms of layer 2",
 }
 
 
 def feature_residuals(rows: Rows, *, title: str) -> Figure:
-    """How well the features of each level can be read from the layer of the same number.
+    """The residual of each level when probed from the layer of the same number.
 
-    The dotted line of a level is what the same probe reads from the untrained layer. Where layers
-    join one after another, a mark says so. A fall of these lines alone is no correction: the probe
-    also sees what is left of the initialization and cancels in the readout.
+    The dotted line of a level is the residual in the untrained layer. If layers are activated one
+    after another, vertical lines mark the steps. A decrease of the residuals alone does not show a
+    correction, because the probe also sees parts of the initialization that cancel in the readout.
 
     Args:
-        rows: as `metrics.csv` holds them, with `features/residual_l`.
-        title: of the figure.
+        rows: the rows of a run, as in `metrics.csv`, with `features/residual_l`.
+        title: title of the figure.
 
     Returns:
-        One panel, `features/residual_l` over the steps.
+        A figure with one panel.
     """
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     figure.suptitle(title)
@@ -45,22 +45,22 @@ def feature_residuals(rows: Rows, *, title: str) -> Figure:
             panel.axhline(value, color=color, linestyle=":", linewidth=1.2)
     panel.plot([], [], color="gray", linestyle=":", label="untrained")
     panel.set_yscale("log")
-    panel.set_ylabel("1 - R² of the level's features, read from its layer")
+    panel.set_ylabel("1 - R² of the level's features, probed from its layer")
     panel.grid(alpha=0.3)
     panel.legend(frameon=False, loc="lower left", ncols=2)
     return figure
 
 
 def leakages(rows: Rows, *, title: str) -> Figure | None:
-    """What layer 1 looks at besides the first level, beside the error.
+    """The leakage of layer 1 outside the first level, next to the error.
 
     Args:
-        rows: as `metrics.csv` holds them.
-        title: of the figure.
+        rows: the rows of a run, as in `metrics.csv`.
+        title: title of the figure.
 
     Returns:
-        Two panels: the error, and `features/leakage_weights_1` with, where it was measured,
-        `features/consumed_leakage_1`; None where neither was.
+        Two panels: the error, and those of `features/leakage_weights_1` and
+        `features/consumed_leakage_1` that were measured. None if neither was measured.
     """
     measured = [key for key in _LEAKAGES if series(rows, key)[0]]
     if not measured:
@@ -74,7 +74,7 @@ def leakages(rows: Rows, *, title: str) -> Figure | None:
     left.set_ylabel("error: E(f - G)² / Var G")
     for number, key in enumerate(measured, start=1):
         draw_band(right, [rows], key, number=number, label=_LEAKAGES[key], offset=offset)
-    right.set_ylabel("leakage: share outside the target's first level")
+    right.set_ylabel("leakage: fraction outside the target's first level")
     for panel in (left, right):
         panel.set_yscale("log")
         panel.grid(alpha=0.3)

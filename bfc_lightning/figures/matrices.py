@@ -1,4 +1,4 @@
-"""Heat maps: which layer holds which level, and what layer 1 computes beside the target's."""
+"""Heat maps of the probe residuals and of the quadratic forms of layer 1."""
 
 from collections.abc import Sequence
 
@@ -9,25 +9,25 @@ from numpy.typing import NDArray
 
 from bfc_lightning.figures.style import Rows, joined_layers, series
 
-NUM_MOMENTS = 6
+NUM_STEPS = 6
 _SMALLEST = 1e-4
 
 
 def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
-    """1 - R² of every target level read from every learner layer, at moments of the run.
+    """1 - R² of every target level probed from every learner layer, at selected steps of the run.
 
     Args:
-        rows: as `metrics.csv` holds them, with `features/probe_i_j`.
-        title: of the figure.
+        rows: the rows of a run, as in `metrics.csv`, with `features/probe_i_j`.
+        title: title of the figure.
 
     Returns:
-        One panel a moment; rows are levels, columns layers; gray where the layer has not joined.
+        One panel per step, with levels as rows and layers as columns. Inactive layers are gray.
     """
     pairs = sorted({_pair(key) for row in rows for key in row if key.startswith("features/probe_")})
     size = (max(level for level, _ in pairs), max(layer for _, layer in pairs))
     steps = [int(step) for step in series(rows, "features/probe_1_1")[0]]
     at_step = {row["step"]: row for row in rows}
-    chosen = _moments(steps, [int(step) for step, _ in joined_layers(rows)])
+    chosen = _selected(steps, [int(step) for step, _ in joined_layers(rows)])
     width = 1.2 + len(chosen) * (0.5 + 0.55 * size[1])
     figure = Figure(figsize=(width, 1.5 + 0.6 * size[0]), layout="constrained")
     figure.suptitle(title)
@@ -45,9 +45,9 @@ def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
         for (row, column), value in np.ndenumerate(matrix):
             if np.isfinite(value):
                 dark = value < 0.1
-                words = f"{value:.0e}" if value < 0.01 else f"{value:.2f}"
+                number = f"{value:.0e}" if value < 0.01 else f"{value:.2f}"
                 color = "white" if dark else "black"
-                panel.text(column, row, words, ha="center", va="center", color=color, fontsize=7)
+                panel.text(column, row, number, ha="center", va="center", color=color, fontsize=7)
         panel.set(title=f"step {step:,}", xlabel="layer")
         panel.set_xticks(range(size[1]), [str(layer + 1) for layer in range(size[1])])
     panels[0].set_ylabel("level of the target")
@@ -59,16 +59,17 @@ def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
 def quadratic_forms(
     learner: NDArray[np.float64], target: NDArray[np.float64], *, num_directions: int, title: str
 ) -> Figure:
-    """Layer 1's quadratic form beside that of the target's first level.
+    """The quadratic form of layer 1 next to that of the target's first level.
 
     Args:
-        learner: symmetric, (d, d), in a basis whose first directions are the target's own.
-        target: likewise.
-        num_directions: how many of them are the target's own; a line marks them off.
-        title: of the figure.
+        learner: symmetric, (d, d), in a basis that starts with the target's directions.
+        target: symmetric, (d, d), in the same basis.
+        num_directions: number of the target's directions. A dotted line separates them from the
+            rest.
+        title: title of the figure.
 
     Returns:
-        Three panels: target, learner, difference; one color scale, linear only near 0.
+        Three panels: target, learner and difference, on a common color scale that is linear near 0.
     """
     limit = float(np.abs(target).max())
     norm = SymLogNorm(linthresh=1e-3 * limit, vmin=-limit, vmax=limit)
@@ -80,7 +81,7 @@ def quadratic_forms(
         shown = panel.imshow(form, cmap="PuOr", norm=norm)
         for mark in (panel.axhline, panel.axvline):
             mark(num_directions - 0.5, color="gray", linewidth=0.8, linestyle=":")
-        panel.set(title=name, xlabel="direction (the target's own come first)")
+        panel.set(title=name, xlabel="direction (those of the target come first)")
     figure.colorbar(shown, ax=list(panels), label="coefficient of x_i x_j")
     return figure
 
@@ -90,9 +91,9 @@ def _pair(key: str) -> tuple[int, int]:
     return int(level), int(layer)
 
 
-def _moments(steps: Sequence[int], joins: Sequence[int]) -> list[int]:
-    """About six of the steps: the ends, those at which layers joined, others between."""
+def _selected(steps: Sequence[int], joins: Sequence[int]) -> list[int]:
+    """About six steps: the first, the last, those at which layers join, and others between."""
     fixed = [0, *(steps.index(step) for step in joins if step in steps), len(steps) - 1]
-    count = max(2, NUM_MOMENTS - len(joins))
+    count = max(2, NUM_STEPS - len(joins))
     between = [round(x) for x in np.linspace(0, len(steps) - 1, min(len(steps), count))]
     return [steps[position] for position in sorted({*fixed, *between})]

@@ -1,24 +1,39 @@
-"""What all figures share: colors, markers, and lines with bands over seeds."""
+"""Elements shared by all figures: the style, colors, markers, and lines with bands over seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import median
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 
-# Okabe and Ito's palette, told apart by color-blind readers.
+# The color-blind safe palette of Okabe and Ito.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Rows = Sequence[Mapping[str, float]]
 
 
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Uses matplotlib's default style, independent of the user's configuration.
+
+    Both drawing and saving a figure must happen inside the context. The font is DejaVu Sans, which
+    matplotlib ships.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["font.family"] = "DejaVu Sans"
+        yield
+
+
 def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
     """The finite values of one key over the steps.
 
     Args:
-        rows: as `metrics.csv` holds them.
+        rows: the rows of a run, as in `metrics.csv`.
         key: the column.
 
     Returns:
@@ -31,14 +46,15 @@ def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 def bands(
     runs: Sequence[Rows], key: str
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Median, smallest and largest value of one key over runs, step by step.
+    """Median, minimum and maximum of one key over several runs, at each step.
 
     Args:
-        runs: rows of each run.
+        runs: the rows of each run.
         key: the column.
 
     Returns:
-        Steps, medians, minima, maxima; only steps at which at least half of the runs have a value.
+        Steps, medians, minima and maxima, for the steps at which at least half of the runs have a
+        value.
     """
     at_step: dict[float, list[float]] = {}
     for rows in runs:
@@ -52,15 +68,15 @@ def bands(
 def draw_band(
     panel: Axes, runs: Sequence[Rows], key: str, *, number: int, label: str, offset: int = 0
 ) -> None:
-    """One line: the median over runs, with a band from the smallest to the largest.
+    """Draws the median over runs as a line, and the range as a band.
 
     Args:
-        panel: to draw on.
-        runs: rows of each run.
+        panel: the axes.
+        runs: the rows of each run.
         key: the column.
-        number: of the line, for its color and marker.
-        label: for the legend.
-        offset: added to the steps; 1 shows step 0 on a logarithmic axis.
+        number: index of the line, which determines its color and marker.
+        label: label in the legend.
+        offset: added to the steps. An offset of 1 shows step 0 on a logarithmic axis.
     """
     steps, middle, low, high = bands(runs, key)
     steps = [step + offset for step in steps]
@@ -72,13 +88,13 @@ def draw_band(
 
 
 def joined_layers(rows: Rows) -> list[tuple[float, int]]:
-    """The steps at which layers joined, with the number of the layer; a restart is none.
+    """The steps at which the number of active layers changes. Restarts are not included.
 
     Args:
-        rows: as `metrics.csv` holds them.
+        rows: the rows of a run, as in `metrics.csv`.
 
     Returns:
-        Pairs; none where all layers trained from the start.
+        Pairs of the step and the number of the new layer. Empty without a training scheme.
     """
     steps, layers = series(rows, "scheme/active_layers")
     before = [0.0, *layers]
@@ -90,14 +106,17 @@ def joined_layers(rows: Rows) -> list[tuple[float, int]]:
 
 
 def step_axis(panel: Axes, rows: Rows) -> int:
-    """Dresses the axis of steps: logarithmic, or, where layers joined, linear with marks.
+    """Formats the axis of the optimizer steps.
+
+    The axis is logarithmic by default. If layers join during the run, it is linear, and vertical
+    lines mark the steps.
 
     Args:
-        panel: to dress.
-        rows: of a run.
+        panel: the axes.
+        rows: the rows of a run.
 
     Returns:
-        What to add to the steps, so that step 0 can be seen.
+        The offset to add to the steps, which makes step 0 visible.
     """
     joins = joined_layers(rows)
     offset = 0 if joins else 1
@@ -105,9 +124,9 @@ def step_axis(panel: Axes, rows: Rows) -> int:
     panel.set_xlabel("optimizer steps + 1" if offset else "optimizer steps")
     above = blended_transform_factory(panel.transData, panel.transAxes)
     for step, layer in joins:
-        words = f"layer {layer} joins" if step else f"layer {layer} alone"
+        event = f"layer {layer} joins" if step else f"layer {layer} alone"
         panel.axvline(step, color="gray", linewidth=0.8, zorder=0)
-        panel.text(step, 1.01, f" {words}", transform=above, fontsize=8, color="dimgray")
+        panel.text(step, 1.01, f" {event}", transform=above, fontsize=8, color="dimgray")
     return offset
 
 
@@ -115,11 +134,11 @@ def numbered_keys(runs: Sequence[Rows], prefix: str) -> list[str]:
     """The logged keys `<prefix>1`, `<prefix>2`, ..., in order.
 
     Args:
-        runs: rows of each run.
+        runs: the rows of each run.
         prefix: e.g. `features/residual_`.
 
     Returns:
-        Keys whose rest is a number.
+        Keys that consist of the prefix and a number.
     """
     keys = {key for rows in runs for row in rows for key in row if key.startswith(prefix)}
     numbers = [key.removeprefix(prefix) for key in keys]

@@ -1,4 +1,4 @@
-"""Kernels of infinitely wide networks, in closed form, as pure functions of two sets of points."""
+"""Closed-form kernels of infinitely wide networks, as pure functions of two sets of points."""
 
 from bfc_lightning.kernels.chains import (
     quadratic_chain_nngp,

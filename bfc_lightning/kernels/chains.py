@@ -1,4 +1,4 @@
-"""Plain chains of layers: squares, and ReLU."""
+"""Kernels of plain chains of layers with quadratic or ReLU activations."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.kernels.moments import Covariance, linear_covariance, rectified, squared
+from bfc_lightning.types import as_integer
 
 _Step = Callable[[Covariance], tuple[Covariance, Tensor]]
 
@@ -13,9 +14,9 @@ _Step = Callable[[Covariance], tuple[Covariance, Tensor]]
 def quadratic_chain_nngp(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
 ) -> Float[Tensor, "n m"]:
-    """K of a chain of quadratic layers: the covariance of its output at the start.
+    """NNGP kernel of a chain of quadratic layers: the covariance of its output at initialization.
 
-    See `quadratic_chain_ntk`.
+    This is K_{L+1} of `quadratic_chain_ntk`.
 
     Source: Lee et al., arXiv 1711.00165, section 2.3.
 
@@ -26,7 +27,7 @@ def quadratic_chain_nngp(
         bias_std: s, at least 0.
 
     Returns:
-        K(x, x').
+        K_{L+1}(x, x').
     """
     return _chain(_quadratic_step, linear_covariance(x, other), depth, bias_std)[0]
 
@@ -34,21 +35,20 @@ def quadratic_chain_nngp(
 def quadratic_chain_ntk(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
 ) -> Float[Tensor, "n m"]:
-    """The tangent kernel of an infinitely wide chain of quadratic layers.
+    """Tangent kernel of an infinitely wide chain of quadratic layers.
 
         Z_1 = d^(-1/2) V_1 x + s b_1,   Z_{l+1} = m_l^(-1/2) V_{l+1} Z_l^2 + s b_{l+1}
         f = Z_{L+1}
 
-    with all entries of V and b from N(0, 1) and trained (NTK parameterization). Neurons of a layer
-    become independent Gaussians with the covariance K_l of the layer below's activations, and the
-    gradient of Z_{l+1} is that in its own V and b, which gives K_{l+1} once more, and that through
-    Z_l, whose neurons are weighted by V_{l+1} and by their slopes 2 Z_l:
+    All entries of V and b are drawn from N(0, 1) and trained (NTK parameterization). The neurons
+    of layer l become independent Gaussians with covariance K_l. The gradient of Z_{l+1} in V_{l+1}
+    and b_{l+1} contributes K_{l+1}. Its gradient through Z_l contains V_{l+1} and the factor 2 Z_l:
 
         K_1     = Theta_1 = <x, x'> / d + s^2
         K_{l+1} = 2 K_l(x,x')^2 + K_l(x,x) K_l(x',x') + s^2
         Theta_{l+1} = K_{l+1} + 4 K_l Theta_l
 
-    Without biases it is homogeneous of degree 2^L in x.
+    Without biases, the kernel is homogeneous of degree 2^L in x.
 
     Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, theorem 1, with the moments of a square.
 
@@ -67,9 +67,9 @@ def quadratic_chain_ntk(
 def relu_chain_nngp(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
 ) -> Float[Tensor, "n m"]:
-    """K of a chain of ReLU layers: the covariance of its output at the start.
+    """NNGP kernel of a chain of ReLU layers: the covariance of its output at initialization.
 
-    See `relu_chain_ntk`.
+    This is K_{L+1} of `relu_chain_ntk`.
 
     Source: Lee et al., arXiv 1711.00165, section 2.3; Cho and Saul (2009).
 
@@ -80,26 +80,26 @@ def relu_chain_nngp(
         bias_std: s, at least 0.
 
     Returns:
-        K(x, x').
+        K_{L+1}(x, x').
     """
-    return _chain(rectified, linear_covariance(x, other, variance=2.0), depth, bias_std)[0]
+    return _chain(rectified, _relu_inputs(x, other), depth, bias_std)[0].to(x.dtype)
 
 
 def relu_chain_ntk(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
 ) -> Float[Tensor, "n m"]:
-    """The tangent kernel of an infinitely wide chain of ReLU layers, at the scale of He et al.
+    """Tangent kernel of an infinitely wide chain of ReLU layers, at the scale of He et al.
 
         Z_1 = (2/d)^(1/2) V_1 x + s b_1,   Z_{l+1} = (2/m_l)^(1/2) V_{l+1} relu(Z_l) + s b_{l+1}
         f = Z_{L+1}
 
-    with all entries of V and b from N(0, 1) and trained (NTK parameterization). As for squares,
+    All entries of V and b are drawn from N(0, 1) and trained. As in `quadratic_chain_ntk`,
 
         K_1     = Theta_1 = 2 <x, x'> / d + s^2
         K_{l+1} = 2 E relu(z) relu(z') + s^2,                  (z, z') ~ N(0, K_l)
         Theta_{l+1} = K_{l+1} + 2 E relu'(z) relu'(z') Theta_l
 
-    Without biases it is homogeneous of degree 1 in x.
+    Without biases, the kernel is homogeneous of degree 1 in x. It is computed in float64.
 
     Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, theorem 1; Cho and Saul (2009) for the
     moments.
@@ -113,27 +113,34 @@ def relu_chain_ntk(
     Returns:
         Theta_{L+1}(x, x').
     """
-    return _chain(rectified, linear_covariance(x, other, variance=2.0), depth, bias_std)[1]
+    return _chain(rectified, _relu_inputs(x, other), depth, bias_std)[1].to(x.dtype)
 
 
 def _quadratic_step(before: Covariance) -> tuple[Covariance, Tensor]:
     return squared(before), 4 * before.cross
 
 
-def _chain(step: _Step, start: Covariance, depth: int, bias_std: float) -> tuple[Tensor, Tensor]:
+def _relu_inputs(x: Tensor, other: Tensor) -> Covariance:
+    """The covariance of the inputs in float64: an angle loses half of the digits of its cosine."""
+    if x.device.type != "mps":  # MPS has no float64
+        x, other = x.double(), other.double()
+    return linear_covariance(x, other, variance=2.0)
+
+
+def _chain(step: _Step, inputs: Covariance, depth: int, bias_std: float) -> tuple[Tensor, Tensor]:
     """K and Theta after `depth` layers.
 
     Raises:
         ValueError: if depth or bias_std is out of range.
     """
-    if depth < 1:
+    if as_integer(depth, "depth") < 1:
         raise ValueError(f"depth must be at least 1, got {depth}.")
     if not bias_std >= 0:
         raise ValueError(f"bias_std must not be negative, got {bias_std}.")
-    covariance = start.shifted(bias_std**2)
+    covariance = inputs.shifted(bias_std**2)
     tangent = covariance.cross
     for _ in range(depth):
-        after, slopes = step(covariance)
+        after, derivatives = step(covariance)
         covariance = after.shifted(bias_std**2)
-        tangent = covariance.cross + slopes * tangent
+        tangent = covariance.cross + derivatives * tangent
     return covariance.cross, tangent

@@ -1,4 +1,4 @@
-"""The learner itself, infinitely wide."""
+"""Kernels of the infinitely wide learner."""
 
 import math
 from collections.abc import Sequence
@@ -27,51 +27,53 @@ def learner_ntk(
     linear_readout: bool = False,
     positive_readout: bool = False,
 ) -> Float[Tensor, "n m"]:
-    """The tangent kernel of an infinitely wide DenseNet with quadratic activations.
+    """Tangent kernel of an infinitely wide DenseNet with quadratic activations.
 
         Z_l = d^(-1/2) U_{l,0} x + 0.3 sum_{1<=j<l} m_j^(-1/2) U_{l,j} F_j + b_l,   F_l = Z_l^2
         f(x) = c + [<u, x>] + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
 
-    This is the learner with V written as its standard deviation times U, and trained in U (NTK
-    parameterization), b, c and, where they are, u and v; U from N(0, 1), the rest 0 at the start,
-    but v half +1 and half -1, or all +1.
+    This is the learner with V written as its standard deviation times U (NTK parameterization).
+    U, b, c and, if present, u and v are trained. U is initialized from N(0, 1), and b, c and u are
+    initialized to 0. Half of v is +1 and half is -1, or all of v is +1.
 
-    1. Forward, wide layers first: neurons of layer l are independent Gaussians with covariance
-       Sigma_l, and the mean of F_l F_l' over neurons is K_l, by Isserlis' theorem:
+    1. Forward pass. In the limit, the neurons of layer l are independent Gaussians with covariance
+       Sigma_l. By Isserlis' theorem, the mean of F_l F_l' over neurons is K_l:
 
            Sigma_l = <x, x'> / d + 0.09 sum_{1<=j<l} K_j
            K_l     = 2 Sigma_l(x,x')^2 + Sigma_l(x,x) Sigma_l(x',x')
 
-    2. Backward: m_l^(1/2) df/dZ_{l,i} is 2 Z_{l,i} times what comes down on F_{l,i}: a_l v_{l,i} of
-       its own, and from the neurons k of each layer l' > l the sum of their own derivatives times
-       0.3 U_{k,i}. With balanced signs the terms of that sum are independent and centered, so its
-       product at x and x' has the mean 0.09 P_{l'}, where P_l is the mean over neurons of the
-       products of derivatives:
+    2. Backward pass. m_l^(1/2) df/dZ_{l,i} is 2 Z_{l,i} times the derivative in F_{l,i}. The latter
+       is a_l v_{l,i} plus, for each layer l' > l, the sum over its neurons k of their derivatives
+       times 0.3 U_{k,i}. With balanced signs, the terms of this sum are independent and centered,
+       so its product at x and x' has mean 0.09 P_{l'}. P_l is the mean over neurons of the products
+       of derivatives:
 
            P_l = 4 Sigma_l (a_l^2 + 0.09 sum_{l'>l} P_{l'})
 
-    3. All-positive signs add a mean to that sum. Z_k contains 0.3 m_l^(-1/2) U_{k,i} F_i, hence by
-       Stein's lemma E U_{k,i} D(Z_k) = 0.3 m_l^(-1/2) F_i E D'(Z_k), and over as many neurons k as
-       there are i the mean is of the order of a_l. So derivatives have a part that the neuron's own
-       value decides, D_l(z) = 2 (a_l z + c_l z^3), of which only the mean slope goes further down:
+    3. With positive signs, this sum has a nonzero mean. Z_k contains 0.3 m_l^(-1/2) U_{k,i} F_i.
+       By Stein's lemma, E U_{k,i} D(Z_k) = 0.3 m_l^(-1/2) F_i E D'(Z_k). If layers have equal
+       widths, the mean of the sum is of the order of a_l. Derivatives thus contain a deterministic
+       function of the neuron's value, D_l(z) = 2 (a_l z + c_l z^3). Lower layers depend on it only
+       through its mean derivative:
 
            c_l(x) = 0.09 sum_{l'>l} E D_{l'}',   E D_l' = 2 (a_l + 3 c_l Sigma_l(x,x))
            P_l    = E D_l(z) D_l(z') + 4 Sigma_l 0.09 sum_{l'>l} P_{l'},   (z, z') ~ N(0, Sigma_l)
 
-    4. The gradient in U_l is that in Z_l times its inputs, that in b_l is that in Z_l, c gives 1,
-       u gives <x, x'>, and v_l gives a_l^2 K_l:
+    4. The gradient in U_l is the gradient in Z_l times the inputs of the layer. The gradient in b_l
+       equals the gradient in Z_l. c contributes 1, u contributes <x, x'>, and v_l contributes
+       a_l^2 K_l:
 
            Theta_f = 1 + [<x,x'>] + sum_l (P_l (Sigma_l + 1) + [v trained] a_l^2 K_l)
 
-    Source: ours, along Jacot, Gabriel and Hongler, arXiv 1806.07572, theorem 1.
+    Source: derived here, following Jacot, Gabriel and Hongler, arXiv 1806.07572, theorem 1.
 
     Args:
         x: points.
         other: points.
         scales: a_1, ..., a_L.
-        train_readout: v is trained.
-        linear_readout: <u, x> is part of f.
-        positive_readout: v is all +1 at the start, and all layers have the same width.
+        train_readout: whether v is trained.
+        linear_readout: whether <u, x> is part of f.
+        positive_readout: whether v is initialized to +1. All layers must have the same width then.
 
     Returns:
         Theta_f(x, x').
@@ -85,7 +87,7 @@ def learner_ntk(
         squares = squared(covariance)
         layers.append((scale, covariance, squares))
         covariance = covariance.plus(FEATURE_STD**2, squares)
-    from_above = torch.zeros_like(kernel)
+    higher = torch.zeros_like(kernel)
     cubic = Sides(torch.zeros_like(inputs.left), torch.zeros_like(inputs.right))
     for scale, covariance, squares in reversed(layers):
         if positive_readout:
@@ -93,8 +95,8 @@ def learner_ntk(
             cubic = _below(cubic, scale, covariance)
         else:
             products = 4 * scale**2 * covariance.cross
-        products = products + 4 * covariance.cross * from_above
-        from_above += FEATURE_STD**2 * products
+        products = products + 4 * covariance.cross * higher
+        higher += FEATURE_STD**2 * products
         kernel += products * (covariance.cross + 1)
         if train_readout:
             kernel += scale**2 * squares.cross
@@ -102,10 +104,10 @@ def learner_ntk(
 
 
 def _below(cubic: Sides, scale: float, covariance: Covariance) -> Sides:
-    """The c of the layer below, from a layer's own: one more mean slope comes down."""
+    """Returns c_{l-1}, given c_l: it adds the mean derivative of D_l."""
     left, right = (
-        own + FEATURE_STD**2 * 2 * (scale + 3 * own * variance)
-        for own, variance in zip(cubic, covariance[1:], strict=True)
+        c + FEATURE_STD**2 * 2 * (scale + 3 * c * variance)
+        for c, variance in zip(cubic, covariance[1:], strict=True)
     )
     return Sides(left, right)
 
@@ -113,17 +115,17 @@ def _below(cubic: Sides, scale: float, covariance: Covariance) -> Sides:
 def learner_nngp(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], scales: Sequence[float]
 ) -> Float[Tensor, "n m"]:
-    """The covariance of the infinitely wide learner's output at its start.
+    """NNGP kernel of the infinitely wide learner: the covariance of its output at initialization.
 
-    The signs v are fixed and sum to 0. Given the layers below, the terms of v_l^T F_l are therefore
-    independent and centered by the sum, so that what remains of E F_l F_l' = K_l is the covariance
-    of two squares, and two layers have none in common:
+    The signs v are fixed and sum to 0. Given the lower layers, the terms of v_l^T F_l are
+    independent, and their means cancel. Only the covariance of two squares contributes, and
+    different layers are uncorrelated:
 
         Cov(f(x), f(x')) = sum_l a_l^2 2 Sigma_l(x,x')^2
 
-    with Sigma_l as in `learner_ntk`. c and u are 0 at the start.
+    Sigma_l is defined in `learner_ntk`. c and u are initialized to 0.
 
-    Source: ours, along Lee et al., arXiv 1711.00165, section 2.2.
+    Source: derived here, following Lee et al., arXiv 1711.00165, section 2.2.
 
     Args:
         x: points.
@@ -142,19 +144,17 @@ def learner_nngp(
 
 
 def readout_scales(network: DenseNet) -> list[float]:
-    """a_1, ..., a_L of a learner whose wide limit is known.
-
-    Source: ours.
+    """Returns a_1, ..., a_L of a learner whose infinite-width limit is known.
 
     Args:
-        network: the learner at its start.
+        network: the learner at initialization.
 
     Returns:
         a_l, without the factor m_l^(-1/2).
 
     Raises:
-        ValueError: if its activation is not the square, its weights are not initialized at scale
-            1, or its readouts are neither balanced nor all +1, or that with different widths.
+        ValueError: if the activation is not `Quadratic`, the initialization scale is not 1, the
+            readouts are neither balanced nor all +1, or they are all +1 and the widths differ.
     """
     if network.init_scale != 1:
         raise ValueError(
@@ -164,8 +164,8 @@ def readout_scales(network: DenseNet) -> list[float]:
     widths = [layer.width for layer in network.dense_layers()]
     if is_positive and len(set(widths)) > 1:
         raise ValueError(
-            f"width must be the same in every layer for the kernel's formula, got {widths}, with "
-            "readouts that are all +1."
+            "width must be the same in every layer for the kernel's formula if all readouts are "
+            f"+1, got {widths}."
         )
     for level, layer in enumerate(network.dense_layers(), start=1):
         if not isinstance(layer.activation, Quadratic):
@@ -173,8 +173,9 @@ def readout_scales(network: DenseNet) -> list[float]:
             raise ValueError(f"activation must be Quadratic for the kernel's formula, got {name}.")
         if not is_positive and abs(float(layer.readout.detach().sum())) > layer.width % 2:
             raise ValueError(
-                "readout must be half +1 and half -1, or all +1, for the kernel's formula, got the "
-                f"sum {float(layer.readout.detach().sum()):g} over {layer.width} in layer {level}."
+                "readout must be half +1 and half -1, or all +1, for the kernel's formula, got "
+                f"{layer.width} numbers with sum {float(layer.readout.detach().sum()):g} in layer "
+                f"{level}."
             )
     return [
         scale * math.sqrt(layer.width)
@@ -183,12 +184,10 @@ def readout_scales(network: DenseNet) -> list[float]:
 
 
 def has_positive_readout(network: DenseNet) -> bool:
-    """Whether the readouts of all layers are all +1, and not for want of a second neuron.
-
-    Source: ours.
+    """Returns whether all readouts are +1 and at least one layer has several neurons.
 
     Args:
-        network: the learner at its start.
+        network: the learner at initialization.
     """
     layers = network.dense_layers()
     is_positive = all(bool((layer.readout == 1).all()) for layer in layers)

@@ -1,4 +1,4 @@
-"""What an activation does to a covariance: moments of two correlated Gaussians."""
+"""Moments of two correlated Gaussians after an activation."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _PARALLEL = 1e-14
 
 
 class Covariance(NamedTuple):
-    """K at pairs of points, and at each point with itself.
+    """A kernel K at all pairs of points, and at each point paired with itself.
 
     Attributes:
         cross: K(x, x').
@@ -24,16 +24,16 @@ class Covariance(NamedTuple):
     right: Float[Tensor, "1 m"]
 
     def plus(self, factor: float, other: "Covariance") -> "Covariance":
-        """K + factor K'."""
+        """Returns K + factor K'."""
         return Covariance(*(a + factor * b for a, b in zip(self, other, strict=True)))
 
     def shifted(self, constant: float) -> "Covariance":
-        """K + constant."""
+        """Returns K + constant."""
         return Covariance(*(part + constant for part in self))
 
 
 class Sides(NamedTuple):
-    """A number at each point of either set.
+    """One number for each point of either set.
 
     Attributes:
         left: at x.
@@ -47,17 +47,17 @@ class Sides(NamedTuple):
 def linear_covariance(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], variance: float = 1.0
 ) -> Covariance:
-    """The covariance variance <x, x'> / d of a linear function with random weights.
+    """Covariance `variance` <x, x'> / d of a linear function with random weights.
 
     Source: Lee et al., arXiv 1711.00165, section 2.2.
 
     Args:
         x: points.
         other: points.
-        variance: d times that of a weight.
+        variance: d times the variance of a weight.
 
     Returns:
-        It at all pairs.
+        The covariance at all pairs.
     """
     factor = variance / x.shape[1]
     left, right = (factor * points.square().sum(dim=1) for points in (x, other))
@@ -69,7 +69,7 @@ def squared(before: Covariance) -> Covariance:
 
         E z^2 z'^2 = 2 q(x,x')^2 + q(x,x) q(x',x')
 
-    which is 3 q(x,x)^2 on the diagonal. With it, E (2z)(2z') = 4 q(x,x').
+    On the diagonal, this is 3 q(x,x)^2. The product of derivatives is E (2z)(2z') = 4 q(x,x').
 
     Source: Isserlis' theorem: the three pairings of (z, z, z', z').
 
@@ -77,7 +77,7 @@ def squared(before: Covariance) -> Covariance:
         before: q.
 
     Returns:
-        The covariance (uncentered) of the squares.
+        The uncentered covariance of the squares.
     """
     cross, left, right = before
     return Covariance(2 * cross.square() + left * right, 3 * left.square(), 3 * right.square())
@@ -109,12 +109,13 @@ def rectified(before: Covariance) -> tuple[Covariance, Float[Tensor, "n m"]]:
     """2 E relu(z) relu(z') and 2 E relu'(z) relu'(z') for centered Gaussians with covariance q.
 
         t = arccos(q(x,x') / (q(x,x) q(x',x'))^(1/2))
-        2 E relu(z) relu(z')   = (q(x,x) q(x',x'))^(1/2) (sin t + (pi - t) cos t) / pi
+        2 E relu(z) relu(z')   = ((q(x,x) q(x',x'))^(1/2) sin t + (pi - t) q(x,x')) / pi
         2 E relu'(z) relu'(z') = (pi - t) / pi
 
-    The first is q(x,x) on the diagonal. An angle's cosine tells it to about 1e-8 only where it is
-    near 0 or pi, and the slopes are as wrong as the angle; cosines within 1e-14 of 1 or -1 are
-    therefore taken as 1 or -1, so that a point and itself have angle 0 whatever the rounding.
+    The first is q(x,x) on the diagonal. Near t = 0 and t = pi, the angle is only as accurate as the
+    square root of the rounding error of its cosine. Cosines within 1e-14 of 1 or -1 are therefore
+    set to 1 or -1, so that every point has angle 0 with itself. The derivative of arccos is
+    infinite there. The derivatives of t and sin t are set to 0, the mean over opposite directions.
 
     Source: Cho and Saul, "Kernel methods for deep learning" (2009), arc-cosine kernels of order 1
     and 0.
@@ -123,13 +124,20 @@ def rectified(before: Covariance) -> tuple[Covariance, Float[Tensor, "n m"]]:
         before: q.
 
     Returns:
-        The covariance after the activation, and the product of slopes.
+        The covariance after the activation, and the product of the derivatives.
     """
     cross, left, right = before
-    norm = left.sqrt() * right.sqrt()
+    norm = _root(left) * _root(right)
     cosine = cross / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-    cosine = torch.where(cosine.abs() > 1 - _PARALLEL, cosine.sign(), cosine)
-    angle = torch.arccos(cosine)
-    sine = ((1 - cosine) * (1 + cosine)).sqrt()
-    slopes = 1 - angle / math.pi
-    return Covariance(norm * (sine / math.pi + slopes * cosine), left, right), slopes
+    is_parallel = cosine.abs() >= 1 - _PARALLEL  # `>=` because 1 - 1e-14 is 1 in float32
+    oblique = cosine.masked_fill(is_parallel, 0)
+    angle = torch.where(is_parallel, (1 - cosine.sign()) * (math.pi / 2), torch.arccos(oblique))
+    sine = _root(((1 - oblique) * (1 + oblique)).masked_fill(is_parallel, 0))
+    derivatives = 1 - angle / math.pi
+    return Covariance(norm * sine / math.pi + derivatives * cross, left, right), derivatives
+
+
+def _root(x: Tensor) -> Tensor:
+    """The square root, with derivative 0 at 0."""
+    is_zero = x == 0
+    return x.masked_fill(is_zero, 1).sqrt().masked_fill(is_zero, 0)

@@ -1,4 +1,4 @@
-"""Measures: what of the target has been learned, as pure functions of samples in float64."""
+"""Measures of what a learner has learned: pure functions of samples in float64."""
 
 from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.measures.features import (

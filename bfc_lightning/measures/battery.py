@@ -1,4 +1,4 @@
-"""All measures of one moment of a run: a learner, looked at on a fixed sample."""
+"""All measures of a learner at one step of a run, on a fixed sample."""
 
 import copy
 import math
@@ -28,26 +28,25 @@ from bfc_lightning.networks import DenseNet
 from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
 
 NUM_KERNEL_POINTS = 256
-_CHUNK = 2048  # rows whose layers stay in the cache
+_CHUNK = 2048  # the layers of this many rows fit in the CPU cache
 
 
 @dataclass
 class MeasureSample:
-    """Fixed points, and everything about them that does not depend on the learner.
+    """Fixed points and the quantities that do not depend on the state of the learner.
 
     Attributes:
         inputs: x, float64.
-        arguments: what the target sees of them: x, or P x for classification.
-        levels: the signal taken apart, `Labels.level_signals`; shape (n, 1 + levels).
-        preactivations: S_1..S_L at `arguments`; empty where the target has no layers.
-        features: G_1..G_L likewise.
-        target: G, where the sample is, float64.
-        labels: likewise.
-        kernel: the tangent kernel of the untrained learner, initialized at scale 1, on the first
-            256 points.
-        polynomials: for each level l that has a layer, those of degree <= 2^(l-1), or None if there
-            are too many of them. No level for classes, for a linearized learner and for a target
-            without layers.
+        arguments: the argument of the target at x: x, or P x for classification.
+        levels: the levels of the signal, `Labels.level_signals`, shape (n, 1 + levels).
+        preactivations: S_1..S_L at `arguments`, empty if the target has no layers.
+        features: G_1..G_L at `arguments`, empty if the target has no layers.
+        target: G, float64, on the device of the sample.
+        labels: the labels, on the device of the sample.
+        kernel: the tangent kernel of the untrained learner at scale 1 on the first 256 points.
+        polynomials: for each level l with a layer, the polynomials of degree <= 2^(l-1), or None if
+            there are too many. Empty for classes, for a linearized learner and for a target without
+            layers.
         untrained: the probe residuals of the untrained learner, target levels by learner layers.
     """
 
@@ -65,14 +64,14 @@ class MeasureSample:
 
 @dataclass
 class Snapshot:
-    """A learner at one step of a run, on a fixed sample.
+    """A learner at one step of a run, evaluated on a fixed sample.
 
     Attributes:
         network: the learner, float64.
         sample: the points.
         prediction: f(x) at `sample.inputs`.
         preactivations: Z_l of the active layers at `sample.arguments`.
-        features: F_l of the active layers likewise.
+        features: F_l of the active layers at `sample.arguments`.
     """
 
     network: DenseNet
@@ -83,40 +82,37 @@ class Snapshot:
 
     @property
     def levels_with_layer(self) -> range:
-        """Levels that both the target and the active learner have a layer for."""
+        """Levels for which both the target and the active learner have a layer."""
         return range(1, 1 + min(len(self.features), len(self.sample.features)))
 
 
 class Measure(ABC):
-    """A measure of one's own; docs/extending.md has an example.
+    """Base class of user-defined measures; see docs/extending.md.
 
-    It is taken together with ours, on the same points, and its numbers are logged under the names
-    that it gives them.
+    It is evaluated together with the built-in measures, on the same points.
     """
 
     @abstractmethod
-    def __call__(self, moment: Snapshot) -> Mapping[str, float]:
-        """Measures the learner; must leave it as it is.
+    def __call__(self, snapshot: Snapshot) -> Mapping[str, float]:
+        """Measures the learner, without modifying it.
 
         Args:
-            moment: the learner and the points.
+            snapshot: the learner and the points.
 
         Returns:
-            Numbers by the names under which they are logged.
+            Numbers by the name under which they are logged.
         """
 
 
 def take_sample(
     inputs: Float[Tensor, "n d"], target: Target, labels: Labels, untrained: DenseNet
 ) -> MeasureSample:
-    """Everything about a sample that is computed once a run.
-
-    Source: ours.
+    """Computes all quantities of a sample that are needed once per run.
 
     Args:
         inputs: x, float64.
-        target: G, likewise and on the same device.
-        labels: likewise.
+        target: G, float64, on the device of `inputs`.
+        labels: the labels, on the device of `inputs`.
         untrained: the learner before its first step.
 
     Returns:
@@ -151,16 +147,14 @@ def take_sample(
 
 
 def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
-    """A learner on a sample; the learner itself is left alone.
-
-    Source: ours.
+    """Evaluates a copy of the learner on a sample, in the precision of the sample.
 
     Args:
         network: the learner, in any precision, on any device.
         sample: the points.
 
     Returns:
-        What measures are functions of.
+        The argument of all measures.
     """
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
     exact.cut = "none"
@@ -176,14 +170,11 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
 
 
 def reference_levels(sample: MeasureSample) -> dict[str, float]:
-    """What does not change in a run: the marks against which the numbers are read.
+    """Reference values that are constant during a run.
 
-    `reference/without_last_level`: the error of a perfect learner of every level but the last.
-    `reference/truncated_error_l` (classes): the share of examples that the score truncated after
-    level l gets wrong. `features/residual_l_untrained`: `features/residual_l` of the untrained
-    learner.
-
-    Source: ours.
+    `reference/without_last_level` is the error of a perfect learner of every level but the last.
+    For classes, `reference/truncated_error_l` is the error of the score truncated after level l.
+    `features/residual_l_untrained` is `features/residual_l` of the untrained learner.
 
     Args:
         sample: the points.
@@ -204,80 +195,74 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
     return named
 
 
-def output_measures(moment: Snapshot) -> dict[str, float]:
-    """`levels/nmse` and `levels/residual_l`: what of the target is missing in f.
+def output_measures(snapshot: Snapshot) -> dict[str, float]:
+    """`levels/nmse` and `levels/residual_l`: the parts of the target that are missing in f.
 
-    A classifier is only right about the sign of its score, so its levels have no residuals.
-
-    Source: ours.
+    They are undefined for a classifier, which learns only the sign of its score.
 
     Args:
-        moment: the learner and the points.
+        snapshot: the learner and the points.
 
     Returns:
-        Numbers by name; none for classes.
+        Numbers by name, empty for classes.
     """
-    sample = moment.sample
+    sample = snapshot.sample
     if isinstance(sample.labels, Classification):
         return {}
     signal = sample.levels.sum(dim=1)
-    residuals = level_residuals(moment.prediction, sample.levels[:, 1:])
-    error = normalized_mse(moment.prediction, signal, sample.target.variance)
+    residuals = level_residuals(snapshot.prediction, sample.levels[:, 1:])
+    error = normalized_mse(snapshot.prediction, signal, sample.target.variance)
     return {
         "levels/nmse": float(error),
         **{f"levels/residual_{level}": r for level, r in enumerate(residuals.tolist(), start=1)},
     }
 
 
-def feature_measures(moment: Snapshot) -> dict[str, float]:
-    """`features/residual_l`, `probe_i_j`, `leakage_l`, `richness_l`: what the hidden layers hold.
-
-    Source: ours; see each function in `measures.features`.
+def feature_measures(snapshot: Snapshot) -> dict[str, float]:
+    """`features/residual_l`, `probe_i_j`, `leakage_l` and `richness_l`; see `measures.features`.
 
     Args:
-        moment: the learner and the points.
+        snapshot: the learner and the points.
 
     Returns:
-        Numbers by name; none where the target has no layers.
+        Numbers by name, empty if the target has no layers.
     """
-    sample = moment.sample
+    sample = snapshot.sample
     if not sample.features:
         return {}
     named = {}
-    matrix = probe_residuals(moment.features, sample.features).tolist()
+    matrix = probe_residuals(snapshot.features, sample.features).tolist()
     for level, row in enumerate(matrix, start=1):
         named.update({f"features/probe_{level}_{layer}": r for layer, r in enumerate(row, start=1)})
-    for level in moment.levels_with_layer:
-        learned, wanted = moment.preactivations[level - 1], sample.preactivations[level - 1]
+    for level in snapshot.levels_with_layer:
+        learned, wanted = snapshot.preactivations[level - 1], sample.preactivations[level - 1]
         named[f"features/residual_{level}"] = matrix[level - 1][level - 1]
         named[f"features/leakage_{level}"] = float(feature_leakage(learned, wanted))
-        named[f"features/richness_{level}"] = float(richness(moment.features[level - 1], wanted))
+        named[f"features/richness_{level}"] = float(richness(snapshot.features[level - 1], wanted))
     return named
 
 
-def weight_measures(moment: Snapshot) -> dict[str, float]:
-    """`features/leakage_weights_1` and `features/consumed_leakage_1`: what layer 1 looks at.
+def weight_measures(snapshot: Snapshot) -> dict[str, float]:
+    """`features/leakage_weights_1` and `features/consumed_leakage_1`; see `measures.features`.
 
-    The consumed leakage must vanish only if every sign of the target is positive, the learner's
-    readout was initialized to +1 and layer 1 is quadratic; otherwise it is not measured. A readout
-    that is trained may leave the positive numbers; it counts by its absolute value.
-
-    Source: ours; see each function in `measures.features`.
+    The consumed leakage of a perfect learner is certain to be 0 only if every sign of the target is
+    positive, the learner's readout was initialized to +1 and layer 1 is quadratic. Otherwise it is
+    not measured. A trained readout may become negative, so it enters with its absolute value.
 
     Args:
-        moment: the learner and the points.
+        snapshot: the learner and the points.
 
     Returns:
-        Numbers by name; none where the target has no weights.
+        Numbers by name, empty if the target has no weights.
     """
-    target, layers = moment.sample.target, moment.network.active_layers()
+    target, layers = snapshot.sample.target, snapshot.network.active_layers()
     if not isinstance(target, HierarchicalTarget):
         return {}
     seen, wanted = layers[0].block(0), target.weight(1, 0)
     named = {"features/leakage_weights_1": float(weight_leakage(seen, wanted))}
     is_form = (
         target.has_positive_signs
-        and moment.network.positive_readout
+        and snapshot.network.positive_readout
         and isinstance(layers[0].activation, Quadratic)
     )
     if is_form and len(layers) > 1:
@@ -286,26 +271,26 @@ def weight_measures(moment: Snapshot) -> dict[str, float]:
     return named
 
 
-def function_measures(moment: Snapshot) -> dict[str, float]:
-    """What each layer adds to f, against what the level of the same number adds to G.
+def function_measures(snapshot: Snapshot) -> dict[str, float]:
+    """Comparison of the contribution of each layer to f with that of the same level to G.
 
-    `levels/function_error_l` compares the functions as they are, and
-    `levels/function_error_projected_l` what of them no polynomial of degree <= 2^(l-1) can carry;
-    see `measures.functions`. `features/form_error_1` compares the quadratic forms of layer 1 and
-    level 1, where both are known: for quadratic activations.
+    `levels/function_error_l` compares the functions, and `levels/function_error_projected_l`
+    compares them after projecting off all polynomials of degree <= 2^(l-1); see
+    `measures.functions`. `features/form_error_1` compares the quadratic forms of layer 1 and level
+    1 if the activations of both are quadratic.
 
     Args:
-        moment: the learner and the points.
+        snapshot: the learner and the points.
 
     Returns:
-        Numbers by name; none for classes, for a linearized learner, and where the target has no
+        Numbers by name, empty for classes, for a linearized learner and for a target without
         layers.
     """
-    sample, network = moment.sample, moment.network
+    sample, network = snapshot.sample, snapshot.network
     named: dict[str, float] = {}
     if not sample.polynomials:
         return named
-    outputs = network.layer_outputs(moment.features)
+    outputs = network.layer_outputs(snapshot.features)
     levels = zip(outputs, sample.levels[:, 1:].T, sample.polynomials, strict=False)
     for level, (learned, wanted, polynomials) in enumerate(levels, start=1):
         named[f"levels/function_error_{level}"] = float(function_error(learned, wanted))
@@ -320,21 +305,21 @@ def function_measures(moment: Snapshot) -> dict[str, float]:
     return named
 
 
-def kernel_measures(moment: Snapshot) -> dict[str, float]:
-    """`ntk/drift`: how far the tangent kernel of the whole network is from its initialization.
+def kernel_measures(snapshot: Snapshot) -> dict[str, float]:
+    """`ntk/drift`: the distance of the tangent kernel from that of the initialization.
 
-    The initialization is taken at scale 1, whatever `init_scale`: at a small scale the kernel of
-    the initialization is nearly that of the biases alone, and any training would count as drift.
-    See `measures.ntk`.
+    The reference is the initialization at scale 1, independent of `init_scale`. At a small scale,
+    the kernel of the initialization is dominated by the biases, and any training would count as
+    drift. See `measures.ntk`.
 
     Args:
-        moment: the learner and the points.
+        snapshot: the learner and the points.
 
     Returns:
         The number by its name.
     """
-    sample = moment.sample
-    kernel = empirical_ntk(moment.network, sample.arguments[:NUM_KERNEL_POINTS])
+    sample = snapshot.sample
+    kernel = empirical_ntk(snapshot.network, sample.arguments[:NUM_KERNEL_POINTS])
     return {"ntk/drift": float(kernel_drift(kernel, sample.kernel))}
 
 
@@ -348,7 +333,7 @@ MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
 
 
 def _whole(network: DenseNet, like: Tensor) -> DenseNet:
-    """A copy with every layer active, in the precision and on the device of a tensor."""
+    """A copy with all layers active, in the precision and on the device of `like`."""
     whole = copy.deepcopy(network).to(like).requires_grad_(False)
     whole.active_depth = whole.depth
     return whole

@@ -1,4 +1,4 @@
-"""Errors: how far a prediction is from the noise-free target."""
+"""Errors of a prediction with respect to the noise-free target."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,9 +7,7 @@ from torch import Tensor
 def normalized_mse(
     prediction: Float[Tensor, " n"], signal: Float[Tensor, " n"], variance: float | Tensor
 ) -> Float[Tensor, ""]:
-    """E (f - G)^2 / Var G, on the noise-free target.
-
-    Source: ours.
+    """E (f - G)^2 / Var G, with respect to the noise-free target.
 
     Args:
         prediction: f(x).
@@ -27,11 +25,9 @@ def classification_error(
 ) -> Float[Tensor, ""]:
     """P(1[f >= 0] != 1[score >= 0]).
 
-    Source: ours.
-
     Args:
-        prediction: f(x), whose sign is the predicted class.
-        signal: the score whose sign is the class.
+        prediction: f(x). Its sign is the predicted class.
+        signal: the score. Its sign is the class.
 
     Returns:
         A fraction in [0, 1].

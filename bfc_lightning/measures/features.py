@@ -1,7 +1,7 @@
-"""Features: how far each layer of the learner has come towards the target's layer.
+"""Similarity between the layers of the learner and the layers of the target.
 
-Where something is fitted, it is fitted on the first half of the rows and scored on the second.
-Numbers that are not finite, in a learner that diverged, come out as NaN and never as an error.
+Fits use the first half of the rows and are scored on the second half. Non-finite inputs, as from a
+diverged learner, give NaN and do not raise.
 """
 
 import torch
@@ -13,31 +13,32 @@ from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, wh
 _RIDGE = 1e-6
 
 _BLOCK = 1024
-"""Rows that are centered at once; a centered copy of all rows costs more than the products."""
+"""Rows centered at once. A centered copy of all rows would cost more than the matrix products."""
 
 
 def probe_residuals(
     learner_features: list[Float[Tensor, "n _m"]], target_features: list[Float[Tensor, "n _k"]]
 ) -> Float[Tensor, "levels layers"]:
-    """How much of the target's layers cannot be read off the learner's: `features/residual_l`.
+    """Residuals of linear probes of the target's layers on the learner's: `features/residual_l`.
 
         residual_{i,j} = mean over a of sum_x (G_{i,a} - fit_{i,a})^2 / sum_x (G_{i,a} - mean)^2
 
-    that is 1 - R^2 on the second half of the rows, about the second half's own mean. The fit of
-    G_i on F_j is a ridge regression with intercept on the first half: columns of F_j standardized
-    there (constant ones dropped), ridge 1e-6 times the number of rows fitted. One Cholesky factor a
-    learner layer serves all levels.
+    This is 1 - R^2 on the second half of the rows, with the mean of the second half. The fit of G_i
+    on F_j is a ridge regression with intercept on the first half. The columns of F_j are
+    standardized and constant columns are dropped. The penalty is 1e-6 times the number of fitted
+    rows. All levels share one Cholesky factor per learner layer.
 
-    Source: ours, for "features" in Allen-Zhu and Li, arXiv 2001.04413.
+    Source: own definition, for "features" in Allen-Zhu and Li, arXiv 2001.04413.
 
     Args:
         learner_features: F_1, F_2, ..., at least one layer.
         target_features: G_1, G_2, ..., at least one level.
 
     Returns:
-        Levels of the target by layers of the learner: 0 where the level can be read off the layer,
-        about 1 where nothing of it can. NaN where rounding makes the fit impossible, as dependent
-        columns do in float32.
+        A matrix with one row per target level and one column per learner layer. An entry is 0 if
+        the layer determines the level linearly and about 1 if it carries no linear information
+        about it. It is NaN if the fit fails numerically, as it can in float32 with dependent
+        columns.
     """
     wanted = torch.cat(target_features, dim=1)
     residuals = torch.stack([_unexplained(layer, wanted) for layer in learner_features], dim=1)
@@ -48,9 +49,7 @@ def probe_residuals(
 def probe_residual(
     features: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
 ) -> Float[Tensor, ""]:
-    """`probe_residuals` of one layer for one level.
-
-    Source: ours.
+    """`probe_residuals` of one layer and one level.
 
     Args:
         features: F_j.
@@ -65,21 +64,19 @@ def probe_residual(
 def feature_leakage(
     preactivations: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
 ) -> Float[Tensor, ""]:
-    """How much of a layer lies outside the target's directions: `features/leakage_l`.
+    """Variance of a layer outside the target's directions: `features/leakage_l`.
 
         1 - sum_i Var(fit_i) / sum_i Var(Z_i)
 
-    fit is least squares with intercept of Z on S over the first half of the rows; both variances
-    are over the second.
-
-    Source: ours.
+    The fit is the least-squares regression of Z on S, with intercept, on the first half of the
+    rows. Both variances are computed on the second half.
 
     Args:
         preactivations: Z_l of the learner.
-        wanted: S_l of the target; its columns may be constant or dependent.
+        wanted: S_l of the target. Its columns may be constant or linearly dependent.
 
     Returns:
-        0 where Z_l is linear in S_l; 1 where it is independent of it, or constant.
+        0 if Z_l is linear in S_l, 1 if it is constant or independent of S_l.
     """
     half = len(wanted) // 2
     mean = wanted[:half].mean(dim=0)
@@ -94,20 +91,19 @@ def feature_leakage(
 def weight_leakage(
     weight: Float[Tensor, "m d"], target_weight: Float[Tensor, "k d"]
 ) -> Float[Tensor, ""]:
-    """How much of the first layer lies outside the target's: `features/leakage_weights_1`.
+    """Norm of the first layer outside the target's directions: `features/leakage_weights_1`.
 
         1 - |V P|_F^2 / |V|_F^2
 
-    with P the orthogonal projector on the rows of W.
-
-    Source: ours.
+    P is the orthogonal projector onto the row space of W.
 
     Args:
         weight: V_{1,0}.
         target_weight: W_{1,0}, of any rank.
 
     Returns:
-        0 where every neuron lies in the row space of W; 1 where all are orthogonal to it, or 0.
+        0 if every row of V lies in the row space of W, 1 if V is 0 or all rows are orthogonal to
+        it.
     """
     projected = weight @ row_basis(target_weight).T
     return 1 - ratio(projected.square().sum(), weight.square().sum())
@@ -119,19 +115,20 @@ def consumed_leakage(
     readout: Float[Tensor, " m2"],
     target_weight: Float[Tensor, "k d"],
 ) -> Float[Tensor, ""]:
-    """How much layer 2 reads outside the target's directions: `features/consumed_leakage_1`.
+    """Leakage in the quadratic forms that layer 2 computes: `features/consumed_leakage_1`.
 
         Q_i = sum_k V_{2,1}[i,k] V_{1,0}[k]^T V_{1,0}[k]
         1 - sum_i |v_{2,i}| |P Q_i P|_F^2 / sum_i |v_{2,i}| |Q_i|_F^2
 
-    with P the orthogonal projector on the rows of W_{1,0}. The d x d forms Q_i are never formed:
+    P is the orthogonal projector onto the row space of W_{1,0}. The d x d forms Q_i are never
+    computed:
 
         |Q_i|_F^2 = q_i^T (M * M) q_i,   M = V_{1,0} V_{1,0}^T,   q_i row i of V_{2,1}
 
-    and with V_{1,0} P in the place of V_{1,0} for P Q_i P. Must vanish only where the readout is
-    all positive.
+    For P Q_i P, V_{1,0} P replaces V_{1,0}. The leakage of a perfect learner is
+    certain to be 0 only if all entries of the readout are positive.
 
-    Source: ours, for the corrected lower layer in Allen-Zhu and Li, arXiv 2001.04413.
+    Source: own definition, for the corrected lower layer in Allen-Zhu and Li, arXiv 2001.04413.
 
     Args:
         first_weight: V_{1,0}.
@@ -140,7 +137,7 @@ def consumed_leakage(
         target_weight: W_{1,0}, of any rank.
 
     Returns:
-        0 where all that is read lies in the target's span; 1 where nothing does.
+        0 if all forms are supported on the row space of W_{1,0}, 1 if none has a part on it.
     """
     inside = _form_energies(first_weight @ row_basis(target_weight).T, second_weight)
     everywhere = _form_energies(first_weight, second_weight)
@@ -150,21 +147,23 @@ def consumed_leakage(
 def richness(
     features: Float[Tensor, "n m"], preactivations: Float[Tensor, "n k"]
 ) -> Float[Tensor, ""]:
-    """How many independent quadratic forms of the target a layer shows: `features/richness_l`.
+    """Number of independent quadratic forms of the target in a layer: `features/richness_l`.
 
         (sum_i s_i^2)^2 / sum_i s_i^4
 
-    the participation ratio of the singular values s of C, the least-squares coefficients of the
-    standardized F_l on the k(k+1)/2 products S_a S_b, a <= b, centered and whitened. Over all rows.
+    This is the participation ratio of the singular values s of C. C holds the least-squares
+    coefficients of the standardized F_l on the k(k+1)/2 products S_a S_b, a <= b, centered and
+    whitened. All rows are used.
 
-    Source: ours, for "rich representation" on the slides of Allen-Zhu and Li.
+    Source: own definition, for "rich representation" on the slides of Allen-Zhu and Li.
 
     Args:
         features: F_l of the learner.
         preactivations: S_l of the target.
 
     Returns:
-        From 1 (all neurons show the same form) to k(k+1)/2; 0 where nothing is explained.
+        A number from 1, if all neurons depend on the same form, to k(k+1)/2. It is 0 if the
+        products explain nothing.
     """
     count, mean = preactivations.shape[1], features.mean(dim=0)
     pairs = [preactivations[:, a : a + 1] * preactivations[:, a:] for a in range(count)]
@@ -181,7 +180,7 @@ def richness(
 def _unexplained(
     features: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
 ) -> Float[Tensor, " k"]:
-    """1 - R^2 of each wanted column, see `probe_residuals`."""
+    """1 - R^2 of each column of `wanted`, see `probe_residuals`."""
     half = len(features) // 2
     mean, wanted_mean = features[:half].mean(dim=0), wanted[:half].mean(dim=0)
     gram, covariance = _centered_products(features[:half], mean, wanted[:half] - wanted_mean)
@@ -198,7 +197,7 @@ def _unexplained(
 def _centered_products(
     features: Float[Tensor, "n m"], mean: Float[Tensor, " m"], wanted: Float[Tensor, "n k"]
 ) -> tuple[Float[Tensor, "m m"], Float[Tensor, "k m"]]:
-    """C^T C and wanted^T C, where C is `features` less their mean, in blocks of rows."""
+    """C^T C and wanted^T C in blocks of rows, with C the centered features."""
     gram, covariance = mean.new_zeros(()), mean.new_zeros(())
     blocks = zip(torch.split(features, _BLOCK), torch.split(wanted, _BLOCK), strict=True)
     for rows, wanted_rows in blocks:
@@ -209,7 +208,7 @@ def _centered_products(
 
 
 def _variances(features: Float[Tensor, "n m"], mean: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """The variance of each column, in blocks of rows."""
+    """The variance of each column, computed in blocks of rows."""
     energies = [(rows - mean).square().sum(dim=0) for rows in torch.split(features, _BLOCK)]
     return torch.stack(energies).sum(dim=0) / len(features)
 
@@ -217,6 +216,6 @@ def _variances(features: Float[Tensor, "n m"], mean: Float[Tensor, " m"]) -> Flo
 def _form_energies(
     vectors: Float[Tensor, "m r"], coefficients: Float[Tensor, "forms m"]
 ) -> Float[Tensor, " forms"]:
-    """|sum_k q_k u_k u_k^T|_F^2 for each row q, with u_k the rows of `vectors`."""
+    """|sum_k q_k u_k u_k^T|_F^2 for each row q of `coefficients`, u_k the rows of `vectors`."""
     squared = (vectors @ vectors.T).square()
     return (coefficients @ squared * coefficients).sum(dim=1)

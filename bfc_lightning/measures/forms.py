@@ -1,4 +1,4 @@
-"""The quadratic form that a learner's first layer computes, beside that of the target."""
+"""Quadratic forms computed by layer 1 of the learner and by level 1 of the target."""
 
 import torch
 from jaxtyping import Float
@@ -9,11 +9,11 @@ from bfc_lightning.targets import HierarchicalTarget
 
 
 def learner_form(network: DenseNet) -> Float[Tensor, "d d"]:
-    """The quadratic part of what layer 1 adds to f, for quadratic activations.
+    """The quadratic part of the contribution of layer 1 to f, for quadratic activations.
 
         A = a_1 m_1^(-1/2) V_{1,0}^T diag(v_1) V_{1,0}
 
-    Source: f of `DenseNet`, biases left out.
+    Source: the definition of f in `DenseNet`, without biases.
 
     Args:
         network: the learner.
@@ -27,11 +27,11 @@ def learner_form(network: DenseNet) -> Float[Tensor, "d d"]:
 
 
 def target_form(target: HierarchicalTarget) -> Float[Tensor, "d d"]:
-    """The quadratic part of what level 1 adds to G.
+    """The quadratic part of the contribution of level 1 to G.
 
         A = W_{1,0}^T diag(r) W_{1,0},   r the weight of each square of the first level in G
 
-    Source: G of `HierarchicalTarget`.
+    Source: the definition of G in `HierarchicalTarget`.
 
     Args:
         target: G.
@@ -44,19 +44,20 @@ def target_form(target: HierarchicalTarget) -> Float[Tensor, "d d"]:
 
 
 def form_error(learner: Float[Tensor, "d d"], target: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
-    """How far the quadratic form of layer 1 is from that of level 1: `features/form_error_1`.
+    """Distance between the quadratic forms of layer 1 and level 1: `features/form_error_1`.
 
         |A_F - A_1|_F^2 / |A_1|_F^2
 
-    with A_F of `learner_form` and A_1 of `target_form`. Unlike a probe of the neurons, it sees only
-    what layer 1 adds to f: parts of the neurons that cancel in the readout do not count.
+    A_F is `learner_form` and A_1 is `target_form`. Unlike a probe of the neurons, the error depends
+    only on the contribution of layer 1 to f. Parts of the neurons that cancel in the readout do not
+    count.
 
     Args:
         learner: A_F.
         target: A_1, not 0.
 
     Returns:
-        0 where layer 1 computes level 1, apart from a linear function; 1 where it adds no form.
+        0 if layer 1 computes level 1 up to a linear function, 1 if A_F is 0.
     """
     return (learner - target).square().sum() / target.square().sum()
 
@@ -64,20 +65,19 @@ def form_error(learner: Float[Tensor, "d d"], target: Float[Tensor, "d d"]) -> F
 def in_target_basis(
     learner: Float[Tensor, "d d"], target: Float[Tensor, "d d"], num_directions: int
 ) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
-    """Both forms in a basis that shows what the learner looks at beside the target's directions.
+    """Both forms in a basis adapted to the target and then to the learner.
 
-    First the target's eigenvectors of largest absolute eigenvalue; then, in the space orthogonal to
-    them, the eigenvectors of the learner's form, largest absolute eigenvalue first.
-
-    Source: ours.
+    The basis starts with the target's eigenvectors of largest absolute eigenvalue. It continues
+    with the eigenvectors of the learner's form restricted to the orthogonal complement, in order of
+    decreasing absolute eigenvalue.
 
     Args:
         learner: symmetric.
         target: symmetric.
-        num_directions: how many of the target's eigenvectors come first.
+        num_directions: number of eigenvectors of the target at the start of the basis.
 
     Returns:
-        The forms in that basis.
+        The learner's form and the target's form in this basis.
     """
     own = _eigenvectors(target)
     directions, rest = own[:, :num_directions], own[:, num_directions:]

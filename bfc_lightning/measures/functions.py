@@ -1,4 +1,4 @@
-"""Functions: what each layer adds to the learner's output, against what each level adds to G."""
+"""Comparison of the contribution of each layer to f with that of each level to G."""
 
 import math
 from dataclasses import dataclass
@@ -12,47 +12,47 @@ from torch import Tensor
 MOST_POLYNOMIALS = 2500
 _ROWS_PER_POLYNOMIAL = 2
 _FEWEST_ROWS = 4096
-_CHUNK = 256  # rows whose monomials stay in the cache
+_CHUNK = 256  # the monomials of this many rows fit in the CPU cache
 _RIDGE = 1e-10
 _ROUNDING = 1e-9
 
 
 def function_error(learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """How far what layer l adds to f is from what level l adds to G: `levels/function_error_l`.
+    """Distance between the contributions of layer l and level l: `levels/function_error_l`.
 
         Var(c_l - o_l) / Var(o_l),   c_l = a_l m_l^(-1/2) v_l^T F_l,   o_l the output of level l
 
-    The split of f into layers is not unique: a higher layer can carry any function of a lower one,
-    since (c + s)^2 - (c - s)^2 = 4 c s, and a lower layer can carry polynomials up to its degree. A
-    network whose error is 0 may therefore have large function errors, where its layers make up for
-    each other.
+    The decomposition of f into layers is not unique. A higher layer can represent any function of a
+    lower layer, since (c + s)^2 - (c - s)^2 = 4 c s, and a lower layer can represent polynomials up
+    to its degree. A network with error 0 can therefore have large function errors that cancel.
 
     Args:
         learned: c_l at the points.
         wanted: o_l at the same points, not constant.
 
     Returns:
-        0 if they agree up to a constant; 1 if c_l is constant.
+        0 if they agree up to a constant, 1 if c_l is constant.
     """
     return (learned - wanted).var(correction=0) / wanted.var(correction=0)
 
 
 @dataclass
 class Polynomials:
-    """The projection of functions off all polynomials of degree <= q, by least squares.
+    """The projection of functions onto the complement of all polynomials of degree <= q.
 
-    Level l is compared at q = 2^(l-1), the degree that quadratic layers below l reach: they cannot
-    carry the rest. Nothing is removed for higher layers, which can carry everything.
+    Level l is compared with q = 2^(l-1), the degree that quadratic layers below l can represent.
+    They cannot represent the remainder. Higher layers can represent any function, so nothing is
+    removed for them.
 
-    The fit is over the monomials of the standardized coordinates, with a ridge of 1e-10 for
-    each point, for those that are dependent. It is made and scored on the same points, two for
-    each monomial or more, for both functions that are compared; the degrees of freedom that it
-    takes cancel in the ratio.
+    The projection is a least-squares fit on the monomials of the standardized coordinates. A ridge
+    of 1e-10 per point handles dependent monomials. The fit and the score use the same points, at
+    least two per monomial, for both functions. The degrees of freedom of the fit cancel in the
+    ratio.
 
     Attributes:
         inputs: the points, standardized.
         degree: q.
-        cholesky: of the matrix of the monomials' products, summed over the points.
+        cholesky: the Cholesky factor of the Gram matrix of the monomials, summed over the points.
     """
 
     inputs: Float[Tensor, "n d"]
@@ -61,15 +61,15 @@ class Polynomials:
 
     @classmethod
     def on(cls, inputs: Float[Tensor, "n d"], *, degree: int) -> "Polynomials | None":
-        """The projection on a sample of the inputs.
+        """The projection on a sample of inputs.
 
         Args:
             inputs: x, float64.
             degree: q, at least 1.
 
         Returns:
-            The projection; None if there are more than 2,500 monomials, of which 2^14 points say
-            too little.
+            The projection, or None if there are more than 2,500 monomials, too many for 2^14
+            points.
         """
         count = num_monomials(inputs.shape[1], degree)
         if count > MOST_POLYNOMIALS:
@@ -87,7 +87,7 @@ class Polynomials:
     def function_error(
         self, learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]
     ) -> Float[Tensor, ""]:
-        """`function_error` of what is left of both: `levels/function_error_projected_l`.
+        """`function_error` of the projected functions: `levels/function_error_projected_l`.
 
             |P (c_l - o_l)|^2 / |P o_l|^2,   P the projection off polynomials of degree <= q
 
@@ -96,7 +96,7 @@ class Polynomials:
             wanted: o_l at the same points.
 
         Returns:
-            0 if c_l and o_l differ by a polynomial of degree <= q; NaN if o_l is one itself.
+            0 if c_l and o_l differ by a polynomial of degree <= q. NaN if o_l is such a polynomial.
         """
         count = len(self.inputs)
         values = torch.stack([learned[:count] - wanted[:count], wanted[:count]], dim=1)
@@ -117,27 +117,27 @@ class Polynomials:
 
 
 def num_monomials(num_variables: int, degree: int) -> int:
-    """(k + degree)! / (k! degree!), the constant included.
+    """(k + degree)! / (k! degree!), including the constant.
 
     Args:
         num_variables: k.
-        degree: the highest.
+        degree: the maximum degree.
 
     Returns:
-        How many columns `monomials` has.
+        The number of columns of `monomials`.
     """
     return math.comb(num_variables + degree, degree)
 
 
 def monomials(z: Float[Tensor, "n k"], degree: int) -> Float[Tensor, "n p"]:
-    """1, z_1, ..., z_k, z_1 z_1, z_1 z_2, ..., up to a degree: each product once.
+    """All monomials 1, z_1, ..., z_k, z_1 z_1, z_1 z_2, ... up to a degree.
 
     Args:
         z: one sample per row.
-        degree: the highest.
+        degree: the maximum degree.
 
     Returns:
-        A column for each monomial, the constant first.
+        One column per monomial, the constant first.
     """
     columns = z.T.contiguous()
     degrees = [z.new_ones(1, len(z)), columns][: degree + 1]
@@ -148,7 +148,7 @@ def monomials(z: Float[Tensor, "n k"], degree: int) -> Float[Tensor, "n p"]:
 
 @cache
 def _factors(num_variables: int, degree: int) -> list[tuple[Tensor, Tensor]]:
-    """How the monomials of each degree above 1 follow from those of the degree below."""
+    """For each degree above 1, the lower monomial and the variable that form each monomial."""
     factors = []
     below: dict[tuple[int, ...], int] = {(number,): number for number in range(num_variables)}
     for size in range(2, degree + 1):

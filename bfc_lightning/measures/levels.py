@@ -1,4 +1,4 @@
-"""Levels: how much of each level of the target is in a prediction."""
+"""Decomposition of a prediction into the levels of the target."""
 
 import torch
 from jaxtyping import Float
@@ -8,18 +8,18 @@ from bfc_lightning.measures.safe_linalg import ratio
 
 
 def orthogonal_levels(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n levels"]:
-    """h_1, ..., h_L: the centered level outputs, each made orthogonal to those below it.
+    """h_1, ..., h_L: the centered level outputs, orthogonalized in order.
 
         h_l = o_l - sum_{i<l} h_i <o_l, h_i> / <h_i, h_i>,   o_l the centered output of level l
 
     Source: Gram-Schmidt on the sample.
 
     Args:
-        levels: the level outputs, one column a level.
+        levels: the level outputs, one column per level.
 
     Returns:
-        h, columns of mean 0, mutually orthogonal over the sample; 0 where a level is a
-        combination of lower ones.
+        h, with columns of mean 0 that are orthogonal on the sample. A column is 0 if its level is a
+        linear combination of lower levels.
     """
     centered = levels - levels.mean(dim=0)
     done: list[Tensor] = []
@@ -33,19 +33,17 @@ def orthogonal_levels(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n lev
 
 
 def level_components(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n levels"]:
-    """g_1, ..., g_L: the parts of G that only level l and up can explain.
+    """g_1, ..., g_L: the components of G along the orthogonalized levels.
 
         g_l = h_l <G, h_l> / <h_l, h_l>
 
-    They sum to G - E G over the sample.
-
-    Source: ours.
+    They sum to G - E G on the sample.
 
     Args:
-        levels: the level outputs of the target, one column a level; they sum to G.
+        levels: the level outputs of the target, one column per level. They sum to G.
 
     Returns:
-        g, one column a level.
+        g, one column per level.
     """
     orthogonal = orthogonal_levels(levels)
     total = levels.sum(dim=1)
@@ -56,18 +54,16 @@ def level_components(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n leve
 def level_residuals(
     prediction: Float[Tensor, " n"], levels: Float[Tensor, "n levels"]
 ) -> Float[Tensor, " levels"]:
-    """How much of each level is still missing: `levels/residual_l`.
+    """The part of each level that is missing in a prediction: `levels/residual_l`.
 
         (E[(f - G) g_l] / E[g_l^2])^2
 
-    Source: ours.
-
     Args:
         prediction: f(x).
-        levels: the level outputs of the target, one column a level; they sum to G.
+        levels: the level outputs of the target, one column per level. They sum to G.
 
     Returns:
-        One number a level: 0 where the level is learned, 1 for any constant f.
+        One number per level: 0 if the level is learned, 1 for any constant f.
     """
     components = level_components(levels)
     error = prediction - levels.sum(dim=1)
@@ -75,17 +71,15 @@ def level_residuals(
 
 
 def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
-    """The share of Var G that each level alone brings: E[g_l^2] / Var G.
+    """The fraction of Var G due to each level: E[g_l^2] / Var G.
 
-    The last one is the normalized error of a learner that has every level but the last.
-
-    Source: ours.
+    The last entry is the normalized error of a learner that has learned every level but the last.
 
     Args:
-        levels: the level outputs of the target, one column a level; they sum to G.
+        levels: the level outputs of the target, one column per level. They sum to G.
 
     Returns:
-        One number a level; they sum to 1.
+        One number per level. They sum to 1.
     """
     energy = level_components(levels).square().sum(dim=0)
     return energy / energy.sum()
@@ -94,17 +88,17 @@ def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
 def truncation_errors(
     levels: Float[Tensor, "n one_plus_levels"],
 ) -> Float[Tensor, " one_plus_levels"]:
-    """How often the class is wrong when the score is cut off after level 0, 1, ..., L.
+    """Classification error of the score truncated after level 0, 1, ..., L.
 
-    Every level is centered first, so that cutting off the others leaves a fair threshold.
+    Every level is centered first, so that the threshold remains balanced after truncation.
 
     Source: "about alpha_l of the examples need level l" (the slides, classification).
 
     Args:
-        levels: the score taken apart, `Labels.level_signals`.
+        levels: the levels of the score, `Labels.level_signals`.
 
     Returns:
-        One error a cut-off; 0 at the last.
+        One error per truncation. The last is 0.
     """
     score = levels.sum(dim=1)
     centered = levels - levels.mean(dim=0) + score.mean() / levels.shape[1]

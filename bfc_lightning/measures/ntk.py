@@ -1,4 +1,4 @@
-"""The empirical neural tangent kernel, and how far it has moved."""
+"""The empirical neural tangent kernel and its drift during training."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from bfc_lightning.networks import Activation, DenseNet
 
 
 class _Trace(NamedTuple):
-    """Every layer on the same n samples, and the slopes of f in it."""
+    """All layers on the same n samples and the gradients of f with respect to them."""
 
     preactivations: list[Tensor]
     features: list[Tensor]
@@ -24,25 +24,25 @@ def empirical_ntk(
 ) -> Float[Tensor, "n m"]:
     """K(x, x') = sum over all parameters theta of df(x)/dtheta df(x')/dtheta.
 
-    Of all layers and all parameters, frozen or not. No Jacobian is formed; with B_l = [x, F_1, ...,
-    F_{l-1}] side by side, D_l = df/dZ_l and r_l the factor of layer l in f,
+    The sum includes all layers and all parameters, frozen or not. No Jacobian is formed. With B_l =
+    [x, F_1, ..., F_{l-1}] concatenated, D_l = df/dZ_l and r_l the factor of layer l in f,
 
         K = 1 + [x x^T] + sum_l ((D_l D_l^T) * (B_l B_l^T + 1) + r_l^2 F_l F_l^T)
 
-    where * is entry by entry, 1 is from the constant c, [x x^T] from the linear readout where there
-    is one, B_l B_l^T from V_l, the 1 beside it from b_l, and F_l F_l^T from the readout v_l. An
-    activation's own parameters add the products of their gradients, sample by sample.
+    Here * is the elementwise product. The leading 1 is due to the constant c, [x x^T] to the linear
+    readout if there is one, B_l B_l^T to V_l, the 1 next to it to b_l, and F_l F_l^T to the readout
+    v_l. Parameters of an activation add the products of their per-sample gradients.
 
     Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, section 4; layer by layer as for dense
     networks in Novak, Sohl-Dickstein and Schoenholz, arXiv 2206.08720.
 
     Args:
-        network: the learner, whose activation acts on each sample alone. Left as it is.
+        network: the learner. Its activation acts on each sample separately. It is not modified.
         x: the samples, in the network's dtype and on its device.
-        other: the samples x'; the same as x if not given.
+        other: the samples x'. Defaults to x.
 
     Returns:
-        K, without a graph; symmetric and positive semi-definite where x' = x.
+        K, detached from the graph. It is symmetric and positive semi-definite if x' = x.
     """
     left = _trace(network, x)
     right, other = (left, x) if other is None else (_trace(network, other), other)
@@ -64,7 +64,7 @@ def empirical_ntk(
 def kernel_drift(kernel: Float[Tensor, "n n"], initial: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
     """1 - <K, K_0>_F / (|K|_F |K_0|_F), the cosine distance of two kernels: `ntk/drift`.
 
-    Computed as |K/|K|_F - K_0/|K_0|_F|_F^2 / 2, which loses no digits where they are close.
+    Computed as |K/|K|_F - K_0/|K_0|_F|_F^2 / 2, which avoids cancellation for similar kernels.
 
     Source: Fort et al., arXiv 2010.15110, kernel distance.
 
@@ -73,7 +73,7 @@ def kernel_drift(kernel: Float[Tensor, "n n"], initial: Float[Tensor, "n n"]) ->
         initial: K_0, not 0.
 
     Returns:
-        0 for multiples of each other, at most 1 for positive semi-definite kernels.
+        0 for positive multiples of each other, at most 1 for positive semi-definite kernels.
     """
     norm, initial_norm = torch.linalg.norm(kernel), torch.linalg.norm(initial)
     difference: Tensor = kernel / norm - initial / initial_norm
@@ -81,7 +81,7 @@ def kernel_drift(kernel: Float[Tensor, "n n"], initial: Float[Tensor, "n n"]) ->
 
 
 def _trace(network: DenseNet, x: Tensor) -> _Trace:
-    """Runs all layers forward and back. Outside the caller's no_grad or inference mode."""
+    """Runs all layers forward and backward, even inside `no_grad` or inference mode."""
     with torch.inference_mode(False), torch.enable_grad():
         inputs = x.detach().clone().requires_grad_()
         preactivations: list[Tensor] = []
@@ -89,7 +89,7 @@ def _trace(network: DenseNet, x: Tensor) -> _Trace:
         output = inputs.new_zeros(())
         for scale, layer in zip(network.scales, network.dense_layers(), strict=True):
             preactivations.append(layer.preactivation(torch.cat([inputs, *features], dim=1)))
-            # a copy, for activations that work in place
+            # clone, since activations may work in place
             features.append(layer.activation(preactivations[-1].clone()))
             output = output + scale * (features[-1] @ layer.readout).sum()
         slopes = torch.autograd.grad(output, [*preactivations, *features])
@@ -100,7 +100,7 @@ def _trace(network: DenseNet, x: Tensor) -> _Trace:
 def _activation_jacobian(
     activation: Activation, trace: _Trace, level: int
 ) -> Float[Tensor, "n parameters"]:
-    """The gradient of f in the activation's own parameters, sample by sample; often there are none.
+    """Per-sample gradient of f with respect to the activation's parameters, if it has any.
 
     Args:
         activation: sigma of the layer.

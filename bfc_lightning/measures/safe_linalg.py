@@ -1,24 +1,22 @@
-"""Arithmetic that stays defined where a sum is zero, a column constant or a matrix singular."""
+"""Linear algebra that is defined for zero sums, constant columns and singular matrices."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 _ROUNDING = 1000
-"""Machine epsilons, relative to the largest, up to which a number counts as zero."""
+"""Relative tolerance in machine epsilons. Smaller numbers count as zero."""
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where the denominator is 0.
-
-    Source: ours.
+    """The quotient, or 0 if the denominator is 0.
 
     Args:
         numerator: any shape.
-        denominator: a shape that broadcasts with it.
+        denominator: a shape that broadcasts with the numerator.
 
     Returns:
-        numerator / denominator, entry by entry.
+        numerator / denominator, elementwise.
     """
     safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
     return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / safe)
@@ -27,37 +25,33 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def inverse_std(
     mean: Float[Tensor, " columns"], variance: Float[Tensor, " columns"]
 ) -> Float[Tensor, " columns"]:
-    """1/std of each column, 0 where the column is constant to rounding.
-
-    Source: ours.
+    """1/std of each column, or 0 if the column is constant up to rounding.
 
     Args:
-        mean: of each column.
-        variance: of each column.
+        mean: mean of each column.
+        variance: variance of each column.
 
     Returns:
-        What a centered column is to be multiplied by.
+        The factor that standardizes each centered column.
     """
     constant = variance <= (_tolerance(mean) * mean).square()
     return ratio(1 - constant.to(variance), variance.sqrt())
 
 
 def whitening(covariance: Float[Tensor, "k k"], mean: Float[Tensor, " k"]) -> Float[Tensor, "k k"]:
-    """R, so that the columns of y R are uncorrelated for a centered sample y of this covariance.
+    """R such that the columns of y R are uncorrelated for a centered sample y with covariance A.
 
         D A D = U diag(s) U^T,   R = D U diag(s^(-1/2))
 
-    with D the inverse standard deviations, 0 for constant columns, and s^(-1/2) := 0 where s is 0
-    to rounding. R^T A R is the identity up to zeros; R R^T inverts A on its range.
-
-    Source: ours.
+    D holds the inverse standard deviations, 0 for constant columns. s^(-1/2) is 0 if s is 0 up to
+    rounding. R^T A R is diagonal with entries 1 and 0. R R^T inverts A on its range.
 
     Args:
         covariance: A, with finite entries.
-        mean: of each column, by which its rounding is judged.
+        mean: mean of each column, which sets the rounding tolerance.
 
     Returns:
-        R; as many of its columns are 0 as A lacks in rank.
+        R. The number of its zero columns is the rank deficiency of A.
     """
     scale = inverse_std(mean, covariance.diagonal())
     eigenvalues, vectors = torch.linalg.eigh(scale[:, None] * covariance * scale)
@@ -68,15 +62,13 @@ def whitening(covariance: Float[Tensor, "k k"], mean: Float[Tensor, " k"]) -> Fl
 
 
 def row_basis(matrix: Float[Tensor, "k d"]) -> Float[Tensor, "r d"]:
-    """An orthonormal basis of the row space, B; B^T B is the projector on it.
-
-    Source: ours.
+    """B, an orthonormal basis of the row space. B^T B is the projector onto it.
 
     Args:
         matrix: of any rank, with finite entries.
 
     Returns:
-        B, r = min(k, d) rows; those beyond the rank are 0.
+        B, with r = min(k, d) rows. Rows beyond the rank are 0.
     """
     _, singular_values, rows = torch.linalg.svd(matrix, full_matrices=False)
     kept = singular_values > _tolerance(matrix) * singular_values[0]

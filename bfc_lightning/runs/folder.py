@@ -1,14 +1,14 @@
-"""The run folder: its name, its files, and what may be done to one that exists."""
+"""The run folder: its name, its files, its lock, and what happens to one that exists."""
 
+import fcntl
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-
-from bfc_lightning.files import finished
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -16,25 +16,25 @@ METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 LONGEST_NAME = 230
-"""Bytes of the name of a run or experiment: most file systems have 255, and we put 18 to it."""
+"""Bytes of the name of a run or experiment: most file systems allow 255, and we add some."""
 
 
 class RunError(ValueError):
-    """A mistake of the user about runs, folders or checkpoints; its text is one clear line."""
+    """A mistake of the user about settings, folders or checkpoints; its text is one line."""
 
 
 @dataclass
 class RunOptions:
-    """Where a run lives, and what of the machine it takes.
+    """Where a run lives, and how many threads it uses.
 
     Args:
-        name: of the run and its folder; the first config's name, with -2, -3, ... where that is
-            taken, if not given.
-        root: the folder of all runs.
-        overwrite: delete a run of this name first.
-        figures: draw figures when the run ends, which takes a few seconds.
-        threads: CPU threads of a process; PyTorch's choice if not given. Small networks are faster
-            with one wherever something else runs on the machine.
+        name: Name of the run and its folder; the first config's name, with -2, -3, ... if that
+            exists, if not given.
+        root: Folder of all runs; ~ and $VARIABLES are expanded.
+        overwrite: Delete a run of this name first.
+        figures: Draw figures when the run ends, which takes a few seconds.
+        threads: CPU threads of a process; PyTorch's choice if not given. One is fastest for small
+            networks if anything else runs on the machine.
     """
 
     name: str | None = None
@@ -44,195 +44,143 @@ class RunOptions:
     threads: int | None = None
 
 
-def config_text(folder: Path, settings: str) -> str:
-    """`config.yaml` of a run, which says how to run it again.
-
-    Args:
-        folder: of the run.
-        settings: everything that it was told, as YAML.
-
-    Returns:
-        The text.
-    """
-    command = f"bfc fit -c {folder / CONFIG} --run.name ANOTHER"
-    return f"# Every setting of the run {folder.name}. Again: {command}\n{settings}"
+def expanded(root: str) -> Path:
+    """A path with ~ and environment variables expanded."""
+    return Path(os.path.expandvars(root)).expanduser()
 
 
-def find_folder(options: RunOptions, configs: Sequence[str | Path]) -> Path:
-    """The folder of an existing or coming run: by its name, its own config, or its config's name.
-
-    Args:
-        options: the user's.
-        configs: the config files, as given; where the first one is the `config.yaml` of a run
-            folder, it is that folder, wherever one calls from, and renamed or copied, too.
-
-    Returns:
-        The path; nothing is made.
-    """
+def find_folder(options: RunOptions, configs: Sequence[str]) -> Path:
+    """The folder of a run: that of its own `config.yaml`, or `<root>/<name>`."""
     first = Path(configs[0]) if configs else Path("run.yaml")
-    if first.name == CONFIG and (first.parent / CHECKPOINTS).is_dir():
-        own_names = (None, first.parent.resolve().name, _stored_name(first))
-        if options.name in own_names:
+    if first.name == CONFIG and (first.parent / SUMMARY).is_file():
+        stored = yaml.safe_load(first.read_text(encoding="utf-8"))["run"]["name"]
+        if options.name in (None, first.parent.resolve().name, stored):
             return first.parent
     name = options.name if options.name is not None else first.stem
     check_name(name)
-    return Path(options.root) / name
-
-
-def _stored_name(config: Path) -> object:
-    """The name that a run had when its config was written."""
-    stored = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    return (stored.get("run") or {}).get("name")
+    return expanded(options.root) / name
 
 
 def check_name(name: str) -> None:
-    """Refuses what is no name of a folder, or would break a line of text.
-
-    Args:
-        name: of a run or experiment.
-
-    Raises:
-        RunError: if it is none, or too long.
-    """
-    is_plain = name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
-    if not is_plain:
+    """Refuses a name that is not a plain folder name."""
+    if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")
-    length = len(os.fsencode(name))
-    if length > LONGEST_NAME:
-        raise RunError(f"run.name must have at most {LONGEST_NAME} bytes, got {length}: {name}.")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise RunError(f"run.name must have at most {LONGEST_NAME} bytes, got {name}.")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps every other process out of a folder until the block ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            raise RunError(f"{folder} is in use by another bfc process.") from taken
+        yield
+    finally:
+        os.close(handle)
 
 
 @dataclass
-class FolderClaim:
-    """A folder that a run has taken, until the run is sure to start.
+class RunFolder:
+    """A folder that a run has reserved; until `keep` is called, `discard` undoes it.
 
-    Args:
+    Attributes:
         path: of the folder.
         is_new: whether it was made for this run.
-        replaced: where the run that it replaces was put meanwhile.
+        replaced: where the run that it replaces is kept meanwhile.
+        missing: parent folders that did not exist.
+        is_kept: whether the run has begun.
     """
 
     path: Path
     is_new: bool = False
     replaced: Path | None = None
-
-    def abandon(self) -> None:
-        """Leaves everything as it was before the claim."""
-        if self.is_new:
-            shutil.rmtree(self.path)
-        if self.replaced is not None:
-            self.replaced.rename(self.path)
+    missing: list[Path] = field(default_factory=list)
+    is_kept: bool = False
 
     def keep(self) -> None:
-        """Makes the claim final: deletes the run that it replaces."""
+        """Makes the reservation final and deletes the run that it replaces."""
+        if not self.is_kept and self.replaced is not None:
+            shutil.rmtree(self.replaced)
+        self.is_kept = True
+
+    def discard(self) -> None:
+        """Leaves everything as it was before, unless the run has begun."""
+        if self.is_kept:
+            return
+        if self.is_new:
+            shutil.rmtree(self.path, ignore_errors=True)
         if self.replaced is not None:
-            for replaced in _set_aside_of(
-                self.path
-            ):  # one may be left of a process that was killed
-                shutil.rmtree(replaced)
-            self.replaced = None
+            self.replaced.rename(self.path)
+        for folder in self.missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
-def claim_new_folder(folder: Path, options: RunOptions) -> FolderClaim:
-    """Makes the folder of a new run, with its folder for checkpoints.
+@contextmanager
+def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[RunFolder]:
+    """Makes the folder of a new run, or takes that of a resumed one, and locks it.
 
-    Args:
-        folder: where the run wants to live.
-        options: the user's; without a name, -2, -3, ... is added where the folder is taken.
-
-    Returns:
-        The claim, on a folder made just now.
-
-    Raises:
-        RunError: if the name is taken, or the folder can't be written.
+    A block that raises before `keep` was called leaves no new folder.
     """
-    claim = FolderClaim(folder)
+    reservation = RunFolder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if options.overwrite and folder.exists():
-            claim.replaced = _set_aside(folder)
-        claim.path = _make_numbered(folder) if options.name is None else _make(folder)
-        claim.is_new = True
-        (claim.path / CHECKPOINTS).mkdir()
-    except OSError as refused:
-        claim.abandon()
-        raise RunError(
-            f"run.root must be a folder that can be written, got {str(folder.parent)!r}: "
-            f"{refused.strerror}."
-        ) from refused
-    return claim
+        _reserve(reservation, options, resumes=resumes)
+        with locked(reservation.path):
+            (reservation.path / CHECKPOINTS).mkdir(exist_ok=True)
+            yield reservation
+    except BaseException:
+        reservation.discard()
+        raise
 
 
-def _make(folder: Path) -> Path:
-    if folder.exists():
-        raise RunError(
-            f"run.name must be free in {folder.parent}, got {folder.name!r}, which is taken: "
-            "choose another, or give --run.overwrite true, or --resume auto."
-        )
-    folder.mkdir()
-    return folder
-
-
-def _make_numbered(folder: Path) -> Path:
-    candidate, number = folder, 1
+def _reserve(reservation: RunFolder, options: RunOptions, *, resumes: bool) -> None:
+    """Makes the folder."""
+    folder = reservation.path
+    if resumes and folder.is_dir():
+        reservation.is_kept = True
+        return
+    parents = (folder.parent, *folder.parent.parents)
+    reservation.missing = [each for each in parents if not each.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if options.overwrite and folder.exists():
+        reservation.replaced = _set_aside(folder)
+    number = 1
     while True:
         try:
-            candidate.mkdir()
-        except FileExistsError:
+            reservation.path.mkdir()
+        except FileExistsError as taken:
+            if options.name is not None:
+                raise RunError(
+                    f"the run {folder} exists: choose another run.name, or give --resume auto or "
+                    "--run.overwrite true."
+                ) from taken
             number += 1
-            candidate = folder.with_name(f"{folder.name}-{number}")
+            reservation.path = folder.with_name(f"{folder.name}-{number}")
         else:
-            return candidate
+            reservation.is_new = True
+            return
 
 
 def _set_aside(folder: Path) -> Path:
-    if not ((folder / CONFIG).is_file() or _is_just_begun(folder)):
-        raise RunError(
-            f"run.overwrite deletes run folders only, got {folder}, which holds no {CONFIG}."
-        )
-    return folder.rename(folder.with_name(f".{folder.name}.replaced.{os.getpid()}"))
-
-
-def _set_aside_of(folder: Path) -> list[Path]:
-    start = f".{folder.name}.replaced."
-    return [
-        path
-        for path in folder.parent.iterdir()
-        if path.name.startswith(start) and path.name.removeprefix(start).isdigit()
-    ]
-
-
-def _is_just_begun(folder: Path) -> bool:
-    """Whether a folder holds no more than a run makes before its config: the run was killed."""
-    parts = list(folder.iterdir()) if folder.is_dir() else [folder]
-    begun = [path for path in parts if path.name == CHECKPOINTS and path.is_dir()]
-    rest = [path for path in parts if path not in begun and not _is_unfinished_config(path)]
-    return not rest and not any(path for each in begun for path in each.iterdir())
-
-
-def _is_unfinished_config(path: Path) -> bool:
-    return finished(path) == path.with_name(CONFIG) != path
+    """Renames a run that is to be replaced."""
+    is_run = (folder / CONFIG).is_file() or not any(p.is_file() for p in folder.rglob("*"))
+    if not is_run:
+        raise RunError(f"run.overwrite deletes runs only, and {folder} has no {CONFIG}.")
+    with locked(folder):
+        aside = folder.with_name(f".{folder.name}.replaced")
+        shutil.rmtree(aside, ignore_errors=True)
+        return folder.rename(aside)
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:
-    """A checkpoint by `best`, `last` or path.
-
-    Args:
-        name: `best` and `last` are looked for in the run's own folder only.
-        folder: of the run.
-
-    Returns:
-        The path of a file that exists.
-
-    Raises:
-        RunError: if there is no such file.
-    """
-    if name in ("best", "last"):
-        path = folder / CHECKPOINTS / f"{name}.ckpt"
-    else:
-        path = Path(name)
-        if path.is_dir():
-            path = path / CHECKPOINTS / "last.ckpt"
+    """A checkpoint: `best` or `last` of the folder, a file, or the last one of a run folder."""
+    path = folder / CHECKPOINTS / f"{name}.ckpt" if name in ("best", "last") else Path(name)
+    if path.is_dir():
+        path = path / CHECKPOINTS / "last.ckpt"
     if not path.is_file():
-        raise RunError(f"the checkpoint must exist, got {name!r}: there is no file {path}.")
+        raise RunError(f"the checkpoint {path} does not exist.")
     return path

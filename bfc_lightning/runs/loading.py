@@ -1,22 +1,153 @@
-"""Reading a run back: target, network and configuration, without a Trainer."""
+"""Checkpoints and run folders, read back: to resume, to evaluate, or from Python."""
 
+import io
 import json
+import pickle
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
-from bfc_lightning.data import HierarchicalData
+from bfc_lightning.data import HierarchicalData, check_same_tensors
 from bfc_lightning.labels import Labels
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.replicas import AnyData, AnyLearner, content_of_replica
-from bfc_lightning.runs.assembly import PROBLEM_GROUPS, fill_seeds, problem_parser
-from bfc_lightning.runs.folder import CONFIG, SUMMARY, RunError, find_checkpoint
-from bfc_lightning.runs.identity import check_same_network, flatten, read_checkpoint
-from bfc_lightning.runs.replication import describe_replicas, settings_of
+from bfc_lightning.runs.config import (
+    PROBLEM_GROUPS,
+    differences,
+    fill_seeds,
+    flatten,
+    listed,
+    problem_parser,
+)
+from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, SUMMARY, RunError, find_checkpoint
 from bfc_lightning.targets import Target
+
+_CONTENT = {"state_dict", "global_step", "optimizer_states", RECORD_KEY}
+_NETWORK_KEYS = ("width", "depth", "activation", "linear_readout", "linearized", "num_replicas")
+_LENGTH = "trainer.max_steps"
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as data, on the CPU; code in it is refused and not run.
+
+    Raises:
+        RunError: if it is not a checkpoint of `bfc fit`, is damaged, or contains code.
+        OSError: if the file cannot be read.
+        MemoryError: if there is too little memory.
+    """
+    stream = io.BytesIO(path.read_bytes())
+    if not zipfile.is_zipfile(stream):
+        raise RunError(f"the checkpoint {path} is damaged or not a checkpoint.")
+    stream.seek(0)
+    try:
+        content = torch.load(stream, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as refused:
+        raise RunError(f"the checkpoint {path} contains code, which was not run.") from refused
+    except MemoryError:
+        raise
+    except Exception as damaged:  # whatever PyTorch raises for a damaged file
+        raise RunError(f"the checkpoint {path} is damaged or not a checkpoint.") from damaged
+    if not isinstance(content, dict) or not content.keys() >= _CONTENT:
+        raise RunError(f"the checkpoint {path} does not come from bfc fit.")
+    return content
+
+
+def network_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an identity that says what a network is and what it learns."""
+    prefixes = ("inputs.", "labels.", "target.", *(f"model.{key}" for key in _NETWORK_KEYS))
+    return {key: value for key, value in identity.items() if key.startswith(prefixes)}
+
+
+def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of another target or network.
+
+    Raises:
+        RunError: if settings differ; it lists them.
+    """
+    clauses = differences(network_identity(stored), network_identity(here))
+    if clauses:
+        raise RunError(
+            f"the checkpoint belongs to another target or network: {listed(clauses)}. The "
+            "config.yaml of its run fits it."
+        )
+
+
+@dataclass
+class Resumption:
+    """Where a run continues; without a checkpoint it starts from scratch."""
+
+    folder: Path | None = None
+    checkpoint: Path | None = None
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps of the checkpoint; None if there is none."""
+        return None if self.checkpoint is None else int(self.content["global_step"])
+
+    def check(self, identity: Mapping[str, Any], data: AnyData, *, may_grow: bool) -> None:
+        """Refuses to continue with settings or a target that change the numbers.
+
+        Raises:
+            RunError: if they differ; it lists the keys.
+        """
+        if self.checkpoint is None:
+            return
+        stored, here = dict(self.content[RECORD_KEY]["identity"]), dict(identity)
+        hint = ""
+        if here[_LENGTH] != stored[_LENGTH]:
+            if may_grow and here[_LENGTH] > stored[_LENGTH]:
+                stored[_LENGTH] = here[_LENGTH]
+            hint = " (the schedule depends on max_steps)"
+        clauses = differences(stored, here)
+        if clauses:
+            raise RunError(f"a resumed run must keep its settings{hint}: {listed(clauses)}.")
+        saved = self.content[type(data).__qualname__]
+        check_same_tensors(saved["problem"], data.state_dict()["problem"])
+
+    def check_device(self, device: str) -> None:
+        """Refuses another type of device, which draws other samples.
+
+        Raises:
+            RunError: if it is another one.
+        """
+        stored = device if self.checkpoint is None else self._environment["device"]
+        if stored != device:
+            raise RunError(
+                f"trainer.accelerator must stay {stored}, which drew the samples, got {device}."
+            )
+
+    def changes(self, environment: Mapping[str, Any]) -> list[str]:
+        """What of the surroundings differs, so that numbers agree only to rounding."""
+        return [] if self.checkpoint is None else differences(self._environment, environment)
+
+    @property
+    def _environment(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.content[RECORD_KEY]["environment"]
+        return found
+
+
+def find_resumption(resume: str | None, folder: Path) -> Resumption:
+    """What `--resume` means: `auto` is the folder's last checkpoint, if there is one.
+
+    Raises:
+        RunError: if a path has no checkpoint.
+    """
+    if resume is None:
+        return Resumption()
+    last = folder / CHECKPOINTS / "last.ckpt"
+    if resume == "auto" and not last.is_file():
+        return Resumption(folder)
+    checkpoint = last if resume == "auto" else find_checkpoint(resume, folder)
+    is_in_run = checkpoint.parent.name == CHECKPOINTS
+    own = checkpoint.parent.parent if is_in_run else folder
+    return Resumption(own, checkpoint, read_checkpoint(checkpoint))
 
 
 class LoadedRun(NamedTuple):
@@ -24,11 +155,11 @@ class LoadedRun(NamedTuple):
 
     Attributes:
         target: G, in float64, with the tensors of the checkpoint.
-        labels: how G became labels.
-        network: the learner, in the precision it was trained in.
+        labels: how G becomes labels.
+        network: the learner, in the precision that it was trained in.
         data: makes the sample stream of the run, `data.make_stream(device, dtype)`.
-        config: everything that `config.yaml` says.
-        step: optimizer steps that the network has seen.
+        config: everything in `config.yaml`.
+        step: optimizer steps of the checkpoint.
     """
 
     target: Target
@@ -45,38 +176,35 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
     Args:
         path: the run folder.
         checkpoint: `best`, `last` or a path.
-        replica: which one, from 0, of a run with `model.num_replicas`.
+        replica: its number, from 0, for a run with `model.num_replicas`.
 
     Returns:
         The run.
 
     Raises:
-        RunError: if the folder holds no run, the checkpoint is missing or belongs elsewhere, or
-            there is no such replica.
+        RunError: if the folder is not a run's, the checkpoint is missing or belongs to another
+            run, or there is no such replica.
     """
     folder = Path(path)
     if not (folder / CONFIG).is_file():
-        raise RunError(f"path must be a run folder, got {folder}, which holds no {CONFIG}.")
+        raise RunError(f"{folder} is not a run folder: it has no {CONFIG}.")
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     content = read_checkpoint(find_checkpoint(checkpoint, folder))
+    count = config["model"]["num_replicas"]
+    if not 0 <= replica < count:
+        raise RunError(f"replica must be in [0, {count}), got {replica}.")
     parser = problem_parser()
-    whole = parser.parse_object({group: config[group] for group in PROBLEM_GROUPS})
-    base = whole.clone()
-    fill_seeds(base, config["seed_everything"])
-    resolved = yaml.safe_load(parser.dump(base, skip_unset=False))
-    resolved["replica_overrides"] = config.get("replica_overrides", [])  # before replicas: none
-    check_same_network(content[RECORD_KEY]["identity"], flatten(resolved))
-    whole.seed_everything = config["seed_everything"]
-    whole.replica_overrides = resolved["replica_overrides"]
-    replicas = describe_replicas(whole)
-    if not 0 <= replica < len(replicas):
-        raise RunError(f"replica must lie in [0, {len(replicas)}), got {replica}.")
-    if len(replicas) > 1:
+    settings = parser.parse_object({group: config[group] for group in PROBLEM_GROUPS})
+    given = settings.clone()
+    fill_seeds(settings, config["seed_everything"])
+    here = flatten(yaml.safe_load(parser.dump(settings, skip_unset=False)))
+    check_same_network(content[RECORD_KEY]["identity"], here)
+    if count > 1:
         content = content_of_replica(content, replica)
-    own = settings_of(whole, replicas[replica])
-    for key in ("seed_everything", "replica_overrides"):
-        own.pop(key)
-    objects = parser.instantiate(own)
+        settings = given
+        settings.model.num_replicas = 1
+        fill_seeds(settings, config["seed_everything"] + replica)
+    objects = parser.instantiate(settings)
     data, model = objects["data"], objects["model"]
     model.to(next(iter(content["state_dict"].values())).dtype)
     load_state(content, model=model, data=data)
@@ -86,33 +214,14 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
 
 
 def load_state(content: Mapping[str, Any], *, model: AnyLearner, data: AnyData) -> None:
-    """Gives a learner its weights, and its target the tensors that it was trained on.
-
-    Args:
-        content: of the checkpoint.
-        model: the learner.
-        data: holds the target.
-
-    Raises:
-        RunError: if the target's tensors are others than those made here.
-    """
-    try:
-        data.load_state_dict(content[type(data).__qualname__])
-    except ValueError as other:
-        raise RunError(str(other)) from other
+    """Gives a learner its weights, and its target the tensors that it was trained on."""
+    data.load_state_dict(content[type(data).__qualname__])
     model.on_load_checkpoint(dict(content))
     model.load_state_dict(content["state_dict"])
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What `summary.json` of a run folder says.
-
-    Args:
-        folder: of the run.
-
-    Returns:
-        Its content; empty where there is none yet, or none that can be read after a power cut.
-    """
+    """The content of `summary.json`; empty if there is none."""
     try:
         content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

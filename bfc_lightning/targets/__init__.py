@@ -1,4 +1,4 @@
-"""Targets: what the learner has to find."""
+"""Targets: the functions that the learner approximates."""
 
 from bfc_lightning.targets.base import LayeredTarget, Target
 from bfc_lightning.targets.hierarchical import HierarchicalTarget

@@ -1,4 +1,4 @@
-"""What a target is: a real function G of x, its moments, and, where it has them, its layers."""
+"""Base classes of targets: a real function G of x with its moments and, optionally, its layers."""
 
 from abc import ABC, abstractmethod
 
@@ -14,14 +14,14 @@ MOMENT_CHUNK = 2**13
 
 
 class Target(nn.Module, ABC):
-    """A function G: R^d -> R, known together with the law of its argument.
+    """A function G: R^d -> R, with the distribution of its argument.
 
-    Subclass it for a target of your own: take the law as the argument `inputs`, write `forward`,
-    and call `estimate_moments` at the end of `__init__`. All tensors are float64 buffers made on
-    the CPU; `target.to(device, dtype)` decides where and in which precision G is computed.
+    To define your own target, accept the distribution as the argument `inputs`, implement
+    `forward`, and call `estimate_moments` at the end of `__init__`. All tensors are float64 buffers
+    on the CPU. `target.to(device, dtype)` sets the device and the dtype in which G is computed.
 
     Attributes:
-        inputs: the law under which G is studied.
+        inputs: the distribution of x.
         mean: E G, a scalar tensor.
         variance: Var G, a scalar tensor.
     """
@@ -43,33 +43,33 @@ class Target(nn.Module, ABC):
 
     @property
     def depth(self) -> int:
-        """L, the number of layers that a learner needs to represent G; 2 unless known."""
+        """L, the number of layers that a learner needs to represent G. 2 by default."""
         return 2
 
     @property
     def level_scales(self) -> tuple[float, ...]:
-        """alpha_1, ..., alpha_L; one level of weight 1 unless known."""
+        """alpha_1, ..., alpha_L. One level with weight 1 by default."""
         return (1.0,)
 
     @property
     def has_positive_signs(self) -> bool:
-        """Whether every feature enters G with a positive sign, so that a positive readout fits."""
+        """Whether every feature has a positive sign in G, so that a positive readout suffices."""
         return False
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """G(x) for every row of x."""
+        """Returns G(x) for every row of x."""
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
-        """What each level adds to G(x): columns that sum to G. One column unless known."""
+        """Returns the contribution of each level to G(x) as columns. One column by default."""
         output: Tensor = self(x)
         return output[:, None]
 
     def estimate_moments(self, seed: int) -> None:
-        """Sets `mean` and `variance` to the moments of G over 2^17 samples of its law.
+        """Sets `mean` and `variance` to the moments of G over 2^17 samples of x.
 
         Args:
-            seed: the target's own; the samples come from its name `moments`.
+            seed: seed of the target. The seed of the samples is derived from it.
         """
         random = generator(seed, "moments")
         chunks = range(MOMENT_SAMPLES // MOMENT_CHUNK)
@@ -77,10 +77,10 @@ class Target(nn.Module, ABC):
         self.set_moments(torch.cat(drawn))
 
     def require_moments(self) -> None:
-        """Refuses a target whose moments nobody has set.
+        """Checks that the moments are set.
 
         Raises:
-            ValueError: if mean or variance are unknown.
+            ValueError: if `mean` or `variance` is not set.
         """
         if (self.mean + self.variance).isnan():
             raise ValueError(
@@ -89,13 +89,13 @@ class Target(nn.Module, ABC):
             )
 
     def set_moments(self, values: Float[Tensor, "*shape"]) -> None:
-        """Sets `mean` and `variance` to those of a sample of G.
+        """Sets `mean` and `variance` to the moments of a sample of G.
 
         Args:
-            values: G(x) over samples of the law.
+            values: G(x) for samples of x.
 
         Raises:
-            ValueError: if G is not one number a sample, constant or not finite.
+            ValueError: if G does not return one number per sample, is constant or is not finite.
         """
         if values.ndim != 1:
             raise ValueError(
@@ -112,15 +112,15 @@ class Target(nn.Module, ABC):
 
 
 class LayeredTarget(Target):
-    """A target whose layers can be looked at: measures of features need one.
+    """A target that exposes its layers, as measures of features require.
 
-    Subclasses give, beside `forward`, the two lists below, one tensor a layer.
+    Subclasses implement `forward` and the two methods below.
     """
 
     @abstractmethod
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
-        """S_1(x), ..., S_L(x): each layer before the square, shapes (n, k_l)."""
+        """Returns S_1(x), ..., S_L(x), each layer before the square, shapes (n, k_l)."""
 
     @abstractmethod
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
-        """G_1(x), ..., G_L(x): each layer after the square, shapes (n, k_l)."""
+        """Returns G_1(x), ..., G_L(x), each layer after the square, shapes (n, k_l)."""

@@ -22,46 +22,48 @@ from bfc_lightning.targets.specification import (
 
 
 class HierarchicalTarget(LayeredTarget):
-    """A target that composes simple features into complex ones, level by level.
+    """A target whose levels compose simple features into complex features.
 
         G_0 = x
         S_l = sum_{j in J_l} W_{l,j} G_j
         G_l = S_l^2
         G(x) = sum_l alpha_l w_l^T G_l(x)
 
-    With `normalize` (the default; raw towers explode from depth 3 up), S_l is divided by
-    sqrt(|J_l|), G_l becomes (S_l^2 - mean)/std feature by feature, and level l's output is divided
-    by sqrt(k_l): level l then adds a standard deviation of about alpha_l to G. Means and standard
-    deviations are estimated once, on 2^17 samples of the input law.
+    With `normalize`, S_l is divided by sqrt(|J_l|), each feature in G_l is replaced by
+    (S_l^2 - mean)/std, and the output of level l is divided by sqrt(k_l). The standard deviation of
+    level l is then about alpha_l. Means and standard deviations are estimated once, on 2^17 samples
+    of x. Without normalization, the values explode at depths of 3 and above.
 
-    Source: the target network of Allen-Zhu and Li, arXiv 2001.04413. Ours differs from it:
+    Source: the target network of Allen-Zhu and Li, arXiv 2001.04413, with these differences:
 
-    - Their level 1 is fixed: G_1 = x^2 - E x^2 entry by entry, with d features and no weights.
-      Their output sums levels 2..L, with alpha_2 = 1. Our level 1 has k_1 features with weights,
-      S_1 = W_{1,0} x, and our output sums levels 1..L. Level l has degree 2^l in both.
+    - Their level 1 is fixed: G_1 = x^2 - E x^2 elementwise, with d features and no weights.
+      Their output sums levels 2..L, with alpha_2 = 1. Here, level 1 has k_1 features with weights,
+      S_1 = W_{1,0} x, and the output sums levels 1..L. Level l has degree 2^l in both.
     - Their layer l never reads layer l - 2, and for l >= 3 it reads at least one layer besides
-      l - 1. By default, ours reads all layers below it.
-    - Their theorem has all signs +1, and a remark allows -1 for half of the features. Ours are
-      random by default.
-    - They do not normalize beyond subtracting E x^2 in level 1.
+      l - 1. Here, layer l reads all lower layers by default.
+    - In their theorem, all signs are +1. A remark allows -1 for half of the features. Here, signs
+      are random by default.
+    - They only normalize by subtracting E x^2 in level 1.
 
     Args:
-        inputs: the law of x, of dimension d = k_0.
-        widths: k_1 >= ... >= k_L, none above d; or `roots` for max(2, round(d^(1/2^l))).
+        inputs: the distribution of x, of dimension d = k_0.
+        widths: k_1 >= ... >= k_L, at most d; or `roots` for max(2, round(d^(1/2^l))).
         level_scales: alpha: a ratio r for r^(l-1), a list of L numbers, or `roots` for
-            alpha_{l+1} = alpha_l d^(-1/2^l). The smaller alpha_{l+1}/alpha_l, the wider the
-            information gap.
-        depth: L; needed only with `widths: roots`.
-        sources: J_l for every layer, as lists of layer numbers that hold l - 1; all by default.
-        singular_values: [s_min, s_max] of every W_{l,j}, whose frames are Haar.
+            alpha_{l+1} = alpha_l d^(-1/2^l). The information gap grows as alpha_{l+1}/alpha_l
+            decreases.
+        depth: L, required only with `widths: roots`.
+        sources: J_l for every layer, as lists of layer numbers that contain l - 1. All lower
+            layers by default.
+        singular_values: [s_min, s_max], the range of the singular values of every W_{l,j}. The
+            singular vectors are Haar-distributed.
         signs: w: `random`, `positive` (all +1), or lists of +1 and -1.
-        normalize: see above; `false` is the formula to the letter.
-        weights: W_{l,j} themselves, `weights[l-1][i]` for the i-th source of layer l.
-        seed: of weights, signs and moments. The command line derives it from the run's seed; 0
-            where nobody gives one.
+        normalize: whether levels are normalized as described above.
+        weights: W_{l,j}, given as `weights[l-1][i]` for the i-th source of layer l.
+        seed: seed of weights, signs and moments, 0 by default. The command line derives it from
+            the seed of the run.
 
     Raises:
-        ValueError: if an argument breaks a rule above.
+        ValueError: if an argument is out of range.
     """
 
     input_weight: Tensor
@@ -120,7 +122,7 @@ class HierarchicalTarget(LayeredTarget):
         return all(bool((row == 1).all()) for row in rows)
 
     def weight(self, level: int, source: int) -> Float[Tensor, "k_level k_source"]:
-        """W_{l,j}, zero where layer l does not read layer j; shape (k_l, k_j)."""
+        """Returns W_{l,j}, shape (k_l, k_j). It is zero if layer l does not read layer j."""
         if source == 0:
             return torch.split(self.input_weight, self.widths)[level - 1]
         return torch.split(self._level("weight", level), self.widths[: level - 1], dim=1)[
@@ -128,30 +130,30 @@ class HierarchicalTarget(LayeredTarget):
         ]
 
     def square_weights(self, level: int) -> Float[Tensor, " k_level"]:
-        """By how much G grows with the square of each S_l; shape (k_l,)."""
+        """Returns the coefficient of each S_l^2 in G, shape (k_l,)."""
         return self._level("readout", level) / self._level("std", level)
 
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
-        """S_1..S_L, shapes (n, k_l)."""
+        """Returns S_1..S_L, shapes (n, k_l)."""
         return self._layers(x @ self.input_weight.T)[0]
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
-        """G_1..G_L, shapes (n, k_l)."""
+        """Returns G_1..G_L, shapes (n, k_l)."""
         return self._layers(x @ self.input_weight.T)[1]
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
-        """alpha_l w_l^T G_l (divided by sqrt(k_l) if normalized), one column a level."""
+        """Returns alpha_l w_l^T G_l (divided by sqrt(k_l) if normalized), one column per level."""
         return self._read_out(self.features(x))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """G(x)."""
+        """Returns G(x)."""
         return self.level_outputs(x).sum(dim=1)
 
     def _level(self, name: str, level: int) -> Tensor:
         return self.get_buffer(f"{name}_{level}")
 
     def _register_weights(self, weights: dict[tuple[int, int], Tensor]) -> None:
-        """One matrix for all products with x, and one a layer for those with lower features."""
+        """Registers one matrix for all products with x, and one per layer for lower features."""
         full = [self.input_dim, *self.widths]
 
         def block(level: int, source: int) -> Tensor:
@@ -170,7 +172,7 @@ class HierarchicalTarget(LayeredTarget):
     def _layers(
         self, projections: Float[Tensor, "n all_k"], upto: int | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """S_1..S_upto and G_1..G_upto from x W_{l,0}^T, the only products that need x."""
+        """S_1..S_upto and G_1..G_upto, given the products x W_{l,0}^T of all layers."""
         preactivations: list[Tensor] = []
         features: list[Tensor] = []
         from_inputs = torch.split(projections, self.widths, dim=1)
@@ -185,7 +187,7 @@ class HierarchicalTarget(LayeredTarget):
         return preactivations, features
 
     def _fix_moments(self, seed: int) -> None:
-        """Normalizes each layer on the one below it, then estimates the moments of G."""
+        """Normalizes the layers in order, then estimates the moments of G."""
         random = generator(seed, "moments")
         projections = torch.cat([
             self.inputs.sample(MOMENT_CHUNK, random) @ self.input_weight.T
@@ -199,7 +201,7 @@ class HierarchicalTarget(LayeredTarget):
         self.set_moments(self._read_out(self._layers(projections)[1]).sum(dim=1))
 
     def _read_out(self, features: list[Tensor]) -> Tensor:
-        """What each level adds to G, one column a level."""
+        """The contribution of each level to G, one column per level."""
         columns = [
             feature @ self._level("readout", level)
             for level, feature in enumerate(features, start=1)

@@ -1,4 +1,4 @@
-"""SIGHT: a function of one feature, which is a sum over a few directions of many."""
+"""SIGHT: a function of one feature, which is a sum over a subset of directions."""
 
 import math
 
@@ -17,17 +17,18 @@ class Sight(Target):
         G(x) = tanh(3 h(x)),   h(x) = r^(-1/2) sum_{i=1..r} a_i P(<w_i, x>),   r = d^e, rounded
         P(z) = He_2(z)/2! + He_3(z)/3! = (z^2 - 1)/2 + (z^3 - 3z)/6
 
-    with w_1, ..., w_r orthonormal, Haar, and random signs a_i, so that h has mean 0 and variance
-    1/2! + 1/3! = 2/3 under N(0, 1). The directions can be learned from about
-    d^(1+e) samples, h from r^3 more once they are known, and then tanh from a few.
+    The directions w_1, ..., w_r are orthonormal and Haar-distributed, and the signs a_i are random.
+    Under N(0, 1), h has mean 0 and variance 1/2! + 1/3! = 2/3. Learning the directions takes about
+    d^(1+e) samples. Given the directions, learning h takes about r^3 samples. Given h, learning
+    tanh takes few samples.
 
     Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, SIGHT; the factors 1/k! and the
     random signs are those of the authors' code (github.com/IdePHICS/ComputationalDepth).
 
     Args:
-        inputs: the law of x.
+        inputs: the distribution of x.
         exponent: e, in (0, 1].
-        seed: of directions and signs; 0 where nobody gives one.
+        seed: seed of directions and signs, 0 by default.
 
     Raises:
         ValueError: if the exponent is out of range.
@@ -46,16 +47,16 @@ class Sight(Target):
         self.exponent = exponent
         r = max(1, round(self.input_dim**exponent))
         rotation = haar_orthogonal(self.input_dim, generator(seed, "directions"))
-        coins = torch.randint(0, 2, (r,), generator=generator(seed, "signs"))
+        bits = torch.randint(0, 2, (r,), generator=generator(seed, "signs"))
         self.register_buffer("directions", rotation[:r])
-        self.register_buffer("signs", 2 * coins.double() - 1)
+        self.register_buffer("signs", 2 * bits.double() - 1)
         self.estimate_moments(seed)
 
     def feature(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """h(x)."""
+        """Returns h(x)."""
         z = x @ self.directions.T
         return (z**3 / 6 + z**2 / 2 - z / 2 - 0.5) @ self.signs / math.sqrt(len(self.signs))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """tanh(3 h(x))."""
+        """Returns tanh(3 h(x))."""
         return (3 * self.feature(x)).tanh()

@@ -21,25 +21,25 @@ _IDENTITY = [[1.0, 0.0], [0.0, 1.0]]
 
 
 class RichRepresentation(HierarchicalTarget):
-    """Why over-parameterization matters: a sum that the first layer can write in many ways.
+    """Shows why over-parameterization matters: the first level has many representations.
 
         G(x) = x_1^2 + x_2^2 + a (x_1^4 + x_2^4)
 
-    The first level is the same for every rotation of (x_1, x_2); the second is not. A layer of two
-    neurons that is trained alone can settle on a rotation from which x_1^4 + x_2^4 cannot be built.
+    The first level is invariant under rotations of (x_1, x_2), and the second is not. A layer of
+    two neurons that is trained alone can learn a rotation that cannot represent x_1^4 + x_2^4.
 
-    Optimizers that scale every coordinate by itself, like Adam, tend to the diagonals x_1 + x_2 and
-    x_1 - x_2, the worst rotation of all. `basis: random` takes that out: two orthonormal Haar
-    directions stand in for x_1 and x_2.
+    Optimizers with coordinate-wise learning rates, such as Adam, tend to the diagonals x_1 + x_2
+    and x_1 - x_2, which are the worst rotation. `basis: random` avoids this. It replaces x_1 and
+    x_2 by the coordinates along two orthonormal Haar-distributed directions.
 
     Source: the slides on hierarchical learning (Li), first example, with a = 0.3 and x ~ N(0, 1)
     in R^1000.
 
     Args:
-        inputs: the law of x, of dimension at least 2.
+        inputs: the distribution of x, of dimension at least 2.
         gap: a, the weight of the second level.
-        basis: `coordinates` as in the formula, or `random` directions.
-        seed: of random directions and of the samples that fix E G and Var G.
+        basis: `coordinates`, as in the formula, or `random` directions.
+        seed: seed of the random directions and of the samples that estimate E G and Var G.
     """
 
     def __init__(
@@ -67,20 +67,20 @@ class RichRepresentation(HierarchicalTarget):
 
 
 class BackwardCorrection(HierarchicalTarget):
-    """Why lower layers need correcting: the second level leaks into what the first one fits.
+    """Shows why lower layers need correction: the first layer also fits part of the second level.
 
         G(x) = x_1^2 + x_2^2 + a ((x_1^2 + x_3)^2 + (x_2^2 + x_4)^2)
 
-    Alone, the first layer fits about (x_1 + a x_3)^2 + (x_2 + a x_4)^2; once the second layer
-    learns, the share of x_3 and x_4 in the first one shrinks to a^2, a^3, ...
+    Trained alone, the first layer learns about (x_1 + a x_3)^2 + (x_2 + a x_4)^2. When the second
+    layer is trained as well, the weight of x_3 and x_4 in the first layer shrinks to a^2, a^3, ...
 
-    Source: the slides on hierarchical learning (Li), second example, with a = 0.3 and every
-    coordinate of x of mean 1 in R^1000.
+    Source: the slides on hierarchical learning (Li), second example, with a = 0.3 and x in R^1000
+    with mean 1 in every coordinate.
 
     Args:
-        inputs: the law of x, of dimension at least 4.
+        inputs: the distribution of x, of dimension at least 4.
         gap: a, the weight of the second level.
-        seed: of the samples that fix E G and Var G.
+        seed: seed of the samples that estimate E G and Var G.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Turns presets, ratios and lists into the numbers of a hierarchical target."""
+"""Resolves presets, ratios and lists to the parameters of a hierarchical target."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,25 +9,26 @@ from torch import Tensor
 
 from bfc_lightning.inputs import haar_orthogonal
 from bfc_lightning.seeds import generator
+from bfc_lightning.types import as_integer
 
 Weights = list[list[list[list[float]]]]
 
 
 def root_widths(input_dim: int, depth: int) -> list[int]:
-    """k_l = max(2, round(d^(1/2^l))), l = 1..L: about the square root of the width below.
+    """Returns k_l = max(2, round(d^(1/2^l))), l = 1..L.
 
-    These are not the widths of Theorem 1 of Allen-Zhu and Li, arXiv 2001.04413. It asks for much
-    narrower levels: k_l <= d^(1/C^(l + C_1)) with constants C > C_1 >= 2, while the gaps are
-    alpha_{l+1}/alpha_l <= d^(-1/C^l).
+    Each width is about the square root of the width below. Theorem 1 of Allen-Zhu and Li,
+    arXiv 2001.04413, requires much narrower levels: k_l <= d^(1/C^(l + C_1)) with constants
+    C > C_1 >= 2 and gaps alpha_{l+1}/alpha_l <= d^(-1/C^l).
     """
     return [max(2, round(input_dim ** (1 / 2**level))) for level in range(1, depth + 1)]
 
 
 def root_scales(input_dim: int, depth: int) -> list[float]:
-    """alpha_1 = 1, alpha_{l+1} = alpha_l d^(-1/2^l): each scale is divided by the level's width.
+    """Returns alpha_1 = 1, alpha_{l+1} = alpha_l d^(-1/2^l).
 
-    The width is that of `root_widths` before rounding. Theorem 1 of Allen-Zhu and Li,
-    arXiv 2001.04413, asks for much narrower levels at such a gap; see `root_widths`.
+    Each scale is divided by the width of its level, i.e. by k_l of `root_widths` before rounding.
+    For such gaps, Theorem 1 of Allen-Zhu and Li requires much narrower levels; see `root_widths`.
     """
     scales = [1.0]
     for level in range(1, depth):
@@ -38,21 +39,23 @@ def root_scales(input_dim: int, depth: int) -> list[float]:
 def resolve_widths(
     widths: list[int] | Literal["roots"], *, input_dim: int, depth: int | None
 ) -> list[int]:
-    """k_1..k_L from a list or the preset.
+    """Returns k_1..k_L, given a list or the preset.
 
     Raises:
-        ValueError: if the widths grow, hold a number below 1, or disagree with `depth`.
+        ValueError: if the widths increase, one is below 1, or their number is not `depth`.
     """
+    depth = None if depth is None else as_integer(depth, "depth")
     if widths == "roots":
         if depth is None:
-            raise ValueError("depth must be given with widths: roots, got none.")
+            raise ValueError("depth is required with widths: roots, got None.")
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
         widths = root_widths(input_dim, depth)
     if isinstance(widths, str):
         raise ValueError(f"widths must be 'roots' or a list of numbers, got {widths!r}.")
+    widths = [as_integer(width, "width") for width in widths]
     if not widths:
-        raise ValueError("widths must name at least one layer, got [].")
+        raise ValueError("widths must contain at least one number, got [].")
     if min(widths) < 1:
         raise ValueError(f"widths must all be at least 1, got {widths}.")
     full = [input_dim, *widths]
@@ -62,16 +65,16 @@ def resolve_widths(
         )
     if depth is not None and depth != len(widths):
         raise ValueError(f"depth must be the number of widths, {len(widths)}, got {depth}.")
-    return list(widths)
+    return widths
 
 
 def resolve_scales(
     level_scales: float | list[float] | Literal["roots"], *, input_dim: int, depth: int
 ) -> list[float]:
-    """alpha_1..alpha_L from a ratio, a list or the preset.
+    """Returns alpha_1..alpha_L, given a ratio, a list or the preset.
 
     Raises:
-        ValueError: if the list has not one number a level, or a scale is not positive.
+        ValueError: if the list does not have one number per level, or a scale is not positive.
     """
     if level_scales == "roots":
         return root_scales(input_dim, depth)
@@ -92,34 +95,34 @@ def resolve_scales(
 
 
 def resolve_sources(sources: list[list[int]] | None, *, depth: int) -> list[list[int]]:
-    """J_1..J_L: which lower layers each layer reads; all of them by default (a DenseNet).
+    """Returns J_1..J_L, the lower layers that each layer reads. All by default (a DenseNet).
 
     Raises:
-        ValueError: if J_l is not a set of layers below l that holds l - 1.
+        ValueError: if J_l is not a set of layers below l that contains l - 1.
     """
     if sources is None:
         return [list(range(level)) for level in range(1, depth + 1)]
     if len(sources) != depth:
         raise ValueError(
-            f"sources must hold one list for each of the {depth} layers, got {len(sources)}."
+            f"sources must contain one list for each of the {depth} layers, got {len(sources)}."
         )
     for level, read in enumerate(sources, start=1):
         if len(set(read)) != len(read) or not set(read) <= set(range(level)):
             raise ValueError(
-                f"sources of layer {level} must be different layers below it, got {read}."
+                f"sources of layer {level} must be distinct layers below it, got {read}."
             )
         if level - 1 not in read:
-            raise ValueError(f"sources of layer {level} must hold {level - 1}, got {read}.")
+            raise ValueError(f"sources of layer {level} must contain {level - 1}, got {read}.")
     return [sorted(read) for read in sources]
 
 
 def resolve_signs(
     signs: Literal["random", "positive"] | list[list[int]], *, widths: Sequence[int], seed: int
 ) -> list[Tensor]:
-    """w_1..w_L in {-1, +1}.
+    """Returns w_1..w_L in {-1, +1}.
 
     Raises:
-        ValueError: if an explicit list has another shape or other numbers.
+        ValueError: if explicit lists have a wrong shape or contain other numbers.
     """
     if signs == "positive":
         return [torch.ones(width, dtype=torch.float64) for width in widths]
@@ -145,16 +148,16 @@ def draw_weights(
     singular_values: tuple[float, float],
     seed: int,
 ) -> dict[tuple[int, int], Tensor]:
-    """W_{l,j} = U diag(s) V^T with Haar frames U, V and s uniform in `singular_values`.
+    """Draws W_{l,j} = U diag(s) V^T with Haar-distributed U and V and s uniform in an interval.
 
     Args:
         widths: k_0 = d, k_1, ..., k_L.
         sources: J_1..J_L.
-        singular_values: s_min and s_max.
-        seed: the target's.
+        singular_values: s_min and s_max, the ends of the interval.
+        seed: seed of the target.
 
     Returns:
-        W_{l,j} under the key (l, j), shape (k_l, k_j).
+        A dictionary from (l, j) to W_{l,j}, shape (k_l, k_j).
 
     Raises:
         ValueError: if not 0 < s_min <= s_max.
@@ -179,14 +182,14 @@ def draw_weights(
 def read_weights(
     weights: Weights, widths: Sequence[int], sources: list[list[int]]
 ) -> dict[tuple[int, int], Tensor]:
-    """W_{l,j} from nested lists: `weights[l-1][i]` is the matrix for the i-th source of layer l.
+    """Converts nested lists to W_{l,j}: `weights[l-1][i]` belongs to the i-th source of layer l.
 
     Raises:
-        ValueError: if a matrix is missing or has another shape than (k_l, k_j).
+        ValueError: if a matrix is missing or does not have shape (k_l, k_j).
     """
     if [len(row) for row in weights] != [len(read) for read in sources]:
         raise ValueError(
-            f"weights must hold one matrix for each source of each layer, {sources}, "
+            f"weights must contain one matrix for each source of each layer, {sources}, "
             f"got {[len(row) for row in weights]} matrices."
         )
     read_in = {}

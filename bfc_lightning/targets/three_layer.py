@@ -1,4 +1,4 @@
-"""Targets of the three-layer line: single index, quadratic feature, depth separation."""
+"""Targets of work on three-layer networks: single index, quadratic feature, depth separation."""
 
 import math
 from typing import Literal
@@ -15,18 +15,18 @@ LinkName = Literal["relu", "hermite_2", "hermite_3", "tanh"]
 
 
 def link(name: LinkName, z: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """g(z) by name: max(z, 0), (z^2 - 1)/sqrt(2), (z^3 - 3z)/sqrt(6), tanh(z).
+    """Applies a link function: max(z, 0), (z^2 - 1)/sqrt(2), (z^3 - 3z)/sqrt(6) or tanh(z).
 
     The Hermite polynomials are normalized to unit variance under z ~ N(0, 1).
 
     Source: Nichani, Damian and Lee, arXiv 2305.06986.
 
     Args:
-        name: which g.
-        z: where.
+        name: name of g.
+        z: arguments of g.
 
     Returns:
-        g(z), entry by entry.
+        g(z), elementwise.
 
     Raises:
         ValueError: if the name is unknown.
@@ -48,12 +48,12 @@ class SingleIndex(Target):
         G(x) = g(<beta, x>),   beta uniform on the unit sphere
 
     Source: Nichani, Damian and Lee, arXiv 2305.06986, single-index models. They draw x from the
-    sphere; we use whatever `inputs` is, N(0, 1) in our configs.
+    sphere. The configs here use N(0, 1).
 
     Args:
-        inputs: the law of x.
-        link: g, by name.
-        seed: of beta; 0 where nobody gives one.
+        inputs: the distribution of x.
+        link: name of g.
+        seed: seed of beta, 0 by default.
     """
 
     direction: Tensor
@@ -70,27 +70,27 @@ class SingleIndex(Target):
         self.estimate_moments(seed)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """g(<beta, x>)."""
+        """Returns g(<beta, x>)."""
         return link(self.link, x @ self.direction)
 
 
 class QuadraticFeature(Target):
     """A function of one quadratic form.
 
-        G(x) = g(x^T A x),   A symmetric Gaussian without its trace, |A|_F^2 = 1/2
+        G(x) = g(x^T A x),   A symmetric Gaussian with its trace removed, |A|_F^2 = 1/2
 
-    so that x^T A x has mean 0 and variance 1 under N(0, 1).
+    Under N(0, 1), x^T A x has mean 0 and variance 1.
 
     Source: Nichani, Damian and Lee, arXiv 2305.06986, functions of quadratic features. They draw x
-    from the sphere; we use whatever `inputs` is, N(0, 1) in our configs.
+    from the sphere. The configs here use N(0, 1).
 
     Args:
-        inputs: the law of x, of dimension at least 2.
-        link: g, by name.
-        seed: of A; 0 where nobody gives one.
+        inputs: the distribution of x, of dimension at least 2.
+        link: name of g.
+        seed: seed of A, 0 by default.
 
     Raises:
-        ValueError: if d is below 2, where A without its trace would be 0.
+        ValueError: if d is below 2. For d = 1, A would be 0.
     """
 
     form: Tensor
@@ -111,23 +111,23 @@ class QuadraticFeature(Target):
         self.estimate_moments(seed)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """g(x^T A x)."""
+        """Returns g(x^T A x)."""
         return link(self.link, ((x @ self.form) * x).sum(dim=1))
 
 
 class DepthSeparation(Target):
-    """A function that three layers learn and two do not.
+    """A function that three layers can learn efficiently and two layers cannot.
 
         G(x) = ReLU(q) - E ReLU(q),   q = x^T A x,   A = (2d)^(-1/2) [[0, U], [U^T, 0]]
 
-    with U orthogonal, Haar, d/2 by d/2.
+    U is a Haar-distributed orthogonal matrix of size d/2.
 
     Source: Nichani, Damian and Lee, arXiv 2305.06986, the depth separation. They draw x from the
-    sphere; we use whatever `inputs` is, N(0, 1) in our configs.
+    sphere. The configs here use N(0, 1).
 
     Args:
-        inputs: the law of x, of even dimension.
-        seed: of U; 0 where nobody gives one.
+        inputs: the distribution of x, of even dimension.
+        seed: seed of U, 0 by default.
 
     Raises:
         ValueError: if d is odd.
@@ -149,6 +149,6 @@ class DepthSeparation(Target):
         self.mean.zero_()
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """ReLU(q) - E ReLU(q), where q = 2 (2d)^(-1/2) x_upper^T U x_lower."""
+        """Returns ReLU(q) - E ReLU(q) with q = 2 (2d)^(-1/2) x_upper^T U x_lower."""
         upper, lower = x.chunk(2, dim=1)
         return ((upper @ self.block) * lower).sum(dim=1).clamp(min=0) - self.offset

@@ -1,4 +1,4 @@
-"""What must be the same in two run folders, and that every file in one can be read."""
+"""What must agree in two run folders, and that every file in a folder can be read."""
 
 import csv
 import json
@@ -10,53 +10,51 @@ import yaml
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 
-from bfc_lightning.runs.identity import read_checkpoint
+from bfc_lightning.runs.loading import read_checkpoint
 
-# What a clock or the machine says, or where a folder lies; nothing of the training.
-_OF_THE_DAY = {"wall_seconds", "samples_per_second", "measure_seconds", "seconds", "git"}
+# Clocks, the state of the source tree, and where a folder is.
+_VARYING = {
+    *("wall_seconds", "samples_per_second", "measure_seconds", "fit_seconds", "seconds", "git"),
+    "checkpoint",
+}
 
 
 def differences(whole: Path, other: Path) -> list[str]:
-    """What is not the same in a run, or in a folder of runs, as in an undisturbed one.
-
-    Args:
-        whole: the undisturbed one.
-        other: what is held against it; all its files can be read.
-
-    Returns:
-        A clause for each difference.
-    """
+    """Where a run, or a folder of runs, differs from an undisturbed one; one clause each."""
     strange = _names(whole) ^ _names(other)
     if strange:
         return [f"only one of them has {name}" for name in sorted(strange)]
-    runs = sorted(path.parent.relative_to(whole) for path in whole.rglob("metrics.csv"))
+    runs = sorted(path.parent.relative_to(whole) for path in whole.rglob("summary.json"))
     assert runs
     found = [f"{run}: {clause}" for run in runs for clause in _of_a_run(whole / run, other / run)]
-    for table in [*whole.glob("compare.csv"), *whole.glob("sweep.csv")]:
-        one, two = ([_cells(row) for row in _rows(path)] for path in (table, other / table.name))
-        found += [f"{table.name} differs"] * (one != two)
+    for table in [*whole.glob("*.csv")]:
+        if table.name != "metrics.csv":
+            one, two = ([_kept(row) for row in _rows(p)] for p in (table, other / table.name))
+            found += [f"{table.name} differs"] * (one != two)
     return found
 
 
 def _names(folder: Path) -> set[str]:
-    """Of all files but those of TensorBoard and what runs have printed."""
+    """Of all files but those of TensorBoard and the logs."""
     paths = (path.relative_to(folder) for path in folder.rglob("*"))
     return {str(path) for path in paths if path.parts[0] != "logs" and "events." not in path.name}
 
 
 def _of_a_run(whole: Path, other: Path) -> list[str]:
     found = []
-    if (whole / "metrics.csv").read_text() != (other / "metrics.csv").read_text():
+    metrics = "metrics.csv"
+    if (whole / metrics).is_file() and (whole / metrics).read_text() != (
+        other / metrics
+    ).read_text():
         found.append("metrics.csv differs")
-    one, two = (_cells(_read_json(path / "summary.json")) for path in (whole, other))
-    if one != two:
-        found.append("summary.json differs")
-    for name in ("best.ckpt", "last.ckpt"):
-        clause = _unequal(
-            *(read_checkpoint(path / "checkpoints" / name) for path in (whole, other))
-        )
-        if clause:
-            found.append(f"{name} differs in {clause}")
+    for name in ("summary.json", "test.json"):
+        if (whole / name).is_file():
+            one, two = (_kept(_read_json(path / name)) for path in (whole, other))
+            found += [f"{name} differs"] * (one != two)
+    for path in sorted((whole / "checkpoints").glob("*.ckpt")):
+        pair = (read_checkpoint(path), read_checkpoint(other / "checkpoints" / path.name))
+        clause = _unequal(*pair)
+        found += [f"{path.name} differs in {clause}"] * bool(clause)
     return found
 
 
@@ -67,7 +65,7 @@ def _unequal(one: object, two: object, place: str = "") -> str:
     if isinstance(one, dict):
         if one.keys() != two.keys():
             return f"keys of {place}"
-        keys = [key for key in one if key not in _OF_THE_DAY]
+        keys = [key for key in one if key not in _VARYING]
         return next(filter(None, (_unequal(one[k], two[k], f"{place}.{k}") for k in keys)), "")
     if isinstance(one, list | tuple):
         if len(one) != len(two):
@@ -78,7 +76,7 @@ def _unequal(one: object, two: object, place: str = "") -> str:
 
 
 def unreadable(folder: Path) -> list[str]:
-    """Files that cannot be read, and those that should have gone."""
+    """Files that cannot be read, and unfinished ones."""
     found = [f"left over: {path.name}" for path in folder.rglob(".*")]
     for path in folder.rglob("*"):
         if path.is_file() and not path.name.startswith("."):
@@ -90,13 +88,13 @@ def unreadable(folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> None:
-    """Reads a file to its end, in the form that its name says."""
+    """Reads a file to its end, in the format of its suffix."""
     if path.name.startswith("events."):
         assert any(True for _ in RawEventFileLoader(str(path)).Load()) or path.stat().st_size < 200
     elif path.suffix == ".yaml":
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
     elif path.suffix == ".json":
-        assert _read_json(path)
+        _read_json(path)
     elif path.suffix == ".csv":
         assert all(None not in row and None not in row.values() for row in _rows(path))
     elif path.suffix == ".ckpt":
@@ -104,7 +102,7 @@ def _read(path: Path) -> None:
     elif path.suffix == ".png":
         assert np.ptp(imread(path)) > 0
     else:
-        assert path.suffix in (".txt", ".md", ".html"), "a file of no known kind"
+        assert path.suffix in (".txt", ".md", ".tex", ".html"), "a file of no known kind"
 
 
 def _read_json(path: Path) -> dict:
@@ -116,5 +114,5 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _cells(row: dict) -> dict:
-    return {key: value for key, value in row.items() if key not in _OF_THE_DAY}
+def _kept(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key not in _VARYING}

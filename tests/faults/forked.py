@@ -1,7 +1,4 @@
-"""Commands in processes of their own that need no imports: forked from this one, which has them.
-
-They are real processes, to be killed; a kill every second instead of one in five.
-"""
+"""Commands in processes of their own, forked from this one, which has imported everything."""
 
 import importlib
 import os
@@ -13,23 +10,21 @@ import traceback
 import types
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.forkserver import _forkserver as forkserver
 from pathlib import Path
 
 from bfc_lightning.cli import main
 
 _MODULES = (
-    "bfc_lightning.baselines",
-    "bfc_lightning.cli.application",
-    "bfc_lightning.cli.comparing",
-    "bfc_lightning.experiments.execution",
-    "lightning.pytorch",
-    "torch._dynamo",
+    *("bfc_lightning.baselines", "bfc_lightning.cli.fit", "bfc_lightning.cli.baseline"),
+    *("bfc_lightning.cli.claims", "bfc_lightning.cli.evaluate", "bfc_lightning.cli.help"),
+    *("bfc_lightning.experiments.execute", "lightning.pytorch", "torch._dynamo"),
 )
 _POLL_SECONDS = 0.005
 
 
 def warm_up() -> None:
-    """Pays for the imports."""
+    """Imports what commands need."""
     for name in _MODULES:
         importlib.import_module(name)
 
@@ -39,57 +34,37 @@ class Command:
     """A command of `bfc` in a process group of its own.
 
     Attributes:
-        words: after `bfc`.
         pid: of the process.
-        log: the file with what it printed.
-        status: of the exit, -N after signal N; None while it runs.
+        log: the file with its stderr.
+        code: of the exit, -N after signal N; None while it runs.
     """
 
-    words: list[str]
     pid: int
     log: Path
-    status: int | None = None
+    code: int | None = None
 
     def poll(self) -> int | None:
-        if self.status is None:
+        if self.code is None:
             done, status = os.waitpid(self.pid, os.WNOHANG)
-            self.status = os.waitstatus_to_exitcode(status) if done else None
-        return self.status
+            self.code = os.waitstatus_to_exitcode(status) if done else None
+        return self.code
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit status, or None if it still runs after that time."""
+        """The exit code, or None if it still runs after that time."""
         deadline = time.monotonic() + seconds
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        return self.status
-
-    def wait_working(self, seconds: float) -> int | None:
-        """Its exit status, or None if it still runs after so much time of a processor.
-
-        Where the machine is busy with other things that takes longer; 30 times that is the end.
-        """
-        deadline = time.monotonic() + 30 * seconds
-        while self.wait(0.2) is None and time.monotonic() < deadline:
-            if self._worked_seconds() > seconds:
-                return None
-        return self.status
-
-    def _worked_seconds(self) -> float:
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except FileNotFoundError:  # no Linux: the clock has to do
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return self.code
 
     def send(self, signum: int) -> bool:
-        """Sends it a signal; whether it was still there to receive it."""
+        """Sends it a signal; returns whether it was alive."""
         is_alive = self.poll() is None
         if is_alive:
             os.kill(self.pid, signum)
         return is_alive
 
     def end(self) -> None:
-        """Kills what is left of the group."""
+        """Kills it and its group."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         while self.poll() is None:
@@ -100,45 +75,37 @@ class Command:
 
 
 def start(
-    words: list[str], log: Path, *, folder: Path | None = None, gigabytes: float | None = None
+    argv: list[str], log: Path, *, folder: Path | None = None, gigabytes: float | None = None
 ) -> Command:
-    """Starts a command.
-
-    Args:
-        words: after `bfc`.
-        log: where stderr goes; stdout goes nowhere.
-        folder: to work in; where this process does if not given.
-        gigabytes: of memory that it may map beside what is mapped now.
-    """
+    """Starts a command, in a folder and with a limit of memory if they are given."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        return Command(words, pid, log)
-    status = 1
+        return Command(pid, log)
+    code = 1
     try:
-        _prepare(words, log, gigabytes)
+        _prepare(argv, log, gigabytes)
         os.chdir(folder or ".")
-        status = main(words)
+        code = main(argv)
     except BaseException:
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        os._exit(status)
+        os._exit(code)
 
 
-def _prepare(words: list[str], log: Path, gigabytes: float | None) -> None:
-    """Makes the process what a fresh one would be."""
+def _prepare(argv: list[str], log: Path, gigabytes: float | None) -> None:
+    """Makes the process like a fresh one."""
+    forkserver.__init__()  # type: ignore[misc]  # a server of the parent is none of ours
     os.setsid()
-    out = os.open(os.devnull, os.O_WRONLY)
-    error = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(error, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stdout = os.fdopen(1, "w", closefd=False, encoding="utf-8")
     sys.stderr = os.fdopen(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace")
-    sys.modules["__main__"] = types.ModuleType("__main__")  # what spawned workers import
-    sys.argv = ["bfc", *words]
+    sys.modules["__main__"] = types.ModuleType("__main__")  # which workers would import
+    sys.argv = ["bfc", *argv]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if gigabytes is not None:

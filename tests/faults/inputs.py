@@ -1,211 +1,138 @@
-"""Mutated input, each in a process of its own: it runs, or is refused in one line."""
+"""Mutated inputs, each in a process of its own: a command runs, or ends with one line."""
 
 import json
 import re
 import shutil
 import signal
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from unittest import mock
+from random import Random
 
-import hypothesis
 import yaml
 
-from bfc_lightning.cli.refusals import parsing
-from tests.faults.cases import KINDS, TINY, Case, cases
+from tests.faults.cases import KINDS, TINY, Case, draw_case
 from tests.faults.forked import start
 
-_WORK_SECONDS = 15.0
+_SECONDS, _STOP_SECONDS = 30.0, 180.0
 _GIGABYTES = 6.0
 _LONGEST_LINE = 800
-_LATE = ("baseline", "bench_sizes", "learner_settings", "sweep_settings")
-_PARSERS = ("application", "comparing", "sweeping", "claiming", "benching")
-_PARSED = ".parsed"
-# What bears one of these files is whole: it says how it was made, and can be gone on with.
-_MARKS = ("config.yaml", "compare.yaml", "sweep.yaml", "claims.json", "bench.json")
+# A folder with one of these files can be continued.
+_MARKS = ("config.yaml", "compare.yaml", "claims.json")
 _EXPERIMENTS = ("compare", "sweep", "claims")
-# The last word of an experiment of which some runs failed; nothing else may end one with 1.
-_RUNS_FAILED = re.compile(
-    r"^bfc: (\d+ of \d+ runs failed; again: .+|runs that failed: \d+; what they printed .+)\n\Z",
-    re.MULTILINE,
-)
+_RUNS_FAILED = re.compile(r"\d+ of \d+ runs failed|  \S+ failed: ")
 
 
 @dataclass
 class Tally:
-    """What became of each input."""
+    """How commands ended, by kind; `lost` has those that ended badly."""
 
     ran: Counter = field(default_factory=Counter)
     refused: Counter = field(default_factory=Counter)
-    parsed: Counter = field(default_factory=Counter)
     lost: list[tuple[str, str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        titles = ("tried", "parsed", "ran", "refused", "lost")
-        rows = {kind: self._row(kind) for kind in KINDS if self._row(kind)[0]}
-        rows["together"] = tuple(map(sum, zip(*rows.values(), strict=True)))
-        table = {"input": titles, **rows}
-        return [
-            f"{kind:<20}" + "".join(f"{cell:>9}" for cell in cells) for kind, cells in table.items()
-        ]
-
-    def _row(self, kind: str) -> tuple[int, ...]:
-        num_lost = sum(lost == kind for lost, _ in self.lost)
-        ran, refused = self.ran[kind], self.refused[kind]
-        return (ran + refused + num_lost, self.parsed[kind], ran, refused, num_lost)
+        lost = Counter(kind for kind, _ in self.lost)
+        rows = [(kind, self.ran[kind], self.refused[kind], lost[kind]) for kind in KINDS]
+        rows.append(("all", self.ran.total(), self.refused.total(), lost.total()))
+        return ["{:<12}{:>9}{:>9}{:>9}".format(*row) for row in [_TITLES, *rows]]
 
 
-def try_inputs(count: int, seed: int, folder: Path) -> Tally:
-    """Tries mutated input.
+_TITLES = ("input", "ran", "refused", "lost")
 
-    Args:
-        count: how many.
-        seed: of the mutations.
-        folder: an empty one; what was lost stays in it, and `refused.txt` has the refusals.
+
+def try_inputs(count: int, seed: int, folder: Path) -> Iterator[Tally]:
+    """Tries mutated inputs; yields the tally after each one.
+
+    `folder` is empty, and in the end holds what was lost, and `refused.txt` with the messages.
     """
-    tally, trained = Tally(), _train(folder)
-    seen: set[Case] = set()
-
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        phases=[hypothesis.Phase.generate],
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    @hypothesis.given(cases())
-    def try_one(case: Case) -> None:
-        hypothesis.assume(case not in seen)
-        seen.add(case)
-        num_lost = len(tally.lost)
-        _try(case, trained, folder, tally)
-        sys.stderr.write(f"\rinput {len(seen)} of {count}, {len(tally.lost)} lost ")
-        if len(tally.lost) > num_lost:
-            sys.stderr.write(f"\n{': '.join(tally.lost[-1])}\n")
-
-    with _marking():
-        try_one()
-    return tally
-
-
-@contextmanager
-def _marking() -> Iterator[None]:
-    """Makes each command leave a file once its parser has let its words and configs pass.
-
-    What some commands import late is imported here, once for all.
-    """
-
-    @contextmanager
-    def marked() -> Iterator[None]:
-        with parsing():
-            yield
-        Path(_PARSED).touch()
-
-    for name in _LATE:
-        import_module(f"bfc_lightning.cli.{name}")
-    with ExitStack() as stack:
-        for name in _PARSERS:
-            module = import_module(f"bfc_lightning.cli.{name}")
-            stack.enter_context(mock.patch.object(module, "parsing", marked))
-        yield
+    random, tally, trained = Random(seed), Tally(), _train(folder)
+    for _ in range(count):
+        _try(draw_case(random), trained, folder, tally)
+        yield tally
 
 
 def _train(folder: Path) -> Path:
     """A run to evaluate."""
     (folder / "small.yaml").write_text(yaml.safe_dump(TINY, sort_keys=False))
-    words = ["fit", "-c", str(folder / "small.yaml"), "--run.root", str(folder)]
-    command = start([*words, "--run.name", "trained"], folder / "trained.txt")
+    argv = ["fit", "-c", str(folder / "small.yaml"), "--run.root", str(folder)]
+    command = start([*argv, "--run.name", "trained"], folder / "trained.txt")
     assert command.wait(120) == 0, command.printed()
     return folder / "trained"
 
 
 def _try(case: Case, trained: Path, folder: Path, tally: Tally) -> None:
     here = Path(tempfile.mkdtemp(prefix="input-", dir=folder))
-    root = here / "logs"
     shutil.copy(folder / "small.yaml", here)
     for name, content in case.files:
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_bytes(content)
-    if case.kind.startswith("evaluation"):
-        shutil.copytree(trained, root / "trained")
-    paths = {"CONFIG": str(here / "mutated.yaml"), "ROOT": str(root)}
-    words = [_put(word, paths) for word in case.words]
+    if case.kind == "evaluate":
+        shutil.copytree(trained, here / "logs" / "trained")
+    paths = {"CONFIG": str(here / "mutated.yaml"), "ROOT": str(here / "logs")}
+    argv = [re.sub("CONFIG|ROOT", lambda found: paths[found[0]], word) for word in case.argv]
+    (here / ".argv.json").write_text(json.dumps(argv))
     before = _names(here)
-    (here / ".words.json").write_text(json.dumps(words))
-    command = start(words, here / ".stderr.txt", folder=here, gigabytes=_GIGABYTES)
-    status = command.wait_working(_WORK_SECONDS)
-    is_long = status is None
-    if is_long:  # a long run is one, too: it must stop when it is told
+    command = start(argv, here / ".stderr.txt", folder=here, gigabytes=_GIGABYTES)
+    code = command.wait(_SECONDS)
+    is_long = code is None
+    if is_long:  # a run may be long, but it must stop when it is asked to
         command.send(signal.SIGTERM)
-        status = command.wait_working(2 * _WORK_SECONDS)
+        code = command.wait(_STOP_SECONDS)
     command.end()
-    tally.parsed[case.kind] += (here / _PARSED).exists()
     printed = command.printed()
-    problem = _problem(status, printed, is_long=is_long, command=words[0])
-    problem = problem or _left(status, _names(here) - before)
+    problem = wrong_end(code, printed, is_long=is_long, command=argv[0])
+    problem = problem or _wrong_files(code, _names(here) - before)
     if problem:
         tally.lost.append((case.kind, f"{problem}: {here}"))
         return
-    is_refused = status in (2, 4)
+    is_refused = code in (2, 4)
     (tally.refused if is_refused else tally.ran)[case.kind] += 1
     if is_refused:
         with (folder / "refused.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{case.kind}: {' '.join(case.words)!r}\n    {printed}")
+            file.write(f"{case.kind}: {' '.join(case.argv)!r}\n    {printed}")
     shutil.rmtree(here)
 
 
-def _put(word: str, paths: dict[str, str]) -> str:
-    for name, path in paths.items():
-        word = word.replace(name, path)
-    return word
-
-
 def _names(root: Path) -> set[Path]:
-    """Everything in a folder but what belongs to this trial."""
+    """Everything in a folder except the files of this test."""
     return {path for path in root.rglob("*") if path.parent != root or path.name[0] != "."}
 
 
-def _problem(status: int | None, printed: str, *, is_long: bool, command: str) -> str:
+def wrong_end(code: int | None, printed: str, *, is_long: bool, command: str) -> str:
     """What is wrong with how a command ended; empty if nothing."""
-    if status is None:
+    if code is None:
         return "hangs"
     if "Traceback" in printed:
         return "traceback"
-    if is_long and status not in (2, 4):  # it may come to its end just before it is stopped
-        return "" if status in (0, 143, -signal.SIGTERM) else f"exit status {status} when stopped"
-    if status == 1 and command in _EXPERIMENTS and _RUNS_FAILED.search(printed):
+    if is_long and code not in (2, 4):  # it may have ended just before the signal
+        return "" if code in (0, 143) else f"exit code {code} when stopped"
+    if code == 1 and command in _EXPERIMENTS and _RUNS_FAILED.search(printed):
         return ""
-    if status not in (0, 2, 3, 4):
-        return f"exit status {status}"
-    return _unclear(printed, command) if status in (2, 4) else ""
+    if code not in (0, 2, 3, 4):
+        return f"exit code {code}"
+    return _unclear(printed) if code in (2, 4) else ""
 
 
-def _unclear(printed: str, command: str) -> str:
-    """What is wrong with what is printed beside a mistake; empty if nothing."""
+def _unclear(printed: str) -> str:
+    """What is wrong with a message; empty if nothing."""
     lines = printed.splitlines()
-    if command in _EXPERIMENTS and "every run was refused" in printed:
-        lines = lines[-1:]  # above it stands what became of each
-    mistakes = [line for line in lines if line.startswith(("bfc: error: ", "bfc: out of memory: "))]
-    if len(mistakes) != 1 or lines[-1] != mistakes[0] or len(mistakes[0]) > _LONGEST_LINE:
+    errors = [line for line in lines if line.startswith("bfc: error: ")]
+    if len(errors) != 1 or lines[-1] != errors[0] or len(errors[0]) > _LONGEST_LINE:
         return "no clear line"
-    if not all(line.startswith("bfc: ") for line in lines):
+    is_plain = all(line.startswith("bfc: ") for line in lines)
+    if not is_plain and "every run refused" not in lines[-1]:
         return "more than one line"
-    words = mistakes[0].split(": ", 2)[2].split()
+    words = errors[0].removeprefix("bfc: error: ").split()
     return "empty message" if len(words) < 2 or words[-1].endswith(":") else ""
 
 
-def _left(status: int | None, made: set[Path]) -> str:
-    """What is wrong with what a command has left; empty if nothing."""
-    folders = {path for path in made if path.is_dir() and path.parent not in made}
+def _wrong_files(code: int | None, made: set[Path]) -> str:
+    """What is wrong with the files that a command has left; empty if nothing."""
+    folders = {path for path in made if path.is_dir()}
+    if code == 2 and made:
+        return "a new folder"
     is_begun = any(path.name in _MARKS for path in made)
-    if status == 2 and made:
-        return "half-made folder"
-    is_half_made = status in (0, 3, 4, 143) and folders and not is_begun
-    return "half-made folder" if is_half_made else ""
+    return "a folder without settings" if folders and not is_begun else ""

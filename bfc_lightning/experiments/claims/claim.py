@@ -1,115 +1,58 @@
-"""A claim: a sentence, where it comes from, the runs that it needs, and what must hold."""
+"""A claim: a sentence, its source, the runs that it needs, and what must hold."""
 
 import math
+from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.experiments.comparison import Comparison
-from bfc_lightning.runs.folder import RunError
+from bfc_lightning.experiments.spec import Experiment
 
 PROFILES = ("quick", "full")
-_WORDS = ("sentence", "source", "shows", "does_not_show")
-_KEYS = (*_WORDS, "runs", "conditions")
-_BOUNDS = ("at_least", "at_most")
+VALUE, RATIO, EXPONENT = "value", "ratio", "exponent"
+_TERMS = {
+    VALUE: ("value",),
+    RATIO: ("ratio.of", "ratio.to"),
+    EXPONENT: ("exponent.of", "exponent.minus"),
+}
+TEXTS = ("sentence", "source", "shows", "does_not_show")
 
 
 @dataclass(frozen=True)
 class Term:
-    """The final values of a metric over the seeds of a learner.
-
-    Attributes:
-        learner: its name in the comparison.
-        metric: a logged key.
-        at: (axis, label) where the comparison has a grid.
-    """
+    """The final values of a metric over the seeds of a learner, at labels of the grid's axes."""
 
     learner: str
     metric: str
-    at: tuple[tuple[str, str], ...] = ()
+    at: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def label(self) -> str:
         """Learner and labels."""
-        where = ", ".join(f"{axis} {label}" for axis, label in self.at)
+        where = ", ".join(f"{axis} {label}" for axis, label in self.at.items())
         return f"{self.learner} ({where})" if where else self.learner
 
 
 @dataclass(frozen=True)
-class Value:
-    """A median."""
-
-    of: Term
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """One median over another."""
-
-    of: Term
-    to: Term
-
-
-@dataclass(frozen=True)
-class ExponentDifference:
-    """How much faster the samples that one learner needs grow with d than those of another.
-
-    Attributes:
-        of: a learner's name.
-        minus: another's.
-    """
-
-    of: str
-    minus: str
-
-
-Effect = Value | Ratio | ExponentDifference
-
-
-@dataclass(frozen=True)
 class Condition:
-    """What must hold of an effect.
+    """Bounds of an effect: the median of a term, or the ratio of the medians of two.
 
-    Attributes:
-        what: in words.
-        effect: what is estimated.
-        at_least: the smallest value with which the claim holds.
-        at_most: the largest.
+    For the effect `exponent`, the difference of two exponents, terms have no metric.
     """
 
     what: str
-    effect: Effect
+    effect: str
+    terms: tuple[Term, ...]
     at_least: float = -math.inf
     at_most: float = math.inf
-
-    @property
-    def terms(self) -> tuple[Term, ...]:
-        """What it takes from the runs; nothing where it takes exponents."""
-        match self.effect:
-            case Value(of):
-                return (of,)
-            case Ratio(of, to):
-                return (of, to)
-            case ExponentDifference():
-                return ()
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that runs can refute.
-
-    Attributes:
-        name: of its file.
-        sentence: the claim.
-        source: paper and section, or ours.
-        shows: what its holding would mean.
-        does_not_show: what it would not.
-        runs: the comparison that it is judged by, for each profile.
-        conditions: all must hold.
-    """
+    """A sentence that runs can refute; `runs` is the file of an experiment for each profile."""
 
     name: str
     sentence: str
@@ -121,143 +64,80 @@ class Claim:
 
 
 def find_claims(folder: Path) -> dict[str, Path]:
-    """The claims in a folder.
-
-    Args:
-        folder: where each claim is a YAML file.
-
-    Returns:
-        Paths by name, in order.
-
-    Raises:
-        RunError: if there are none.
-    """
+    """The files of the claims in a folder, by name."""
     found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if not found:
-        raise RunError(f"configs must be a folder with claims (*.yaml), got {str(folder)!r}.")
+        raise ValueError(f"configs must be a folder with claims (*.yaml), got {str(folder)!r}.")
     return found
 
 
 def read_claim(path: Path) -> Claim:
-    """Reads one claim.
+    """Reads the file of a claim."""
+    try:  # the base loader leaves labels as they are written, e.g. 0.50
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        parser = ArgumentParser(exit_on_error=False)
+        for key in (*TEXTS, *(f"runs.{profile}" for profile in PROFILES)):
+            parser.add_argument(f"--{key}", type=str, required=True)
+        parser.add_argument("--conditions", type=list, required=True)
+        given = _parsed(parser, content)
+        texts = {key: " ".join(given[key].split()) for key in TEXTS}
+        runs = {profile: path.parent / given.runs[profile] for profile in PROFILES}
+        if missing := [str(file) for file in runs.values() if not file.is_file()]:
+            raise ValueError(f"runs must name files, got {missing[0]!r}.")
+        if not given.conditions:
+            raise ValueError("conditions must not be empty.")
+        entries = enumerate(given.conditions)
+        conditions = tuple(_condition(entry, f"conditions.{i}") for i, entry in entries)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    return Claim(path.stem, **texts, runs=runs, conditions=conditions)
 
-    Args:
-        path: of its file.
 
-    Returns:
-        The claim.
-
-    Raises:
-        RunError: if the file says less or more than a claim does.
-    """
+def _parsed(parser: ArgumentParser, content: object, where: str = "") -> Namespace:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}expected a mapping of keys to values, got {content!r}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as wrong:
-        raise RunError(f"{path} must be a YAML file: {wrong}.") from wrong
-    content = _mapping(content, str(path), _KEYS)
-    _check_words(content, _WORDS, path)
-    runs = _mapping(content["runs"], f"{path}: runs", PROFILES)
-    conditions = content["conditions"]
-    if not isinstance(conditions, list) or not conditions:
-        raise RunError(f"{path}: conditions must be a list, got {conditions!r}.")
-    read = [_condition(entry, f"{path}: conditions.{i}") for i, entry in enumerate(conditions)]
-    words = {key: " ".join(content[key].split()) for key in _WORDS}
-    files = {profile: path.parent / str(file) for profile, file in runs.items()}
-    for file in files.values():
-        if not file.is_file():
-            raise RunError(f"{path}: runs must name comparisons, got {str(file)!r}.")
-    return Claim(path.stem, **words, runs=files, conditions=tuple(read))
-
-
-def check_claim(claim: Claim, comparison: Comparison) -> None:
-    """Refuses a claim that asks its comparison for what it has not.
-
-    Args:
-        claim: any.
-        comparison: that it is judged by.
-
-    Raises:
-        RunError: if a learner, an axis or a label is unknown.
-    """
-    for condition in claim.conditions:
-        effect = condition.effect
-        if isinstance(effect, ExponentDifference):
-            learners = [effect.of, effect.minus]
-            if comparison.scaling is None:
-                raise RunError(f"claim {claim.name}: exponents need a comparison with scaling.")
-        else:
-            learners = [term.learner for term in condition.terms]
-        for learner in learners:
-            _check_known(f"claim {claim.name}: learner", learner, comparison.learners)
-        for term in condition.terms:
-            _check_labels(f"claim {claim.name}: at of {term.learner}", term, comparison)
-
-
-def _check_labels(name: str, term: Term, comparison: Comparison) -> None:
-    given = dict(term.at)
-    if set(given) != set(comparison.grid):
-        raise RunError(f"{name} must have {list(comparison.grid)}, got {list(given)}.")
-    for axis, label in given.items():
-        _check_known(f"{name}: {axis}", label, comparison.grid[axis].labeled())
-
-
-def _check_known(name: str, word: str, known: Mapping[str, object]) -> None:
-    if word not in known:
-        raise RunError(f"{name} must be one of {', '.join(known)}, got {word!r}.")
+        found: Namespace = parser.instantiate(parser.parse_object(content))
+    except ArgumentError as error:
+        raise ValueError(f"{where}{error}") from error
+    return found
 
 
 def _condition(entry: object, where: str) -> Condition:
-    kinds = {"value": _value, "ratio": _ratio, "exponent": _exponent}
-    if not isinstance(entry, dict) or len(set(entry) & set(kinds)) != 1:
-        raise RunError(f"{where} must have one of {', '.join(kinds)}, got {entry!r}.")
-    kind = next(key for key in kinds if key in entry)
-    bounds = {key: entry[key] for key in _BOUNDS if key in entry}
-    content = _mapping(entry, where, ("what", kind, *bounds))
-    _check_words(content, ("what",), where)
-    for key, bound in bounds.items():
-        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
-        if not is_number or not abs(bound) < math.inf:
-            raise RunError(f"{where}.{key} must be a finite number, got {bound!r}.")
-    if not bounds or bounds.get("at_least", -math.inf) > bounds.get("at_most", math.inf):
-        raise RunError(f"{where} must have at_least or at_most, in this order, got {bounds}.")
-    effect = kinds[kind](content[kind], f"{where}.{kind}")
-    return Condition(content["what"], effect, **{key: float(b) for key, b in bounds.items()})
+    effects = [key for key in _TERMS if isinstance(entry, dict) and key in entry]
+    if len(effects) != 1:
+        raise ValueError(f"{where} must have one of {', '.join(_TERMS)}, got {entry!r}.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--what", type=str, required=True)
+    parser.add_argument("--at_least", type=float, default=-math.inf)
+    parser.add_argument("--at_most", type=float, default=math.inf)
+    for key in _TERMS[effects[0]]:
+        if effects[0] == EXPONENT:
+            parser.add_argument(f"--{key}", type=str, required=True)
+        else:
+            parser.add_class_arguments(Term, key)
+    given = _parsed(parser, entry, f"{where}: ")
+    low, high = given.at_least, given.at_most
+    if not low <= high or not (math.isfinite(low) or math.isfinite(high)):
+        raise ValueError(f"{where} must have finite at_least <= at_most, got {low} and {high}.")
+    found = [given[key] for key in _TERMS[effects[0]]]
+    terms = tuple(Term(term, "") if effects[0] == EXPONENT else term for term in found)
+    return Condition(given.what, effects[0], terms, low, high)
 
 
-def _value(entry: object, where: str) -> Effect:
-    return Value(_term(entry, where))
-
-
-def _ratio(entry: object, where: str) -> Effect:
-    content = _mapping(entry, where, ("of", "to"))
-    return Ratio(*(_term(content[key], f"{where}.{key}") for key in ("of", "to")))
-
-
-def _exponent(entry: object, where: str) -> Effect:
-    content = _mapping(entry, where, ("of", "minus"))
-    _check_words(content, ("of", "minus"), where)
-    return ExponentDifference(content["of"], content["minus"])
-
-
-def _term(entry: object, where: str) -> Term:
-    has_labels = isinstance(entry, dict) and "at" in entry
-    content = _mapping(entry, where, ("learner", "metric", *(["at"] if has_labels else [])))
-    _check_words(content, ("learner", "metric"), where)
-    at = content.get("at", {})
-    if not isinstance(at, dict):
-        raise RunError(f"{where}.at must be labels by axis, got {at!r}.")
-    labels = tuple({str(axis): str(label) for axis, label in at.items()}.items())
-    return Term(content["learner"], content["metric"], labels)
-
-
-def _mapping(content: object, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(content, dict) or set(content) != set(keys):
-        got = list(content) if isinstance(content, dict) else content
-        raise RunError(f"{where} must have the keys {', '.join(keys)}, got {got!r}.")
-    return content
-
-
-def _check_words(content: Mapping[str, object], keys: tuple[str, ...], where: object) -> None:
-    for key in keys:
-        if not isinstance(content[key], str) or not str(content[key]).strip():
-            raise RunError(f"{where}: {key} must be words, got {content[key]!r}.")
+def check_claim(claim: Claim, experiment: Experiment) -> None:
+    """Checks that an experiment has what a claim asks for."""
+    known = {"learner": experiment.learners, **{a.name: a.values for a in experiment.axes}}
+    for condition in claim.conditions:
+        is_exponent = condition.effect == EXPONENT
+        if is_exponent and experiment.scaling is None:
+            raise ValueError(f"claim {claim.name}: exponents need an experiment with scaling.")
+        for term in condition.terms:
+            given = {"learner": term.learner, **term.at}
+            where = f"claim {claim.name}: at of {term.learner}"
+            if not is_exponent and given.keys() != known.keys():
+                raise ValueError(f"{where} must have {list(known)[1:]}, got {list(term.at)}.")
+            for key, label in given.items():
+                if label not in known[key]:
+                    names = ", ".join(known[key])
+                    raise ValueError(f"{where}: {key} must be one of {names}, got {label!r}.")

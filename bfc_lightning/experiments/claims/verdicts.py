@@ -1,90 +1,54 @@
-"""What runs say of a claim: effects with intervals over seeds, and whether they suffice."""
+"""Whether runs support a claim: effects with intervals over seeds, held against bounds."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
-from bfc_lightning.experiments.claims.claim import (
-    Claim,
-    Condition,
-    ExponentDifference,
-    Ratio,
-    Term,
-)
-from bfc_lightning.experiments.comparison import Comparison
-from bfc_lightning.experiments.plan import Point
-from bfc_lightning.experiments.results import FINISHED, Row, of_point
+from bfc_lightning.experiments.claims.claim import EXPONENT, TEXTS, VALUE, Claim, Condition, Term
 from bfc_lightning.experiments.scaling import exponent_difference
-from bfc_lightning.runs.folder import RunError
+from bfc_lightning.experiments.spec import FINISHED, Experiment
+from bfc_lightning.experiments.tables import rows_where
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "undecided"
+_MIN_SEEDS = 5
 
-_FEWEST_SEEDS = 5
 
+def judge_all(
+    claims: Sequence[Claim], experiment: Experiment, results: pd.DataFrame, *, runs: str = ""
+) -> list[dict[str, Any]]:
+    """What claims.json says of claims that share an experiment; `runs` is the folder of its runs.
 
-@dataclass(frozen=True)
-class Finding:
-    """What became of one condition.
-
-    Attributes:
-        condition: which.
-        verdict: `holds`, `does not hold` or `undecided`.
-        estimate: the effect and its 95 % interval; None where there is none.
-        reason: why there is none.
-        values: of each term, by seed.
+    A claim holds if every condition does, and does not hold if one does not.
     """
-
-    condition: Condition
-    verdict: str
-    estimate: Estimate | None
-    reason: str
-    values: tuple[dict[int, float], ...]
-
-
-@dataclass(frozen=True)
-class Judgment:
-    """What became of a claim.
-
-    Attributes:
-        claim: which.
-        verdict: `holds` where every condition does, `does not hold` where one does not, else
-            `undecided`.
-        findings: one for each condition.
-    """
-
-    claim: Claim
-    verdict: str
-    findings: tuple[Finding, ...]
+    judgments = []
+    for claim in claims:
+        judged = [_judge(condition, experiment, results) for condition in claim.conditions]
+        verdicts = {condition["verdict"] for condition in judged}
+        verdict = HOLDS if verdicts == {HOLDS} else UNDECIDED
+        verdict = DOES_NOT_HOLD if DOES_NOT_HOLD in verdicts else verdict
+        texts = {key: getattr(claim, key) for key in TEXTS}
+        judgment = {"name": claim.name, "verdict": verdict, **texts, "runs": runs}
+        judgments.append(judgment | {"conditions": judged})
+    return judgments
 
 
-def judge(claim: Claim, comparison: Comparison, rows: Sequence[Row]) -> Judgment:
-    """Holds a claim against its runs.
-
-    Args:
-        claim: any.
-        comparison: that it is judged by.
-        rows: of all its runs.
-
-    Returns:
-        The judgment; the same for the same rows.
-    """
-    findings = tuple(_find(condition, comparison, rows) for condition in claim.conditions)
-    verdicts = [finding.verdict for finding in findings]
-    verdict = HOLDS if all(word == HOLDS for word in verdicts) else UNDECIDED
-    return Judgment(claim, DOES_NOT_HOLD if DOES_NOT_HOLD in verdicts else verdict, findings)
+def unknown_metrics(claims: Sequence[Claim], results: pd.DataFrame) -> list[str]:
+    """Metrics that the claims need and no run logged, which are most likely misspelled."""
+    terms = [term for claim in claims for condition in claim.conditions for term in condition.terms]
+    names = dict.fromkeys(term.metric for term in terms if term.metric)
+    return [metric for metric in names if metric not in results]
 
 
 def verdict_on(condition: Condition, estimate: Estimate) -> str:
-    """Where an interval lies: wholly within a condition's bounds, wholly outside, or across one.
-
-    Source: ours.
+    """Undecided if the interval contains a bound; otherwise it is wholly inside or outside.
 
     Args:
-        condition: has the bounds.
-        estimate: has the interval.
+        condition: with the bounds.
+        estimate: with the interval.
 
     Returns:
         `holds`, `does not hold` or `undecided`.
@@ -96,117 +60,74 @@ def verdict_on(condition: Condition, estimate: Estimate) -> str:
     return UNDECIDED
 
 
-def effect_of(
-    statistic: Callable[[Floats], Floats],
-    values: Floats,
-) -> Estimate:
-    """A statistic of medians over seeds, with the percentile interval over seeds drawn again.
+def effect_of(values: Floats) -> Estimate:
+    """The median of a term over seeds, or the ratio of the medians of two, with its interval.
 
-    Source: see `bootstrap.draws`; the same seeds are drawn for every term.
+    Source: see `bootstrap.draws`; the same seeds are drawn for both terms.
 
     Args:
-        statistic: from medians, (terms, draws), to one number a draw.
-        values: of every term and seed, (terms, seeds).
+        values: of one or two terms and every seed, (terms, seeds).
 
     Returns:
-        The statistic of the medians themselves, and its 95 % interval.
+        The median or ratio over all seeds, and its 95 % bootstrap interval.
     """
-    found = statistic(np.median(values[:, draws(values.shape[1])], axis=2))
+    medians = np.median(values[:, draws(values.shape[1])], axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = medians[0] / medians[1] if len(medians) > 1 else medians[0]
     return Estimate(float(found[0]), *interval(found[1:]))
 
 
-def _find(condition: Condition, comparison: Comparison, rows: Sequence[Row]) -> Finding:
-    values = tuple(values_of(term, comparison, rows) for term in condition.terms)
-    try:
-        estimate = _estimate(condition, comparison, rows, values)
-    except RunError as lacking:
-        return Finding(condition, UNDECIDED, None, str(lacking), values)
-    return Finding(condition, verdict_on(condition, estimate), estimate, "", values)
-
-
-def _estimate(
-    condition: Condition,
-    comparison: Comparison,
-    rows: Sequence[Row],
-    values: Sequence[dict[int, float]],
-) -> Estimate:
-    """The effect.
-
-    Raises:
-        RunError: if a run gave no number, or there is no interval.
-    """
-    effect = condition.effect
-    if len(comparison.seeds) < _FEWEST_SEEDS:
-        raise RunError(f"no interval from fewer than {_FEWEST_SEEDS} seeds.")
-    if isinstance(effect, ExponentDifference):
-        estimate = exponent_difference(comparison, rows, effect.of, effect.minus)
-        lacking = f"the exponents have no difference: {estimate.reason}."
-    else:
-        estimate = effect_of(*_statistic(condition, comparison, rows, values))
-        lacking = "the effect is not finite: a median is 0."
-    if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
-        raise RunError(lacking)
-    return estimate
-
-
-def _statistic(
-    condition: Condition,
-    comparison: Comparison,
-    rows: Sequence[Row],
-    values: Sequence[dict[int, float]],
-) -> tuple[Callable[[Floats], Floats], Floats]:
-    """What is taken of the medians, and the values.
-
-    Raises:
-        RunError: if a run gave none.
-    """
-    for term, found in zip(condition.terms, values, strict=True):
-        if len(found) < len(comparison.seeds):
-            raise RunError(_what_is_lacking(term, comparison, rows, found))
-    seeds = [[found[seed] for seed in comparison.seeds] for found in values]
-    return _quotient if isinstance(condition.effect, Ratio) else _first, np.array(seeds)
-
-
-def values_of(term: Term, comparison: Comparison, rows: Sequence[Row]) -> dict[int, float]:
-    """A term's numbers by seed, of the runs that finished and have one.
-
-    Args:
-        term: which.
-        comparison: whose runs they are.
-        rows: of all of them.
-
-    Returns:
-        Values by seed.
-    """
-    finished = of_point(rows, _point(term, comparison), FINISHED)
+def _judge(condition: Condition, experiment: Experiment, results: pd.DataFrame) -> dict[str, Any]:
+    terms = [term for term in condition.terms if term.metric]
+    found = [_values_of(term, results) for term in terms]
+    estimate, reason = None, next((lost for _, lost in found if lost), "")
+    if len(experiment.seeds) < _MIN_SEEDS:
+        reason = f"no interval from fewer than {_MIN_SEEDS} seeds."
+    if not reason and terms:
+        table = [[values[seed] for seed in experiment.seeds] for values, _ in found]
+        estimate, reason = effect_of(np.array(table)), "the effect is not finite: a median is 0."
+    elif not reason:
+        learners = [term.learner for term in condition.terms]
+        estimate = exponent_difference(experiment, results, *learners)
+        reason = f"the exponents have no difference: {estimate.reason}."
+    if estimate and not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
+        estimate = None
+    bounds = {"at_least": condition.at_least, "at_most": condition.at_most}
     return {
-        row.run.seed: row.metrics[term.metric] for row in finished if term.metric in row.metrics
+        "what": condition.what,
+        "verdict": verdict_on(condition, estimate) if estimate else UNDECIDED,
+        "effect": effect_in_words(condition),
+        "value": estimate and estimate.value,
+        "interval": estimate and [estimate.low, estimate.high],
+        **{name: bound for name, bound in bounds.items() if math.isfinite(bound)},
+        "reason": "" if estimate else reason,
+        "terms": [
+            {"learner": term.learner, **term.at, "metric": term.metric}
+            | {"values": {str(seed): value for seed, value in values.items()}}
+            for term, (values, _) in zip(terms, found, strict=True)
+        ],
     }
 
 
-def _point(term: Term, comparison: Comparison) -> Point:
-    labels = dict(term.at)
-    return Point(term.learner, tuple((axis, labels[axis]) for axis in comparison.grid))
+def _values_of(term: Term, results: pd.DataFrame) -> tuple[dict[int, float], str]:
+    """A term's numbers by seed, of the finished runs; which seeds have none, and why."""
+    rows = rows_where(results, {"learner": term.learner, **term.at}).set_index("seed")
+    numbers = rows.reindex(columns=[term.metric])[term.metric].where(rows["status"] == FINISHED)
+    values = {int(str(seed)): float(value) for seed, value in numbers.dropna().items()}
+    states = rows.loc[numbers.isna(), "status"].replace(FINISHED, "has none")
+    lost = ", ".join(f"seed {seed} {status}" for seed, status in states.items())
+    return values, f"no {term.metric} of {term.label}: {lost}." if lost else ""
 
 
-def _what_is_lacking(
-    term: Term, comparison: Comparison, rows: Sequence[Row], found: dict[int, float]
-) -> str:
-    mine = of_point(rows, _point(term, comparison))
-    lacking = [row for row in mine if row.run.seed not in found]
-    told = [
-        f"seed {row.run.seed} " + ("has none" if row.status == FINISHED else row.status)
-        for row in lacking
-    ]
-    return f"no {term.metric} of {term.label}: {', '.join(told).replace('_', ' ')}."
-
-
-def _first(medians: Floats) -> Floats:
-    first: Floats = medians[0]
-    return first
-
-
-def _quotient(medians: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios: Floats = medians[0] / medians[1]
-    return ratios
+def effect_in_words(condition: Condition) -> str:
+    """The effect that is estimated, e.g. `val/nmse: layerwise / joint`."""
+    of, to = condition.terms[0], condition.terms[-1]
+    if condition.effect == EXPONENT:
+        return f"exponent of {of.learner} - exponent of {to.learner}"
+    if condition.effect == VALUE:
+        return f"{of.metric}: {of.label}"
+    if of.metric == to.metric:
+        return f"{of.metric}: {of.label} / {to.label}"
+    if of.label == to.label:
+        return f"{of.label}: {of.metric} / {to.metric}"
+    return f"{of.metric} of {of.label} / {to.metric} of {to.label}"

@@ -1,0 +1,1 @@
+"""Benchmarks of the training step (`python -m benchmarks`), of single parts and of DDP."""

@@ -1,0 +1,122 @@
+"""`figures/*.png`: figures of the run, also in TensorBoard and in loggers that take images."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from numpy.typing import NDArray
+
+from bfc_lightning.activations import Quadratic
+from bfc_lightning.callbacks.loggers import MetricsFile
+from bfc_lightning.figures import (
+    feature_residuals,
+    leakages,
+    learning_curves,
+    own_style,
+    probe_heat_maps,
+    quadratic_forms,
+    series,
+)
+from bfc_lightning.files import replacing
+from bfc_lightning.linearized import LinearizedDenseNet
+from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.networks import DenseNet
+from bfc_lightning.replicas import ReplicatedLearner
+from bfc_lightning.targets import HierarchicalTarget
+
+_LARGEST_FORM = 128
+_DPI = 150
+
+
+class RunFigures(Callback):
+    """Draws the figures of the run when it ends; one that fails is a warning."""
+
+    def __init__(self, folder: Path, *, metrics: MetricsFile, title: str) -> None:
+        self.folder = folder
+        self.metrics = metrics
+        self.title = title
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the PNGs and hands the figures to the loggers."""
+        if not trainer.is_global_zero:
+            return
+        self.folder.mkdir(exist_ok=True)
+        try:
+            with own_style():
+                for name, figure in self._figures(trainer, pl_module):
+                    self._write(trainer, name, _render(figure))
+        except Exception as failed:  # a figure is for show
+            warnings.warn(f"figures of {self.title} could not be drawn: {failed}", stacklevel=1)
+
+    def _write(self, trainer: Trainer, name: str, pixels: NDArray[np.uint8]) -> None:
+        path = self.folder / f"{name}.png"
+        with replacing(path) as aside:
+            imsave(aside, pixels, format="png")
+        for logger in trainer.loggers:
+            _show(logger, name, pixels, path, trainer.global_step)
+
+    def _figures(self, trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, Figure]]:
+        if isinstance(module, ReplicatedLearner):
+            kept = [number for number, step in enumerate(module.diverged) if step is None]
+            runs = [self.metrics.rows(number) for number in kept]
+            title = f"{self.title}: {len(runs)} replicas, median and range"
+            yield "learning_curves", learning_curves(runs, score_key=module.score_key, title=title)
+            return
+        assert isinstance(module, HierarchicalLearner)
+        rows, title = self.metrics.rows(), self.title
+        yield "learning_curves", learning_curves([rows], score_key=module.score_key, title=title)
+        if series(rows, "features/residual_1")[0]:
+            yield "feature_residuals", feature_residuals(rows, title=title)
+            yield "probes", probe_heat_maps(rows, title=f"{title}: levels read from layers")
+        if series(rows, "features/leakage_weights_1")[0] and series(rows, "levels/nmse")[0]:
+            leaks = leakages(rows, title=title)
+            if leaks is not None:
+                yield "leakage", leaks
+        target = trainer.datamodule.target  # type: ignore[attr-defined]
+        network = module.network
+        has_form = isinstance(network.dense_layers()[0].activation, Quadratic)
+        has_form = has_form and not isinstance(network, LinearizedDenseNet)
+        is_small = isinstance(target, HierarchicalTarget) and target.input_dim <= _LARGEST_FORM
+        if has_form and is_small:
+            yield "quadratic_form", _forms(network, target, title)
+
+
+def _show(logger: Logger, name: str, pixels: NDArray[np.uint8], path: Path, step: int) -> None:
+    """Hands an image to a logger that takes images."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(name, [str(path)], step=step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(path))
+
+
+def _render(figure: Figure) -> NDArray[np.uint8]:
+    """The pixels, drawn once for the file and the loggers."""
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
+    return pixels
+
+
+@torch.no_grad()
+def _forms(network: DenseNet, target: HierarchicalTarget, title: str) -> Figure:
+    size = target.widths[0]
+    learned = learner_form(network).to(device="cpu", dtype=torch.float64)
+    learned, wanted = in_target_basis(learned, target_form(target).cpu(), size)
+    return quadratic_forms(
+        learned.numpy(),
+        wanted.numpy(),
+        num_directions=size,
+        title=f"{title}: quadratic form of the first level, in the target's own basis",
+    )

@@ -1,0 +1,342 @@
+"""`bfc fit`: settings, objects, a run folder, a Trainer, and the result."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import Trainer, seed_everything
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
+from lightning.pytorch.loggers import Logger
+
+from bfc_lightning.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, environment
+from bfc_lightning.callbacks.exceptions import Diverged, Interrupted
+from bfc_lightning.callbacks.figures import RunFigures
+from bfc_lightning.callbacks.interruption import Interruption, RunLoop
+from bfc_lightning.callbacks.loggers import MetricsFile, TensorBoardRunLogger
+from bfc_lightning.callbacks.measurements import Measurements
+from bfc_lightning.callbacks.progress import RunProgress
+from bfc_lightning.callbacks.summary import Summary
+from bfc_lightning.callbacks.training_log import TrainingLog
+from bfc_lightning.callbacks.training_scheme import TrainingScheme
+from bfc_lightning.cli.checks import as_list, check_callbacks, check_control, check_optimizer
+from bfc_lightning.cli.console import command_line, say, show_result
+from bfc_lightning.cli.errors import CHILD_VARIABLE, usage_errors
+from bfc_lightning.cli.launch import (
+    close_processes,
+    external_processes,
+    fill_processes,
+    share_folder,
+    use_launcher,
+)
+from bfc_lightning.cli.options import parse
+from bfc_lightning.cli.training_path import settle_training_path
+from bfc_lightning.files import remove_unfinished, write_atomically
+from bfc_lightning.private import leave_signals_alone
+from bfc_lightning.replicas import (
+    AnyData,
+    AnyLearner,
+    ReplicatedData,
+    ReplicatedLearner,
+    learners_of,
+)
+from bfc_lightning.runs.config import Study, digest, flatten, identity, make_trainer
+from bfc_lightning.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    FIGURES,
+    METRICS,
+    SUMMARY,
+    RunError,
+    RunFolder,
+    RunOptions,
+    find_folder,
+    reserved,
+)
+from bfc_lightning.runs.loading import Resumption, find_resumption, read_summary
+from bfc_lightning.runs.yaml_files import to_yaml
+from bfc_lightning.schedules import open_length
+from bfc_lightning.schemes import Phase
+
+RESUME = {
+    "resume": (
+        str | None,
+        "`auto` continues from the run's last checkpoint, if there is one; or a PATH.",
+    )
+}
+
+
+@dataclass
+class Run:
+    """What a run is made of: its settings, the objects built from them, and where it continues.
+
+    Attributes:
+        study: the settings, as they were given.
+        settings: the same as plain data, with the seed of every part.
+        objects: scheme, measures, and the Trainer's options.
+    """
+
+    study: Study
+    settings: dict[str, Any]
+    objects: Namespace
+    model: AnyLearner
+    data: AnyData
+    phases: list[Phase]
+    resumption: Resumption
+    started: float
+
+    @property
+    def seeds(self) -> range:
+        """The seed of each replica."""
+        config = self.study.config
+        return range(config.seed_everything, config.seed_everything + config.model.num_replicas)
+
+
+def fit_command(argv: Sequence[str]) -> int:
+    """Trains a learner in a run folder of its own; returns the exit code."""
+    started = time.time()
+    with usage_errors():
+        study = parse(argv, command="fit", options=RESUME)
+        options = RunOptions(**vars(study.config.run))
+        if options.overwrite and study.config.resume is not None:
+            raise RunError("run.overwrite must be false with --resume, got true.")
+        wanted = find_folder(options, [str(path) for path in study.config.config or []])
+        resumption = find_resumption(study.config.resume, wanted)
+        run = build_run(study, options, resumption, started)
+    with run_folder(wanted, options, resumption) as folder:
+        with usage_errors():
+            metrics = MetricsFile(
+                folder.path / METRICS,
+                num_replicas=len(run.seeds),
+                resume_step=resumption.step,
+            )
+            interruption, callbacks = own_callbacks(run, folder, metrics)
+            trainer = build_trainer(run, folder.path, metrics, callbacks)
+            use_launcher(trainer, ["fit", *argv], folder.path)
+            announce(run, folder.path, trainer)
+        with interruption.listening():
+            train(run, folder, trainer)
+    if trainer.is_global_zero:
+        show_result(folder.path, read_summary(folder.path), score_key=run.model.score_key)
+    return 0
+
+
+def build_run(study: Study, options: RunOptions, resumption: Resumption, started: float) -> Run:
+    """Builds the objects, and refuses what can be refused before anything is written."""
+    objects, model, data = build_learners(study, options)
+    first = learners_of(model)[0]
+    phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
+    if len(phases) > 1:
+        lengths = " + ".join(f"{phase.length:,}" for phase in phases)
+        name = type(objects.scheme).__name__
+        say(f"{name}: {lengths} = {phases[-1].stop:,} optimizer steps")
+    check_control(first, objects.scheme, phases)
+    check_optimizer(first, objects.scheme, phases[0])
+    check_callbacks(as_list(objects.trainer.callbacks), [model.score_key, "val/loss"])
+    settings = study.settings(study.resolved(study.config.seed_everything))
+    schedule = first.make_schedule
+    depends_on_length = (
+        (schedule is not None and open_length(schedule) is not None)
+        or study.config.model.final_temperature is not None
+        or objects.scheme.stretches
+    )
+    resumption.check(identity(settings), data, may_grow=not depends_on_length)
+    return Run(study, settings, objects, model, data, phases, resumption, started)
+
+
+def build_learners(study: Study, options: RunOptions) -> tuple[Namespace, AnyLearner, AnyData]:
+    """All objects, learner and data; with `model.num_replicas`, one of each for every seed."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    seed, count = study.config.seed_everything, study.config.model.num_replicas
+    seed_everything(seed, verbose=False)  # for the user's classes
+    objects: Namespace = study.parser.instantiate(study.resolved(seed))
+    if count == 1:
+        return objects, objects.model, objects.data
+    others = [study.parser.instantiate(study.resolved(seed + n)) for n in range(1, count)]
+    parts = [objects, *others]
+    learners, data = [part.model for part in parts], [part.data for part in parts]
+    return objects, ReplicatedLearner(learners), ReplicatedData(data)
+
+
+@contextmanager
+def run_folder(folder: Path, options: RunOptions, resumption: Resumption) -> Iterator[RunFolder]:
+    """The folder that the first process reserves, in every process of the run."""
+    rank, size, _ = external_processes()
+    resumes = resumption.folder is not None
+    is_shared = size > 1 and options.name is None and not resumes
+    if CHILD_VARIABLE in os.environ:
+        yield RunFolder(Path(os.environ[CHILD_VARIABLE]), is_kept=True)
+    elif rank > 0:
+        yield RunFolder(share_folder(None) if is_shared else folder, is_kept=True)
+    else:
+        with ExitStack() as stack:
+            with usage_errors():
+                path = resumption.folder or folder
+                own = stack.enter_context(reserved(path, options, resumes=resumes))
+            if is_shared:
+                share_folder(own.path)
+            remove_unfinished(own.path)
+            if resumes and resumption.checkpoint is None:
+                say(f"there is no checkpoint in {own.path} yet: starting from scratch.")
+            yield own
+
+
+def own_callbacks(
+    run: Run, folder: RunFolder, metrics: MetricsFile
+) -> tuple[Interruption, list[Callback]]:
+    """Our callbacks, in the order in which they act at the end of a step: measure, log, stop."""
+    config, path = run.study.config, folder.path
+    measurements = Measurements(run.phases, run.objects.measures, config.num_measures)
+    checkpoints = Checkpoints(
+        path / CHECKPOINTS, monitor=run.model.score_key, identity=identity(run.settings)
+    )
+    before = read_summary(path) if run.resumption.checkpoint is not None else {}
+    summary = Summary(
+        path / SUMMARY,
+        metrics=metrics,
+        measurements=measurements,
+        digest=digest(run.study.settings()),
+        started=run.started - before.get("wall_seconds", 0.0),
+        seeds=run.seeds,
+    )
+    interruption = Interruption(checkpoints)
+    figures = [RunFigures(path / FIGURES, metrics=metrics, title=path.name)]
+    return interruption, [
+        LambdaCallback(on_train_batch_end=lambda *_: folder.keep()),
+        measurements,
+        TrainingLog(),
+        RunLoop(),
+        interruption,
+        *(figures if config.run.figures else []),
+        summary,
+        checkpoints,
+    ]
+
+
+def build_trainer(
+    run: Run, folder: Path, metrics: MetricsFile, callbacks: list[Callback]
+) -> Trainer:
+    """A Trainer with our loggers, callbacks and checkpoint files beside the user's."""
+    options = vars(run.objects.trainer.clone())
+    users, plugins = as_list(options["callbacks"]), as_list(options["plugins"])
+    loggers: list[Logger] = [metrics]
+    if options["logger"] is not False:
+        loggers.insert(0, TensorBoardRunLogger(folder, run.resumption.step))
+    if options["logger"] not in (None, True, False):
+        loggers += as_list(options["logger"])
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(AtomicCheckpointIO())
+    has_bar = any(isinstance(callback, ProgressBar) for callback in users)
+    bar = [] if has_bar or options["enable_progress_bar"] is False else [RunProgress()]
+    interval = options["val_check_interval"]
+    if isinstance(interval, float):
+        steps = max(1, round(interval * run.phases[-1].stop))
+        interval = steps * options["accumulate_grad_batches"]
+    options["plugins"] = plugins
+    fill_processes(options)
+    scheme = TrainingScheme(run.objects.scheme, run.phases)
+    options |= {
+        "max_steps": run.phases[-1].stop,
+        "val_check_interval": interval,
+        "logger": loggers,
+        "callbacks": [scheme, *users, *bar, *callbacks],
+        "default_root_dir": str(folder),
+    }
+    trainer = make_trainer(**options)
+    # Lightning casts them after loading a checkpoint, whose weights would be rounded.
+    trainer.strategy.precision_plugin.convert_module(run.model)
+    run.data.check_processes(trainer.world_size)
+    run.resumption.check_device(trainer.strategy.root_device.type)
+    leave_signals_alone(trainer)
+    settle_training_path(
+        run.study.config.training_path,
+        trainer,
+        model=run.model,
+        data=run.data,
+        callbacks=users,
+        phases=run.phases,
+        scheme=run.objects.scheme,
+        num_measures=run.study.config.num_measures,
+    )
+    return trainer
+
+
+def announce(run: Run, folder: Path, trainer: Trainer) -> None:
+    """Writes `config.yaml`, hands the settings to the loggers, and says what starts."""
+    if not trainer.is_global_zero:
+        return
+    config = run.study.settings()
+    config["run"].update(name=folder.name, overwrite=False)
+    again = command_line(["fit", "-c", str(folder / CONFIG), "--run.name", "ANOTHER"])
+    text = f"# Every setting of the run {folder.name}. Again: {again}\n{to_yaml(config)}"
+    write_atomically(folder / CONFIG, text)
+    flat = flatten({**run.settings, "run": {"name": folder.name}})
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardRunLogger):
+            logger.show_hparams(flat, [run.model.score_key, "train/loss"])
+            if isinstance(run.model, ReplicatedLearner):
+                logger.show_bands(_banded_keys(run))
+        else:
+            logger.log_hyperparams(flat)
+    count = len(run.seeds)
+    seeds = f"seed {run.seeds[0]}"
+    if count > 1:
+        seeds = f"{count} replicas, seeds {run.seeds[0]} to {run.seeds[-1]}"
+    parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
+    step = run.resumption.step
+    resumed = "" if step is None else f"  resuming from step {step}"
+    say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}{resumed}")
+    if step == trainer.max_steps:
+        say(f"the run has all its {step} steps: nothing is left to train.")
+    changes = run.resumption.changes(environment(trainer, run.model))
+    if changes:
+        say(f"warning: results will agree only to rounding, since {'; '.join(changes)}.")
+
+
+def _banded_keys(run: Run) -> list[str]:
+    levels = range(1, learners_of(run.model)[0].network.depth + 1)
+    kinds = ("levels/residual", "features/residual")
+    bands = [f"{kind}_{level}" for kind in kinds for level in levels]
+    return [run.model.score_key, "train/loss", *bands]
+
+
+def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:
+    """Trains; whatever is refused before the first step is a usage error."""
+    try:
+        with before_first_step(run, folder, trainer):
+            trainer.fit(
+                run.model,
+                datamodule=run.data,
+                ckpt_path=run.resumption.checkpoint,
+                weights_only=True,
+            )
+    except Diverged:
+        folder.keep()
+        raise
+    except (Interrupted, OSError):
+        if folder.is_kept:
+            hint = command_line(["fit", "-c", str(folder.path / CONFIG), "--resume", "auto"])
+            say(f"step {trainer.global_step}; to continue: {hint}")
+        raise
+    finally:
+        close_processes(trainer)
+
+
+@contextmanager
+def before_first_step(run: Run, folder: RunFolder, trainer: Trainer) -> Iterator[None]:
+    """Turns an exception into a usage error, unless the run has taken a step."""
+    try:
+        yield
+    except Exception:
+        if trainer.global_step > (run.resumption.step or 0):
+            raise
+        with usage_errors():
+            raise

@@ -1,0 +1,184 @@
+"""A process for each run, forked from a server that has imported everything once."""
+
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from bfc_lightning.experiments.spec import Limits
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 20.0
+_PRELOAD = ["bfc_lightning.cli.fit", "bfc_lightning.cli.baseline", "bfc_lightning.cli.evaluate"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Commands of `bfc`, run one after the other while they succeed; output goes to a log."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A task that is over: its exit code, or -N if signal N killed it."""
+
+    task: Task
+    code: int
+    seconds: float
+    is_overdue: bool
+
+
+@dataclass
+class _Worker:
+    task: Task
+    process: ForkServerProcess
+    slot: int
+    began: float
+    stopped_at: float = 0.0
+    is_overdue: bool = False
+
+
+class Pool:
+    """Runs tasks in processes; the first signal lets them save and stop, the second kills them.
+
+    `signum` is the first signal that was received inside the `with` block, 0 if none.
+    """
+
+    def __init__(self, num_workers: int, *, limits: Limits, gpus: Sequence[str] = ()) -> None:
+        self.num_workers = num_workers
+        self.limits = limits
+        self.gpus = gpus
+        self.signum = 0
+        self._num_signals = 0
+        self._workers: list[_Worker] = []
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOAD)
+
+    def __enter__(self) -> Self:
+        resource_tracker.ensure_running()  # before, as it changes the mask
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        is_main = threading.current_thread() is threading.main_thread()
+        self._before = {n: signal.signal(n, self._receive) for n in _SIGNALS} if is_main else {}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            _kill(worker)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Task | Ended]:
+        """Runs tasks in their order; yields each one when it begins and when it has ended."""
+        waiting = deque(tasks)
+        while True:
+            while waiting and not self.signum and len(self._workers) < self.num_workers:
+                yield self._start(waiting.popleft())
+            if not self._workers:
+                return
+            connection.wait([w.process.sentinel for w in self._workers], _POLL_SECONDS)
+            for worker in list(self._workers):
+                self._stop_if_due(worker)
+                if not worker.process.is_alive():
+                    worker.process.join()
+                    self._workers.remove(worker)
+                    seconds = time.monotonic() - worker.began
+                    code = worker.process.exitcode or 0
+                    yield Ended(worker.task, code, seconds, worker.is_overdue)
+
+    def _start(self, task: Task) -> Task:
+        slot = min(set(range(self.num_workers)) - {worker.slot for worker in self._workers})
+        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
+        process = self._context.Process(
+            target=_work, args=(task, self.limits.gigabytes, gpu, os.getcwd())
+        )
+        process.start()
+        self._workers.append(_Worker(task, process, slot, time.monotonic()))
+        return task
+
+    def _stop_if_due(self, worker: _Worker) -> None:
+        """Asks a worker to stop on a signal or a timeout; kills it if it does not."""
+        now = time.monotonic()
+        overdue = now - worker.began > (self.limits.seconds or float("inf"))
+        if not worker.stopped_at and (overdue or self._num_signals):
+            worker.process.terminate()
+            worker.stopped_at, worker.is_overdue = now, overdue
+        elif worker.stopped_at and now - worker.stopped_at > _GRACE_SECONDS:
+            _kill(worker)
+        if self._num_signals > 1:
+            _kill(worker)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = self.signum or signum
+        self._num_signals += 1
+
+
+def _kill(worker: _Worker) -> None:
+    """Kills a worker and the processes that its run has started."""
+    try:
+        os.killpg(worker.process.pid or 0, signal.SIGKILL)
+    except ProcessLookupError:
+        worker.process.kill()
+
+
+def _work(task: Task, gigabytes: float | None, gpu: str | None, directory: str) -> None:
+    """The life of a worker: one task."""
+    os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.chdir(directory)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    _limit_memory(gigabytes)
+    for command in task.commands:
+        sys.argv[1:] = command
+        try:
+            runpy.run_module("bfc_lightning", run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+
+
+def _die_with_parent() -> None:
+    """Kills this process and those that it started when the experiment is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _limit_memory(gigabytes: float | None) -> None:
+    """Lets this process map so much more than now, if the system can tell how much that is."""
+    mapped = Path("/proc/self/statm")
+    if gigabytes is not None and mapped.is_file():
+        now = int(mapped.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (now + int(gigabytes * 2**30), hard))

@@ -1,1 +1,0 @@
-"""One learner at many settings: points, runs, table and picture."""

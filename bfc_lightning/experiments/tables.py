@@ -1,0 +1,162 @@
+"""An experiment's results as tables: CSV, Markdown and LaTeX."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from bfc_lightning.experiments.scaling_report import about_scaling, scaling_csv, scaling_table
+from bfc_lightning.experiments.spec import FINISHED, Experiment, Place, Point, trial_name
+from bfc_lightning.files import write_atomically
+
+Chosen = Mapping[Point, Mapping[str, Any]]
+"""Values of the tuned keys."""
+
+
+def load_results(path: str | Path) -> pd.DataFrame:
+    """The rows of `compare.csv`, given the file or its folder; labels stay text, as in `0.50`."""
+    file = Path(path)
+    file = file / "compare.csv" if file.is_dir() else file
+    columns = list(pd.read_csv(file, nrows=0).columns)
+    texts = {*columns[: columns.index("seed")], "status"}
+    types = {name: "str" if name in texts else "float" for name in columns if name != "seed"}
+    empty = {name: [""] for name, kind in types.items() if kind == "float"}
+    return pd.read_csv(file, dtype=types, na_values=empty, keep_default_na=False)
+
+
+def is_sweep(experiment: Experiment) -> bool:
+    """Whether there is a single learner, without a name."""
+    return "" in experiment.learners
+
+
+def rows_where(rows: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """The rows with these labels."""
+    return rows[(rows[list(labels)] == list(labels.values())).all(axis=1)]
+
+
+def losses(status: "pd.Series[str]") -> list[str]:
+    """How many runs did not finish, e.g. `1 diverged`, by status."""
+    counts = status[status != FINISHED].value_counts().sort_index()
+    return [f"{count} {name}" for name, count in counts.items()]
+
+
+def num_trials(experiment: Experiment, learner: str) -> int:
+    """How many combinations of values are tried for a learner; 0 if it is not tuned."""
+    tune = experiment.learners[learner].get("tune")
+    return math.prod(map(len, tune.values())) if tune else 0
+
+
+def by_point(experiment: Experiment, rows: pd.DataFrame) -> Iterator[tuple[Point, pd.DataFrame]]:
+    """The rows of every learner at every point of the grid, in the order of the rows."""
+    names = ["learner", *(axis.name for axis in experiment.axes)]
+    for key, mine in rows.groupby(names, sort=False):
+        learner, *labels = map(str, key)
+        yield (learner, tuple(labels)), mine
+
+
+def summary_table(experiment: Experiment, results: pd.DataFrame, chosen: Chosen) -> pd.DataFrame:
+    """One row per learner and point: counts, and medians with ranges over the finished runs."""
+    wanted = [name for key in experiment.metrics for name in (key, f"{key}_untrained")]
+    metrics = [name for name in wanted if name in experiment.metrics or name in results]
+    names = [axis.name for axis in experiment.axes]
+    is_tuned = any(num_trials(experiment, learner) for learner in experiment.learners)
+    lines = []
+    for point, rows in by_point(experiment, results):
+        finished = rows[rows["status"] == FINISHED]
+        line = {"learner": point[0]} | dict(zip(names, point[1], strict=True))
+        counts = [f"{len(finished)} of {len(rows)}", *losses(rows["status"])]
+        line["runs finished"] = ", ".join(counts)
+        if is_tuned:
+            line["trials"] = str(num_trials(experiment, point[0]) or "-")
+            line["chosen"] = trial_name(chosen.get(point, {})) or "-"
+        steps = finished["steps"].agg(["min", "max"]).dropna().unique()
+        line["steps"] = " to ".join(f"{end:,.0f}" for end in steps) or "-"
+        line |= {key: _median(finished[key]) if key in finished else "-" for key in metrics}
+        lines.append(line)
+    table = pd.DataFrame(lines)
+    return table.drop(columns="learner") if is_sweep(experiment) else table
+
+
+def _median(values: "pd.Series[float]") -> str:
+    values = values[np.isfinite(values)]
+    low, middle, high = (f"{values.quantile(share):.1e}" for share in (0, 0.5, 1))
+    if values.empty:
+        return "-"
+    return middle if values.nunique() == 1 else f"{middle} [{low}, {high}]"
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table of text as Markdown; cells may contain `|`."""
+    body = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_tables(
+    experiment: Experiment,
+    results: pd.DataFrame,
+    place: Place,
+    chosen: Chosen,
+    trials: pd.DataFrame | None,
+) -> None:
+    """Writes compare.csv, compare.md and compare.tex; trials.csv and scaling.csv if they apply."""
+    table = summary_table(experiment, results, chosen)
+    counts = results.astype({"steps": "Int64", "samples_seen": "Int64"})
+    texts = {
+        "compare.csv": counts.to_csv(index=False, lineterminator="\n"),
+        "compare.md": _markdown(experiment, results, place, table),
+        "compare.tex": table.to_latex(index=False, escape=True),
+    }
+    if trials is not None:
+        texts["trials.csv"] = _trials_csv(experiment, trials, chosen)
+    if experiment.scaling is not None:
+        texts["scaling.csv"] = scaling_csv(experiment, results)
+    for name, text in texts.items():
+        write_atomically(place.folder / name, text)
+
+
+def _markdown(
+    experiment: Experiment, results: pd.DataFrame, place: Place, table: pd.DataFrame
+) -> str:
+    keys = ("learners", "grid", "points")
+    differing = {key: experiment.source[key] for key in keys if experiment.source.get(key)}
+    settings = yaml.safe_dump(differing, sort_keys=False, default_flow_style=None, width=100)
+    is_drawn = FINISHED in results["status"].to_numpy()
+    parts = [f"# {place.folder.name}", _about(experiment), markdown_table(table)]
+    if experiment.scaling is not None:
+        parts += [about_scaling(experiment), markdown_table(scaling_table(experiment, results))]
+        parts += ["![samples needed](scaling.png)"] if is_drawn else []
+    parts += ["![metrics](compare.png)"] if is_drawn else []
+    parts += ["What differs:", f"```yaml\n{settings}```", f"    {place.command}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(experiment: Experiment) -> str:
+    """What the numbers of the table are."""
+    text = (
+        "Median [lowest, highest] over the finished runs of seeds "
+        f"{', '.join(map(str, experiment.seeds))}. Runs that diverged, failed or were stopped at a "
+        "limit are counted, but have no part in the medians."
+    )
+    if any(num_trials(experiment, learner) for learner in experiment.learners):
+        text += (
+            f" Tuned values have the smallest median {experiment.tuning.metric} over the tuning "
+            f"seeds {', '.join(map(str, experiment.tuning.seeds))}; see trials.csv."
+        )
+    return text
+
+
+def _trials_csv(experiment: Experiment, trials: pd.DataFrame, chosen: Chosen) -> str:
+    """One row per run of the tuning; `chosen` is empty until the choice is made."""
+    names = [axis.name for axis in experiment.axes]
+    columns = ["learner", *names, "trial", "seed", "status", "wall_seconds"]
+    table = trials.reindex(columns=[*columns, experiment.tuning.metric]).assign(chosen="")
+    for point, rows in by_point(experiment, trials):
+        if point in chosen:
+            is_chosen = rows["trial"] == trial_name(chosen[point])
+            table.loc[rows.index, "chosen"] = is_chosen.map({True: "yes", False: "no"})
+    return table.to_csv(index=False, lineterminator="\n")

@@ -1,0 +1,348 @@
+"""From YAML to one resolved configuration, and from that to objects, seeds and a digest."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning import Trainer
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy
+
+from bfc_lightning.callbacks.measurements import NUM_POINTS
+from bfc_lightning.data import HierarchicalData
+from bfc_lightning.inputs import InputDistribution
+from bfc_lightning.labels import Labels
+from bfc_lightning.measures.battery import Measure
+from bfc_lightning.module import HierarchicalLearner, default_optimizer
+from bfc_lightning.private import forget_init_args_of_another_class
+from bfc_lightning.runs.folder import RunError, RunOptions
+from bfc_lightning.schemes import Scheme
+from bfc_lightning.seeds import derive_seed
+from bfc_lightning.targets import Target
+
+PROBLEM_GROUPS = ("inputs", "labels", "target", "model", "data")
+# The generator that draws for a group of settings, if the group has no seed of its own.
+_GENERATORS = {"inputs": "inputs", "target": "target", "model": "init", "data": "stream"}
+_TRAINER_KEYS = (
+    "max_steps",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "accumulate_grad_batches",
+    "precision",
+)
+_EVALUATION_KEYS = ("eval_batch_size", "num_test_samples", "num_predict_samples")
+_MOST_MEASURES = 100_000
+
+
+def make_trainer(
+    max_steps: PositiveInt = 4000,
+    max_time: str | dict[str, int] | None = None,
+    val_check_interval: int | float = 0.05,
+    log_every_n_steps: PositiveInt = 50,
+    gradient_clip_val: float | None = 0.02,
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+    accumulate_grad_batches: PositiveInt = 1,
+    precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
+    accelerator: str | Accelerator = "auto",
+    devices: int | str | list[int] = "auto",
+    num_nodes: PositiveInt = 1,
+    strategy: Literal["auto", "ddp"] | DDPStrategy = "auto",
+    deterministic: bool | Literal["warn"] | None = None,
+    benchmark: bool | None = None,
+    detect_anomaly: bool = False,
+    profiler: Profiler | str | None = None,
+    plugins: Precision
+    | ClusterEnvironment
+    | CheckpointIO
+    | LayerSync
+    | list[Precision | ClusterEnvironment | CheckpointIO | LayerSync]
+    | None = None,
+    logger: Logger | list[Logger] | bool | None = None,
+    callbacks: list[Callback] | Callback | None = None,
+    enable_progress_bar: bool | None = True,
+    default_root_dir: str | None = None,
+) -> Trainer:
+    """Builds a Trainer for a stream of samples without epochs.
+
+    Args:
+        max_steps: Optimizer steps of the run.
+        max_time: Stop after this time, DD:HH:MM:SS, counted over resumes.
+        val_check_interval: Batches between validations, or a fraction of the run.
+        log_every_n_steps: Steps between two rows of the training loss.
+        gradient_clip_val: Largest gradient. It is so low that nearly every gradient is scaled to
+            it: powers of Gaussians make single batches wild, and Adam would remember them.
+        gradient_clip_algorithm: Clip the norm of the gradient or each value.
+        accumulate_grad_batches: Batches per optimizer step.
+        precision: Of the parameters and samples.
+        accelerator: cpu, gpu, or auto.
+        devices: Number of devices, or a list of their indices.
+        num_nodes: Number of machines, under torchrun or srun.
+        strategy: auto, ddp, or a DDPStrategy with arguments.
+        deterministic: Whether PyTorch uses deterministic algorithms only.
+        benchmark: Whether cuDNN selects algorithms by timing them.
+        detect_anomaly: Whether autograd checks for NaN. Trains by autograd.
+        profiler: simple, advanced, or a Profiler.
+        plugins: Plugins of Lightning.
+        logger: Loggers beside our own; false turns TensorBoard off.
+        callbacks: Callbacks beside our own.
+        enable_progress_bar: Whether progress is shown.
+        default_root_dir: The run folder; set by the command.
+
+    Returns:
+        The Trainer.
+    """
+    return Trainer(
+        **locals(),
+        max_epochs=-1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+class Study(LightningCLI):
+    """The settings of one command, parsed from the command line or from plain data.
+
+    `config` holds them with every default filled in; `parser.instantiate` builds the objects.
+    """
+
+    def __init__(
+        self,
+        args: list[str] | Mapping[str, Any] | None = None,
+        *,
+        prog: str = "bfc fit",
+        extra: Mapping[str, type] | None = None,
+        options: Mapping[str, tuple[Any, str]] | None = None,
+    ) -> None:
+        self._extra, self._options = extra or {}, options or {}
+        forget_init_args_of_another_class()
+        super().__init__(
+            HierarchicalLearner,
+            HierarchicalData,
+            save_config_callback=None,
+            run=False,
+            args=dict(args) if isinstance(args, Mapping) else args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": prog, "exit_on_error": False, "allow_abbrev": False},
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the seed."""
+        parser.add_argument(
+            "--seed_everything",
+            type=NonNegativeInt,
+            default=0,
+            help="Seed of the run; inputs, target, initialization and samples derive theirs.",
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the Trainer's options, the learner and its samples."""
+        parser.add_function_arguments(make_trainer, "trainer", skip={"default_root_dir"})
+        parser.add_lightning_class_args(HierarchicalLearner, "model")
+        parser.add_lightning_class_args(HierarchicalData, "data")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the problem, the scheme, the measures and the run folder."""
+        add_problem_arguments(parser)
+        parser.add_subclass_arguments(
+            Scheme, "scheme", help="Joint (all layers at once), Progressive or Layerwise training."
+        )
+        parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
+        parser.add_argument(
+            "--measures",
+            type=list[Measure],
+            default=[],
+            help="Measures of your own, by class_path (docs/extending.md).",
+        )
+        parser.add_argument(
+            "--num_measures",
+            type=NonNegativeInt,
+            default=NUM_POINTS,
+            help="About how many times levels and features are measured; 0 for never.",
+        )
+        parser.add_argument(
+            "--training_path",
+            type=Literal["auto", "fast", "plain"],
+            default="auto",
+            help="`plain` takes single steps with autograd, `fast` takes many with gradients by "
+            "hand, equal to rounding; `auto` is `fast` if it can train the run.",
+        )
+        parser.add_class_arguments(RunOptions, "run")
+        for name, (kind, text) in self._options.items():
+            default = None if kind == str | None else "best"
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        for name, kind in self._extra.items():
+            parser.add_subclass_arguments(kind, name, required=True, help="Class and arguments.")
+
+    def parse_arguments(
+        self,
+        parser: LightningArgumentParser,
+        args: list[str] | dict[str, Any] | Namespace | None,
+    ) -> None:
+        """Parses arguments or plain data; without either, only the parser is made."""
+        if args is None:
+            self.config = Namespace()  # type: ignore[no-untyped-call]
+            return
+        if isinstance(args, list):
+            self.config = parser.parse_args(args)
+        else:
+            self.config = parser.parse_object(args)
+        _check_settings(self.config)
+
+    def _set_seed(self) -> None:
+        """Leaves the global generators to the command."""
+
+    def instantiate_classes(self) -> None:
+        """Leaves the objects to the command."""
+
+    def read(self, content: Mapping[str, Any]) -> None:
+        """Parses plain data, in place of what was parsed before."""
+        self.parse_arguments(self.parser, dict(content))
+
+    def settings(self, config: Namespace | None = None) -> dict[str, Any]:
+        """Every setting as plain data."""
+        own = (self.config if config is None else config).clone()
+        for key in ("config", *self._options):
+            own.pop(key, None)
+        content: dict[str, Any] = yaml.safe_load(self.parser.dump(own, skip_unset=False))
+        return content
+
+    def resolved(self, seed: int) -> Namespace:
+        """A copy of the settings for a seed, with the seed of every part filled in."""
+        own: Namespace = self.config.clone()
+        own.seed_everything = seed
+        fill_seeds(own, seed)
+        return own
+
+
+def _check_settings(config: Namespace) -> None:
+    """Refuses values that no type can refuse."""
+    last_seed = config.seed_everything + config.model.num_replicas - 1
+    if last_seed >= 2**32:
+        raise RunError(f"seed_everything must be in [0, 2^32) in every replica, got {last_seed}.")
+    interval = config.trainer.val_check_interval
+    is_fraction = isinstance(interval, float)
+    if (is_fraction and not 0 < interval <= 1) or (not is_fraction and interval < 1):
+        raise RunError(
+            "trainer.val_check_interval must be a number of batches or a fraction of the run in "
+            f"(0, 1], got {interval}."
+        )
+    if not is_fraction and interval % config.trainer.accumulate_grad_batches:
+        raise RunError(
+            "trainer.val_check_interval must be a multiple of trainer.accumulate_grad_batches, "
+            f"{config.trainer.accumulate_grad_batches}, got {interval}."
+        )
+    if config.num_measures > _MOST_MEASURES:
+        raise RunError(
+            f"num_measures must be at most {_MOST_MEASURES:,}, got {config.num_measures}."
+        )
+    if config.run.threads is not None and config.run.threads < 1:
+        raise RunError(f"run.threads must be at least 1, got {config.run.threads}.")
+
+
+def problem_parser() -> ArgumentParser:
+    """A parser of the groups that make a learner and its problem."""
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(HierarchicalLearner, "model")
+    parser.add_class_arguments(HierarchicalData, "data")
+    add_problem_arguments(parser)
+    return parser
+
+
+def add_problem_arguments(parser: ArgumentParser) -> None:
+    """Adds `inputs`, `labels` and `target`, and links them to `data` and `model`."""
+    parser.add_subclass_arguments(
+        InputDistribution, "inputs", help="The distribution of x.", required=True
+    )
+    parser.add_subclass_arguments(Labels, "labels", help="Regression or classification.")
+    parser.add_subclass_arguments(Target, "target", help="The function to learn.", required=True)
+    adam = {"class_path": "torch.optim.Adam", "init_args": default_optimizer.keywords}
+    regression = {"class_path": "bfc_lightning.labels.Regression"}
+    parser.set_defaults({"labels": regression, "model.optimizer": adam})
+    parser.link_arguments("inputs", "labels.init_args.inputs", apply_on="instantiate")
+    parser.link_arguments(
+        "labels", "target.init_args.inputs", compute_fn=_target_inputs, apply_on="instantiate"
+    )
+    for group in ("model", "data"):
+        parser.link_arguments("target", f"{group}.target", apply_on="instantiate")
+        parser.link_arguments("labels", f"{group}.labels", apply_on="instantiate")
+
+
+def _target_inputs(labels: Labels) -> InputDistribution:
+    return labels.target_distribution
+
+
+def fill_seeds(config: Namespace, seed: int) -> None:
+    """Gives every part without a seed of its own one that is derived from the run's, in place."""
+    for group, name in _GENERATORS.items():
+        _fill(config[group], derive_seed(seed, name))
+    target_seed = config.get("target.init_args.seed")
+    if target_seed is None:
+        target_seed = derive_seed(seed, "target")
+    _fill(config["labels"], target_seed)
+
+
+def _fill(part: object, seed: int) -> None:
+    if isinstance(part, list):
+        for number, entry in enumerate(part):
+            _fill(entry, derive_seed(seed, number))
+    elif isinstance(part, Namespace):
+        if "seed" in vars(part) and part["seed"] is None:
+            part["seed"] = seed
+        for entry in vars(part).values():
+            if isinstance(entry, Namespace | list):
+                _fill(entry, seed)
+
+
+def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists stay whole unless they hold mappings."""
+    if isinstance(tree, list) and any(isinstance(entry, Mapping) for entry in tree):
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, Mapping) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that determine a run's numbers, by dotted key."""
+    kept = {key: settings[key] for key in (*PROBLEM_GROUPS, "scheme", "seed_everything")}
+    kept["data"] = {k: v for k, v in kept["data"].items() if k not in _EVALUATION_KEYS}
+    if "baseline" in settings:
+        return flatten({**kept, "baseline": settings["baseline"]})
+    trainer = settings["trainer"]
+    return flatten({**kept, "trainer": {key: trainer[key] for key in _TRAINER_KEYS}})
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """A digest of the identity, before seeds are filled in: the same one means the same numbers."""
+    text = json.dumps(identity(settings), sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """One clause for each key that differs; seeds that follow from the run's are left out."""
+    absent = "absent"
+    keys = [key for key in {**stored, **here} if stored.get(key, absent) != here.get(key, absent)]
+    if "seed_everything" in keys:
+        keys = [key for key in keys if not key.endswith(".seed")]
+    return [f"{key} is {here.get(key, absent)!r}, was {stored.get(key, absent)!r}" for key in keys]
+
+
+def listed(clauses: Sequence[str], most: int = 5) -> str:
+    """The first few clauses in one line."""
+    more = f"; and {len(clauses) - most} more" if len(clauses) > most else ""
+    return "; ".join(clauses[:most]) + more

@@ -1,0 +1,149 @@
+"""The benchmark: its bare loops do the same work as `bfc fit`, and a run of it leaves a table."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.limit import Limit
+from benchmarks.loops import BareLoop
+from benchmarks.report import size_markdown, size_result
+from benchmarks.workload import Workload, read_workload
+from bfc_lightning.cli import main as bfc
+from tests.runs import checkpoint
+
+NUM_STEPS = 4
+PROBLEM = f"""\
+inputs: {{class_path: Gaussian, init_args: {{input_dim: 8}}}}
+target: {{class_path: HierarchicalTarget, init_args: {{widths: [4, 3, 2]}}}}
+model: {{width: [6, 5, 4]}}
+num_measures: 0
+data: {{batch_size: 32, num_val_samples: 64, eval_batch_size: 64}}
+trainer: {{max_steps: {NUM_STEPS}, val_check_interval: 2, accelerator: cpu,
+          gradient_clip_val: 0.02, precision: 64-true}}
+"""
+# Shape checks of the tests cannot be compiled, so that the compiled loop has its own process.
+COMPILED = """\
+import sys, torch
+from pathlib import Path
+from benchmarks.loops import CompiledLoop
+from benchmarks.workload import read_workload
+
+loop = CompiledLoop(read_workload(Path(sys.argv[1])))
+loop.restart()
+for x in torch.load(sys.argv[2]):
+    loop.step(x)
+torch.save(loop.network.state_dict(), sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def workload(tmp_path_factory) -> Workload:
+    """A float64 problem whose layers, readout scales and learning rates all differ."""
+    path = tmp_path_factory.mktemp("problem") / "double.yaml"
+    path.write_text(PROBLEM)
+    return read_workload(path)
+
+
+@pytest.fixture(scope="module")
+def batches(workload) -> list[torch.Tensor]:
+    """The inputs that `bfc fit` draws."""
+    stream = workload.data.make_stream("cpu", torch.float64)
+    return [stream.batch("train", index, 32).inputs for index in range(NUM_STEPS)]
+
+
+@pytest.fixture(scope="module")
+def fitted(workload, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights at the end of `bfc fit`."""
+    root = tmp_path_factory.mktemp("fit")
+    argv = ["--run.root", str(root), "--run.name", "run", "--run.figures", "false"]
+    assert bfc(["fit", "-c", str(workload.path), *argv]) == 0
+    state = checkpoint(root / "run")["state_dict"]
+    return {name.removeprefix("network."): value for name, value in state.items()}
+
+
+def assert_close(weights, expected) -> None:
+    """Equal to a relative 1e-10 in the maximum norm, for PyTorch's and JAX's arrays."""
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        own, given = np.asarray(weights[name]), np.asarray(value)
+        assert own.shape == given.shape
+        assert np.abs(own - given).max() <= 1e-10 * np.abs(given).max(), name
+
+
+def test_fit_changes_every_weight(workload, fitted):
+    for name, value in workload.learner.network.state_dict().items():
+        assert float((value - fitted[name]).abs().max()) > 1e-4, name
+
+
+def test_bare_loop_takes_the_steps_of_fit(workload, batches, fitted):
+    loop = BareLoop(workload)
+    loop.run(2)
+    loop.restart()
+    for x in batches:
+        loop.step(x)
+    assert_close(loop.network.state_dict(), fitted)
+
+
+@pytest.mark.slow
+def test_compiled_loop_takes_the_steps_of_fit(workload, batches, fitted, tmp_path):
+    file = tmp_path / "batches.pt"
+    torch.save(batches, file)
+    argv = [sys.executable, "-c", COMPILED, str(workload.path), str(file)]
+    subprocess.run(argv, check=True, timeout=300)
+    assert_close(torch.load(file), fitted)
+
+
+def jax_and_loop(workload):
+    jax = pytest.importorskip("jax", reason="needs the extra bench")
+
+    from benchmarks.jax_loop import JaxLoop
+
+    return jax, JaxLoop(workload)
+
+
+def test_jax_loop_takes_the_steps_of_fit(workload, batches, fitted):
+    jax, loop = jax_and_loop(workload)
+    with loop.settings():
+        state, step = loop.initial(), jax.jit(loop.step)
+        for index, (x, rate) in enumerate(zip(batches, workload.learning_rates(), strict=True)):
+            state = step(state, x.numpy(), rate, index)
+        assert_close(state.weights, fitted)
+
+
+def test_jax_scan_takes_every_timed_step_on_its_own_batch(workload):
+    jax, loop = jax_and_loop(workload)
+    with loop.settings():
+        state, step = loop.initial(), jax.jit(loop.step)
+        for index in range(workload.num_timed):
+            x = jax.random.normal(jax.random.fold_in(loop.key, index), (32, 8), "float64")
+            state = step(state, x, loop.rates[index], index)
+        assert_close(loop.compiled(loop.initial()).weights, state.weights)
+
+
+def test_flops_of_a_step_worked_by_hand(workload):
+    forward = 2 * 32 * (8 * 6 + (8 + 6) * 5 + (8 + 6 + 5) * 4)
+    assert Limit(workload).flops == 2 * forward + 2 * 32 * (6 * 5 + (6 + 5) * 4)
+
+
+def test_table_worked_by_hand(workload):
+    seconds = {"fit": [2e-3, 6e-3], "bare": [1e-3, 2e-3]}
+    assert size_markdown("double", size_result(workload, seconds, None)).splitlines()[-2:] == [
+        "| fit | 4 [2, 6] | 8,000 | 1 [1, 1] |",
+        "| bare | 1.5 [1, 2] | 21,333 | 2.5 [2, 3] |",
+    ]
+
+
+def test_run_of_the_benchmark_leaves_a_table(tmp_path, capsys):
+    contestants = ["fit", "fit_plain", "replicas", "bare", "limit"]
+    argv = ["--sizes", "tiny", "--steps", "400", "--rounds", "1", "--out", str(tmp_path)]
+    main([*argv, "--contestants", *contestants])
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.md"}
+    size = json.loads((tmp_path / "bench.json").read_text())["sizes"]["tiny"]
+    assert list(size["contestants"]) == contestants
+    assert all(0 < own["seconds_per_step"]["median"] < 1 for own in size["contestants"].values())
+    assert capsys.readouterr().out.strip() in (tmp_path / "bench.md").read_text()

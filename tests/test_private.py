@@ -1,0 +1,94 @@
+"""What the package takes from inside Lightning and jsonargparse, which they may change."""
+
+import signal
+
+import pytest
+from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback
+
+from bfc_lightning import private
+from bfc_lightning.cli.options import parse
+from tests.launches import bfc
+from tests.runs import fit, intervene
+
+
+def make_trainer(**kwargs) -> Trainer:
+    flags = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator="cpu", devices=1, max_steps=1, **flags, **kwargs)
+
+
+def test_class_that_replaces_another_starts_from_its_own_defaults(tmp_path):
+    config = tmp_path / "sgd.yaml"
+    args = "{lr: 0.5, momentum: 0.9, weight_decay: 0.1}"
+    config.write_text(f"model: {{optimizer: {{class_path: SGD, init_args: {args}}}}}\n")
+    argv = ["-c", "quickstart", "-c", str(config), "--model.optimizer", "AdamW"]
+    optimizer = parse(argv, command="validate").config.model.optimizer
+    assert optimizer.class_path == "torch.optim.AdamW"
+    assert (optimizer.init_args.lr, optimizer.init_args.weight_decay) == (1e-3, 1e-2)
+
+
+def test_arguments_of_the_same_class_are_kept():
+    argv = ["-c", "quickstart", "--model.optimizer", "Adam", "--model.optimizer.eps", "1e-6"]
+    optimizer = parse(argv, command="validate").config.model.optimizer
+    assert (optimizer.init_args.lr, optimizer.init_args.eps) == (0.007, 1e-6)
+
+
+def test_lightning_handles_no_signals():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        trainer = make_trainer()
+        trainer._signal_connector.register_signal_handlers()
+        assert signal.getsignal(signal.SIGTERM) != before  # so the test can tell
+        signal.signal(signal.SIGTERM, before)
+        trainer = make_trainer()
+        private.leave_signals_alone(trainer)
+        trainer._signal_connector.register_signal_handlers()
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_lightning_does_not_requeue_jobs_of_slurm():
+    trainer = make_trainer(plugins=[SLURMEnvironment()])
+    assert trainer._accelerator_connector.cluster_environment.auto_requeue
+    private.leave_signals_alone(trainer)
+    assert not trainer._accelerator_connector.cluster_environment.auto_requeue
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+@pytest.mark.parametrize(("path", "count"), [("fast", "3"), ("plain", "0")])
+def test_three_steps_have_no_collective_but_that_of_the_gradients(tmp_path, path, count):
+    """On the plain path that is PyTorch's own, which is not counted."""
+    watch = intervene("CollectiveCounter", path=tmp_path / "count", first=21, last=24)
+    code, output = bfc(2, tmp_path, *watch, "--training_path", path)
+    assert code == 0, output
+    assert (tmp_path / "count").read_text() == count
+
+
+class Recorder(Callback):
+    """Records step, whether a stop follows, and the logging interval; and validations as `v`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        self.write(f"{trainer.global_step} {private.log_interval(trainer)}")
+        trainer.should_stop = trainer.global_step >= 33
+        self.write("stops" * private.stops_early_next(trainer))
+
+    def on_validation_end(self, trainer, *args) -> None:
+        self.write("validates")
+
+    def write(self, text: str) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"{text} ")
+
+
+def test_stop_and_logging_interval_are_those_of_lightning(tmp_path):
+    watch = ["--trainer.callbacks+", "tests.test_private.Recorder"]
+    assert fit(tmp_path, *watch, "--trainer.callbacks.path", str(tmp_path / "seen")) == 0
+    steps = [f"{step} 5" for step in range(1, 34)]
+    expected = [*steps[:20], "validates", *steps[20:], "stops", "validates"]
+    assert (tmp_path / "seen").read_text().split() == " ".join(expected).split()

@@ -1,0 +1,321 @@
+"""The YAML of an experiment, and the runs that follow from it."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bfc_lightning.cli import main
+from bfc_lightning.cli.experiments import parse_experiment
+from bfc_lightning.experiments.reading import (
+    chosen_runs,
+    expand,
+    label_of,
+    make_experiment,
+    merged,
+    nested,
+    short_names,
+)
+from bfc_lightning.experiments.spec import Experiment, Limits, RunSpec, Tuning
+from bfc_lightning.runs.config import Study
+from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.yaml_files import read_yaml
+from tests.experiments import LR, compare, write
+
+SCALES = "target.init_args.level_scales"
+
+
+def read(*paths: Path, **overrides: object) -> Experiment:
+    configs = [word for path in paths for word in ("-c", str(path))]
+    given = parse_experiment([*configs, *(f"--{key}={value}" for key, value in overrides.items())])
+    for key in ("list", "report", "figures", "config"):
+        given.pop(key)
+    return make_experiment(given)[0]
+
+
+def runs_of(folder: Path, **content: object) -> list[RunSpec]:
+    return expand(read(write(folder, **content)))[1]
+
+
+def test_learners_and_seeds_make_runs_seed_by_seed(tmp_path):
+    runs = runs_of(tmp_path)
+    assert [run.name for run in runs] == [
+        f"{learner}-seed{seed}" for seed in (0, 1) for learner in ("narrow", "wide")
+    ]
+    assert [run.config["model"]["width"] for run in runs] == [4, 8, 4, 8]
+    assert {run.config["trainer"]["max_steps"] for run in runs} == {20}  # of the second base
+    assert len({run.digest for run in runs}) == 4
+
+
+def test_a_run_has_the_settings_that_bfc_fit_would_have(tmp_path):
+    run = runs_of(tmp_path)[0]
+    files = ["-c", "tests/configs/tiny.yaml", "-c", str(tmp_path / "short.yaml")]
+    settings = Study([*files, "--model.width", "4"]).settings()
+    assert run.config == {k: v for k, v in settings.items() if k not in ("run", "seed_everything")}
+
+
+def test_grid_is_every_combination_in_both_forms(tmp_path):
+    grid = {
+        "model.width": [4, 8],
+        "ratio": {"key": SCALES, "values": {"small": 0.1, "both": [1.0, 0.2]}},
+        "rate": {"key": LR, "values": [1e-3]},
+    }
+    runs = runs_of(tmp_path, grid=grid, seeds=[3])
+    assert [dict(run.labels) for run in runs] == [
+        {"width": width, "ratio": ratio, "rate": "0.001"}
+        for width, ratio in itertools.product(["4", "8"], ["small", "both"])
+    ]
+    assert [run.name for run in runs][:2] == [
+        "width=4-ratio=small-rate=0.001-seed3",
+        "width=4-ratio=both-rate=0.001-seed3",
+    ]
+    scales = [run.config["target"]["init_args"]["level_scales"] for run in runs]
+    assert scales == [0.1, [1.0, 0.2]] * 2
+    assert [run.config["model"]["width"] for run in runs] == [4, 4, 8, 8]
+
+
+def test_points_are_one_axis(tmp_path):
+    points = [{"model.width": 4, LR: 0.01}, {"model.width": 8, LR: 0.02}]
+    runs = runs_of(tmp_path, points=points, seeds=[0])
+    assert [run.labels["point"] for run in runs] == ["width=4,lr=0.01", "width=8,lr=0.02"]
+    assert [run.config["model"]["optimizer"]["init_args"]["lr"] for run in runs] == [0.01, 0.02]
+
+
+def test_values_of_the_grid_override_the_learner(tmp_path):
+    runs = runs_of(
+        tmp_path, learners={"a": {"model": {"width": 5}}}, grid={"model.width": [4]}, seeds=[0]
+    )
+    assert runs[0].config["model"]["width"] == 4
+
+
+def test_numbers_can_name_learners_and_labels(tmp_path):
+    grid = {"w": {"key": "model.width", "values": {16: 4}}}
+    path = write(tmp_path, seeds=[0], grid=grid, learners={"one": {}, 7: {}})
+    path.write_text(path.read_text().replace("one:", "0.10:"))
+    names = [run.name for run in expand(read(path))[1]]
+    assert names == ["0.10-w=16-seed0", "7-w=16-seed0"]
+
+
+def test_tuning_makes_trials_with_their_own_seeds_and_settings(tmp_path):
+    tune = {"tune": {"model.width": [4, 6]}, "tune_with": {"trainer.max_steps": 10}}
+    path = write(tmp_path, learners={"a": tune, "b": {}}, tuning={"seeds": [100, 101]}, seeds=[0])
+    trials, runs = expand(read(path))
+    assert [run.name for run in trials] == [
+        f"a-trial(width={width})-seed{seed}" for width in (4, 6) for seed in (100, 101)
+    ]
+    assert {run.config["trainer"]["max_steps"] for run in trials} == {10}
+    assert all(run.is_trial for run in trials)
+    assert [run.name for run in runs] == [
+        "a-tuned(width=4)-seed0",
+        "a-tuned(width=6)-seed0",
+        "b-seed0",
+    ]
+    assert {run.config["trainer"]["max_steps"] for run in runs} == {20}
+    chosen = chosen_runs(runs, {("a", ()): {"model.width": 6}})
+    assert [run.name for run in chosen] == ["a-tuned(width=6)-seed0", "b-seed0"]
+
+
+def test_groups_are_read_and_options_override_them(tmp_path):
+    path = write(tmp_path, limits={"seconds": 60}, tuning={"metric": "val/loss"}, test=True)
+    experiment = read(path, **{"limits.gigabytes": 2, "seeds": [7], "run.threads": 2})
+    assert experiment.limits == Limits(60, 2)
+    assert experiment.tuning == Tuning(metric="val/loss")
+    assert (experiment.seeds, experiment.test, experiment.threads) == ((7,), True, 2)
+    assert experiment.metrics == ("val/nmse",)
+
+
+def test_later_files_override_earlier_ones_key_by_key(tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text("seeds: [5]\nlearners: {wide: {model: {depth: 3}}, third: {}}\n")
+    experiment = read(write(tmp_path), more)
+    assert experiment.seeds == (5,)
+    assert experiment.learners == {
+        "narrow": {"model": {"width": 4}},
+        "wide": {"model": {"depth": 3}},
+        "third": {},
+    }
+
+
+def test_base_may_be_a_shipped_config_or_lie_beside_the_file(tmp_path):
+    path = write(tmp_path, base=["two_levels", "short.yaml"], seeds=[0])
+    assert expand(read(path))[1][0].config["trainer"]["max_steps"] == 20
+
+
+def test_scaling_needs_two_axes_of_numbers(tmp_path):
+    grid = {
+        "d": {"key": "inputs.init_args.input_dim", "values": [4, 8]},
+        "n": {"key": "data.num_train_samples", "values": [32, 64]},
+    }
+    scaling = {"dimension": "d", "samples": "n", "error": 0.1}
+    assert read(write(tmp_path, grid=grid, scaling=scaling)).scaling.samples == "n"
+    for change in ({"dimension": "m"}, {"samples": "width"}):
+        path = write(tmp_path, grid={**grid, "model.width": [4]}, scaling={**scaling, **change})
+        with pytest.raises(RunError, match=f"scaling.{next(iter(change))} must be an axis"):
+            read(path)
+
+
+@pytest.mark.parametrize("config", sorted(Path("configs").rglob("*.yaml")), ids=str)
+def test_every_shipped_experiment_can_be_read(config):
+    content = read_yaml(config)
+    if "base" in content:
+        experiment = read(config)
+        assert len(experiment.seeds) > 0
+
+
+def test_merging_descends_and_replaces_lists():
+    below = {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+    assert merged(below, {"a": {"c": [5]}, "d": {"e": 1}}) == {
+        "a": {"b": 1, "c": [5]},
+        "d": {"e": 1},
+    }
+    assert below == {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+
+
+def test_another_class_starts_from_its_own_defaults():
+    below = {"scheme": {"class_path": "Layerwise", "init_args": {"steps": 5}}}
+    other = {"scheme": {"class_path": "Progressive", "init_args": {"ramp": 1}}}
+    assert merged(below, other) == other
+    same = {"scheme": {"class_path": "Layerwise", "init_args": {"ramp": 1}}}
+    assert merged(below, same)["scheme"]["init_args"] == {"steps": 5, "ramp": 1}
+    assert merged(below, {"scheme": {"init_args": {"steps": 6}}}) == {
+        "scheme": {"class_path": "Layerwise", "init_args": {"steps": 6}}
+    }
+
+
+def test_learner_with_another_class_drops_arguments_of_the_base(tmp_path):
+    base = {"scheme": {"class_path": "Layerwise", "init_args": {"steps": [5, 7]}}}
+    (tmp_path / "layerwise.yaml").write_text(yaml.safe_dump(base))
+    learners = {"layerwise": {}, "joint": {"scheme": {"class_path": "Joint"}}}
+    files = [str(Path("tests/configs/tiny.yaml").resolve()), "layerwise.yaml"]
+    runs = runs_of(tmp_path, base=files, learners=learners, seeds=[0])
+    assert runs[0].config["scheme"]["init_args"]["steps"] == [5, 7]
+    assert "steps" not in runs[1].config["scheme"].get("init_args", {})
+
+
+def test_small_functions_of_names():
+    assert nested("a.b.c", 1) == {"a": {"b": {"c": 1}}}
+    assert short_names(["model.width", LR]) == {"model.width": "width", LR: "lr"}
+    assert short_names(["a.x.seed", "b.y.seed", "c"]) == {
+        "a.x.seed": "x.seed",
+        "b.y.seed": "y.seed",
+        "c": "c",
+    }
+    labels = {"0.5": 0.5, "3,2": [3, 2], "true": True, "null": None, "0.50": "0.50"}
+    assert {label_of(value): value for value in labels.values()} == labels
+
+
+ERRORS = {
+    "grid and points": ({"grid": {LR: [1]}, "points": [{LR: 1}]}, ["grid", "points"]),
+    "no base": ({"base": []}, ["base"]),
+    "a base that does not exist": ({"base": ["nowhere.yaml"]}, ["nowhere.yaml"]),
+    "no seeds": ({"seeds": []}, ["seeds"]),
+    "a repeated seed": ({"seeds": [3, 1, 3]}, ["seeds"]),
+    "a seed out of range": ({"seeds": [-1]}, ["seeds", "-1"]),
+    "seeds that are no list": ({"seeds": 3}, ["seeds", "3"]),
+    "a seed that is a list": ({"seeds": [[1]]}, ["seeds", "list"]),
+    "a metric that is no text": ({"metrics": [1]}, ["metrics", "1"]),
+    "a tuning metric that is no text": ({"tuning": {"metric": None}}, ["tuning.metric", "None"]),
+    "no workers": ({"workers": 0}, ["workers", "0"]),
+    "no threads": ({"run": {"threads": 0}}, ["run.threads", "0"]),
+    "a limit of zero": ({"limits": {"seconds": 0}}, ["limits.seconds", "0"]),
+    "an unknown key": ({"gird": [3]}, ["'gird'", "few.yaml", "Did you mean 'grid'"]),
+    "an unknown key of a group": ({"limits": {"second": 3}}, ["second", "few.yaml", "limits"]),
+    "a group that is no mapping": ({"tuning": 3}, ["tuning", "mapping"]),
+    "no values": ({"grid": {LR: []}}, [f"grid.{LR}"]),
+    "a value without a list": ({"grid": {LR: 3}}, [f"grid.{LR}"]),
+    "a label with a slash": ({"grid": {LR: {"a/b": 1}}}, ["label", "'a/b'"]),
+    "a learner with a slash": ({"learners": {"a/b": {}}}, ["learner", "'a/b'"]),
+    "an axis named like a column": (
+        {"grid": {"seed": {"key": "model.seed", "values": [1]}}},
+        ["'seed'"],
+    ),
+    "points with different keys": (
+        {"points": [{"model.width": 4, LR: 1}, {"model.width": 8}]},
+        ["points", "same keys"],
+    ),
+    "a repeated point": ({"points": [{LR: 1}, {LR: 1}]}, ["points", "different"]),
+    "an unknown group of a learner": (
+        {"learners": {"a": {"modle": {"width": 3}}}},
+        ["run a", "modle"],
+    ),
+    "an unknown setting in the grid": ({"grid": {"model.widht": [3]}}, ["widht=3", "widht"]),
+    "an unknown argument of a class": (
+        {"grid": {"target.init_args.level_scale": [3]}},
+        ["level_scale=3", "level_scale"],
+    ),
+    "a value of the wrong type": ({"grid": {"model.width": [8, "many"]}}, ["model.width", "many"]),
+    "replicas": ({"grid": {"model.num_replicas": [2]}}, ["model.num_replicas"]),
+    "a seed of a learner": ({"learners": {"a": {"seed_everything": 1}}}, ["a", "seed_everything"]),
+    "a learner that is no mapping": ({"learners": {"a": 3}}, ["learners.a"]),
+    "tune without lists": ({"learners": {"a": {"tune": {LR: 3}}}}, ["learners.a", "tune"]),
+    "seeds also for tuning": (
+        {"learners": {"a": {"tune": {LR: [1, 2]}}}, "tuning": {"seeds": [0]}},
+        ["tuning.seeds", "0"],
+    ),
+    "unequal numbers of trials": (
+        {"learners": {"a": {"tune": {LR: [1, 2]}}, "b": {}}, "tuning": {"trials": 2}},
+        ["tuning.trials", "b"],
+    ),
+    "scaling without its keys": ({"scaling": {"dimension": "d"}}, ["scaling"]),
+    "a name that is too long": ({"grid": {LR: {"w" * 240: 1}}}, ["too long"]),
+    "a run.name with a slash": ({"run": {"name": "a/b"}}, ["run.name", "'a/b'"]),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_is_one_line_that_names_the_key_and_leaves_nothing(name, tmp_path, capsys):
+    content, parts = ERRORS[name]
+    if "run" in content:
+        content = {"run": {"root": str(tmp_path / "logs"), **content["run"]}}
+    assert compare(write(tmp_path, **content)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bfc: error: ")
+    assert error.count("\n") == 1
+    assert all(part in error for part in parts), error
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("seeds: [0\n", "bad.yaml, line 2"),
+        ("seeds: [0]\nworkers: 1\nseeds: [1]\n", "bad.yaml, line 3: the key 'seeds' is repeated"),
+        ("[1, 2]\n", "bad.yaml must be a mapping"),
+        ("", "bad.yaml must be a mapping"),
+        ("a: !!python/object/apply:os.getcwd []\n", "bad.yaml, line 1"),
+        ("a: " + "[" * 3000, "bad.yaml"),
+    ],
+)
+def test_file_that_cannot_be_read_is_named_with_the_line(text, part, tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert compare(path) == 2
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--sedes", "[1]"], "Did you mean 'seeds'"),
+        (["--limits.second", "1"], "Did you mean 'limits.seconds'"),
+        (["--seeds"], "--seeds"),
+        (["report"], "Unknown argument 'report'"),
+        (["--report"], "--report needs an experiment"),
+    ],
+)
+def test_wrong_options_are_one_line(argv, part, tmp_path, capsys):
+    assert compare(write(tmp_path), *argv) == 2
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_config_must_be_given_and_exist(capsys):
+    assert main(["compare"]) == 2
+    assert "config" in capsys.readouterr().err
+    assert main(["compare", "-c", "compare/schmes"]) == 2
+    assert "Did you mean 'compare/schemes'" in capsys.readouterr().err
