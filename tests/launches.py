@@ -98,7 +98,7 @@ def srun(argv: list[str], size: int = 2) -> list[tuple[int, str]]:
     while any(task.poll() is None for task in tasks):
         if any(task.poll() for task in tasks) or time.monotonic() > deadline:
             for task in tasks:
-                task.terminate()
+                task.kill()
             break
         time.sleep(0.2)
     return [end(task) for task in tasks]
