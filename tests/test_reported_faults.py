@@ -39,7 +39,7 @@ def test_callback_that_resumes_wrongly_is_refused(tmp_path, capsys, argv):
 
 
 def test_checkpoint_of_a_cluster_is_not_resumed_unasked(tmp_path):
-    """Lightning loads `hpc_ckpt_*.ckpt` from its folder, whatever it is told."""
+    """Lightning loads `hpc_ckpt_*.ckpt` from its folder, whatever `ckpt_path` says."""
     assert fit(tmp_path, *intervene("SignalAt", step=33)) == 130
     (tmp_path / "tiny" / "hpc_ckpt_1.ckpt").write_text("of another run")
     assert fit(tmp_path, "--resume", "auto") == 0
