@@ -122,7 +122,7 @@ class RunFolder:
 
 @contextmanager
 def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[RunFolder]:
-    """Creates the folder of a new run or opens that of a resumed one, and locks it.
+    """Creates the run folder, or opens it to resume the run, and locks it.
 
     A block that raises before `keep` was called leaves no new folder.
     """
