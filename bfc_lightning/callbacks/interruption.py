@@ -1,7 +1,6 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal acts at once."""
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,10 +28,7 @@ class Interruption(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Receives signals inside the block; only Python's main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Receives signals inside the block."""
         before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         try:
             yield
