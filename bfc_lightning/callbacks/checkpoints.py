@@ -94,9 +94,11 @@ class Checkpoints(Checkpoint):
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    names = ("bfc_lightning", "torch", "lightning", "jsonargparse")
-    found = {name: str(sys.modules[name].__version__) for name in names}
-    return {"python": platform.python_version(), **found}
+    packages = ("bfc_lightning", "torch", "lightning", "jsonargparse")
+    return {
+        "python": platform.python_version(),
+        **{name: str(sys.modules[name].__version__) for name in packages},
+    }
 
 
 def training_path(module: LightningModule) -> str:

@@ -60,8 +60,8 @@ class Interruption(Callback):
     def _is_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self.signum != 0
-        has_saved = self.checkpoints.saved_step == trainer.global_step
-        if trainer.global_step % log_interval(trainer) and not has_saved:
+        step = trainer.global_step
+        if step % log_interval(trainer) and step != self.checkpoints.saved_step:
             return False
         return trainer.strategy.reduce_boolean_decision(self.signum != 0, all=False)
 

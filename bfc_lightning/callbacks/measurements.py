@@ -212,11 +212,10 @@ class Milestones:
 
     def _fall(self, named: Mapping[str, float]) -> dict[str, float]:
         key = "features/consumed_leakage_1"
-        if key not in named:
-            return {}
-        if named.get("levels/nmse", math.inf) <= _LOW_ERROR:
+        if key in named and named.get("levels/nmse", math.inf) <= _LOW_ERROR:
             self.kept.setdefault(key, named[key])
-        return {f"{key}_fall": _ratio(self.kept[key], named[key])} if key in self.kept else {}
+        has_both = key in named and key in self.kept
+        return {f"{key}_fall": _ratio(self.kept[key], named[key])} if has_both else {}
 
 
 def _ratio(before: float, now: float) -> float:

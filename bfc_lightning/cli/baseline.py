@@ -13,10 +13,8 @@ from bfc_lightning.cli.options import parse
 from bfc_lightning.files import write_json
 from bfc_lightning.runs.config import digest
 from bfc_lightning.runs.folder import (
-    CHECKPOINTS,
     SUMMARY,
     RunError,
-    RunOptions,
     find_folder,
     reserved,
 )
@@ -30,15 +28,15 @@ def baseline_command(argv: Sequence[str]) -> int:
     started = time.time()
     with usage_errors():
         study = parse(argv, command="baseline", extra=EXTRA)
-        config, options = study.config, RunOptions(**vars(study.config.run))
+        config = study.config
         if config.model.num_replicas != 1:
             raise RunError(f"model.num_replicas must be 1, got {config.model.num_replicas}.")
         if config.model.init_scale is None:
             config.model.init_scale = 1.0  # the default of learners that are trained is smaller
-        objects, _, _ = build_learners(study, options)
+        objects, _, _ = build_learners(study)
         data = objects.data
-        folder = find_folder(options, [str(path) for path in config.config or []])
-        with reserved(folder, options, resumes=False) as own:
+        folder = find_folder(config.run, [str(path) for path in config.config or []])
+        with reserved(folder, config.run, resumes=False) as own:
             name = type(objects.baseline).__name__
             say(f"{name} on {data.num_train_samples} samples, seed {config.seed_everything}")
             metrics, seconds = fit_and_score(
@@ -48,7 +46,6 @@ def baseline_command(argv: Sequence[str]) -> int:
                 derive_seed(config.seed_everything, "baseline"),
                 is_measured=config.num_measures > 0,
             )
-            (own.path / CHECKPOINTS).rmdir()
             write_config(study, own.path, "baseline")
             content = {
                 "status": "finished",

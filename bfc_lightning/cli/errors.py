@@ -63,8 +63,7 @@ def usage_errors() -> Iterator[None]:
     except (ArgumentError, RunError, Diverged):
         raise
     except Exception as error:
-        is_full = isinstance(error, OSError) and error.errno in _NO_SPACE
-        if is_full or _is_out_of_memory(error):
+        if getattr(error, "errno", None) in _NO_SPACE or _is_out_of_memory(error):
             raise
         raise RunError(_explained(error)) from error
 

@@ -22,7 +22,6 @@ from bfc_lightning.runs.config import identity, make_trainer
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
     RunError,
-    RunOptions,
     find_checkpoint,
     find_folder,
 )
@@ -36,15 +35,14 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
     with usage_errors():
         study = parse(argv, command=command, options=CHECKPOINT)
         config = study.config
-        options = RunOptions(**vars(config.run))
-        folder = find_folder(options, [str(path) for path in config.config or []])
+        folder = find_folder(config.run, [str(path) for path in config.config or []])
         checkpoint = find_checkpoint(config.ckpt_path, folder)
         is_in_run = checkpoint.parent.name == CHECKPOINTS
         folder = checkpoint.parent.parent if is_in_run else checkpoint.parent
         content = read_checkpoint(checkpoint)
         resolved = study.resolved(config.seed_everything)
         check_same_network(content[RECORD_KEY]["identity"], identity(study.settings(resolved)))
-        objects, model, data = build_learners(study, options)
+        objects, model, data = build_learners(study)
         trainer = _trainer(vars(objects.trainer), data)
         if command == "predict" and max(trainer.world_size, config.model.num_replicas) > 1:
             raise RunError("predict needs a single learner in one process; see load_run.")
@@ -74,8 +72,8 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
 def _trainer(options: dict[str, Any], data: AnyData) -> Trainer:
     """A Trainer without loggers and the user's callbacks, which are for training."""
     unwanted = dict.fromkeys(("callbacks", "profiler", "max_time"))
-    wanted = {"logger": False, "enable_progress_bar": False, "val_check_interval": 1.0}
-    options = {**options, **unwanted, **wanted}
+    options = {**options, **unwanted, "logger": False, "enable_progress_bar": False}
+    options["val_check_interval"] = 1.0
     fill_processes(options)
     trainer = make_trainer(**options)
     leave_signals_alone(trainer)

@@ -95,11 +95,10 @@ def fit_command(argv: Sequence[str]) -> int:
     started = time.time()
     with usage_errors():
         study = parse(argv, command="fit", options=RESUME)
-        options = RunOptions(**vars(study.config.run))
-        wanted = find_folder(options, [str(path) for path in study.config.config or []])
+        wanted = find_folder(study.config.run, [str(path) for path in study.config.config or []])
         resumption = find_resumption(study.config.resume, wanted)
-        run = build_run(study, options, resumption, started)
-    with run_folder(wanted, options, resumption) as folder:
+        run = build_run(study, resumption, started)
+    with run_folder(wanted, study.config.run, resumption) as folder:
         with usage_errors():
             metrics = MetricsFile(
                 folder.path / METRICS,
@@ -116,9 +115,9 @@ def fit_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def build_run(study: Study, options: RunOptions, resumption: Resumption, started: float) -> Run:
+def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     """Builds the objects, and refuses what can be refused before anything is written."""
-    objects, model, data = build_learners(study, options)
+    objects, model, data = build_learners(study)
     first = learners_of(model)[0]
     phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
     check_scheme(first, objects.scheme, phases)
@@ -134,10 +133,10 @@ def build_run(study: Study, options: RunOptions, resumption: Resumption, started
     return Run(study, settings, objects, model, data, phases, resumption, started)
 
 
-def build_learners(study: Study, options: RunOptions) -> tuple[Namespace, AnyLearner, AnyData]:
+def build_learners(study: Study) -> tuple[Namespace, AnyLearner, AnyData]:
     """All objects, learner and data; with `model.num_replicas`, one of each for every seed."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    if study.config.run.threads is not None:
+        torch.set_num_threads(study.config.run.threads)
     seed, count = study.config.seed_everything, study.config.model.num_replicas
     seed_everything(seed, verbose=False)  # for the user's classes
     parts = [study.parser.instantiate(study.resolved(seed + n)) for n in range(max(count, 1))]
@@ -182,14 +181,17 @@ def own_callbacks(
         seeds=run.seeds,
     )
     interruption = Interruption(checkpoints)
-    figures = [RunFigures(path / FIGURES, metrics=metrics, title=path.name)]
     return interruption, [
         LambdaCallback(on_train_batch_end=lambda *_: folder.keep()),
         measurements,
         TrainingLog(),
         RunLoop(),
         interruption,
-        *(figures if config.run.figures else []),
+        *(
+            [RunFigures(path / FIGURES, metrics=metrics, title=path.name)]
+            if config.run.figures
+            else []
+        ),
         summary,
         checkpoints,
     ]
@@ -217,12 +219,11 @@ def build_trainer(
         interval *= options["accumulate_grad_batches"]
     options["plugins"] = plugins
     fill_processes(options)
-    scheme = TrainingScheme(run.objects.scheme, run.phases)
     options |= {
         "max_steps": run.phases[-1].stop,
         "val_check_interval": interval,
         "logger": loggers,
-        "callbacks": [scheme, *users, *bar, *callbacks],
+        "callbacks": [TrainingScheme(run.objects.scheme, run.phases), *users, *bar, *callbacks],
         "default_root_dir": str(folder),
     }
     trainer = make_trainer(**options)
@@ -257,13 +258,13 @@ def write_config(study: Study, folder: Path, command: str) -> None:
 
 def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     """Hands the settings to files and loggers, and says what starts."""
-    if not trainer.is_global_zero:
-        return
-    write_config(run.study, folder, "fit")
+    if trainer.is_global_zero:
+        write_config(run.study, folder, "fit")
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten({**run.settings, "run": {"name": folder.name}}))
-    first, last = run.seeds[0], run.seeds[-1]
-    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+    seeds = f"seed {run.seeds[0]}"
+    if len(run.seeds) > 1:
+        seeds = f"{len(run.seeds)} replicas, seeds {run.seeds[0]} to {run.seeds[-1]}"
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     step = run.resumption.step

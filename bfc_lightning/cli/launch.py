@@ -28,10 +28,9 @@ def fill_processes(options: dict[str, Any]) -> None:
 
 def _external_processes() -> tuple[int, int]:
     """How many processes torchrun or srun has started, and how many on this node."""
-    env = os.environ
     if TorchElasticEnvironment.detect():
-        return int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
-    if "SLURM_STEP_NUM_TASKS" in env and SLURMEnvironment.detect():
-        size = int(env["SLURM_STEP_NUM_TASKS"])
-        return size, size // int(env.get("SLURM_NNODES", 1))
+        return int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():
+        size = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        return size, size // int(os.environ.get("SLURM_NNODES", 1))
     return 1, 1

@@ -18,10 +18,9 @@ def with_configs(argv: Sequence[str]) -> list[str]:
         for word in argv
         for part in (word.split("=", 1) if word.startswith(("-c=", "--config=")) else [word])
     ]
-    before = ["", *words]
     return [
-        _readable(word) if before[number] in CONFIG_OPTIONS else word
-        for number, word in enumerate(words)
+        _readable(word) if before in CONFIG_OPTIONS else word
+        for before, word in zip(["", *words], words, strict=False)
     ]
 
 

@@ -28,8 +28,8 @@ def init_command(argv: Sequence[str]) -> int:
         shutil.copytree(
             shipped_configs(), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__*")
         )
-    print(f"wrote {len(list(folder.rglob('*.yaml')))} configs to {folder}; next:")
-    print(f"  bfc fit -c {folder / 'quickstart.yaml'}")
+    count = len(list(folder.rglob("*.yaml")))
+    print(f"wrote {count} configs to {folder}; next: bfc fit -c {folder / 'quickstart.yaml'}")
     return 0
 
 

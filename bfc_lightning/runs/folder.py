@@ -120,7 +120,6 @@ def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[Ru
         if not own.is_kept:
             _create(own, options)
         with locked(own.path):
-            (own.path / CHECKPOINTS).mkdir(exist_ok=True)
             yield own
     except BaseException:
         if own.is_new and not own.is_kept:
