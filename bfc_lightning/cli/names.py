@@ -73,7 +73,7 @@ class Names:
                 if word.startswith("--") and word.endswith(found[1].lstrip("-").partition("=")[0]):
                     return f"Unknown key {word[2:]!r}.{did_you_mean(word[2:], self._known)}"
             return f"Unknown argument {found[1]!r}; configs follow -c, and keys begin with --."
-        if found := _REQUIRED.search(message):
+        if found := _REQUIRED.match(message):
             return f"{found[1]} must be given, in a config or as --KEY; try: bfc fit -c quickstart"
         return where + one_line(re.sub(r'\s*Parser key "[\w.]+":', " ", message)).strip()
 
