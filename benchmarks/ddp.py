@@ -57,6 +57,7 @@ def cost(num_rounds: int = 5, num_steps: int = 1000) -> None:
     for _ in range(num_rounds):
         for name, (processes, threads, path) in _COST.items():
             options = ["--run.threads", str(threads), "--training_path", path]
+            options += ["--trainer.val_check_interval", "1.0", "--num_measures", "0"]
             result = fit(processes, *options, "--trainer.max_steps", str(num_steps))
             times[name].append(1000 * _BATCH_SIZE / result["samples_per_second"])
     base = statistics.median(next(iter(times.values())))

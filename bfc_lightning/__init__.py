@@ -7,6 +7,8 @@ The classes below can be imported from here; each is loaded when it is first ask
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from bfc_lightning.activations import Huber, Quadratic
     from bfc_lightning.baselines import (

@@ -1,7 +1,6 @@
 """Several processes train as one does: same samples, same weights, one folder, one result."""
 
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -87,39 +86,6 @@ def test_float32_weights_agree_to_rounding(tmp_path):
     assert weight_gap(tmp_path / "1", tmp_path / "2") <= 1e-5
 
 
-PROGRAM = """
-import sys
-from bfc_lightning.cli import main
-
-sys.argv = ["notebook", "--of", "another", "program"]
-first = sys.argv.index("--of") and main([*{shared}, "--run.name", "first"])
-second = main([*{shared}, "--run.name", "second"])
-alone = main([*{alone}, "--run.name", "alone"])
-sys.exit([first, second, alone] != [0, 0, 0])
-"""
-
-
-@pytest.mark.slow
-def test_program_trains_by_main_again_and_again(alone, tmp_path):
-    argv = fit_argv(tmp_path, *SHORT)
-    text = PROGRAM.format(shared=[*argv, *SHARED, "2"], alone=argv)
-    code, output = end(start([sys.executable, "-c", text]))
-    assert code == 0, output
-    check_same_run(tmp_path / "first", alone, devices=2)
-    check_same_run(tmp_path / "alone", alone, devices=1)
-    assert same_weights(tmp_path / "first", tmp_path / "second")
-
-
-@pytest.mark.slow
-def test_run_follows_one_that_failed_in_the_same_process(tmp_path):
-    argv = fit_argv(tmp_path, *SHARED, "2")
-    poisoned = [*argv, "--run.name", "bad", *intervene("PoisonAt", step=33)]
-    text = f"import sys; from bfc_lightning.cli import main; assert main({poisoned}) == 3; "
-    code, output = end(start([sys.executable, "-c", f"{text}sys.exit(main({argv}))"]))
-    assert code == 0, output
-    assert summary(tmp_path / "tiny")["status"] == "finished"
-
-
 @pytest.mark.slow
 def test_torchrun_trains_as_one_process_in_the_next_free_folder(alone, tmp_path):
     (tmp_path / "tiny").mkdir()
@@ -146,13 +112,15 @@ def test_tasks_of_srun_train_as_one_process(alone, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
-@pytest.mark.parametrize("shared", [[], pytest.param([*SHARED, "2"], marks=pytest.mark.slow)])
-def test_job_of_slurm_without_srun_starts_its_processes_itself(tmp_path, monkeypatch, shared):
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_job_of_slurm_without_srun_starts_its_processes_itself(tmp_path, monkeypatch, devices):
     numbers = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
     for name, value in {**numbers, "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "wide"}.items():
         monkeypatch.setenv(name, value)
-    assert fit(tmp_path, *shared) == 0
-    assert summary(tmp_path / "tiny")["devices"] == (2 if shared else 1)
+    code, output = bfc(devices, tmp_path)
+    assert code == 0, output
+    assert summary(tmp_path / "tiny")["devices"] == devices
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
-"""The progress of a run: a line now and then, or a bar on a terminal, and nothing if unwanted."""
+"""The progress of a run: a line now and then, in place on a terminal, and nothing if unwanted."""
 
 import re
 
 import pytest
-from rich.console import Console
 
 from bfc_lightning.callbacks import progress
 from tests.runs import fit, intervene, user_callback
@@ -23,14 +22,13 @@ def test_lines_say_step_rate_time_left_and_errors(tmp_path, capsys, monkeypatch,
     assert "val/nmse" not in lines[0]
 
 
-def test_bar_fills_on_a_terminal_and_closes_after_an_interrupt(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=120)
-    )
+def test_line_of_a_terminal_is_renewed_and_left_after_an_interrupt(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert fit(tmp_path, *SHOWN) == 0
-    assert "60/60" in capsys.readouterr().err
+    assert "\r\x1b[Kstep 60/60  " in capsys.readouterr().err
     assert fit(tmp_path, *SHOWN, "--run.name", "cut", *intervene("SignalAt", step=7)) == 130
-    assert "\x1b[?25h" in capsys.readouterr().err  # the cursor is shown again
+    assert "\nbfc: step 7; to continue" in capsys.readouterr().err
 
 
 def test_short_run_and_a_run_with_another_bar_show_no_lines_of_ours(tmp_path, capsys, monkeypatch):

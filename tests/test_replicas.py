@@ -7,7 +7,6 @@ from statistics import median
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from bfc_lightning import load_run
 from bfc_lightning.callbacks.loggers import read_metrics
@@ -212,11 +211,6 @@ def test_tensorboard_shows_medians_with_a_band(mixed):
         for event in events:
             values = [rows[number][event.step]["val/nmse"] for number in KEPT]
             assert event.value == pytest.approx(middle(values), rel=1e-6)
-    (text,) = board.Tensors("custom_scalars__config__")[0].tensor_proto.string_val
-    series = [s for chart in Layout.FromString(text).category[0].chart for s in chart.margin.series]
-    tags = {tag for each in series for tag in (each.value, each.lower, each.upper)}
-    assert {"val/nmse", "low/val/nmse", "high/val/nmse", "levels/residual_2"} <= tags
-    assert tags <= set(board.Tags()["scalars"])
     assert [path.name for path in (mixed / "figures").iterdir()] == ["learning_curves.png"]
 
 
@@ -291,7 +285,7 @@ def test_run_ends_with_exit_code_3_if_every_replica_diverges(tmp_path, capsys):
     assert fit(tmp_path, *argv, "--model.num_replicas", "2") == 3
     assert "train/loss of every replica is not finite at step 5" in capsys.readouterr().err
     assert [each["status"] for each in summary(tmp_path / "tiny")["replicas"]] == ["diverged"] * 2
-    assert not list((tmp_path / "tiny" / "checkpoints").iterdir())
+    assert not (tmp_path / "tiny" / "checkpoints").exists()
 
 
 def test_classifier_with_nan_weights_is_left_out_though_its_error_is_finite(tmp_path):

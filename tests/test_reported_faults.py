@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -221,26 +220,6 @@ def test_run_ends_well_if_nobody_reads(tmp_path, closed):
     line = f"{shlex.join([script('bfc'), *argv])} {closed}; exit ${{PIPESTATUS[0]}}"
     assert subprocess.run(["bash", "-c", line], check=False).returncode == 0
     assert summary(tmp_path / "tiny")["status"] == "finished"
-
-
-NOT_INSTALLED = """
-import importlib.metadata, runpy, sys
-real = importlib.metadata.version
-def version(name):
-    if name == "bfc_lightning":
-        raise importlib.metadata.PackageNotFoundError(name)
-    return real(name)
-importlib.metadata.version = version
-runpy.run_module("bfc_lightning", run_name="__main__")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("argv", [["--version"], fit_argv(Path("ROOT"))])
-def test_source_tree_that_is_not_installed_works(tmp_path, argv):
-    argv = [str(tmp_path) if each == "ROOT" else each for each in argv]
-    code, output = end(start([sys.executable, "-c", NOT_INSTALLED, *argv]))
-    assert code == 0, output
 
 
 @pytest.mark.slow

@@ -1,12 +1,11 @@
 """`last.ckpt` and `best.ckpt`: written aside and renamed, after every validation."""
 
-import functools
 import io
 import math
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
 
 from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.callbacks.training_log import stop_if_diverged
@@ -56,8 +54,6 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the state, also as `best.ckpt` if the score is the best so far."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
-            return
         score = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(score):
             raise Diverged(trainer.global_step, self.monitor)
@@ -96,16 +92,13 @@ class Checkpoints(Checkpoint):
         self.best_score = state_dict["best_score"]
 
 
-@functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("bfc_lightning", "torch", "lightning", "jsonargparse"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a source tree that is not installed
-            found[name] = "unknown"
-    return found
+    packages = ("bfc_lightning", "torch", "lightning", "jsonargparse")
+    return {
+        "python": platform.python_version(),
+        **{name: str(sys.modules[name].__version__) for name in packages},
+    }
 
 
 def training_path(module: LightningModule) -> str:

@@ -1,4 +1,4 @@
-"""`figures/*.png`: figures of the run, also in TensorBoard and in loggers that take images."""
+"""`figures/*.png`: figures of the run, also in TensorBoard and Weights & Biases."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -26,7 +26,6 @@ from bfc_lightning.figures import (
     series,
 )
 from bfc_lightning.files import replacing
-from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
@@ -62,7 +61,10 @@ class RunFigures(Callback):
         with replacing(path) as aside:
             imsave(aside, pixels, format="png")
         for logger in trainer.loggers:
-            _show(logger, name, pixels, path, trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(name, [str(path)], step=trainer.global_step)
 
     def _figures(self, trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, Figure]]:
         if isinstance(module, ReplicatedLearner):
@@ -83,21 +85,12 @@ class RunFigures(Callback):
                 yield "leakage", leaks
         target = trainer.datamodule.target  # type: ignore[attr-defined]
         network = module.network
-        has_form = isinstance(network.dense_layers()[0].activation, Quadratic)
-        has_form = has_form and not isinstance(network, LinearizedDenseNet)
+        has_form = not network.is_linearized and isinstance(
+            network.dense_layers()[0].activation, Quadratic
+        )
         is_small = isinstance(target, HierarchicalTarget) and target.input_dim <= _LARGEST_FORM
         if has_form and is_small:
             yield "quadratic_form", _forms(network, target, title)
-
-
-def _show(logger: Logger, name: str, pixels: NDArray[np.uint8], path: Path, step: int) -> None:
-    """Hands an image to a logger that takes images."""
-    if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(name, pixels, step, dataformats="HWC")
-    elif isinstance(logger, WandbLogger):
-        logger.log_image(name, [str(path)], step=step)
-    elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_artifact(logger.run_id, str(path))
 
 
 def _render(figure: Figure) -> NDArray[np.uint8]:

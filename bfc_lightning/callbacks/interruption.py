@@ -1,7 +1,6 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal acts at once."""
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,10 +28,7 @@ class Interruption(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Receives signals inside the block; only Python's main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Receives signals inside the block."""
         before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         try:
             yield
@@ -64,8 +60,8 @@ class Interruption(Callback):
     def _is_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self.signum != 0
-        has_saved = self.checkpoints.saved_step == trainer.global_step
-        if trainer.global_step % log_interval(trainer) and not has_saved:
+        step = trainer.global_step
+        if step % log_interval(trainer) and step != self.checkpoints.saved_step:
             return False
         return trainer.strategy.reduce_boolean_decision(self.signum != 0, all=False)
 

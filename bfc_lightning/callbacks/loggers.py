@@ -5,10 +5,9 @@ import io
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from lightning import Trainer
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
@@ -21,7 +20,7 @@ from bfc_lightning.replicas import ReplicatedLearner
 class MetricsFile(Logger):
     """`metrics.csv`: a row for each step (and replica), a column for each key, in alphabetic order.
 
-    The file is written at every `save`, which belongs to a checkpoint.
+    The file is replaced at every `save`, which belongs to a checkpoint.
     """
 
     def __init__(
@@ -32,11 +31,10 @@ class MetricsFile(Logger):
         self.num_replicas = num_replicas
         self.latest: list[dict[str, float]] = [{} for _ in range(num_replicas)]
         self._rows: dict[int, list[dict[str, float]]] = {}
-        self._written = ""
         for row in read_metrics(path) if resume_step is not None and path.is_file() else []:
-            if row["step"] <= (resume_step or 0):
-                values = {key: row[key] for key in row if key not in ("step", "replica")}
-                self._add(values, step=int(row["step"]), replica=int(row.get("replica", 0)))
+            step, replica = int(row.pop("step")), int(row.pop("replica", 0))
+            if step <= (resume_step or 0):
+                self._add(row, step=step, replica=replica)
 
     @property
     def name(self) -> str:
@@ -47,12 +45,6 @@ class MetricsFile(Logger):
     def version(self) -> str:
         """Lightning's version of the logger; there is one file per run."""
         return ""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Self:
-        """The logger itself."""
-        return self
 
     @rank_zero_only
     def log_hyperparams(
@@ -78,22 +70,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes every row: new ones at the end, the whole file if a column is new."""
-        text = self._text()
-        if self._written and text.startswith(self._written):
-            addition, self._written = text.removeprefix(self._written), ""  # if the disk is full
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(addition)
-        else:
-            write_atomically(self.path, text)
-        self._written = text
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Writes every row; called by Lightning at the end."""
-        self.save()
-
-    def _text(self) -> str:
+        """Writes every row."""
         keys = sorted({key for rows in self._rows.values() for row in rows for key in row})
         index = ["step", "replica"] if self.num_replicas > 1 else ["step"]
         text = io.StringIO()
@@ -104,7 +81,12 @@ class MetricsFile(Logger):
         for step, rows in sorted(self._rows.items()):
             for replica, row in enumerate(rows):
                 writer.writerow({"step": step, "replica": replica, **row})
-        return text.getvalue()
+        write_atomically(self.path, text.getvalue())
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes every row; called by Lightning at the end."""
+        self.save()
 
     def _add(self, values: Mapping[str, float], *, step: int, replica: int) -> None:
         fresh: list[dict[str, float]] = [{} for _ in range(self.num_replicas)]
@@ -114,20 +96,18 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv` without empty cells; a torn last line is left out."""
-    text = path.read_text(encoding="utf-8")
-    rows = []
-    for cells in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
-        row: dict[str, float] = {"step": int(cells["step"])}
-        row.update({k: float(v) for k, v in cells.items() if k != "step" and v not in ("", None)})
-        rows.append(row)
-    return rows
+    """The rows of a `metrics.csv` without empty cells."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{k: float(v) for k, v in cells.items() if v} for cells in csv.DictReader(file)]
+    return [{**row, "step": int(row["step"])} for row in rows]
 
 
 class TensorBoardRunLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger, writing into the run folder; later events are hidden."""
 
-    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, metrics: Sequence[str], *, resume_step: int | None = None
+    ) -> None:
         super().__init__(
             save_dir=folder,
             name="",
@@ -135,25 +115,20 @@ class TensorBoardRunLogger(TensorBoardLogger):
             default_hp_metric=False,
             purge_step=None if resume_step is None else resume_step + 1,
         )
+        self._metrics = metrics
 
     @rank_zero_only
-    def show_hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Fills the HParams tab: flat settings, judged by metrics that the run will log."""
-        kinds = bool | int | float | str
-        flat = {
-            key: value if isinstance(value, kinds) else str(value)
-            for key, value in settings.items()
-            if value is not None
-        }
+    def log_hyperparams(
+        self,
+        params: Any,  # noqa: ANN401, a dict
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """Fills the HParams tab with flat settings, judged by metrics that the run will log."""
+        flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in params.items()}
         writer = self.experiment._get_file_writer()
-        for summary in hparams(flat, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
+        for summary in hparams(flat, dict.fromkeys(self._metrics, 0.0)):  # type: ignore[no-untyped-call]
             writer.add_summary(summary)
-
-    @rank_zero_only
-    def show_bands(self, keys: Sequence[str]) -> None:
-        """Fills the Custom Scalars tab: medians over replicas with their range."""
-        charts = {key: ["Margin", [key, f"low/{key}", f"high/{key}"]] for key in keys}
-        self.experiment.add_custom_scalars({"median and range of the replicas": charts})
 
     @rank_zero_only
     def save(self) -> None:
@@ -167,15 +142,16 @@ def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
         logger.log_metrics(dict(metrics), step=trainer.global_step)
 
 
-def log_rows(trainer: Trainer, rows: Sequence[Mapping[str, float]]) -> None:
+def log_rows(
+    trainer: Trainer, rows: Sequence[Mapping[str, float]], *, step: int | None = None
+) -> None:
     """Writes a row for each learner: to the file all of them, elsewhere median and range."""
-    module = trainer.lightning_module
-    if not isinstance(module, ReplicatedLearner):
-        log_metrics(trainer, rows[0])
-        return
-    medians = summarized(module.without_diverged(rows))
+    module, step = trainer.lightning_module, trainer.global_step if step is None else step
+    shared = dict(rows[0])
+    if isinstance(module, ReplicatedLearner):
+        shared = summarized(module.without_diverged(rows))
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile):
-            logger.log_rows(rows, step=trainer.global_step)
+            logger.log_rows(rows, step=step)
         else:
-            logger.log_metrics(medians, step=trainer.global_step)
+            logger.log_metrics(shared, step=step)

@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from bfc_lightning.callbacks.loggers import MetricsFile, log_rows
+from bfc_lightning.callbacks.loggers import log_rows
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.measures.battery import (
     MEASURES,
@@ -99,9 +99,7 @@ class Measurements(Callback):
         ]
         self._references = [reference_levels(sample) for sample in self._samples]
         self.seconds += time.perf_counter() - started
-        if not self._has_references(trainer):
-            log_rows(trainer, self._references)
-            self._measured_step = -1  # the files of this folder have no measures yet
+        log_rows(trainer, self._references, step=0)  # again if resumed, maybe in another folder
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
@@ -118,21 +116,14 @@ class Measurements(Callback):
         """The time spent, and the values that later ones are compared with."""
         return {
             "seconds": self.seconds,
-            "measured_step": self._measured_step,
             "milestones": [each.kept for each in self._milestones],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
         self.seconds = state_dict["seconds"]
-        self._measured_step = state_dict["measured_step"]
         for each, kept in zip(self._milestones, state_dict["milestones"], strict=True):
             each.kept = dict(kept)
-
-    def _has_references(self, trainer: Trainer) -> bool:
-        """Whether the run's own file knows the references: a resumed run may have a new folder."""
-        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
-        return any(self._references[0].keys() <= row.keys() for f in files for row in f.latest)
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -221,11 +212,10 @@ class Milestones:
 
     def _fall(self, named: Mapping[str, float]) -> dict[str, float]:
         key = "features/consumed_leakage_1"
-        if key not in named:
-            return {}
-        if named.get("levels/nmse", math.inf) <= _LOW_ERROR:
+        if key in named and named.get("levels/nmse", math.inf) <= _LOW_ERROR:
             self.kept.setdefault(key, named[key])
-        return {f"{key}_fall": _ratio(self.kept[key], named[key])} if key in self.kept else {}
+        has_both = key in named and key in self.kept
+        return {f"{key}_fall": _ratio(self.kept[key], named[key])} if has_both else {}
 
 
 def _ratio(before: float, now: float) -> float:

@@ -4,13 +4,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Timer
-from lightning.pytorch.trainer.states import TrainerFn
 
 from bfc_lightning.callbacks.checkpoints import training_path, versions
 from bfc_lightning.callbacks.exceptions import Diverged, Interrupted
@@ -20,17 +18,21 @@ from bfc_lightning.files import write_json
 from bfc_lightning.medians import medians
 from bfc_lightning.replicas import ReplicatedLearner, problems_of
 
-_RATE_BATCHES = 20
-
 
 def git_revision() -> str | None:
     """The commit of the working directory, `-dirty` if files differ; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        return done.stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+
+
+def provenance(digest: str) -> dict[str, Any]:
+    """What a result was computed with."""
+    threads = torch.get_num_threads()
+    return {"digest": digest, "versions": versions(), "git": git_revision(), "threads": threads}
 
 
 class Summary(Callback):
@@ -52,28 +54,17 @@ class Summary(Callback):
         self.started = started
         self.seeds = seeds
         self.status = "running"
-        self._fixed = {"digest": digest, "versions": versions(), "git": git_revision()}
-        self._mark = (0.0, 0)
-        self._rates: list[float] = []
+        self._fixed = provenance(digest)
+        self._began, self._first = 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: running`."""
+        self._began, self._first = time.perf_counter(), trainer.global_step
         self._write(trainer, "running")
-        self._restart_clock(trainer)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Times the batches, at least 20 at a time."""
-        started, before = self._mark
-        batches = trainer.fit_loop.total_batch_idx + 1 - before
-        if batches >= _RATE_BATCHES:
-            self._rates.append(batches / (time.perf_counter() - started))
-            self._restart_clock(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Updates the file; the time of the validation is not training time."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._write(trainer, "running")
-            self._restart_clock(trainer)
+        """Updates the file."""
+        self._write(trainer, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: finished`, or `timeout` if `trainer.max_time` ended the run."""
@@ -91,28 +82,24 @@ class Summary(Callback):
         elif isinstance(exception, Interrupted | KeyboardInterrupt):
             self._write(trainer, "interrupted")
 
-    def _restart_clock(self, trainer: Trainer) -> None:
-        self._mark = (time.perf_counter(), trainer.fit_loop.total_batch_idx + 1)
-
     def _write(self, trainer: Trainer, status: str) -> None:
         self.status = status
         if not trainer.is_global_zero:
             return
         problems = problems_of(trainer.datamodule)  # type: ignore[attr-defined]
-        batch = problems[0].batch_size * len(problems)
+        samples = problems[0].batch_size * len(problems) * trainer.accumulate_grad_batches
         self.metrics.save()
-        rate = batch * median(self._rates) if self._rates else None
+        rate = samples * (trainer.global_step - self._first) / (time.perf_counter() - self._began)
         content: dict[str, Any] = {
             "status": status,
             "steps": trainer.global_step,
-            "samples_seen": trainer.global_step * trainer.accumulate_grad_batches * batch,
+            "samples_seen": trainer.global_step * samples,
             "wall_seconds": round(time.time() - self.started, 3),
-            "samples_per_second": rate and round(rate, 1),
+            "samples_per_second": round(rate, 1),
             "measure_seconds": round(self.measurements.seconds, 3),
             **self._fixed,
             "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type,
-            "threads": torch.get_num_threads(),
             "training_path": training_path(trainer.lightning_module),
             **self._results(trainer.lightning_module),
         }

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
@@ -68,8 +67,6 @@ class TrainingLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the scores of a validation within training."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
-            return
         if isinstance(pl_module, ReplicatedLearner):
             log_rows(trainer, pl_module.scores)
         else:

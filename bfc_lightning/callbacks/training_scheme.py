@@ -1,7 +1,5 @@
 """Carries out a training scheme: layers join or are frozen, optimizers start again."""
 
-from typing import Any
-
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
@@ -24,7 +22,6 @@ class TrainingScheme(Callback):
         self.scheme = scheme
         self.phases = phases
         self._frozen: frozenset[int] = frozenset()
-        self._logged_frozen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first phase before there is an optimizer; a checkpoint then loads its own."""
@@ -50,17 +47,8 @@ class TrainingScheme(Callback):
         frozen = self.scheme.frozen_at(step)
         if frozen != self._frozen:
             self._freeze(trainer, learners, frozen)
-        if len(frozen) != self._logged_frozen:
-            self._logged_frozen = len(frozen)
+        if step in self.scheme.freeze.values():
             log_metrics(trainer, {"scheme/frozen_layers": len(frozen)})
-
-    def state_dict(self) -> dict[str, Any]:
-        """The number of frozen layers that was logged last."""
-        return {"logged_frozen": self._logged_frozen}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores it."""
-        self._logged_frozen = state_dict["logged_frozen"]
 
     def _enter(self, trainer: Trainer, learners: list[HierarchicalLearner], phase: Phase) -> None:
         before = learners[0].phase
@@ -69,8 +57,7 @@ class TrainingScheme(Callback):
             learner.enter_phase(phase)
         if is_longer:  # a resumed run with more steps keeps optimizer and schedule
             return
-        for learner in learners:
-            learner.zero_grad(set_to_none=True)
+        trainer.lightning_module.zero_grad(set_to_none=True)
         trainer.strategy.setup_optimizers(trainer)
         _share_gradients_anew(trainer)
         self._frozen = self.scheme.frozen_at(phase.start)
@@ -82,7 +69,7 @@ class TrainingScheme(Callback):
         for learner in learners:
             assert learner.phase is not None
             learner.network.train_layers(set(learner.phase.trained) - frozen)
-            learner.zero_grad(set_to_none=True)
+        trainer.lightning_module.zero_grad(set_to_none=True)
         _share_gradients_anew(trainer)
         self._frozen = frozen
 

@@ -3,11 +3,11 @@
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+
+from bfc_lightning import __version__
 
 USAGE = """\
 usage: bfc COMMAND [-c CONFIG ...] [--KEY VALUE ...]
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     if "--version" in argv:
-        print(_version())
+        print(f"bfc_lightning {__version__}")
         return 0
     command = argv[0]
     if command not in _COMMANDS:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, argv: list[str]) -> int:
-    from bfc_lightning.cli.console import hide_chatter, quiet_threads, tolerant_output
+    from bfc_lightning.cli.console import hide_chatter, tolerant_output
     from bfc_lightning.cli.errors import run_command
 
     def call() -> int:
@@ -81,19 +81,10 @@ def _run(command: str, argv: list[str]) -> int:
         return int(function(command, argv) if module in _NAMED else function(argv))
 
     hide_chatter()
-    with tolerant_output(), quiet_threads(), _sigterm_raises():
-        return run_command(call)
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Ends a command that has no state to save by an exception, so that it can clean up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)  # so that a command without state cleans up
     try:
-        yield
+        with tolerant_output():
+            return run_command(call)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -102,12 +93,3 @@ def _stop(signum: int, frame: object) -> None:
     from bfc_lightning.callbacks.exceptions import Interrupted
 
     raise Interrupted(signum)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"bfc_lightning {version('bfc_lightning')}"
-    except PackageNotFoundError:
-        return "bfc_lightning (not installed)"

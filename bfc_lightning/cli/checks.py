@@ -22,33 +22,32 @@ T = TypeVar("T")
 
 def as_list(value: T | list[T] | None) -> list[T]:
     """One value, several or none, as a new list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
 def check_callbacks(callbacks: Sequence[Callback], metrics: Sequence[str]) -> None:
     """Refuses callbacks that wait for an unknown metric, or that resume without --resume."""
     for callback in callbacks:
-        if isinstance(callback, OnExceptionCheckpoint):
-            raise RunError(
-                "trainer.callbacks: OnExceptionCheckpoint would resume without being asked; every "
-                "run saves its state, and --resume auto continues it."
-            )
-        if isinstance(callback, GradientAccumulationScheduler):
-            raise RunError(
-                "trainer.callbacks: GradientAccumulationScheduler cannot be resumed; use "
-                "trainer.accumulate_grad_batches."
-            )
+        if isinstance(callback, OnExceptionCheckpoint | GradientAccumulationScheduler):
+            name = type(callback).__name__
+            raise RunError(f"trainer.callbacks: {name} cannot be used, since it resumes wrongly.")
         if isinstance(callback, EarlyStopping | ModelCheckpoint):
-            monitor = callback.monitor
-            if monitor not in (None, *metrics):
-                names = " or ".join(metrics)
-                raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
+            _check_monitor(callback.monitor, metrics)
 
 
-def check_control(model: HierarchicalLearner, scheme: Scheme, phases: Sequence[Phase]) -> None:
-    """Refuses a control of the scheme that the learner or target cannot have."""
+def _check_monitor(monitor: str | None, metrics: Sequence[str]) -> None:
+    if monitor not in (None, *metrics):
+        names = " or ".join(metrics)
+        raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
+
+
+def check_scheme(model: HierarchicalLearner, scheme: Scheme, phases: Sequence[Phase]) -> None:
+    """Refuses what learner, optimizer or target cannot have."""
+    if scheme.freeze and isinstance(model.make_optimizer(list(model.parameters())), LBFGS):
+        raise RunError(
+            "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
+            f"{scheme.freeze}."
+        )
     if scheme.control is None:
         return
     if not isinstance(model.objective, RegressionObjective):
@@ -58,17 +57,3 @@ def check_control(model: HierarchicalLearner, scheme: Scheme, phases: Sequence[P
     levels = len(model.objective.target.level_scales)
     if levels < 2 and any(phase.taught is not None for phase in phases):
         raise RunError(f"scheme.control needs a target of at least 2 levels, got {levels}.")
-
-
-def check_optimizer(model: HierarchicalLearner, scheme: Scheme, phase: Phase) -> None:
-    """Lets optimizer and schedule refuse their arguments."""
-    try:
-        built = model.build_optimizer(phase.length)
-    except (ValueError, TypeError) as refused:
-        raise RunError(f"model.optimizer or model.lr_scheduler: {refused}") from refused
-    optimizer = built["optimizer"] if isinstance(built, dict) else built
-    if scheme.freeze and isinstance(optimizer, LBFGS):
-        raise RunError(
-            "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
-            f"{scheme.freeze}."
-        )

@@ -1,14 +1,15 @@
 """What commands print. Output is for show: a closed pipe or an ASCII terminal never ends a run."""
 
+import io
 import logging
+import math
 import os
 import shlex
-import shutil
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,22 +21,14 @@ from rich.table import Table
 from bfc_lightning.runs.folder import FIGURES
 
 _CHATTER = (
-    *(
-        "GPU available",
-        "TPU available",
-        "HPU available",
-        "LOCAL_RANK",
-        "Seed set to",
-        "💡",
-        "-----",
-    ),
-    *("Initializing distributed", "distributed_backend", "All distributed", "`Trainer("),
-    *("`Trainer.fit` stopped", "Using default `ModelCheckpoint`"),
+    *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
+    *("lightning.fabric.utilities.seed", "lightning.fabric.utilities.distributed"),
 )
-_LOGGERS = (
-    *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"),
-    *("lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero"),
-)
+
+
+def is_helper() -> bool:
+    """Whether this is not the first of several processes."""
+    return bool(rank_zero_only.rank)  # type: ignore[attr-defined]
 
 
 @rank_zero_only
@@ -44,30 +37,24 @@ def say(text: str) -> None:
     print(f"bfc: {text}", file=sys.stderr, flush=True)
 
 
-class _TolerantStream:
-    """A stream that drops what cannot be written."""
+class _Shown:
+    """A stream that ends no command: what cannot be written any more is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
         self._stream = stream
 
     def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except UnicodeEncodeError:
-            encoding = self._stream.encoding or "ascii"
-            return self._stream.write(text.encode(encoding, "replace").decode(encoding))
-        except (OSError, ValueError):
-            return self._give_up(len(text))
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up(0)
-
-    def _give_up(self, count: int) -> int:
-        self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, until the end
-        return count
+        except OSError:  # nobody reads; also for what Python itself flushes at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401, whatever the stream has
         return getattr(self._stream, name)
@@ -77,8 +64,7 @@ class _TolerantStream:
 def tolerant_output() -> Iterator[None]:
     """Lets no failure of stdout or stderr reach the command."""
     before = sys.stdout, sys.stderr
-    sys.stdout = _TolerantStream(sys.stdout or open(os.devnull, "w"))  # noqa: SIM115
-    sys.stderr = _TolerantStream(sys.stderr or open(os.devnull, "w"))  # noqa: SIM115
+    sys.stdout, sys.stderr = (_Shown(stream or open(os.devnull, "w")) for stream in before)  # noqa: SIM115
     try:
         yield
     finally:
@@ -87,37 +73,22 @@ def tolerant_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-@contextmanager
-def quiet_threads() -> Iterator[None]:
-    """Hides the traceback of TensorBoard's writer if the disk is full: its next call raises too."""
-    before = threading.excepthook
-
-    def report(args: threading.ExceptHookArgs) -> None:
-        if not isinstance(args.exc_value, OSError):
-            before(args)
-
-    threading.excepthook = report
-    try:
-        yield
-    finally:
-        threading.excepthook = before
-
-
 def hide_chatter() -> None:
-    """Hides what Lightning says at every start; what a user's callback logs is shown."""
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        if _is_worth_reading not in logger.filters:
-            logger.addFilter(_is_worth_reading)
+    """Hides what Lightning says at every start, but not what callbacks and profilers log."""
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(logging.WARNING)
     # The loaders hold numbers of batches, not data.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     # A checkpoint of a user's ModelCheckpoint is taken after the step, as with autograd.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")
+    threading.excepthook = _report_thread
 
 
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_CHATTER)
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    """Leaves out TensorBoard's writer if the disk is full: its next call raises too."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
 
 
 def command_line(argv: Sequence[str]) -> str:
@@ -159,22 +130,16 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
     print(f"{folder}: {summary['status']}")
     if "replicas" in summary:
         print(describe_replicas(summary["replicas"]))
-    lines = [[f"error of the learner ({score_key})", _number(metrics.get(score_key))]]
-    without = metrics.get("reference/without_last_level")
-    if without is not None and without < 1:
-        lines.append(["  of a learner without the last level", _number(without)])
+    rows = {f"error of the learner ({score_key})": score_key}
+    if metrics.get("reference/without_last_level", 1) < 1:
+        rows["  of a learner without the last level"] = "reference/without_last_level"
     for key in sorted(key for key in metrics if key.startswith("levels/residual_")):
-        lines.append([f"residual of level {key.rsplit('_', 1)[1]} ({key})", _number(metrics[key])])
+        rows[f"residual of level {key.rsplit('_', 1)[1]} ({key})"] = key
+    lines = [[title, f"{metrics.get(key, math.nan):.2e}"] for title, key in rows.items()]
     lines.append(["optimizer steps", f"{summary['steps']:,}"])
     lines.append(["samples seen", f"{summary['samples_seen']:,}"])
     lines.append(["seconds", f"{summary['wall_seconds']:.1f}"])
     show_table(["result", "value"], lines)
     if (folder / FIGURES).is_dir():
         print(f"figures:     {folder / FIGURES}/*.png")
-    program = Path(sys.executable).with_name("tensorboard")
-    board = program.name if shutil.which(program.name) else os.path.relpath(program)
-    print(f"TensorBoard: {shlex.join([board, '--logdir', str(folder.parent)])}")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2e}"
+    print(f"TensorBoard: {shlex.join(['tensorboard', '--logdir', str(folder.parent)])}")

@@ -1,6 +1,5 @@
 """`bfc fit`: settings, objects, a run folder, a Trainer, and the result."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,16 +24,10 @@ from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
-from bfc_lightning.cli.checks import as_list, check_callbacks, check_control, check_optimizer
-from bfc_lightning.cli.console import command_line, say, show_result
-from bfc_lightning.cli.errors import CHILD_VARIABLE, usage_errors
-from bfc_lightning.cli.launch import (
-    close_processes,
-    external_processes,
-    fill_processes,
-    share_folder,
-    use_launcher,
-)
+from bfc_lightning.cli.checks import as_list, check_callbacks, check_scheme
+from bfc_lightning.cli.console import command_line, is_helper, say, show_result
+from bfc_lightning.cli.errors import usage_errors
+from bfc_lightning.cli.launch import fill_processes
 from bfc_lightning.cli.options import parse
 from bfc_lightning.cli.training_path import settle_training_path
 from bfc_lightning.files import remove_unfinished, write_atomically
@@ -53,7 +46,6 @@ from bfc_lightning.runs.folder import (
     FIGURES,
     METRICS,
     SUMMARY,
-    RunError,
     RunFolder,
     RunOptions,
     find_folder,
@@ -103,13 +95,10 @@ def fit_command(argv: Sequence[str]) -> int:
     started = time.time()
     with usage_errors():
         study = parse(argv, command="fit", options=RESUME)
-        options = RunOptions(**vars(study.config.run))
-        if options.overwrite and study.config.resume is not None:
-            raise RunError("run.overwrite must be false with --resume, got true.")
-        wanted = find_folder(options, [str(path) for path in study.config.config or []])
+        wanted = find_folder(study.config.run, [str(path) for path in study.config.config or []])
         resumption = find_resumption(study.config.resume, wanted)
-        run = build_run(study, options, resumption, started)
-    with run_folder(wanted, options, resumption) as folder:
+        run = build_run(study, resumption, started)
+    with run_folder(wanted, study.config.run, resumption) as folder:
         with usage_errors():
             metrics = MetricsFile(
                 folder.path / METRICS,
@@ -118,7 +107,6 @@ def fit_command(argv: Sequence[str]) -> int:
             )
             interruption, callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
-            use_launcher(trainer, ["fit", *argv], folder.path)
             announce(run, folder.path, trainer)
         with interruption.listening():
             train(run, folder, trainer)
@@ -127,17 +115,12 @@ def fit_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def build_run(study: Study, options: RunOptions, resumption: Resumption, started: float) -> Run:
+def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     """Builds the objects, and refuses what can be refused before anything is written."""
-    objects, model, data = build_learners(study, options)
+    objects, model, data = build_learners(study)
     first = learners_of(model)[0]
     phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
-    if len(phases) > 1:
-        lengths = " + ".join(f"{phase.length:,}" for phase in phases)
-        name = type(objects.scheme).__name__
-        say(f"{name}: {lengths} = {phases[-1].stop:,} optimizer steps")
-    check_control(first, objects.scheme, phases)
-    check_optimizer(first, objects.scheme, phases[0])
+    check_scheme(first, objects.scheme, phases)
     check_callbacks(as_list(objects.trainer.callbacks), [model.score_key, "val/loss"])
     settings = study.settings(study.resolved(study.config.seed_everything))
     schedule = first.make_schedule
@@ -146,46 +129,37 @@ def build_run(study: Study, options: RunOptions, resumption: Resumption, started
         or study.config.model.final_temperature is not None
         or objects.scheme.stretches
     )
-    resumption.check(identity(settings), data, may_grow=not depends_on_length)
+    resumption.check(identity(settings), may_grow=not depends_on_length)
     return Run(study, settings, objects, model, data, phases, resumption, started)
 
 
-def build_learners(study: Study, options: RunOptions) -> tuple[Namespace, AnyLearner, AnyData]:
+def build_learners(study: Study) -> tuple[Namespace, AnyLearner, AnyData]:
     """All objects, learner and data; with `model.num_replicas`, one of each for every seed."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    if study.config.run.threads is not None:
+        torch.set_num_threads(study.config.run.threads)
     seed, count = study.config.seed_everything, study.config.model.num_replicas
     seed_everything(seed, verbose=False)  # for the user's classes
-    objects: Namespace = study.parser.instantiate(study.resolved(seed))
+    parts = [study.parser.instantiate(study.resolved(seed + n)) for n in range(max(count, 1))]
     if count == 1:
-        return objects, objects.model, objects.data
-    others = [study.parser.instantiate(study.resolved(seed + n)) for n in range(1, count)]
-    parts = [objects, *others]
+        return parts[0], parts[0].model, parts[0].data
     learners, data = [part.model for part in parts], [part.data for part in parts]
-    return objects, ReplicatedLearner(learners), ReplicatedData(data)
+    return parts[0], ReplicatedLearner(learners), ReplicatedData(data)
 
 
 @contextmanager
 def run_folder(folder: Path, options: RunOptions, resumption: Resumption) -> Iterator[RunFolder]:
-    """The folder that the first process reserves, in every process of the run."""
-    rank, size, _ = external_processes()
-    resumes = resumption.folder is not None
-    is_shared = size > 1 and options.name is None and not resumes
-    if CHILD_VARIABLE in os.environ:
-        yield RunFolder(Path(os.environ[CHILD_VARIABLE]), is_kept=True)
-    elif rank > 0:
-        yield RunFolder(share_folder(None) if is_shared else folder, is_kept=True)
-    else:
-        with ExitStack() as stack:
-            with usage_errors():
-                path = resumption.folder or folder
-                own = stack.enter_context(reserved(path, options, resumes=resumes))
-            if is_shared:
-                share_folder(own.path)
-            remove_unfinished(own.path)
-            if resumes and resumption.checkpoint is None:
-                say(f"there is no checkpoint in {own.path} yet: starting from scratch.")
-            yield own
+    """The folder that the first process reserves; the others write nothing."""
+    folder, resumes = resumption.folder or folder, resumption.folder is not None
+    if is_helper():
+        yield RunFolder(folder, is_kept=True)
+        return
+    with ExitStack() as stack:
+        with usage_errors():
+            own = stack.enter_context(reserved(folder, options, resumes=resumes))
+        remove_unfinished(own.path)
+        if resumes and resumption.checkpoint is None:
+            say(f"there is no checkpoint in {own.path} yet: starting from scratch.")
+        yield own
 
 
 def own_callbacks(
@@ -207,14 +181,17 @@ def own_callbacks(
         seeds=run.seeds,
     )
     interruption = Interruption(checkpoints)
-    figures = [RunFigures(path / FIGURES, metrics=metrics, title=path.name)]
     return interruption, [
         LambdaCallback(on_train_batch_end=lambda *_: folder.keep()),
         measurements,
         TrainingLog(),
         RunLoop(),
         interruption,
-        *(figures if config.run.figures else []),
+        *(
+            [RunFigures(path / FIGURES, metrics=metrics, title=path.name)]
+            if config.run.figures
+            else []
+        ),
         summary,
         checkpoints,
     ]
@@ -228,7 +205,8 @@ def build_trainer(
     users, plugins = as_list(options["callbacks"]), as_list(options["plugins"])
     loggers: list[Logger] = [metrics]
     if options["logger"] is not False:
-        loggers.insert(0, TensorBoardRunLogger(folder, run.resumption.step))
+        shown = [run.model.score_key, "train/loss"]
+        loggers.insert(0, TensorBoardRunLogger(folder, shown, resume_step=run.resumption.step))
     if options["logger"] not in (None, True, False):
         loggers += as_list(options["logger"])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -237,23 +215,21 @@ def build_trainer(
     bar = [] if has_bar or options["enable_progress_bar"] is False else [RunProgress()]
     interval = options["val_check_interval"]
     if isinstance(interval, float):
-        steps = max(1, round(interval * run.phases[-1].stop))
-        interval = steps * options["accumulate_grad_batches"]
+        interval = max(1, round(interval * run.phases[-1].stop))
+        interval *= options["accumulate_grad_batches"]
     options["plugins"] = plugins
     fill_processes(options)
-    scheme = TrainingScheme(run.objects.scheme, run.phases)
     options |= {
         "max_steps": run.phases[-1].stop,
         "val_check_interval": interval,
         "logger": loggers,
-        "callbacks": [scheme, *users, *bar, *callbacks],
+        "callbacks": [TrainingScheme(run.objects.scheme, run.phases), *users, *bar, *callbacks],
         "default_root_dir": str(folder),
     }
     trainer = make_trainer(**options)
     # Lightning casts them after loading a checkpoint, whose weights would be rounded.
     trainer.strategy.precision_plugin.convert_module(run.model)
     run.data.check_processes(trainer.world_size)
-    run.resumption.check_device(trainer.strategy.root_device.type)
     leave_signals_alone(trainer)
     settle_training_path(
         run.study.config.training_path,
@@ -265,30 +241,30 @@ def build_trainer(
         scheme=run.objects.scheme,
         num_measures=run.study.config.num_measures,
     )
+    changes = run.resumption.check_environment(environment(trainer, run.model))
+    if changes:
+        say(f"warning: results will agree only to rounding, since {'; '.join(changes)}.")
     return trainer
 
 
-def announce(run: Run, folder: Path, trainer: Trainer) -> None:
-    """Writes `config.yaml`, hands the settings to the loggers, and says what starts."""
-    if not trainer.is_global_zero:
-        return
-    config = run.study.settings()
+def write_config(study: Study, folder: Path, command: str) -> None:
+    """Writes `config.yaml`, which repeats the run."""
+    config = study.settings()
     config["run"].update(name=folder.name, overwrite=False)
-    again = command_line(["fit", "-c", str(folder / CONFIG), "--run.name", "ANOTHER"])
+    again = command_line([command, "-c", str(folder / CONFIG), "--run.name", "ANOTHER"])
     text = f"# Every setting of the run {folder.name}. Again: {again}\n{to_yaml(config)}"
     write_atomically(folder / CONFIG, text)
-    flat = flatten({**run.settings, "run": {"name": folder.name}})
+
+
+def announce(run: Run, folder: Path, trainer: Trainer) -> None:
+    """Hands the settings to files and loggers, and says what starts."""
+    if trainer.is_global_zero:
+        write_config(run.study, folder, "fit")
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardRunLogger):
-            logger.show_hparams(flat, [run.model.score_key, "train/loss"])
-            if isinstance(run.model, ReplicatedLearner):
-                logger.show_bands(_banded_keys(run))
-        else:
-            logger.log_hyperparams(flat)
-    count = len(run.seeds)
+        logger.log_hyperparams(flatten({**run.settings, "run": {"name": folder.name}}))
     seeds = f"seed {run.seeds[0]}"
-    if count > 1:
-        seeds = f"{count} replicas, seeds {run.seeds[0]} to {run.seeds[-1]}"
+    if len(run.seeds) > 1:
+        seeds = f"{len(run.seeds)} replicas, seeds {run.seeds[0]} to {run.seeds[-1]}"
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     step = run.resumption.step
@@ -296,46 +272,20 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}{resumed}")
     if step == trainer.max_steps:
         say(f"the run has all its {step} steps: nothing is left to train.")
-    changes = run.resumption.changes(environment(trainer, run.model))
-    if changes:
-        say(f"warning: results will agree only to rounding, since {'; '.join(changes)}.")
-
-
-def _banded_keys(run: Run) -> list[str]:
-    levels = range(1, learners_of(run.model)[0].network.depth + 1)
-    kinds = ("levels/residual", "features/residual")
-    bands = [f"{kind}_{level}" for kind in kinds for level in levels]
-    return [run.model.score_key, "train/loss", *bands]
 
 
 def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:
     """Trains; whatever is refused before the first step is a usage error."""
+    checkpoint = run.resumption.checkpoint
     try:
-        with before_first_step(run, folder, trainer):
-            trainer.fit(
-                run.model,
-                datamodule=run.data,
-                ckpt_path=run.resumption.checkpoint,
-                weights_only=True,
-            )
+        trainer.fit(run.model, datamodule=run.data, ckpt_path=checkpoint, weights_only=True)
     except Diverged:
         folder.keep()
         raise
-    except (Interrupted, OSError):
-        if folder.is_kept:
+    except (Interrupted, Exception) as error:
+        if folder.is_kept and isinstance(error, Interrupted | OSError):
             hint = command_line(["fit", "-c", str(folder.path / CONFIG), "--resume", "auto"])
             say(f"step {trainer.global_step}; to continue: {hint}")
-        raise
-    finally:
-        close_processes(trainer)
-
-
-@contextmanager
-def before_first_step(run: Run, folder: RunFolder, trainer: Trainer) -> Iterator[None]:
-    """Turns an exception into a usage error, unless the run has taken a step."""
-    try:
-        yield
-    except Exception:
         if trainer.global_step > (run.resumption.step or 0):
             raise
         with usage_errors():

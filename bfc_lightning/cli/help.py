@@ -34,20 +34,15 @@ _GROUPS = {
     "run": "name, root, overwrite, figures, threads",
     "baseline": "the method: KernelRidge, RandomFeatures, TwoLayer, ...",
 }
-_CLASSES = ("inputs", "target", "labels", "scheme", "baseline")
 
 
 def overview(command: str, text: str) -> str:
     """One screen: examples, common options, and one line for each group of settings."""
-    blocks = _blocks(text)
+    found = _options(text)
     apart = (*_GROUPS, "help", "config", "print_config")
-    plain = [block for block in blocks if "." not in _name(block) and _name(block) not in apart]
-    options = "\n".join(plain)
-    groups = "\n".join(
-        f"  {name:<10}{line}"
-        for name, line in _GROUPS.items()
-        if any(_name(block).split(".")[0] == name for block in blocks)
-    )
+    options = "\n".join(v for key, v in found.items() if "." not in key and key not in apart)
+    known = {key.partition(".")[0] for key in found}
+    groups = "\n".join(f"  {name:<10}{line}" for name, line in _GROUPS.items() if name in known)
     return f"""\
 usage: bfc {command} -c CONFIG [-c CONFIG ...] [--KEY VALUE ...]
 
@@ -64,41 +59,33 @@ options:
 groups of settings, --GROUP.KEY VALUE:
 {groups}
 
-  bfc {command} --help GROUP      the keys of a group
-  bfc {command} --help all        every key
+  bfc {command} --help GROUP            the keys of a group
+  bfc {command} --help all              every key
+  bfc {command} --target.help CLASS     the arguments of a class, here of a target
 """
 
 
 def group_help(text: str, topic: str) -> str:
     """The keys of one group, or of all of them."""
-    mine = [block for block in _blocks(text) if _is_in(_name(block), topic)]
+    mine = [
+        block
+        for key, block in _options(text).items()
+        if topic in ("all", key, key.partition(".")[0])
+    ]
     if not mine:
         known = [*_GROUPS, "all"]
         raise RunError(f"--help takes one of {', '.join(known)}.{did_you_mean(topic, known)}")
-    hint = ""
-    if topic in _CLASSES:
-        hint = f"\nArguments of a class: --{topic}.help CLASS, e.g. `--{topic}.help Gaussian`.\n"
-    return "\n".join(mine) + f"\n{hint}"
+    return "\n".join(mine) + "\n"
 
 
-def _is_in(key: str, topic: str) -> bool:
-    return topic in ("all", key, key.partition(".")[0])
-
-
-def _blocks(text: str) -> list[str]:
-    """Each option with its explanation."""
-    found: list[str] = []
+def _options(text: str) -> dict[str, str]:
+    """Each option with its explanation, by its dotted key."""
+    found: dict[str, str] = {}
+    key = ""
     for line in text.splitlines():
-        if re.match(r"  (-\w, )?--?\w", line):
-            found.append(line)
-        elif found and line.startswith("      "):
-            found[-1] += f"\n{line}"
-    return [
-        block for block in found if not re.match(r"  --[\w.]+ CONFIG\n? *Path to a conf", block)
-    ]
-
-
-def _name(block: str) -> str:
-    """The dotted key of an option."""
-    match = re.search(r"--([\w.]+)", block)
-    return match[1] if match else ""
+        if match := re.match(r"  (?:-\w.*)?--([\w.]+)", line):
+            key = match[1]
+            found[key] = line
+        elif key and line.startswith("      "):
+            found[key] += f"\n{line}"
+    return {key: block for key, block in found.items() if "Path to a conf" not in block}

@@ -13,16 +13,15 @@ _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 def with_configs(argv: Sequence[str]) -> list[str]:
     """The arguments with every config as the path of a file that exists."""
-    found: list[str] = []
-    for word in argv:
-        option, sign, value = word.partition("=")
-        if sign and option in CONFIG_OPTIONS:
-            found += ["-c", _readable(value)]
-        elif found and found[-1] in CONFIG_OPTIONS:
-            found.append(_readable(word))
-        else:
-            found.append(word)
-    return found
+    words = [
+        part
+        for word in argv
+        for part in (word.split("=", 1) if word.startswith(("-c=", "--config=")) else [word])
+    ]
+    return [
+        _readable(word) if before in CONFIG_OPTIONS else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
 
 
 def _readable(name: str) -> str:
@@ -35,14 +34,8 @@ def _readable(name: str) -> str:
 def normalized(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
     """Writes negative numbers as `--key=-1e-3`, and a flag without a value as `--key=true`."""
     found: list[str] = []
-    for number, word in enumerate(argv):
-        following = argv[number + 1] if number + 1 < len(argv) else "-"
-        if (
-            _NUMBER.fullmatch(word)
-            and found
-            and found[-1].startswith("--")
-            and "=" not in found[-1]
-        ):
+    for word, following in zip(argv, [*argv[1:], "-"], strict=False):
+        if _NUMBER.fullmatch(word) and found and re.fullmatch("--[^=]+", found[-1]):
             found[-1] = f"{found[-1]}={word}"
         elif word[:2] == "--" and word[2:] in flags and following.startswith("-"):
             found.append(f"{word}=true")
@@ -72,8 +65,8 @@ def show_help(study: Study, argv: Sequence[str], command: str) -> None:
         return
     from bfc_lightning.cli.help import group_help, overview
 
-    topic = argv[asked[0] + 1] if asked[0] + 1 < len(argv) else ""
-    topic = "" if topic.startswith("-") else topic
+    following = argv[asked[0] + 1 : asked[0] + 2]
+    topic = next((word for word in following if not word.startswith("-")), "")
     text = study.parser.format_help()
-    print(overview(command, text) if not topic else group_help(text, topic), end="")
+    print(group_help(text, topic) if topic else overview(command, text), end="")
     raise SystemExit(0)

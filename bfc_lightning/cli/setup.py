@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse import ArgumentParser
+
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.runs.config import Study, flatten
 from bfc_lightning.runs.folder import RunError
@@ -15,31 +17,32 @@ _SHELLS = ("bash", "zsh", "tcsh")
 
 def init_command(argv: Sequence[str]) -> int:
     """Copies the shipped configs into a folder that does not exist yet."""
+    parser = ArgumentParser(
+        prog="bfc init", description="Copy the shipped configs, to edit them.", exit_on_error=False
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path)
     with usage_errors():
-        if len(argv) != 1 or argv[0].startswith("-"):
-            print("usage: bfc init DIR\n\nCopies the shipped configs to DIR, to be edited.")
-            return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-        folder = Path(argv[0])
+        folder = parser.parse_args(list(argv)).folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} must be a new or empty folder.")
         shutil.copytree(
             shipped_configs(), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__*")
         )
-    print(f"wrote {len(list(folder.rglob('*.yaml')))} configs to {folder}; next:")
-    print(f"  bfc fit -c {folder / 'quickstart.yaml'}")
+    count = len(list(folder.rglob("*.yaml")))
+    print(f"wrote {count} configs to {folder}; next: bfc fit -c {folder / 'quickstart.yaml'}")
     return 0
 
 
 def completion_command(argv: Sequence[str]) -> int:
     """Prints a completion script; completing needs no Python."""
+    parser = ArgumentParser(
+        prog="bfc completion", description="Print a completion script.", exit_on_error=False
+    )
+    parser.add_argument("shell", choices=_SHELLS)
     with usage_errors():
-        if len(argv) != 1 or argv[0] not in _SHELLS:
-            print(f"usage: bfc completion {'|'.join(_SHELLS)}\n\nFor bash:")
-            print("  bfc completion bash > ~/.local/share/bash-completion/completions/bfc")
-            return 0 if argv[:1] in (["-h"], ["--help"]) else 2
         import shtab
 
-        print(shtab.complete(_parser(), shell=argv[0]))
+        print(shtab.complete(_parser(), shell=parser.parse_args(list(argv)).shell))
     return 0
 
 
@@ -53,12 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers()
     for name in _COMMANDS:
         command = commands.add_parser(name, help=name)  # shtab leaves out those without help
-        if name == "completion":
-            command.add_argument("shell", choices=_SHELLS)
-        if name not in ("init", "completion", "claims"):
+        if name not in ("init", "completion"):
             command.add_argument("-c", "--config", choices=configs)
-        for key in _options(name):
-            command.add_argument(f"--{key}")
+            for key in _options(name):
+                command.add_argument(f"--{key}")
     return parser
 
 
@@ -66,16 +67,15 @@ def _options(command: str) -> list[str]:
     """The options of a command."""
     from bfc_lightning.baselines import Baseline
     from bfc_lightning.cli.claims import claims_parser
+    from bfc_lightning.cli.evaluate import CHECKPOINT
     from bfc_lightning.cli.experiments import options_parser
+    from bfc_lightning.cli.fit import RESUME
 
-    if command in ("init", "completion"):
-        return []
-    own = {"fit": ["resume"], "baseline": []}.get(command, ["ckpt_path"])
-    if command == "claims":
-        own, parser = [], claims_parser()
-    elif command in ("compare", "sweep"):
-        own, parser = [], options_parser()
+    if command in ("compare", "sweep", "claims"):
+        parser = claims_parser() if command == "claims" else options_parser()
+    elif command == "baseline":
+        parser = Study(extra={"baseline": Baseline}).parser
     else:
-        parser = Study(extra={"baseline": Baseline} if command == "baseline" else {}).parser
+        parser = Study(options=RESUME if command == "fit" else CHECKPOINT).parser
     keys = {key.replace(".init_args.", ".") for key in flatten(parser.get_defaults().as_dict())}
-    return sorted({*own, *keys} - {"config", "names"})
+    return sorted(keys - {"config", "names"})

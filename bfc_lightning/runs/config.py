@@ -41,7 +41,6 @@ _TRAINER_KEYS = (
     "precision",
 )
 _EVALUATION_KEYS = ("eval_batch_size", "num_test_samples", "num_predict_samples")
-_MOST_MEASURES = 100_000
 
 
 def make_trainer(
@@ -228,27 +227,14 @@ class Study(LightningCLI):
 
 def _check_settings(config: Namespace) -> None:
     """Refuses values that no type can refuse."""
-    last_seed = config.seed_everything + config.model.num_replicas - 1
-    if last_seed >= 2**32:
-        raise RunError(f"seed_everything must be in [0, 2^32) in every replica, got {last_seed}.")
-    interval = config.trainer.val_check_interval
+    interval, batches = config.trainer.val_check_interval, config.trainer.accumulate_grad_batches
     is_fraction = isinstance(interval, float)
-    if (is_fraction and not 0 < interval <= 1) or (not is_fraction and interval < 1):
+    if not 0 < interval <= 1 if is_fraction else interval < 1 or interval % batches:
         raise RunError(
-            "trainer.val_check_interval must be a number of batches or a fraction of the run in "
-            f"(0, 1], got {interval}."
+            "trainer.val_check_interval must be a fraction of the run in (0, 1], or a number of "
+            f"batches that is a multiple of trainer.accumulate_grad_batches = {batches}, got "
+            f"{interval}."
         )
-    if not is_fraction and interval % config.trainer.accumulate_grad_batches:
-        raise RunError(
-            "trainer.val_check_interval must be a multiple of trainer.accumulate_grad_batches, "
-            f"{config.trainer.accumulate_grad_batches}, got {interval}."
-        )
-    if config.num_measures > _MOST_MEASURES:
-        raise RunError(
-            f"num_measures must be at most {_MOST_MEASURES:,}, got {config.num_measures}."
-        )
-    if config.run.threads is not None and config.run.threads < 1:
-        raise RunError(f"run.threads must be at least 1, got {config.run.threads}.")
 
 
 def problem_parser() -> ArgumentParser:
@@ -287,9 +273,7 @@ def fill_seeds(config: Namespace, seed: int) -> None:
     """Gives every part without a seed of its own one that is derived from the run's, in place."""
     for group, name in _GENERATORS.items():
         _fill(config[group], derive_seed(seed, name))
-    target_seed = config.get("target.init_args.seed")
-    if target_seed is None:
-        target_seed = derive_seed(seed, "target")
+    target_seed = config.get("target.init_args.seed", derive_seed(seed, "target"))
     _fill(config["labels"], target_seed)
 
 
@@ -301,8 +285,7 @@ def _fill(part: object, seed: int) -> None:
         if "seed" in vars(part) and part["seed"] is None:
             part["seed"] = seed
         for entry in vars(part).values():
-            if isinstance(entry, Namespace | list):
-                _fill(entry, seed)
+            _fill(entry, seed)
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, Any]:

@@ -5,10 +5,12 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import yaml
+from jsonargparse.typing import PositiveInt
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -41,7 +43,7 @@ class RunOptions:
     root: str = "logs"
     overwrite: bool = False
     figures: bool = True
-    threads: int | None = None
+    threads: PositiveInt | None = None
 
 
 def expanded(root: str) -> Path:
@@ -85,21 +87,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 @dataclass
 class RunFolder:
-    """A folder that a run has reserved; until `keep` is called, `discard` undoes it.
+    """A folder that a run has reserved.
 
     Attributes:
         path: of the folder.
+        is_kept: whether the run has begun, so that the folder stays.
         is_new: whether it was made for this run.
         replaced: where the run that it replaces is kept meanwhile.
-        missing: parent folders that did not exist.
-        is_kept: whether the run has begun.
     """
 
     path: Path
+    is_kept: bool = False
     is_new: bool = False
     replaced: Path | None = None
-    missing: list[Path] = field(default_factory=list)
-    is_kept: bool = False
 
     def keep(self) -> None:
         """Makes the reservation final and deletes the run that it replaces."""
@@ -107,62 +107,48 @@ class RunFolder:
             shutil.rmtree(self.replaced)
         self.is_kept = True
 
-    def discard(self) -> None:
-        """Leaves everything as it was before, unless the run has begun."""
-        if self.is_kept:
-            return
-        if self.is_new:
-            shutil.rmtree(self.path, ignore_errors=True)
-        if self.replaced is not None:
-            self.replaced.rename(self.path)
-        for folder in self.missing:
-            with suppress(OSError):
-                folder.rmdir()
-
 
 @contextmanager
 def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[RunFolder]:
     """Creates the run folder, or opens it to resume the run, and locks it.
 
-    A block that raises before `keep` was called leaves no new folder.
+    A block that raises before `keep` was called leaves everything as it was before.
     """
-    reservation = RunFolder(folder)
+    own = RunFolder(folder, is_kept=resumes and folder.is_dir())
+    missing = [each for each in folder.parents if not each.exists()]
     try:
-        _reserve(reservation, options, resumes=resumes)
-        with locked(reservation.path):
-            (reservation.path / CHECKPOINTS).mkdir(exist_ok=True)
-            yield reservation
+        if not own.is_kept:
+            _create(own, options)
+        with locked(own.path):
+            yield own
     except BaseException:
-        reservation.discard()
+        if own.is_new and not own.is_kept:
+            shutil.rmtree(own.path, ignore_errors=True)
+        if own.replaced is not None and not own.is_kept:
+            own.replaced.rename(folder)
+        for each in missing:
+            with suppress(OSError):  # not empty
+                each.rmdir()
         raise
 
 
-def _reserve(reservation: RunFolder, options: RunOptions, *, resumes: bool) -> None:
-    """Makes the folder."""
-    folder = reservation.path
-    if resumes and folder.is_dir():
-        reservation.is_kept = True
-        return
-    parents = (folder.parent, *folder.parent.parents)
-    reservation.missing = [each for each in parents if not each.exists()]
+def _create(own: RunFolder, options: RunOptions) -> None:
+    """Makes the folder; without a name, the first free one of NAME, NAME-2, NAME-3, ..."""
+    folder = own.path
     folder.parent.mkdir(parents=True, exist_ok=True)
     if options.overwrite and folder.exists():
-        reservation.replaced = _set_aside(folder)
-    number = 1
-    while True:
-        try:
-            reservation.path.mkdir()
-        except FileExistsError as taken:
-            if options.name is not None:
-                raise RunError(
-                    f"the run {folder} exists: choose another run.name, or give --resume auto or "
-                    "--run.overwrite true."
-                ) from taken
-            number += 1
-            reservation.path = folder.with_name(f"{folder.name}-{number}")
-        else:
-            reservation.is_new = True
+        own.replaced = _set_aside(folder)
+    for number in count(1):
+        own.path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with suppress(FileExistsError):
+            own.path.mkdir()
+            own.is_new = True
             return
+        if options.name is not None:
+            raise RunError(
+                f"the run {folder} exists: choose another run.name, or give --resume auto or "
+                "--run.overwrite true."
+            )
 
 
 def _set_aside(folder: Path) -> Path:

@@ -2,8 +2,6 @@
 
 import io
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 import yaml
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
-from bfc_lightning.data import HierarchicalData, check_same_tensors
+from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Labels
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.replicas import AnyData, AnyLearner, content_of_replica
@@ -42,26 +40,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         MemoryError: if there is too little memory.
     """
     stream = io.BytesIO(path.read_bytes())
-    if not zipfile.is_zipfile(stream):
-        raise RunError(f"the checkpoint {path} is damaged or not a checkpoint.")
-    stream.seek(0)
     try:
         content = torch.load(stream, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as refused:
-        raise RunError(f"the checkpoint {path} contains code, which was not run.") from refused
     except MemoryError:
         raise
-    except Exception as damaged:  # whatever PyTorch raises for a damaged file
-        raise RunError(f"the checkpoint {path} is damaged or not a checkpoint.") from damaged
+    except Exception as refused:  # whatever PyTorch raises for a damaged file
+        raise RunError(
+            f"the checkpoint {path} is damaged, no checkpoint, or carries code, which was not run."
+        ) from refused
     if not isinstance(content, dict) or not content.keys() >= _CONTENT:
         raise RunError(f"the checkpoint {path} does not come from bfc fit.")
     return content
-
-
-def network_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of an identity that says what a network is and what it learns."""
-    prefixes = ("inputs.", "labels.", "target.", *(f"model.{key}" for key in _NETWORK_KEYS))
-    return {key: value for key, value in identity.items() if key.startswith(prefixes)}
 
 
 def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -70,7 +59,9 @@ def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> No
     Raises:
         RunError: if settings differ; it lists them.
     """
-    clauses = differences(network_identity(stored), network_identity(here))
+    prefixes = ("inputs.", "labels.", "target.", *(f"model.{key}" for key in _NETWORK_KEYS))
+    kept = [{k: v for k, v in each.items() if k.startswith(prefixes)} for each in (stored, here)]
+    clauses = differences(*kept)
     if clauses:
         raise RunError(
             f"the checkpoint belongs to another target or network: {listed(clauses)}. The "
@@ -91,46 +82,34 @@ class Resumption:
         """Optimizer steps of the checkpoint; None if there is none."""
         return None if self.checkpoint is None else int(self.content["global_step"])
 
-    def check(self, identity: Mapping[str, Any], data: AnyData, *, may_grow: bool) -> None:
-        """Refuses to continue with settings or a target that change the numbers.
+    def check(self, identity: Mapping[str, Any], *, may_grow: bool) -> None:
+        """Refuses to continue with settings that change the numbers.
 
         Raises:
             RunError: if they differ; it lists the keys.
         """
         if self.checkpoint is None:
             return
-        stored, here = dict(self.content[RECORD_KEY]["identity"]), dict(identity)
-        hint = ""
-        if here[_LENGTH] != stored[_LENGTH]:
-            if may_grow and here[_LENGTH] > stored[_LENGTH]:
-                stored[_LENGTH] = here[_LENGTH]
-            hint = " (the schedule depends on max_steps)"
-        clauses = differences(stored, here)
+        stored = dict(self.content[RECORD_KEY]["identity"])
+        if may_grow:
+            stored[_LENGTH] = max(stored[_LENGTH], identity[_LENGTH])
+        clauses = differences(stored, identity)
         if clauses:
-            raise RunError(f"a resumed run must keep its settings{hint}: {listed(clauses)}.")
-        saved = self.content[type(data).__qualname__]
-        check_same_tensors(saved["problem"], data.state_dict()["problem"])
+            raise RunError(f"a resumed run must keep its settings: {listed(clauses)}.")
 
-    def check_device(self, device: str) -> None:
-        """Refuses another type of device, which draws other samples.
+    def check_environment(self, environment: Mapping[str, Any]) -> list[str]:
+        """What of the surroundings differs, so that numbers agree only to rounding.
 
         Raises:
-            RunError: if it is another one.
+            RunError: if it is the type of device, which draws the samples.
         """
-        stored = device if self.checkpoint is None else self._environment["device"]
-        if stored != device:
+        stored = self.content[RECORD_KEY]["environment"] if self.checkpoint else environment
+        if stored["device"] != environment["device"]:
             raise RunError(
-                f"trainer.accelerator must stay {stored}, which drew the samples, got {device}."
+                f"trainer.accelerator must stay {stored['device']}, which drew the samples, got "
+                f"{environment['device']}."
             )
-
-    def changes(self, environment: Mapping[str, Any]) -> list[str]:
-        """What of the surroundings differs, so that numbers agree only to rounding."""
-        return [] if self.checkpoint is None else differences(self._environment, environment)
-
-    @property
-    def _environment(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.content[RECORD_KEY]["environment"]
-        return found
+        return differences(stored, environment)
 
 
 def find_resumption(resume: str | None, folder: Path) -> Resumption:
@@ -146,8 +125,8 @@ def find_resumption(resume: str | None, folder: Path) -> Resumption:
         return Resumption(folder)
     checkpoint = last if resume == "auto" else find_checkpoint(resume, folder)
     is_in_run = checkpoint.parent.name == CHECKPOINTS
-    own = checkpoint.parent.parent if is_in_run else folder
-    return Resumption(own, checkpoint, read_checkpoint(checkpoint))
+    folder = checkpoint.parent.parent if is_in_run else folder
+    return Resumption(folder, checkpoint, read_checkpoint(checkpoint))
 
 
 class LoadedRun(NamedTuple):
@@ -223,7 +202,6 @@ def load_state(content: Mapping[str, Any], *, model: AnyLearner, data: AnyData) 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The content of `summary.json`; empty if there is none."""
     try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}

@@ -19,16 +19,13 @@ class _TextKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping, whose keys must be different."""
         self.flatten_mapping(node)
-        keys = [str(getattr(key, "value", "")) for key, _ in node.value]
-        repeated = [
-            pair[0] for number, pair in enumerate(node.value) if keys[number] in keys[:number]
-        ]
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {repeated[0].value!r} is repeated", repeated[0].start_mark
-            )
-        values = [self.construct_object(value, deep=True) for _, value in node.value]
-        return dict(zip(keys, values, strict=True))
+        found: dict[Any, Any] = {}
+        for key, value in node.value:
+            if str(key.value) in found:
+                text = f"the key {key.value!r} is repeated"
+                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+            found[str(key.value)] = self.construct_object(value, deep=True)
+        return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -76,12 +73,10 @@ def shipped_configs() -> Path:
 
 def find_config(name: str, beside: Path | None = None) -> Path:
     """The path of a config: a file, beside another config, or the name of a shipped one."""
-    for path in (Path(name), *([beside / name] if beside else [])):
-        if path.is_file():
-            return path
     folder = shipped_configs()
-    for path in (folder / f"{name}.yaml", folder / name):
-        if name and path.is_file():
+    own = [Path(name), *([beside / name] if beside else [])]
+    for path in (*own, folder / f"{name}.yaml", folder / name):
+        if path.is_file():
             return path
     known = sorted(
         path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
@@ -91,22 +86,6 @@ def find_config(name: str, beside: Path | None = None) -> Path:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """` Did you mean 'x'?` with the closest known name; empty if none is close."""
-    near = [each for each in known if _is_one_edit(name, each)]
-    begun = [each for each in known if each.startswith(name)] if len(name) > 2 else []
-    close = near or begun or get_close_matches(name, known, n=1, cutoff=0.6)
+    close = get_close_matches(name, known, n=2)
+    close.sort(key=lambda each: abs(len(each) - len(name)))  # `Adam` before `Adamax` for `Adma`
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _is_one_edit(one: str, other: str) -> bool:
-    """Whether one letter was changed, added or left out, or two neighbors were exchanged."""
-    begin = _num_equal(one, other)
-    a, b = one[begin:], other[begin:]
-    end = _num_equal(a[::-1], b[::-1])
-    a, b = a[: len(a) - end], b[: len(b) - end]
-    return max(len(a), len(b)) == 1 or (len(a) == 2 and a == b[::-1])
-
-
-def _num_equal(one: str, other: str) -> int:
-    """The number of equal letters at the beginning."""
-    pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
