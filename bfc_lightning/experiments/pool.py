@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from bfc_lightning.experiments.spec import Limits
@@ -34,24 +34,22 @@ class Task:
     log: Path
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A task that is over: its exit code, or -N if signal N killed it."""
-
-    task: Task
-    code: int
-    seconds: float
-    is_overdue: bool
-
-
 @dataclass
-class _Worker:
+class Worker:
+    """The process of a task; `seconds` are those that it took."""
+
     task: Task
     process: ForkServerProcess
     slot: int
     began: float
+    seconds: float = 0.0
     stopped_at: float = 0.0
     is_overdue: bool = False
+
+    @property
+    def code(self) -> int:
+        """The exit code, or -N if signal N killed it."""
+        return self.process.exitcode or 0
 
 
 class Pool:
@@ -66,7 +64,7 @@ class Pool:
         self.gpus = gpus
         self.signum = 0
         self._num_signals = 0
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOAD)
 
@@ -81,55 +79,47 @@ class Pool:
         self._before = {n: signal.signal(n, self._receive) for n in _SIGNALS} if is_main else {}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             _kill(worker)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Task | Ended]:
-        """Runs tasks in their order; yields each one when it begins and when it has ended."""
+    def run(self, tasks: Iterable[Task]) -> Iterator[Worker]:
+        """Runs tasks in their order; yields the worker of each one when it has ended."""
         waiting = deque(tasks)
         while True:
             while waiting and not self.signum and len(self._workers) < self.num_workers:
-                yield self._start(waiting.popleft())
+                self._start(waiting.popleft())
             if not self._workers:
                 return
             connection.wait([w.process.sentinel for w in self._workers], _POLL_SECONDS)
             for worker in list(self._workers):
                 self._stop_if_due(worker)
                 if not worker.process.is_alive():
-                    worker.process.join()
                     self._workers.remove(worker)
-                    seconds = time.monotonic() - worker.began
-                    code = worker.process.exitcode or 0
-                    yield Ended(worker.task, code, seconds, worker.is_overdue)
+                    worker.seconds = time.monotonic() - worker.began
+                    yield worker
 
-    def _start(self, task: Task) -> Task:
+    def _start(self, task: Task) -> None:
         slot = min(set(range(self.num_workers)) - {worker.slot for worker in self._workers})
         gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
         process = self._context.Process(
             target=_work, args=(task, self.limits.gigabytes, gpu, os.getcwd())
         )
         process.start()
-        self._workers.append(_Worker(task, process, slot, time.monotonic()))
-        return task
+        self._workers.append(Worker(task, process, slot, time.monotonic()))
 
-    def _stop_if_due(self, worker: _Worker) -> None:
+    def _stop_if_due(self, worker: Worker) -> None:
         """Asks a worker to stop on a signal or a timeout; kills it if it does not."""
         now = time.monotonic()
         overdue = now - worker.began > (self.limits.seconds or float("inf"))
         if not worker.stopped_at and (overdue or self._num_signals):
             worker.process.terminate()
             worker.stopped_at, worker.is_overdue = now, overdue
-        elif worker.stopped_at and now - worker.stopped_at > _GRACE_SECONDS:
-            _kill(worker)
-        if self._num_signals > 1:
+        elif worker.stopped_at and (
+            self._num_signals > 1 or now - worker.stopped_at > _GRACE_SECONDS
+        ):
             _kill(worker)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
@@ -137,7 +127,7 @@ class Pool:
         self._num_signals += 1
 
 
-def _kill(worker: _Worker) -> None:
+def _kill(worker: Worker) -> None:
     """Kills a worker and the processes that its run has started."""
     try:
         os.killpg(worker.process.pid or 0, signal.SIGKILL)

@@ -1,7 +1,6 @@
 """An experiment's results as tables: CSV, Markdown and LaTeX."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from bfc_lightning.experiments.scaling_report import about_scaling, scaling_csv, scaling_table
-from bfc_lightning.experiments.spec import FINISHED, Experiment, Place, Point, trial_name
+from bfc_lightning.experiments.scaling import SamplesNeeded
+from bfc_lightning.experiments.spec import FINISHED, Chosen, Experiment, num_trials
 from bfc_lightning.files import write_atomically
-
-Chosen = Mapping[Point, Mapping[str, Any]]
-"""Values of the tuned keys."""
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
@@ -44,35 +40,25 @@ def losses(status: "pd.Series[str]") -> list[str]:
     return [f"{count} {name}" for name, count in counts.items()]
 
 
-def num_trials(experiment: Experiment, learner: str) -> int:
-    """How many combinations of values are tried for a learner; 0 if it is not tuned."""
-    tune = experiment.learners[learner].get("tune")
-    return math.prod(map(len, tune.values())) if tune else 0
-
-
-def by_point(experiment: Experiment, rows: pd.DataFrame) -> Iterator[tuple[Point, pd.DataFrame]]:
+def by_point(experiment: Experiment, rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
     """The rows of every learner at every point of the grid, in the order of the rows."""
-    names = ["learner", *(axis.name for axis in experiment.axes)]
-    for key, mine in rows.groupby(names, sort=False):
-        learner, *labels = map(str, key)
-        yield (learner, tuple(labels)), mine
+    return () if rows.empty else rows.groupby(["learner", *experiment.axes], sort=False)
 
 
 def summary_table(experiment: Experiment, results: pd.DataFrame, chosen: Chosen) -> pd.DataFrame:
     """One row per learner and point: counts, and medians with ranges over the finished runs."""
     wanted = [name for key in experiment.metrics for name in (key, f"{key}_untrained")]
     metrics = [name for name in wanted if name in experiment.metrics or name in results]
-    names = [axis.name for axis in experiment.axes]
-    is_tuned = any(num_trials(experiment, learner) for learner in experiment.learners)
+    trials = {name: num_trials(block) for name, block in experiment.learners.items()}
     lines = []
     for point, rows in by_point(experiment, results):
         finished = rows[rows["status"] == FINISHED]
-        line = {"learner": point[0]} | dict(zip(names, point[1], strict=True))
+        line = dict(zip(("learner", *experiment.axes), point, strict=True))
         counts = [f"{len(finished)} of {len(rows)}", *losses(rows["status"])]
         line["runs finished"] = ", ".join(counts)
-        if is_tuned:
-            line["trials"] = str(num_trials(experiment, point[0]) or "-")
-            line["chosen"] = trial_name(chosen.get(point, {})) or "-"
+        if any(trials.values()):
+            line["trials"] = str(trials[point[0]] or "-")
+            line["chosen"] = chosen.get(point, "-")
         steps = finished["steps"].agg(["min", "max"]).dropna().unique()
         line["steps"] = " to ".join(f"{end:,.0f}" for end in steps) or "-"
         line |= {key: _median(finished[key]) if key in finished else "-" for key in metrics}
@@ -97,41 +83,36 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def write_tables(
-    experiment: Experiment,
-    results: pd.DataFrame,
-    place: Place,
-    chosen: Chosen,
-    trials: pd.DataFrame | None,
+    experiment: Experiment, results: pd.DataFrame, chosen: Chosen, trials: pd.DataFrame
 ) -> None:
     """Writes compare.csv, compare.md and compare.tex; trials.csv and scaling.csv if they apply."""
     table = summary_table(experiment, results, chosen)
     counts = results.astype({"steps": "Int64", "samples_seen": "Int64"})
     texts = {
         "compare.csv": counts.to_csv(index=False, lineterminator="\n"),
-        "compare.md": _markdown(experiment, results, place, table),
+        "compare.md": _markdown(experiment, results, table),
         "compare.tex": table.to_latex(index=False, escape=True),
     }
-    if trials is not None:
+    if not trials.empty:
         texts["trials.csv"] = _trials_csv(experiment, trials, chosen)
     if experiment.scaling is not None:
-        texts["scaling.csv"] = scaling_csv(experiment, results)
+        texts["scaling.csv"] = SamplesNeeded(experiment, results).to_csv()
     for name, text in texts.items():
-        write_atomically(place.folder / name, text)
+        write_atomically(experiment.folder / name, text)
 
 
-def _markdown(
-    experiment: Experiment, results: pd.DataFrame, place: Place, table: pd.DataFrame
-) -> str:
-    keys = ("learners", "grid", "points")
-    differing = {key: experiment.source[key] for key in keys if experiment.source.get(key)}
+def _markdown(experiment: Experiment, results: pd.DataFrame, table: pd.DataFrame) -> str:
+    keys, source = ("learners", "grid", "points"), experiment.source
+    differing = {key: getattr(source, key) for key in keys if getattr(source, key)}
     settings = yaml.safe_dump(differing, sort_keys=False, default_flow_style=None, width=100)
     is_drawn = FINISHED in results["status"].to_numpy()
-    parts = [f"# {place.folder.name}", _about(experiment), markdown_table(table)]
+    parts = [f"# {experiment.folder.name}", _about(experiment), markdown_table(table)]
     if experiment.scaling is not None:
-        parts += [about_scaling(experiment), markdown_table(scaling_table(experiment, results))]
+        needed = SamplesNeeded(experiment, results)
+        parts += [needed.about(), markdown_table(needed.summary())]
         parts += ["![samples needed](scaling.png)"] if is_drawn else []
     parts += ["![metrics](compare.png)"] if is_drawn else []
-    parts += ["What differs:", f"```yaml\n{settings}```", f"    {place.command}"]
+    parts += ["What differs:", f"```yaml\n{settings}```", f"    {experiment.command}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -142,7 +123,7 @@ def _about(experiment: Experiment) -> str:
         f"{', '.join(map(str, experiment.seeds))}. Runs that diverged, failed or were stopped at a "
         "limit are counted, but have no part in the medians."
     )
-    if any(num_trials(experiment, learner) for learner in experiment.learners):
+    if any(map(num_trials, experiment.learners.values())):
         text += (
             f" Tuned values have the smallest median {experiment.tuning.metric} over the tuning "
             f"seeds {', '.join(map(str, experiment.tuning.seeds))}; see trials.csv."
@@ -152,11 +133,9 @@ def _about(experiment: Experiment) -> str:
 
 def _trials_csv(experiment: Experiment, trials: pd.DataFrame, chosen: Chosen) -> str:
     """One row per run of the tuning; `chosen` is empty until the choice is made."""
-    names = [axis.name for axis in experiment.axes]
-    columns = ["learner", *names, "trial", "seed", "status", "wall_seconds"]
-    table = trials.reindex(columns=[*columns, experiment.tuning.metric]).assign(chosen="")
-    for point, rows in by_point(experiment, trials):
-        if point in chosen:
-            is_chosen = rows["trial"] == trial_name(chosen[point])
-            table.loc[rows.index, "chosen"] = is_chosen.map({True: "yes", False: "no"})
+    points = trials[["learner", *experiment.axes]].itertuples(index=False, name=None)
+    pairs = zip(map(chosen.get, points), trials["trial"], strict=True)
+    won = ["yes" if best == trial else "no" if best else "" for best, trial in pairs]
+    columns = ["learner", *experiment.axes, "trial", "seed", "status", "wall_seconds"]
+    table = trials.reindex(columns=[*columns, experiment.tuning.metric]).assign(chosen=won)
     return table.to_csv(index=False, lineterminator="\n")
