@@ -59,7 +59,7 @@ def claims_command(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     with usage_errors():
-        given = parsed(claims_parser(), argv, {})
+        given = parsed(claims_parser(), argv)
         claims = _read(given)
         if given.list:
             for claim in claims:

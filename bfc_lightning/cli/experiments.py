@@ -1,7 +1,7 @@
 """`bfc compare` and `bfc sweep`: two names of one command."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,20 +103,20 @@ def options_parser() -> ArgumentParser:
 def parse_experiment(argv: Sequence[str]) -> Namespace:
     """Files, then options over them."""
     configs = [Path(argv[n + 1]) for n, word in enumerate(argv[:-1]) if word in CONFIG_OPTIONS]
-    if not configs:
-        raise RunError("a config must be given; try: bfc compare -c compare/schemes")
-    return parsed(options_parser(), argv, read_files(configs))
+    return parsed(options_parser(), argv, lambda: read_files(configs))
 
 
-def parsed(parser: ArgumentParser, argv: Sequence[str], content: Mapping[str, Any]) -> Namespace:
+def parsed(
+    parser: ArgumentParser, argv: Sequence[str], read: Callable[[], dict[str, Any]] = dict
+) -> Namespace:
     """The content of files and options over it; an unknown name is reported with a known one."""
     defaults = flatten(parser.get_defaults().as_dict())
     flags = [key for key, value in defaults.items() if isinstance(value, bool)]
     names = Names(defaults, argv)
     names.check()
     with names.explained():
-        read = parser.parse_object(dict(content))
-        given = parser.parse_args(normalized(argv, flags), namespace=read)
+        content = parser.parse_object(read())
+        given = parser.parse_args(normalized(argv, flags), namespace=content)
         for group in {key.partition(".")[0] for key in defaults if "." in key}:
             if not isinstance(given[group], Namespace):
                 raise RunError(f"{group} must be a mapping of settings, got {given[group]!r}.")

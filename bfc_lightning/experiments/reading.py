@@ -34,6 +34,8 @@ _COLUMNS = ("run", "learner", "seed", "status", "steps", "samples_seen", "wall_s
 
 def read_files(configs: Sequence[Path]) -> dict[str, Any]:
     """The content of an experiment's files, later ones over earlier ones; `base` as paths."""
+    if not configs:
+        raise RunError("a config must be given; try: bfc compare -c compare/schemes")
     source: dict[str, Any] = {}
     for path in configs:
         content = read_yaml(path)
