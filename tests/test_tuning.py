@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from bfc_lightning.experiments.spec import Tuning
-from bfc_lightning.experiments.tuning import choose, edge_warnings
+from bfc_lightning.experiments.tables import choose, edge_warnings
 from tests.results import experiment
 
 LR = "model.optimizer.init_args.lr"

@@ -14,7 +14,7 @@ from bfc_lightning.cli.experiments import parse_experiment, parsed
 from bfc_lightning.experiments.claims import report
 from bfc_lightning.experiments.claims.claim import Claim, check_claim, find_claims, read_claim
 from bfc_lightning.experiments.claims.verdicts import judge_all, unknown_metrics
-from bfc_lightning.experiments.execute import Record, removed_if_refused, run_experiment
+from bfc_lightning.experiments.execute import removed_if_refused, run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, own_folder
 from bfc_lightning.experiments.spec import Experiment, ExperimentOptions, RunSpec
 from bfc_lightning.runs.folder import RunError
@@ -65,7 +65,10 @@ def claims_command(argv: Sequence[str]) -> int:
             for claim in claims:
                 print(f"{claim.name}: {claim.sentence}")
             return 0
-        folder = _folder(given)
+        # A folder of its own for every choice of claims and seeds.
+        seeds = [] if given.seeds is None else [f"seeds{'+'.join(map(str, given.seeds))}"]
+        name = given.run.name or "-".join(["claims", given.profile, *given.names, *seeds])
+        folder = own_folder(given.run.root, name, _RESULT)
         together: dict[Path, list[Claim]] = {}
         for claim in claims:
             together.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
@@ -102,13 +105,6 @@ def _read(given: Namespace) -> list[Claim]:
         if name not in known:
             raise RunError(f"unknown claim {name!r}.{did_you_mean(name, list(known))}")
     return [read_claim(known[name]) for name in dict.fromkeys(given.names or known)]
-
-
-def _folder(given: Namespace) -> Path:
-    """A folder of its own for every choice of claims and seeds."""
-    chosen = [] if given.seeds is None else [f"seeds{'+'.join(map(str, given.seeds))}"]
-    name = given.run.name or "-".join(["claims", given.profile, *given.names, *chosen])
-    return own_folder(given.run.root, name, _RESULT)
 
 
 def _plan(claims: list[Claim], file: Path, folder: Path, given: Namespace) -> Planned:
@@ -148,19 +144,14 @@ def _run(planned: list[Planned], order: list[str], folder: Path, content: dict[s
         for metric in unknown_metrics(claims, record.results):
             say(f"warning: no run of {name} logged {metric}.")
         content["claims"] = [entries[each] for each in order if each in entries]
-        content["revisions"] = sorted({*content["revisions"], *_revisions(record)})
+        folders = [experiment.folder / "runs" / run for run in record.results["run"]]
+        commits = {*content["revisions"], *(read_summary(each).get("git") for each in folders)}
+        content["revisions"] = sorted(commits - {None})
         content["status"] = "finished" if number == len(planned) else "running"
         report.write_report(folder, content, pictures)
     print(f"\n{', '.join(f'{n} {v}' for v, n in report.tally(content['claims']).items())}")
     print("files:", *(folder / name for name in ("claims.html", _RESULT, "claims.md")))
     return 1 if num_failed else 0
-
-
-def _revisions(record: Record) -> set[str]:
-    """The commits that the runs were made with."""
-    runs = record.experiment.folder / "runs"
-    found = [read_summary(runs / name).get("git") for name in record.results["run"]]
-    return {commit for commit in found if commit}
 
 
 def _show(entry: dict[str, Any]) -> None:

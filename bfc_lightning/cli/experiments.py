@@ -15,8 +15,7 @@ from bfc_lightning.experiments.execute import Record, commands, run_experiment, 
 from bfc_lightning.experiments.reading import expand, make_experiment, read_files
 from bfc_lightning.experiments.scaling import SamplesNeeded
 from bfc_lightning.experiments.spec import FINISHED, MARK, ExperimentFile
-from bfc_lightning.experiments.tables import summary_table
-from bfc_lightning.experiments.tuning import edge_warnings
+from bfc_lightning.experiments.tables import edge_warnings, summary_table
 from bfc_lightning.runs.config import flatten
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import did_you_mean

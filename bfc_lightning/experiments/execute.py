@@ -31,8 +31,7 @@ from bfc_lightning.experiments.spec import (
     Experiment,
     RunSpec,
 )
-from bfc_lightning.experiments.tables import write_tables
-from bfc_lightning.experiments.tuning import choose
+from bfc_lightning.experiments.tables import choose, write_tables
 from bfc_lightning.files import remove_unfinished, write_atomically, write_json
 from bfc_lightning.runs.config import differences, identity, listed
 from bfc_lightning.runs.folder import CONFIG, RunError, locked
@@ -96,7 +95,7 @@ def commands(experiment: Experiment, run: RunSpec) -> list[tuple[str, ...]]:
     """The commands that begin a run or continue it."""
     folder = experiment.folder
     command, more = "fit", {"resume": "auto", "trainer.enable_progress_bar": "false"}
-    if _is_baseline(run):
+    if "baseline" in run.config:
         command, more = "baseline", {"run.overwrite": "true"}
     options = {
         "seed_everything": run.seed,
@@ -108,17 +107,9 @@ def commands(experiment: Experiment, run: RunSpec) -> list[tuple[str, ...]]:
     }
     config = str(folder / _CONFIGS / f"{run.stem}.yaml")
     found = [(command, "-c", config, *(f"--{key}={value}" for key, value in options.items()))]
-    if _is_tested(experiment, run):
+    if run.is_tested:
         found.append(("test", "-c", str(folder / _RUNS / run.name / CONFIG)))
     return found
-
-
-def _is_baseline(run: RunSpec) -> bool:
-    return "baseline" in run.config
-
-
-def _is_tested(experiment: Experiment, run: RunSpec) -> bool:
-    return experiment.test and not _is_baseline(run) and not run.is_trial
 
 
 def write_plan(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
@@ -168,7 +159,7 @@ class Record:
     def run(self) -> None:
         """Runs those that are not over."""
         total = len(self._trials) + len(self._runs)
-        with _progress(total) as say, _pool(self.experiment, total) as pool:
+        with _progress(total) as say, _pool(self.experiment) as pool:
             self._run(self._trials, pool, say)
             self._choose()
             self._run(self._runs, pool, say)
@@ -204,7 +195,7 @@ class Record:
         status = summary.get("status", MISSING)
         if status not in (*DONE, MISSING):
             status = INTERRUPTED
-        if status == FINISHED and _is_tested(self.experiment, run):
+        if status == FINISHED and run.is_tested:
             scores = path / "test.json"
             if scores.is_file():
                 metrics |= json.loads(scores.read_text(encoding="utf-8"))["metrics"]
@@ -291,7 +282,7 @@ def _end_of(worker: Worker, pool: Pool) -> str:
     return INTERRUPTED if pool.signum else FAILED
 
 
-def _pool(experiment: Experiment, num_runs: int) -> Pool:
+def _pool(experiment: Experiment) -> Pool:
     """One process per core and thread, or one per GPU if the runs ask for GPUs."""
     accelerator = experiment.settings.get("trainer", {}).get("accelerator", "auto")
     count = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
@@ -299,7 +290,7 @@ def _pool(experiment: Experiment, num_runs: int) -> Pool:
     gpus = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = experiment.workers or count or max(1, (cores or 1) // experiment.run.threads)
-    return Pool(min(workers, max(1, num_runs)), limits=experiment.limits, gpus=gpus)
+    return Pool(workers, limits=experiment.limits, gpus=gpus)
 
 
 @contextmanager

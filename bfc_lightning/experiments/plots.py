@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from bfc_lightning.experiments.scaling import scaling_figure
 from bfc_lightning.experiments.spec import FINISHED, Experiment
-from bfc_lightning.experiments.tables import is_sweep, losses, rows_where
+from bfc_lightning.experiments.tables import losses, rows_where
 from bfc_lightning.figures import COLORS, MARKERS, own_style
 from bfc_lightning.files import replacing
 
@@ -41,7 +41,7 @@ _LABELS = {
     "ntk/drift": "drift of the kernel",
     "train/loss": "training loss",
 }
-Look = Mapping[str, Any]
+Looks = Mapping[str, Mapping[str, Any]]
 LabelsOf = Mapping[str, list[str]]
 
 
@@ -80,7 +80,7 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
     if not metrics:
         return None
     axes = {name: list(labels) for name, labels in experiment.axes.items() if len(labels) > 1}
-    is_map = is_sweep(experiment) and len(axes) > 1
+    is_map = "" in experiment.learners and len(axes) > 1
     histories = pd.DataFrame() if axes else _histories(finished, experiment.folder)
     axes = axes or {"learner": list(experiment.learners)}
     shown = dict(itertools.islice(axes.items(), 2 if is_map else 1))
@@ -88,11 +88,11 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
     figure, panels = _layout(metrics, others, shown if is_map else {})
     looks = _looks(experiment, results)
     for metric, where, panel in panels:
-        rows = rows_where(results, where)
+        rows = rows_where(finished, where)
         if is_map:
             medians = finished.groupby(list(axes))[metric].median()
             norm = (LogNorm if is_spread(medians) else Normalize)(medians.min(), medians.max())
-            _draw_map(panel, rows, metric, shown, norm)
+            _draw_map(panel, rows_where(results, where), metric, shown, norm)
         elif metric in histories:
             _draw_curves(panel, rows, metric, histories, looks)
         else:
@@ -135,9 +135,9 @@ def _layout(
     return figure, panels
 
 
-def _looks(experiment: Experiment, results: pd.DataFrame) -> dict[str, Look]:
+def _looks(experiment: Experiment, results: pd.DataFrame) -> Looks:
     """Color, marker and label of every learner; the label counts runs that did not finish."""
-    looks: dict[str, Look] = {}
+    looks = {}
     for number, learner in enumerate(experiment.learners):
         lost = ", ".join(losses(results.loc[results["learner"] == learner, "status"]))
         looks[learner] = {
@@ -169,13 +169,8 @@ def _histories(finished: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def _draw_curves(
-    panel: Axes,
-    rows: pd.DataFrame,
-    metric: str,
-    histories: pd.DataFrame,
-    looks: Mapping[str, Look],
+    panel: Axes, finished: pd.DataFrame, metric: str, histories: pd.DataFrame, looks: Looks
 ) -> None:
-    finished = rows[rows["status"] == FINISHED]
     known = histories.assign(x=histories["step"], value=histories[metric])
     known = known[np.isfinite(known["value"])]
     num_reached = known.groupby(["learner", "x"])["value"].transform("size")
@@ -188,13 +183,12 @@ def _draw_curves(
 
 
 def _draw_over_axis(
-    panel: Axes, rows: pd.DataFrame, metric: str, shown: LabelsOf, looks: Mapping[str, Look]
+    panel: Axes, finished: pd.DataFrame, metric: str, shown: LabelsOf, looks: Looks
 ) -> None:
     """Final values: a line per learner; markers alone if the labels are not numbers."""
     ((name, labels),) = shown.items()
     places, is_numeric = _places(labels)
-    rows = rows.assign(x=rows[name].map(places), value=rows[metric])
-    finished = rows[rows["status"] == FINISHED]
+    finished = finished.assign(x=finished[name].map(places), value=finished[metric])
     _draw_medians(panel, finished, looks, is_line=is_numeric)
     _draw_references(panel, finished, metric)
     ticks = list(places.values())
@@ -207,11 +201,9 @@ def _draw_over_axis(
     panel.set(xlabel=name, ylabel=metric_label(metric))
 
 
-def _draw_medians(
-    panel: Axes, data: pd.DataFrame, looks: Mapping[str, Look], *, is_line: bool = True
-) -> None:
+def _draw_medians(panel: Axes, data: pd.DataFrame, looks: Looks, is_line: bool = True) -> None:
     """The median of `value` over `x` for each learner, with the range over seeds."""
-    style: Look = {} if is_line else {"linestyle": "none", "err_style": "bars"}
+    style: dict[str, Any] = {} if is_line else {"linestyle": "none", "err_style": "bars"}
     style = {"estimator": "median", "errorbar": ("pi", 100), "legend": False, **style}
     for learner, look in looks.items():
         mine = data.loc[data["learner"] == learner, ["x", "value"]].dropna()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -52,23 +52,23 @@ class Worker:
         return self.process.exitcode or 0
 
 
+@dataclass
 class Pool:
     """Runs tasks in processes; the first signal lets them save and stop, the second kills them.
 
     `signum` is the first signal that was received inside the `with` block, 0 if none.
     """
 
-    def __init__(self, num_workers: int, *, limits: Limits, gpus: Sequence[str] = ()) -> None:
-        self.num_workers = num_workers
-        self.limits = limits
-        self.gpus = gpus
-        self.signum = 0
-        self._num_signals = 0
-        self._workers: list[Worker] = []
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOAD)
+    num_workers: int
+    limits: Limits
+    gpus: Sequence[str] = ()
+    signum: int = 0
+    _num_signals: int = 0
+    _workers: list[Worker] = field(default_factory=list)
 
     def __enter__(self) -> Self:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOAD)
         resource_tracker.ensure_running()  # before, as it changes the mask
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
         try:

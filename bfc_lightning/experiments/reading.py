@@ -97,7 +97,8 @@ def expand(experiment: Experiment) -> list[RunSpec]:
                 make = partial(_runs, learner=learner, labels=where, trial=trial)
                 settings = _layered(experiment, block, *values, tried)
                 stem = "-".join([*parts, *([f"tuned({trial})"] if trial else [])])
-                runs += make(settings, stem or "run", experiment.seeds, is_trial=False)
+                is_tested = experiment.test and BASELINE not in settings
+                runs += make(settings, stem or "run", experiment.seeds, is_tested=is_tested)
                 if trial:
                     settings = _layered(experiment, block, *values, tried, block.get(TUNE_WITH, {}))
                     stem = "-".join([*parts, f"trial({trial})"])

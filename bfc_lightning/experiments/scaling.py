@@ -43,17 +43,15 @@ def samples_needed(errors: Mapping[float, float | None], error: float) -> tuple[
         if above is None and math.isnan(reached):
             continue
         if not reached <= error:
-            return (_between((number, reached), above, error) if above else math.inf), False
+            if above is None:
+                return math.inf, False
+            b, error_b = above
+            if error_b == 0 or not math.isfinite(reached):
+                return b, False
+            share = math.log(reached / error) / math.log(reached / error_b)
+            return number * (b / number) ** share, False
         above = (number, reached)
     return (above[0], True) if above else (math.inf, False)
-
-
-def _between(below: tuple[float, float], above: tuple[float, float], error: float) -> float:
-    (a, error_a), (b, error_b) = below, above
-    if error_b == 0 or not math.isfinite(error_a):
-        return b
-    share = math.log(error_a / error) / math.log(error_a / error_b)
-    return float(a * (b / a) ** share)
 
 
 class SamplesNeeded:
@@ -212,8 +210,7 @@ def scaling_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | No
     if experiment.scaling is None or not (results["status"] == FINISHED).any():
         return None
     needed = SamplesNeeded(experiment, results)
-    samples, dimensions = needed.samples, needed.dimensions
-    most = float(samples[-1])
+    most = float(needed.samples[-1])
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     panel = figure.subplots()
     panel.set(xscale="log", yscale="log")
@@ -224,8 +221,8 @@ def scaling_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | No
         text = "not reached" if np.isinf(found["samples"]).all() else text
         _draw(panel, found, most * _ABOVE, number=number, label=f"{learner}: {text}")
     panel.axhline(most, color="0.35", linestyle=":", linewidth=1, label="most samples tried")
-    panel.set_xticks(list(map(float, dimensions)), dimensions)
-    panel.set_yticks(list(map(float, samples)), samples)
+    panel.set_xticks(list(map(float, needed.dimensions)), needed.dimensions)
+    panel.set_yticks(list(map(float, needed.samples)), needed.samples)
     panel.minorticks_off()
     panel.set_ylim(top=most * _ABOVE**2)
     scaling = experiment.scaling

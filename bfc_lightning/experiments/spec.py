@@ -98,7 +98,8 @@ class Experiment(ExperimentFile):
 class RunSpec:
     """One run of an experiment: every setting but seed and folder, and a digest with the seed.
 
-    A learner that is tuned has a run for every trial; those of the tuning are `is_trial`.
+    A learner that is tuned has a run for every trial; those of the tuning are `is_trial`. The best
+    checkpoint of a run that `is_tested` is scored on the test samples.
     """
 
     stem: str
@@ -108,7 +109,8 @@ class RunSpec:
     learner: str
     labels: Mapping[str, str]
     trial: str
-    is_trial: bool
+    is_trial: bool = False
+    is_tested: bool = False
 
     @property
     def name(self) -> str:

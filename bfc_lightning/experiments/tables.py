@@ -1,5 +1,6 @@
-"""An experiment's results as tables: CSV, Markdown and LaTeX."""
+"""An experiment's results: which trials win, and tables as CSV, Markdown and LaTeX."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,28 @@ import pandas as pd
 import yaml
 
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import FINISHED, Chosen, Experiment, num_trials
+from bfc_lightning.experiments.spec import (
+    DONE,
+    FAILED,
+    FINISHED,
+    Chosen,
+    Experiment,
+    num_trials,
+    trials_of,
+)
 from bfc_lightning.files import write_atomically
+
+_MIN_VALUES_FOR_EDGES = 3
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
     """The rows of `compare.csv`, given the file or its folder; labels stay text, as in `0.50`."""
     file = Path(path)
     file = file / "compare.csv" if file.is_dir() else file
-    columns = list(pd.read_csv(file, nrows=0).columns)
-    texts = {*columns[: columns.index("seed")], "status"}
-    types = {name: "str" if name in texts else "float" for name in columns if name != "seed"}
-    empty = {name: [""] for name, kind in types.items() if kind == "float"}
-    return pd.read_csv(file, dtype=types, na_values=empty, keep_default_na=False)
-
-
-def is_sweep(experiment: Experiment) -> bool:
-    """Whether there is a single learner, without a name."""
-    return "" in experiment.learners
+    rows = pd.read_csv(file, dtype="str", keep_default_na=False)
+    numbers = rows.loc[:, "status":].columns[1:]
+    rows[numbers] = rows[numbers].replace("", "nan").astype(float)
+    return rows.astype({"seed": int})
 
 
 def rows_where(rows: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
@@ -43,6 +48,47 @@ def losses(status: "pd.Series[str]") -> list[str]:
 def by_point(experiment: Experiment, rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
     """The rows of every learner at every point of the grid, in the order of the rows."""
     return () if rows.empty else rows.groupby(["learner", *experiment.axes], sort=False)
+
+
+def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
+    """The trial with the smallest median over the tuning seeds; the first of several equal ones.
+
+    A run that did not finish counts as infinite. A point is left out until its trials are over.
+    """
+    return {
+        point: str(_scores(experiment, rows).idxmin())
+        for point, rows in by_point(experiment, trials)
+        if rows["status"].isin([*DONE, FAILED]).all()
+    }
+
+
+def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> list[str]:
+    """What to warn of: no finite score, or the best value is the first or last of those tried."""
+    lines = []
+    for point, rows in by_point(experiment, trials):
+        if point not in chosen:
+            continue
+        name = rows["run"].iloc[0].rpartition("-trial(")[0]
+        if math.isinf(_scores(experiment, rows).min()):
+            metric = experiment.tuning.metric
+            lines.append(f"No trial of {name} has a finite {metric}; the first one is used.")
+            continue
+        block = experiment.learners[point[0]]
+        for key, value in trials_of(block)[chosen[point]].items():
+            tried = block["tune"][key]
+            has_ends = len(tried) >= _MIN_VALUES_FOR_EDGES and isinstance(value, int | float)
+            if has_ends and value in (min(tried), max(tried)):
+                lines.append(
+                    f"The best {key} of {name}, {value}, is at the end of the values tried."
+                )
+    return lines
+
+
+def _scores(experiment: Experiment, rows: pd.DataFrame) -> "pd.Series[float]":
+    """The median over the tuning seeds by trial, in the order of the rows."""
+    scores = rows.reindex(columns=[experiment.tuning.metric])[experiment.tuning.metric]
+    scores = scores.where(rows["status"] == FINISHED).fillna(math.inf)
+    return scores.groupby(rows["trial"], sort=False).median()
 
 
 def summary_table(experiment: Experiment, results: pd.DataFrame, chosen: Chosen) -> pd.DataFrame:
@@ -64,7 +110,7 @@ def summary_table(experiment: Experiment, results: pd.DataFrame, chosen: Chosen)
         line |= {key: _median(finished[key]) if key in finished else "-" for key in metrics}
         lines.append(line)
     table = pd.DataFrame(lines)
-    return table.drop(columns="learner") if is_sweep(experiment) else table
+    return table.drop(columns="learner") if "" in experiment.learners else table
 
 
 def _median(values: "pd.Series[float]") -> str:

@@ -13,7 +13,6 @@ from bfc_lightning.experiments.spec import Experiment
 
 PROFILES = {"quick", "full"}
 TEXTS = ("sentence", "source", "shows", "does_not_show")
-_EFFECTS = ("value", "ratio", "exponent")
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def _parsed(kind: type, content: object, where: str = "") -> Namespace:
 
 def _condition(entry: object, where: str) -> Condition:
     condition = Condition(**vars(_parsed(Condition, entry, f"{where}: ")))
-    if sum(getattr(condition, effect) is not None for effect in _EFFECTS) != 1:
-        raise ValueError(f"{where} must have one of {', '.join(_EFFECTS)}, got {entry!r}.")
+    if [condition.value, condition.ratio, condition.exponent].count(None) != 2:
+        raise ValueError(f"{where} must have one of value, ratio, exponent, got {entry!r}.")
     low, high = condition.at_least, condition.at_most
     if not low <= high or not (math.isfinite(low) or math.isfinite(high)):
         raise ValueError(f"{where} must have finite at_least <= at_most, got {low} and {high}.")
@@ -132,18 +131,16 @@ def check_claim(claim: Claim, experiment: Experiment) -> None:
     """Checks that an experiment has what a claim asks for."""
     known: Mapping[str, Mapping[str, object]] = {"learner": experiment.learners, **experiment.axes}
     for condition in claim.conditions:
-        asked = [{"learner": term.learner, **term.at} for term in condition.terms]
-        for each in asked:
-            if each.keys() != known.keys():
-                where = f"claim {claim.name}: at of {each.pop('learner')}"
-                raise ValueError(f"{where} must have {list(known)[1:]}, got {list(each)}.")
-        if condition.exponent is not None:
-            if experiment.scaling is None:
-                raise ValueError(f"claim {claim.name}: exponents need an experiment with scaling.")
-            asked = [{"learner": name} for name in vars(condition.exponent).values()]
-        for key, label in (pair for each in asked for pair in each.items()):
+        if condition.exponent is not None and experiment.scaling is None:
+            raise ValueError(f"claim {claim.name}: exponents need an experiment with scaling.")
+        learners = vars(condition.exponent).values() if condition.exponent is not None else ()
+        asked = [("learner", learner) for learner in learners]
+        for term in condition.terms:
+            asked += [("learner", term.learner), *term.at.items()]
+            if term.at.keys() != experiment.axes.keys():
+                where, axes = f"claim {claim.name}: at of {term.learner}", list(experiment.axes)
+                raise ValueError(f"{where} must have {axes}, got {list(term.at)}.")
+        for key, label in asked:
             if label not in known[key]:
-                names = ", ".join(known[key])
-                raise ValueError(
-                    f"claim {claim.name}: {key} must be one of {names}, got {label!r}."
-                )
+                where, names = f"claim {claim.name}: {key}", ", ".join(known[key])
+                raise ValueError(f"{where} must be one of {names}, got {label!r}.")
