@@ -113,13 +113,12 @@ class Pool:
     def _stop_if_due(self, worker: Worker) -> None:
         """Asks a worker to stop on a signal or a timeout; kills it if it does not."""
         now = time.monotonic()
+        grace = 0.0 if self._num_signals > 1 else _GRACE_SECONDS
         overdue = now - worker.began > (self.limits.seconds or float("inf"))
         if not worker.stopped_at and (overdue or self._num_signals):
             worker.process.terminate()
             worker.stopped_at, worker.is_overdue = now, overdue
-        elif worker.stopped_at and (
-            self._num_signals > 1 or now - worker.stopped_at > _GRACE_SECONDS
-        ):
+        elif worker.stopped_at and now - worker.stopped_at > grace:
             _kill(worker)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

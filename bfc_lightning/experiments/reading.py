@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from argparse import ArgumentError
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -94,23 +94,21 @@ def expand(experiment: Experiment) -> list[RunSpec]:
             values = [experiment.axes[axis][label] for axis, label in where.items()]
             parts = [*filter(None, [learner]), *(f"{axis}={where[axis]}" for axis in where)]
             for trial, tried in trials_of(block).items():
-                make = partial(_runs, learner=learner, labels=where, trial=trial)
+                make = partial(RunSpec, learner=learner, labels=where, trial=trial)
                 settings = _layered(experiment, block, *values, tried)
                 stem = "-".join([*parts, *([f"tuned({trial})"] if trial else [])])
-                is_tested = experiment.test and BASELINE not in settings
-                runs += make(settings, stem or "run", experiment.seeds, is_tested=is_tested)
+                own = partial(make, is_tested=experiment.test and BASELINE not in settings)
+                runs += _runs(own, settings, stem or "run", experiment.seeds)
                 if trial:
                     settings = _layered(experiment, block, *values, tried, block.get(TUNE_WITH, {}))
                     stem = "-".join([*parts, f"trial({trial})"])
-                    trials += make(settings, stem, experiment.tuning.seeds, is_trial=True)
+                    tuned = partial(make, is_trial=True)
+                    trials += _runs(tuned, settings, stem, experiment.tuning.seeds)
     return trials + sorted(runs, key=lambda run: experiment.seeds.index(run.seed))
 
 
 def _runs(
-    settings: Settings,
-    stem: str,
-    seeds: Sequence[int],
-    **fields: Any,  # noqa: ANN401, of RunSpec
+    make: Callable[..., RunSpec], settings: Settings, stem: str, seeds: Sequence[int]
 ) -> list[RunSpec]:
     """A run for each seed."""
     if len(f"{stem}-seed{max(seeds)}".encode()) > LONGEST_NAME:
@@ -119,10 +117,8 @@ def _runs(
         config = _resolved(json.dumps(settings, default=str))
     except (ArgumentError, ValueError) as error:
         raise RunError(f"run {stem}: {error}") from error
-    return [
-        RunSpec(stem, seed, config, digest({**config, "seed_everything": seed}), **fields)
-        for seed in seeds
-    ]
+    digests = [digest({**config, "seed_everything": seed}) for seed in seeds]
+    return [make(stem, seed, config, own) for seed, own in zip(seeds, digests, strict=True)]
 
 
 @cache

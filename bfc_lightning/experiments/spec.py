@@ -18,10 +18,8 @@ MARK = "compare.yaml"
 """The file that makes a folder that of an experiment."""
 
 Settings = Mapping[str, Any]
-Point = tuple[str, ...]
-"""A learner and the label of every axis: what is repeated with every seed."""
-Chosen = dict[Point, str]
-"""The trial that won."""
+Chosen = dict[tuple[str, ...], str]
+"""The trial that won, by learner and labels."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class RunSpec:
         return f"{self.stem}-seed{self.seed}"
 
     @property
-    def point(self) -> Point:
+    def point(self) -> tuple[str, ...]:
         """Learner and labels."""
         return self.learner, *self.labels.values()
 
