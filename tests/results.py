@@ -3,10 +3,11 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from bfc_lightning.experiments.spec import Axis, Experiment, Limits, Scaling, Tuning
+from bfc_lightning.experiments.spec import Experiment, ExperimentFile, Scaling, Tuning
 
 
 def experiment(
@@ -16,30 +17,30 @@ def experiment(
     metrics: Sequence[str] = ("val/nmse",),
     scaling: Scaling | None = None,
     tuning: Tuning | None = None,
+    folder: Path = Path("few"),
     **axes: Sequence[str],
 ) -> Experiment:
     """An experiment with these learners and labels by axis."""
     if not isinstance(learners, Mapping):
         learners = {name: {} for name in learners}
     return Experiment(
-        base={},
+        base=[],
+        settings={},
         learners=learners,
-        axes=tuple(Axis(name, {label: {} for label in labels}) for name, labels in axes.items()),
-        seeds=tuple(seeds),
-        metrics=tuple(metrics),
+        axes={name: {label: {} for label in labels} for name, labels in axes.items()},
+        seeds=list(seeds),
+        metrics=list(metrics),
         tuning=tuning or Tuning(),
-        limits=Limits(),
         scaling=scaling,
-        test=False,
-        workers=None,
-        threads=1,
-        source={"learners": dict(learners), "grid": {k: list(v) for k, v in axes.items()}},
+        source=ExperimentFile([], dict(learners), {k: list(v) for k, v in axes.items()}),
+        folder=folder,
+        command="bfc compare -c few.yaml",
     )
 
 
 def results(spec: Experiment, value: Callable[..., object], *, steps: float = 10.0) -> pd.DataFrame:
     """`value(learner, *labels, seed)` is a run's val/nmse, all its metrics, or its status."""
-    grid = list(itertools.product(*(axis.values for axis in spec.axes)))
+    grid = list(itertools.product(*spec.axes.values()))
     rows = []
     for learner, labels, seed in itertools.product(spec.learners, grid, spec.seeds):
         found = value(learner, *labels, seed)
@@ -50,7 +51,7 @@ def results(spec: Experiment, value: Callable[..., object], *, steps: float = 10
         rows.append({
             "run": "-".join([learner, *labels, f"seed{seed}"]),
             "learner": learner,
-            **dict(zip((axis.name for axis in spec.axes), labels, strict=True)),
+            **dict(zip(spec.axes, labels, strict=True)),
             "seed": seed,
             "status": status,
             "steps": steps if metrics else math.nan,

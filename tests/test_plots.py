@@ -11,9 +11,10 @@ from bfc_lightning.experiments.plots import (
     comparison_figure,
     write_figures,
 )
-from bfc_lightning.experiments.spec import Place, Scaling
+from bfc_lightning.experiments.spec import Scaling
 from tests.results import experiment, results
 
+SCALING = Scaling("d", "n", 0.1)
 RATES = ["0.1", "0.001", "0.01"]
 
 
@@ -23,8 +24,8 @@ def write_history(folder, run, **columns):
     pd.DataFrame(columns).to_csv(path, index=False)
 
 
-def figure_of(folder, spec, value):
-    return comparison_figure(spec, results(spec, value), folder)
+def figure_of(spec, value):
+    return comparison_figure(spec, results(spec, value))
 
 
 def lines_of(panel):
@@ -42,11 +43,11 @@ def band_of(panel):
 
 
 def test_curves_are_medians_with_ranges_over_steps(tmp_path):
-    spec, final = experiment(seeds=[0, 1, 2]), {0: 0.5, 1: 0.05, 2: 0.2}
+    spec, final = experiment(seeds=[0, 1, 2], folder=tmp_path), {0: 0.5, 1: 0.05, 2: 0.2}
     rows = results(spec, lambda name, seed: "diverged" if (name, seed) == ("b", 0) else final[seed])
     for run, seed in zip(rows["run"], rows["seed"], strict=True):
         write_history(tmp_path, run, step=[0, 5, 10], **{"val/nmse": [1.0, None, final[seed]]})
-    figure = comparison_figure(spec, rows, tmp_path)
+    figure = comparison_figure(spec, rows)
     (panel,) = figure.axes
     lines = lines_of(panel)
     assert list(lines["a"].get_xdata()) == [0, 10]
@@ -59,19 +60,19 @@ def test_curves_are_medians_with_ranges_over_steps(tmp_path):
 
 
 def test_learner_without_a_history_is_constant(tmp_path):
-    spec = experiment(seeds=[0])
+    spec = experiment(seeds=[0], folder=tmp_path)
     write_history(tmp_path, "a-seed0", step=[0, 10], **{"val/nmse": [1.0, 0.5]})
-    (panel,) = figure_of(tmp_path, spec, lambda name, seed: 0.4).axes
+    (panel,) = figure_of(spec, lambda name, seed: 0.4).axes
     assert list(lines_of(panel)["b"].get_xdata()) == [0, 10]
     assert list(lines_of(panel)["b"].get_ydata()) == [0.4, 0.4]
 
 
 def test_steps_that_most_runs_have_not_reached_are_left_out(tmp_path):
-    spec = experiment(["a"], seeds=[0, 1, 2])
+    spec = experiment(["a"], seeds=[0, 1, 2], folder=tmp_path)
     for seed, last in enumerate([10, 10, 20]):
         steps = list(range(0, last + 1, 10))
         write_history(tmp_path, f"a-seed{seed}", step=steps, **{"val/nmse": [0.5] * len(steps)})
-    (panel,) = figure_of(tmp_path, spec, lambda name, seed: 0.5).axes
+    (panel,) = figure_of(spec, lambda name, seed: 0.5).axes
     assert list(lines_of(panel)["a"].get_xdata()) == [0, 10]
 
 
@@ -83,29 +84,29 @@ def test_steps_that_most_runs_have_not_reached_are_left_out(tmp_path):
     ],
 )
 def test_reference_is_dotted(metric, key, label, tmp_path):
-    spec = experiment(seeds=[0], metrics=[metric])
+    spec = experiment(seeds=[0], metrics=[metric], folder=tmp_path)
     for learner in spec.learners:
         write_history(tmp_path, f"{learner}-seed0", step=[0, 10], **{metric: [1.0, 0.5]})
-    figure = figure_of(tmp_path, spec, lambda name, seed: {metric: 0.5, key: 0.3})
+    figure = figure_of(spec, lambda name, seed: {metric: 0.5, key: 0.3})
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert [list(line.get_ydata()) for line in dotted] == [[0.3, 0.3], [0.3, 0.3]]
     assert {line.get_color() for line in dotted} == {"0.35"}
     assert label in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_final_values_without_any_history_stand_side_by_side(tmp_path):
+def test_final_values_without_any_history_stand_side_by_side():
     spec = experiment(["bad", "good", "lost"], seeds=[0, 1, 2])
     values = {"bad": 0.3, "good": 0.01}
-    (panel,) = figure_of(tmp_path, spec, lambda name, seed: values.get(name, "failed")).axes
+    (panel,) = figure_of(spec, lambda name, seed: values.get(name, "failed")).axes
     assert ticks_of(panel) == ["bad", "good", "lost"]
     lines = lines_of(panel)
     assert [list(lines[name].get_ydata()) for name in values] == [[0.3], [0.01]]
     assert panel.get_yscale() == "log"
 
 
-def test_numeric_axis_is_logarithmic_and_in_order(tmp_path):
+def test_numeric_axis_is_logarithmic_and_in_order():
     spec = experiment([""], lr=RATES)
-    figure = figure_of(tmp_path, spec, lambda name, lr, seed: float(lr) * 10**seed)
+    figure = figure_of(spec, lambda name, lr, seed: float(lr) * 10**seed)
     (panel,) = figure.axes
     (line,) = lines_of(panel).values()
     assert list(line.get_xdata()) == [0.001, 0.01, 0.1]
@@ -114,11 +115,11 @@ def test_numeric_axis_is_logarithmic_and_in_order(tmp_path):
     assert (panel.get_xscale(), panel.get_yscale(), panel.get_xlabel()) == ("log", "log", "lr")
 
 
-def test_close_numbers_are_linear_and_unfinished_runs_are_counted(tmp_path):
+def test_close_numbers_are_linear_and_unfinished_runs_are_counted():
     spec = experiment([""], width=["4", "8", "6"])
     lost = ("8", 1), ("8", 2)
     (panel,) = figure_of(
-        tmp_path, spec, lambda name, *at: "diverged" if at in lost else 0.5 + 0.1 * at[1]
+        spec, lambda name, *at: "diverged" if at in lost else 0.5 + 0.1 * at[1]
     ).axes
     assert (panel.get_xscale(), panel.get_yscale()) == ("linear", "linear")
     assert ticks_of(panel) == ["4", "6", "8"]
@@ -127,10 +128,10 @@ def test_close_numbers_are_linear_and_unfinished_runs_are_counted(tmp_path):
     assert line.get_label() == "2 diverged"
 
 
-def test_words_stand_side_by_side_without_a_line(tmp_path):
+def test_words_stand_side_by_side_without_a_line():
     values = {"narrow": 0.2, "wide": 0.1, "lost": "failed"}
     spec = experiment([""], widths=list(values))
-    (panel,) = figure_of(tmp_path, spec, lambda name, widths, seed: values[widths]).axes
+    (panel,) = figure_of(spec, lambda name, widths, seed: values[widths]).axes
     assert ticks_of(panel) == ["narrow", "wide", "lost"]
     (line,) = (line for line in panel.lines if line.get_marker() == "o")
     assert line.get_linestyle() == "None"
@@ -139,11 +140,9 @@ def test_words_stand_side_by_side_without_a_line(tmp_path):
     assert low < 0 < 2 < high
 
 
-def test_learners_on_a_grid_have_a_panel_for_each_metric_and_combination(tmp_path):
+def test_learners_on_a_grid_have_a_panel_for_each_metric_and_combination():
     spec = experiment(metrics=["val/nmse", "x"], ratio=["0.1", "1.0"], depth=["one", "two"])
-    figure = figure_of(
-        tmp_path, spec, lambda name, ratio, depth, seed: {"val/nmse": float(ratio), "x": 2.0}
-    )
+    figure = figure_of(spec, lambda name, ratio, depth, seed: {"val/nmse": float(ratio), "x": 2.0})
     assert [panel.get_title() for panel in figure.axes] == [
         f"{metric}\ndepth = {depth}" for metric in spec.metrics for depth in ("one", "two")
     ]
@@ -154,7 +153,7 @@ def test_learners_on_a_grid_have_a_panel_for_each_metric_and_combination(tmp_pat
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
-def test_two_axes_of_a_sweep_are_a_heat_map_of_medians(tmp_path):
+def test_two_axes_of_a_sweep_are_a_heat_map_of_medians():
     spec = experiment([""], lr=RATES, width=["8", "4"])
 
     def value(name, lr, width, seed):
@@ -163,7 +162,7 @@ def test_two_axes_of_a_sweep_are_a_heat_map_of_medians(tmp_path):
         is_lost = (lr, width, seed) == ("0.1", "4", 2)
         return "diverged" if is_lost else float(lr) * int(width) * 3**seed
 
-    figure = figure_of(tmp_path, spec, value)
+    figure = figure_of(spec, value)
     panel = figure.axes[0]
     table = np.ma.filled(panel.collections[0].get_array(), np.nan)
     np.testing.assert_allclose(table, [[np.nan, 0.24, 2.4], [0.012, 0.12, 0.4 * 2]], rtol=1e-12)
@@ -173,13 +172,13 @@ def test_two_axes_of_a_sweep_are_a_heat_map_of_medians(tmp_path):
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("lr", "width")
     texts = [text.get_text() for text in panel.texts]
     assert texts == ["3 missing", "2.4e-01", "2.4e+00", "1.2e-02", "1.2e-01", "8.0e-01\n1 diverged"]
-    assert figure.get_suptitle() == f"{tmp_path.name}, median over 3 seeds"
+    assert figure.get_suptitle() == "few, median over 3 seeds"
 
 
-def test_third_axis_makes_maps_on_one_scale_up_to_a_limit(tmp_path):
+def test_third_axis_makes_maps_on_one_scale_up_to_a_limit():
     sizes = [str(2**number) for number in range(MAX_COMBINATIONS + 3)]
     spec = experiment([""], seeds=[0], lr=RATES, width=["4", "8"], batch_size=sizes)
-    figure = figure_of(tmp_path, spec, lambda name, lr, width, size, seed: float(size))
+    figure = figure_of(spec, lambda name, lr, width, size, seed: float(size))
     maps = [panel for panel in figure.axes if panel.texts]
     assert [panel.get_title() for panel in maps] == [
         f"val/nmse\nbatch_size = {size}" for size in sizes[:MAX_COMBINATIONS]
@@ -189,17 +188,17 @@ def test_third_axis_makes_maps_on_one_scale_up_to_a_limit(tmp_path):
     assert "the first 12 combinations of batch_size" in figure.get_suptitle()
 
 
-def test_nothing_to_show_is_no_figure(tmp_path):
+def test_nothing_to_show_is_no_figure():
     spec = experiment(["a"])
-    assert figure_of(tmp_path, spec, lambda *_: "diverged") is None
-    assert figure_of(tmp_path, spec, lambda *_: {"other": 0.1}) is None
-    assert figure_of(tmp_path, spec, lambda *_: float("nan")) is None
+    assert figure_of(spec, lambda *_: "diverged") is None
+    assert figure_of(spec, lambda *_: {"other": 0.1}) is None
+    assert figure_of(spec, lambda *_: float("nan")) is None
 
 
 def test_files_are_written_and_pyplot_keeps_no_figure(tmp_path):
-    spec = experiment(n=["10", "100"], d=["4", "8"], scaling=Scaling("d", "n", 0.1))
+    spec = experiment(n=["10", "100"], d=["4", "8"], scaling=SCALING, folder=tmp_path)
     rows = results(spec, lambda learner, n, d, seed: float(d) / float(n))
-    write_figures(spec, rows, Place(tmp_path, "bfc compare"), ["png", "svg"])
+    write_figures(spec, rows, ["png", "svg"])
     names = {f"{name}.{form}" for name in ("compare", "scaling") for form in ("png", "svg")}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -211,7 +210,7 @@ def test_figure_that_fails_is_a_warning(tmp_path, monkeypatch):
         raise RuntimeError("no fonts")
 
     monkeypatch.setattr(plots, "comparison_figure", fail)
-    spec = experiment(["a"])
+    spec = experiment(["a"], folder=tmp_path)
     with pytest.warns(UserWarning, match="figure compare could not be drawn.*no fonts"):
-        write_figures(spec, results(spec, lambda *_: 0.1), Place(tmp_path, "x"), ["png"])
+        write_figures(spec, results(spec, lambda *_: 0.1), ["png"])
     assert list(tmp_path.iterdir()) == []

@@ -1,16 +1,18 @@
 """Processes of runs: logs, exit codes, limits, signals; none outlives its parent."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from bfc_lightning.experiments import pool as pool_module
-from bfc_lightning.experiments.pool import Ended, Pool, Task
+from bfc_lightning.experiments.pool import Pool, Task, Worker
 from bfc_lightning.experiments.spec import Limits
 from tests.experiments import TINY
 
@@ -24,7 +26,7 @@ GREEDY = (*SLEEPER[:-1], "tests.baselines.Greedy", "--baseline.how", "torch")
 PARENT = """
 import sys
 from pathlib import Path
-from bfc_lightning.experiments.pool import Ended, Pool, Task
+from bfc_lightning.experiments.pool import Pool, Task
 from bfc_lightning.experiments.spec import Limits
 folder, argv = Path(sys.argv[1]), tuple(sys.argv[2:])
 tasks = [
@@ -32,9 +34,8 @@ tasks = [
 ]
 if __name__ == "__main__":
     with Pool(2, limits=Limits()) as pool:
-        for event in pool.run(tasks):
-            if isinstance(event, Ended):
-                print(event.task.name, event.code, flush=True)
+        for worker in pool.run(tasks):
+            print(worker.task.name, worker.code, flush=True)
     sys.exit(128 + pool.signum)
 """
 
@@ -43,12 +44,11 @@ def task(folder: Path, *argv: str, name: str = "a") -> Task:
     return Task(name, ((*argv, f"--run.root={folder}"),), folder / "logs" / f"{name}.txt")
 
 
-def run(*tasks: Task, workers: int = 1, **limits: float) -> dict[str, Ended]:
-    with Pool(workers, limits=Limits(**limits)) as pool:
-        events = list(pool.run(tasks))
-    started = [event.name for event in events if isinstance(event, Task)]
-    assert started == [each.name for each in tasks]
-    return {event.task.name: event for event in events if isinstance(event, Ended)}
+def run(*tasks: Task, **limits: float) -> dict[str, Worker]:
+    with Pool(1, limits=Limits(**limits)) as pool:
+        ended = list(pool.run(tasks))
+    assert [worker.task for worker in ended] == list(tasks)
+    return {worker.task.name: worker for worker in ended}
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -132,22 +132,25 @@ def test_memory_limit_ends_a_run_with_its_own_exit_code(tmp_path):
 
 def test_killed_run_has_the_signal_as_its_code(tmp_path):
     log = tmp_path / "logs" / "a.txt"
-    with Pool(1, limits=Limits()) as pool:
-        for event in pool.run([task(tmp_path, *SLEEPER)]):
-            if isinstance(event, Task):
-                wait_for(lambda: log.is_file() and "Sleeper" in log.read_text())
-                os.kill(processes_with(str(log))[0], signal.SIGKILL)
-    assert event.code == -signal.SIGKILL
+
+    def kill():
+        wait_for(lambda: log.is_file() and "Sleeper" in log.read_text())
+        os.kill(processes_with(str(log))[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert run(task(tmp_path, *SLEEPER))["a"].code == -signal.SIGKILL
+    thread.join()
 
 
 def test_as_many_tasks_run_at_a_time_as_there_are_workers(tmp_path):
     tasks = [Task(name, (("--version",),), tmp_path / name) for name in "abcd"]
-    running = most = 0
     with Pool(2, limits=Limits()) as pool:
-        for event in pool.run(tasks):
-            running += 1 if isinstance(event, Task) else -1
-            most = max(most, running)
-    assert (running, most) == (0, 2)
+        ended = list(pool.run(tasks))
+    moments = [(each.began, 1) for each in ended] + [
+        (each.began + each.seconds, -1) for each in ended
+    ]
+    assert max(itertools.accumulate(change for _, change in sorted(moments))) == 2
 
 
 @pytest.fixture

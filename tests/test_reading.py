@@ -9,13 +9,12 @@ import yaml
 from bfc_lightning.cli import main
 from bfc_lightning.cli.experiments import parse_experiment
 from bfc_lightning.experiments.reading import (
-    chosen_runs,
     expand,
     label_of,
     make_experiment,
     merged,
     nested,
-    short_names,
+    short_name,
 )
 from bfc_lightning.experiments.spec import Experiment, Limits, RunSpec, Tuning
 from bfc_lightning.runs.config import Study
@@ -29,13 +28,11 @@ SCALES = "target.init_args.level_scales"
 def read(*paths: Path, **overrides: object) -> Experiment:
     configs = [word for path in paths for word in ("-c", str(path))]
     given = parse_experiment([*configs, *(f"--{key}={value}" for key, value in overrides.items())])
-    for key in ("list", "report", "figures", "config"):
-        given.pop(key)
-    return make_experiment(given)[0]
+    return make_experiment(given, "bfc compare")
 
 
 def runs_of(folder: Path, **content: object) -> list[RunSpec]:
-    return expand(read(write(folder, **content)))[1]
+    return expand(read(write(folder, **content)))
 
 
 def test_learners_and_seeds_make_runs_seed_by_seed(tmp_path):
@@ -93,14 +90,15 @@ def test_numbers_can_name_learners_and_labels(tmp_path):
     grid = {"w": {"key": "model.width", "values": {16: 4}}}
     path = write(tmp_path, seeds=[0], grid=grid, learners={"one": {}, 7: {}})
     path.write_text(path.read_text().replace("one:", "0.10:"))
-    names = [run.name for run in expand(read(path))[1]]
+    names = [run.name for run in expand(read(path))]
     assert names == ["0.10-w=16-seed0", "7-w=16-seed0"]
 
 
 def test_tuning_makes_trials_with_their_own_seeds_and_settings(tmp_path):
     tune = {"tune": {"model.width": [4, 6]}, "tune_with": {"trainer.max_steps": 10}}
     path = write(tmp_path, learners={"a": tune, "b": {}}, tuning={"seeds": [100, 101]}, seeds=[0])
-    trials, runs = expand(read(path))
+    every = expand(read(path))
+    trials, runs = every[:4], every[4:]
     assert [run.name for run in trials] == [
         f"a-trial(width={width})-seed{seed}" for width in (4, 6) for seed in (100, 101)
     ]
@@ -112,8 +110,7 @@ def test_tuning_makes_trials_with_their_own_seeds_and_settings(tmp_path):
         "b-seed0",
     ]
     assert {run.config["trainer"]["max_steps"] for run in runs} == {20}
-    chosen = chosen_runs(runs, {("a", ()): {"model.width": 6}})
-    assert [run.name for run in chosen] == ["a-tuned(width=6)-seed0", "b-seed0"]
+    assert [run.trial for run in runs] == ["width=4", "width=6", ""]
 
 
 def test_groups_are_read_and_options_override_them(tmp_path):
@@ -121,15 +118,15 @@ def test_groups_are_read_and_options_override_them(tmp_path):
     experiment = read(path, **{"limits.gigabytes": 2, "seeds": [7], "run.threads": 2})
     assert experiment.limits == Limits(60, 2)
     assert experiment.tuning == Tuning(metric="val/loss")
-    assert (experiment.seeds, experiment.test, experiment.threads) == ((7,), True, 2)
-    assert experiment.metrics == ("val/nmse",)
+    assert (experiment.seeds, experiment.test, experiment.run.threads) == ([7], True, 2)
+    assert experiment.metrics == ["val/nmse"]
 
 
 def test_later_files_override_earlier_ones_key_by_key(tmp_path):
     more = tmp_path / "more.yaml"
     more.write_text("seeds: [5]\nlearners: {wide: {model: {depth: 3}}, third: {}}\n")
     experiment = read(write(tmp_path), more)
-    assert experiment.seeds == (5,)
+    assert experiment.seeds == [5]
     assert experiment.learners == {
         "narrow": {"model": {"width": 4}},
         "wide": {"model": {"depth": 3}},
@@ -139,7 +136,7 @@ def test_later_files_override_earlier_ones_key_by_key(tmp_path):
 
 def test_base_may_be_a_shipped_config_or_lie_beside_the_file(tmp_path):
     path = write(tmp_path, base=["two_levels", "short.yaml"], seeds=[0])
-    assert expand(read(path))[1][0].config["trainer"]["max_steps"] == 20
+    assert expand(read(path))[0].config["trainer"]["max_steps"] == 20
 
 
 def test_scaling_needs_two_axes_of_numbers(tmp_path):
@@ -195,12 +192,8 @@ def test_learner_with_another_class_drops_arguments_of_the_base(tmp_path):
 
 def test_small_functions_of_names():
     assert nested("a.b.c", 1) == {"a": {"b": {"c": 1}}}
-    assert short_names(["model.width", LR]) == {"model.width": "width", LR: "lr"}
-    assert short_names(["a.x.seed", "b.y.seed", "c"]) == {
-        "a.x.seed": "x.seed",
-        "b.y.seed": "y.seed",
-        "c": "c",
-    }
+    for keys in ({"model.width": "width", LR: "lr"}, {"a.x": "a.x", "c.b.x": "b.x", "x": "x"}):
+        assert {key: short_name(key, keys) for key in keys} == keys
     labels = {"0.5": 0.5, "3,2": [3, 2], "true": True, "null": None, "0.50": "0.50"}
     assert {label_of(value): value for value in labels.values()} == labels
 

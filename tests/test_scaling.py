@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from bfc_lightning.experiments.bootstrap import NUM_DRAWS
-from bfc_lightning.experiments.scaling import (
-    exponent,
-    exponent_difference,
-    medians,
-    needed,
-    samples_needed,
-)
-from bfc_lightning.experiments.scaling_report import scaling_csv, scaling_figure, scaling_table
+from bfc_lightning.experiments.scaling import SamplesNeeded, samples_needed, scaling_figure
 from bfc_lightning.experiments.spec import Scaling
 from tests.results import experiment, results
 
@@ -38,9 +31,8 @@ def power_law(joint, kernel, factor=lambda seed: 1.0):
     return lambda learner, d, n, seed: factor(seed) * d ** powers[learner] / n
 
 
-def samples_at(spec, rows, learner, d, seed=0):
-    table = needed(spec, rows).set_index(["learner", "d", "seed"])
-    return table.loc[(learner, d, seed), "samples_needed"]
+def needed_of(spec, error):
+    return SamplesNeeded(spec, rows_of(spec, error))
 
 
 @pytest.mark.parametrize(
@@ -81,20 +73,21 @@ UNKNOWN = dict.fromkeys(("failed", "interrupted", "missing"), math.nan)
 @pytest.mark.parametrize(("status", "wanted"), (STOPPED | UNKNOWN).items())
 def test_runs_without_a_result_are_infinite_or_unknown(status, wanted):
     spec = spec_of([0])
-    rows = rows_of(spec, lambda learner, d, n, seed: status if n < 1000 else 0.01)
-    assert samples_at(spec, rows, "joint", "8") == pytest.approx(wanted, nan_ok=True)
+    needed = needed_of(spec, lambda learner, d, n, seed: status if n < 1000 else 0.01)
+    found = needed.table.set_index(["learner", "d"])["samples_needed"]
+    assert found["joint", "8"] == pytest.approx(wanted, nan_ok=True)
 
 
 def test_exponents_of_exact_power_laws_are_recovered():
     spec = spec_of()
-    rows = rows_of(spec, power_law(1.25, 2.5, lambda seed: 2.0**seed))
+    needed = needed_of(spec, power_law(1.25, 2.5, lambda seed: 2.0**seed))
     for learner, power in (("joint", 1.25), ("kernel", 2.5)):
-        found = exponent(spec, rows, learner)
+        found = needed.exponent(learner)
         assert (found.value, found.low, found.high) == pytest.approx((power,) * 3, abs=1e-12)
-    median = medians(spec, rows, "kernel").loc["16"]
+    median = needed.medians("kernel").loc["16"]
     wanted = [factor * 16**2.5 / 0.1 for factor in (2, 1, 4)]
     assert median[["samples", "low", "high"]].tolist() == pytest.approx(wanted)
-    found = exponent_difference(spec, rows, "kernel", "joint")
+    found = needed.exponent("kernel", "joint")
     assert (found.value, found.low, found.high) == pytest.approx((1.25,) * 3, abs=1e-12)
 
 
@@ -137,18 +130,18 @@ def test_intervals_are_those_of_a_slow_bootstrap(num_seeds):
         power = {"joint": 1.5, "kernel": 2.0}[learner]
         return math.exp(spread[seed, [8, 16, 32].index(int(d))]) * d**power / n
 
-    rows, slow = rows_of(spec, error), {}
-    for learner, table in needed(spec, rows).groupby("learner"):
+    needed, slow = needed_of(spec, error), {}
+    for learner, table in needed.table.groupby("learner"):
         keys = zip(table["d"].map(float), table["seed"], strict=True)
         samples = dict(zip(keys, table["samples_needed"], strict=True))
         slow[learner] = np.array(slow_exponents(samples, 10, seeds))
         assert len(slow[learner]) == 1 + NUM_DRAWS
-        found = exponent(spec, rows, learner)
+        found = needed.exponent(learner)
         wanted = [slow[learner][0], *np.nanquantile(slow[learner][1:], [0.025, 0.975])]
         assert (found.value, found.low, found.high) == pytest.approx(tuple(wanted), abs=1e-10)
         assert found.low < found.value < found.high
     gap = slow["joint"] - slow["kernel"]
-    found = exponent_difference(spec, rows, "joint", "kernel")
+    found = needed.exponent("joint", "kernel")
     wanted = [gap[0], *np.nanquantile(gap[1:], [0.025, 0.975])]
     assert (found.value, found.low, found.high) == pytest.approx(tuple(wanted), abs=1e-10)
 
@@ -161,12 +154,12 @@ def test_bounds_and_what_is_not_reached_have_no_part_in_the_exponent():
             return 1.0
         return 0.01 if learner == "joint" and d == 8 else d**2 / n
 
-    rows = rows_of(spec, error)
+    needed = needed_of(spec, error)
     for learner in ("joint", "kernel"):
-        assert exponent(spec, rows, learner).value == pytest.approx(2.0, abs=1e-12)
-    median = medians(spec, rows, "kernel").loc["32"]
+        assert needed.exponent(learner).value == pytest.approx(2.0, abs=1e-12)
+    median = needed.medians("kernel").loc["32"]
     assert median[["samples", "low", "high"]].tolist() == pytest.approx([math.inf, 10240, math.inf])
-    table = scaling_table(spec, rows)
+    table = needed.summary()
     assert list(table.columns) == ["learner", "exponent", "d = 8", "d = 16", "d = 32"]
     assert table.to_numpy().tolist() == [
         ["joint", "2.00 [2.00, 2.00]", "<= 10", "2,560", "10,240"],
@@ -181,20 +174,20 @@ def test_no_exponent_and_no_interval_say_why():
         is_lost = d > 8 if learner == "joint" else d > 8 and seed == 0
         return 1.0 if is_lost else d**2 / n
 
-    rows = rows_of(spec, error)
-    assert str(exponent(spec, rows, "joint")) == "- (fewer than two usable dimensions)"
+    needed = needed_of(spec, error)
+    assert str(needed.exponent("joint")) == "- (fewer than two usable dimensions)"
     # seed 0 is more than half of a draw with a chance of 7/27
-    shaky = exponent(spec, rows, "kernel")
+    shaky = needed.exponent("kernel")
     assert shaky.value == pytest.approx(2.0, abs=1e-12)
     assert math.isnan(shaky.low)
     share = float(str(shaky).removeprefix("2.00 (undefined in ").partition("%")[0])
     assert share == pytest.approx(100 * 7 / 27, abs=3)
-    assert math.isnan(exponent_difference(spec, rows, "kernel", "joint").value)
+    assert math.isnan(needed.exponent("kernel", "joint").value)
     single = spec_of([1])
-    rows = rows_of(single, error)
-    assert str(exponent(single, rows, "kernel")) == "2.00 (one seed: no interval)"
-    rows = rows_of(single, lambda *_: "missing")
-    assert scaling_table(single, rows).iloc[0, 2:].tolist() == ["-", "-", "-"]
+    needed = needed_of(single, error)
+    assert str(needed.exponent("kernel")) == "2.00 (one seed: no interval)"
+    needed = needed_of(single, lambda *_: "missing")
+    assert needed.summary().iloc[0, 2:].tolist() == ["-", "-", "-"]
 
 
 def test_csv_has_a_line_for_each_learner_dimension_and_seed():
@@ -204,7 +197,7 @@ def test_csv_has_a_line_for_each_learner_dimension_and_seed():
         found = {8.0: 0.01, 16.0: "missing", 32.0: 1.0}
         return found[d] if learner == "kernel" else d**2 / n
 
-    lines = scaling_csv(spec, rows_of(spec, error)).splitlines()
+    lines = needed_of(spec, error).to_csv().splitlines()
     assert lines[0] == "learner,d,seed,samples_needed,is_bound"
     assert lines[1:4] == ["joint,8,0,640,no", "joint,8,7,640,no", "joint,16,0,2560,no"]
     assert lines[7:12:2] == ["kernel,8,0,10,yes", "kernel,16,0,,no", "kernel,32,0,inf,no"]

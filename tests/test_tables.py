@@ -6,15 +6,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from bfc_lightning.experiments.spec import Place
 from bfc_lightning.experiments.tables import load_results, summary_table, write_tables
 from tests.results import experiment, results
 
 TUNED = {"a": {"tune": {"model.lr": [0.1, 0.2, 0.3], "model.width": [4, 8]}}, "b": {}}
-
-
-def write(folder, spec, rows, chosen=None, trials=None):
-    write_tables(spec, rows, Place(folder, "bfc compare -c few.yaml"), chosen or {}, trials)
 
 
 def test_medians_ranges_and_counts_by_hand():
@@ -56,16 +51,16 @@ def test_values_that_are_not_finite_have_no_part_in_the_median(value):
 def test_tuned_learners_show_trials_and_the_chosen_values():
     spec = experiment(TUNED)
     rows = results(spec, lambda learner, seed: 0.1)
-    chosen = {("a", ()): {"model.lr": 0.2, "model.width": 8}}
+    chosen = {("a",): "lr=0.2,width=8"}
     table = summary_table(spec, rows, chosen)
     assert table["trials"].tolist() == ["6", "-"]
     assert table["chosen"].tolist() == ["lr=0.2,width=8", "-"]
 
 
 def test_csv_is_read_back_with_labels_as_text(tmp_path):
-    spec = experiment(ratio=["0.50", "1e3"], size=["NA", "None"])
+    spec = experiment(folder=tmp_path, ratio=["0.50", "1e3"], size=["NA", "None"])
     rows = results(spec, lambda *where: "missing" if where[-1] == 1 else 0.1 + where[-1])
-    write(tmp_path, spec, rows)
+    write_tables(spec, rows, {}, pd.DataFrame())
     for path in (tmp_path, tmp_path / "compare.csv"):
         found = load_results(path)
         pd.testing.assert_frame_equal(found, rows)
@@ -75,8 +70,8 @@ def test_csv_is_read_back_with_labels_as_text(tmp_path):
 
 
 def test_markdown_shows_table_differences_and_command(tmp_path):
-    spec = experiment(TUNED, ratio=["0.1"])
-    write(tmp_path, spec, results(spec, lambda *where: 0.1))
+    spec = experiment(TUNED, folder=tmp_path, ratio=["0.1"])
+    write_tables(spec, results(spec, lambda *where: 0.1), {}, pd.DataFrame())
     text = (tmp_path / "compare.md").read_text()
     assert text.startswith(f"# {tmp_path.name}\n\nMedian [lowest, highest] over")
     assert "smallest median val/nmse over the tuning seeds 100" in text
@@ -88,12 +83,12 @@ def test_markdown_shows_table_differences_and_command(tmp_path):
 
 
 def test_trials_are_listed_with_the_winner(tmp_path):
-    spec = experiment(TUNED, ratio=["1"])
+    spec = experiment(TUNED, folder=tmp_path, ratio=["1"])
     rows = results(spec, lambda *where: 0.1)
     trials = rows[rows["learner"] == "a"].assign(trial=["lr=0.1", "lr=0.2", "lr=0.2"])
-    write(tmp_path, spec, rows, {("a", ("1",)): {"model.lr": 0.2}}, trials)
+    write_tables(spec, rows, {("a", "1"): "lr=0.2"}, trials)
     lines = (tmp_path / "trials.csv").read_text().splitlines()
     assert lines[0] == "learner,ratio,trial,seed,status,wall_seconds,val/nmse,chosen"
     assert lines[1:3] == ["a,1,lr=0.1,0,finished,1.5,0.1,no", "a,1,lr=0.2,1,finished,1.5,0.1,yes"]
-    write(tmp_path, spec, rows, {}, trials)
+    write_tables(spec, rows, {}, trials)
     assert (tmp_path / "trials.csv").read_text().splitlines()[1].endswith(",0.1,")

@@ -4,13 +4,12 @@ import pandas as pd
 import pytest
 
 from bfc_lightning.experiments.spec import Tuning
-from bfc_lightning.experiments.tuning import choose, edge_warnings
+from bfc_lightning.experiments.tables import choose, edge_warnings
 from tests.results import experiment
 
 LR = "model.optimizer.init_args.lr"
 RATES = [0.1, 0.2, 0.3]
-VALUES = {f"a:lr={rate}": {LR: rate} for rate in RATES}
-POINT = ("a", ("1",))
+POINT = ("a", "1")
 SPEC = experiment({"a": {"tune": {LR: RATES}}, "b": {}}, tuning=Tuning((7, 8, 9)), ratio=["1", "2"])
 
 
@@ -20,7 +19,9 @@ def trials(*scores: list[float | str], label: str = "1") -> pd.DataFrame:
     for rate, mine in zip(RATES, scores, strict=True):
         for seed, score in zip(SPEC.tuning.seeds, mine, strict=True):
             is_score = not isinstance(score, str)
-            where = {"learner": "a", "ratio": label, "trial": f"lr={rate}", "seed": seed}
+            trial = f"lr={rate}"
+            where = {"learner": "a", "ratio": label, "trial": trial, "seed": seed}
+            where["run"] = f"a-ratio={label}-trial({trial})-seed{seed}"
             status = "finished" if is_score else score
             rows.append({**where, "status": status, "val/nmse": score if is_score else None})
     return pd.DataFrame(rows).astype({"val/nmse": float})
@@ -29,34 +30,34 @@ def trials(*scores: list[float | str], label: str = "1") -> pd.DataFrame:
 def test_smallest_median_wins_and_unfinished_runs_are_worst():
     half, spread = [0.5, 0.5, 0.5], [0.01, 0.4, 0.9]
     rows = trials(half, spread, [0.001, "diverged", "timeout"])
-    assert choose(SPEC, rows, VALUES) == {POINT: {LR: 0.2}}
-    assert edge_warnings(SPEC, {POINT: {LR: 0.2}}, rows) == []
+    assert choose(SPEC, rows) == {POINT: "lr=0.2"}
+    assert edge_warnings(SPEC, {POINT: "lr=0.2"}, rows) == []
     rows = trials(half, spread, [0.001, 0.1, "failed"])
-    assert choose(SPEC, rows, VALUES) == {POINT: {LR: 0.3}}
+    assert choose(SPEC, rows) == {POINT: "lr=0.3"}
 
 
 def test_first_of_equal_trials_wins():
-    assert choose(SPEC, trials([0.5] * 3, [0.4] * 3, [0.4] * 3), VALUES) == {POINT: {LR: 0.2}}
+    assert choose(SPEC, trials([0.5] * 3, [0.4] * 3, [0.4] * 3)) == {POINT: "lr=0.2"}
 
 
 @pytest.mark.parametrize("status", ["missing", "interrupted"])
 def test_point_waits_for_all_its_trials(status):
     done = trials([0.5] * 3, [0.4] * 3, [0.3] * 3, label="2")
     rows = pd.concat([trials([0.5] * 3, [0.4] * 3, [0.3, 0.3, status]), done])
-    assert choose(SPEC, rows, VALUES) == {("a", ("2",)): {LR: 0.3}}
+    assert choose(SPEC, rows) == {("a", "2"): "lr=0.3"}
 
 
 def test_best_value_at_the_end_is_warned_of():
     rows = trials([0.1] * 3, [0.4] * 3, [0.4] * 3)
-    (line,) = edge_warnings(SPEC, choose(SPEC, rows, VALUES), rows)
+    (line,) = edge_warnings(SPEC, choose(SPEC, rows), rows)
     assert LR in line
     assert "a-ratio=1, 0.1, is at the end" in line
 
 
 def test_trials_without_a_finite_score_are_warned_of():
     rows = trials(["diverged"] * 3, ["oom"] * 3, ["failed"] * 3)
-    chosen = choose(SPEC, rows, VALUES)
-    assert chosen == {POINT: {LR: 0.1}}
+    chosen = choose(SPEC, rows)
+    assert chosen == {POINT: "lr=0.1"}
     assert edge_warnings(SPEC, chosen, rows) == [
         "No trial of a-ratio=1 has a finite val/nmse; the first one is used."
     ]

@@ -34,15 +34,9 @@ def draws(num_seeds: int) -> NDArray[np.int64]:
     """Draws all seeds once in the first row, then 2,000 times with replacement.
 
     The draws are the same for every quantity, because a seed means the same target and samples for
-    all learners.
+    all learners. Returns indices of seeds, (1 + draws, seeds).
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
-
-    Args:
-        num_seeds: at least 1.
-
-    Returns:
-        Indices of seeds, (1 + draws, seeds).
     """
     random = np.random.default_rng(_SEED)
     drawn = random.integers(num_seeds, size=(NUM_DRAWS, num_seeds))
@@ -50,18 +44,10 @@ def draws(num_seeds: int) -> NDArray[np.int64]:
 
 
 def interval(drawn: Floats) -> tuple[float, float]:
-    """The percentile interval: the middle 95 % of the bootstrap estimates.
+    """The percentile interval: the middle 95 % of the bootstrap estimates without NaN.
 
     The ends are estimates that were drawn. With five seeds, the interval of a median nearly always
     reaches from the smallest to the largest value, which covers the true median in 94 % of cases.
-
-    Source: see `draws`.
-
-    Args:
-        drawn: one estimate per draw; NaN is left out.
-
-    Returns:
-        The lower and the upper end.
     """
     tail = (1 - _LEVEL) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail], method="nearest")

@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from bfc_lightning.experiments.scaling_report import scaling_figure
-from bfc_lightning.experiments.spec import FINISHED, Axis, Experiment, Place
-from bfc_lightning.experiments.tables import is_sweep, losses, rows_where
+from bfc_lightning.experiments.scaling import scaling_figure
+from bfc_lightning.experiments.spec import FINISHED, Experiment
+from bfc_lightning.experiments.tables import losses, rows_where
 from bfc_lightning.figures import COLORS, MARKERS, own_style
 from bfc_lightning.files import replacing
 
@@ -41,7 +41,8 @@ _LABELS = {
     "ntk/drift": "drift of the kernel",
     "train/loss": "training loss",
 }
-Look = Mapping[str, Any]
+Looks = Mapping[str, Mapping[str, Any]]
+LabelsOf = Mapping[str, list[str]]
 
 
 def metric_label(metric: str) -> str:
@@ -58,58 +59,54 @@ def is_spread(values: ArrayLike) -> bool:
     return bool(found.size and found.min() > 0 and found.max() >= _SPREAD * found.min())
 
 
-def write_figures(
-    experiment: Experiment, results: pd.DataFrame, place: Place, formats: Sequence[str]
-) -> None:
+def write_figures(experiment: Experiment, results: pd.DataFrame, formats: Sequence[str]) -> None:
     """Writes compare.* and scaling.*; a figure that fails is a warning."""
-    figures: dict[str, Callable[[], Figure | None]] = {
-        "compare": lambda: comparison_figure(experiment, results, place.folder),
-        "scaling": lambda: scaling_figure(experiment, results),
-    }
-    for name, draw in figures.items():
+    for name, draw in {"compare": comparison_figure, "scaling": scaling_figure}.items():
         try:
             with own_style():
-                if figure := draw():
+                if figure := draw(experiment, results):
                     for extension in formats:
-                        with replacing(place.folder / f"{name}.{extension}") as beside:
+                        with replacing(experiment.folder / f"{name}.{extension}") as beside:
                             figure.savefig(beside, format=extension, dpi=150)
         except Exception as error:
             warnings.warn(f"The figure {name} could not be drawn: {error!r}.", stacklevel=2)
 
 
-def comparison_figure(experiment: Experiment, results: pd.DataFrame, folder: Path) -> Figure | None:
+def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | None:
     """Metrics of the finished runs; an axis with one value is ignored. None without a number."""
     results = results.replace([math.inf, -math.inf], math.nan)
     finished = results[results["status"] == FINISHED]
     metrics = [key for key in experiment.metrics if key in finished and finished[key].count()]
     if not metrics:
         return None
-    axes = [axis for axis in experiment.axes if len(axis.values) > 1]
-    is_map = is_sweep(experiment) and len(axes) > 1
-    histories = pd.DataFrame() if axes else _histories(finished, folder)
-    axes = axes or [Axis("learner", {name: {} for name in experiment.learners})]
-    others = axes[2:] if is_map else axes[1:]
-    figure, panels = _layout(metrics, others, axes[:2] if is_map else [])
+    axes = {name: list(labels) for name, labels in experiment.axes.items() if len(labels) > 1}
+    is_map = "" in experiment.learners and len(axes) > 1
+    histories = pd.DataFrame() if axes else _histories(finished, experiment.folder)
+    axes = axes or {"learner": list(experiment.learners)}
+    shown = dict(itertools.islice(axes.items(), 2 if is_map else 1))
+    others = {name: labels for name, labels in axes.items() if name not in shown}
+    figure, panels = _layout(metrics, others, shown if is_map else {})
     looks = _looks(experiment, results)
     for metric, where, panel in panels:
-        rows = rows_where(results, where)
+        rows = rows_where(finished, where)
         if is_map:
-            medians = finished.groupby([axis.name for axis in axes])[metric].median()
+            medians = finished.groupby(list(axes))[metric].median()
             norm = (LogNorm if is_spread(medians) else Normalize)(medians.min(), medians.max())
-            _draw_map(panel, rows, metric, axes[:2], norm)
+            _draw_map(panel, rows_where(results, where), metric, shown, norm)
         elif metric in histories:
             _draw_curves(panel, rows, metric, histories, looks)
         else:
             panel.sharey(next(first for key, _, first in panels if key == metric))
-            _draw_over_axis(panel, rows, metric, axes[0], looks)
+            _draw_over_axis(panel, rows, metric, shown, looks)
     for metric, _, panel in panels:  # after drawing: seaborn takes medians in the panel's scale
         if not is_map and is_spread((histories if metric in histories else finished)[metric]):
             panel.set_yscale("log")
     num_seeds = finished["seed"].nunique()
     what = "median" if is_map else "median and range"
-    title = f"{folder.name}, {what} over {num_seeds} seeds" if num_seeds > 1 else folder.name
-    if math.prod(len(axis.values) for axis in others) > MAX_COMBINATIONS:
-        names = ", ".join(axis.name for axis in others)
+    title = experiment.folder.name
+    title += f", {what} over {num_seeds} seeds" if num_seeds > 1 else ""
+    if math.prod(map(len, others.values())) > MAX_COMBINATIONS:
+        names = ", ".join(others)
         title += f"\nthe first {MAX_COMBINATIONS} combinations of {names}; all are in compare.csv"
     figure.suptitle(title)
     found = [panel.get_legend_handles_labels() for panel in figure.axes]
@@ -119,15 +116,15 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame, folder: Pat
 
 
 def _layout(
-    metrics: Sequence[str], others: Sequence[Axis], cells: Sequence[Axis]
+    metrics: Sequence[str], others: LabelsOf, cells: LabelsOf
 ) -> tuple[Figure, list[tuple[str, dict[str, str], Axes]]]:
     """A panel per metric and combination of the other axes' labels."""
-    labels = ([(axis.name, label) for label in _places(axis)[0]] for axis in others)
+    labels = ([(name, label) for label in _places(others[name])[0]] for name in others)
     combinations = list(itertools.islice(itertools.product(*labels), MAX_COMBINATIONS))
     num_panels = len(metrics) * len(combinations)
     num_columns = min(num_panels, 2 if len(combinations) in (2, 4) else 3)
     num_rows = math.ceil(num_panels / num_columns)
-    width, height = (0.8 * len(axis.values) + 2 for axis in cells) if cells else (4.6, 3.3)
+    width, height = (0.8 * len(axis) + 2 for axis in cells.values()) if cells else (4.6, 3.3)
     inches = max(5.2, width * num_columns + 0.6), height * num_rows + 1.0
     figure, panels = Figure(figsize=inches, layout="constrained"), []
     for place, (metric, where) in enumerate(itertools.product(metrics, combinations), start=1):
@@ -138,9 +135,9 @@ def _layout(
     return figure, panels
 
 
-def _looks(experiment: Experiment, results: pd.DataFrame) -> dict[str, Look]:
+def _looks(experiment: Experiment, results: pd.DataFrame) -> Looks:
     """Color, marker and label of every learner; the label counts runs that did not finish."""
-    looks: dict[str, Look] = {}
+    looks = {}
     for number, learner in enumerate(experiment.learners):
         lost = ", ".join(losses(results.loc[results["learner"] == learner, "status"]))
         looks[learner] = {
@@ -151,12 +148,12 @@ def _looks(experiment: Experiment, results: pd.DataFrame) -> dict[str, Look]:
     return looks
 
 
-def _places(axis: Axis) -> tuple[dict[str, float], bool]:
+def _places(labels: list[str]) -> tuple[dict[str, float], bool]:
     """Where labels stand: at their numbers, in increasing order, or side by side for words."""
-    numbers = {label: float(pd.to_numeric(label, errors="coerce")) for label in axis.values}
+    numbers = {label: float(pd.to_numeric(label, errors="coerce")) for label in labels}
     if all(map(math.isfinite, numbers.values())):
         return dict(sorted(numbers.items(), key=lambda pair: pair[1])), True
-    return {label: float(number) for number, label in enumerate(axis.values)}, False
+    return {label: float(number) for number, label in enumerate(labels)}, False
 
 
 def _histories(finished: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -172,13 +169,8 @@ def _histories(finished: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def _draw_curves(
-    panel: Axes,
-    rows: pd.DataFrame,
-    metric: str,
-    histories: pd.DataFrame,
-    looks: Mapping[str, Look],
+    panel: Axes, finished: pd.DataFrame, metric: str, histories: pd.DataFrame, looks: Looks
 ) -> None:
-    finished = rows[rows["status"] == FINISHED]
     known = histories.assign(x=histories["step"], value=histories[metric])
     known = known[np.isfinite(known["value"])]
     num_reached = known.groupby(["learner", "x"])["value"].transform("size")
@@ -191,12 +183,12 @@ def _draw_curves(
 
 
 def _draw_over_axis(
-    panel: Axes, rows: pd.DataFrame, metric: str, axis: Axis, looks: Mapping[str, Look]
+    panel: Axes, finished: pd.DataFrame, metric: str, shown: LabelsOf, looks: Looks
 ) -> None:
     """Final values: a line per learner; markers alone if the labels are not numbers."""
-    places, is_numeric = _places(axis)
-    rows = rows.assign(x=rows[axis.name].map(places), value=rows[metric])
-    finished = rows[rows["status"] == FINISHED]
+    ((name, labels),) = shown.items()
+    places, is_numeric = _places(labels)
+    finished = finished.assign(x=finished[name].map(places), value=finished[metric])
     _draw_medians(panel, finished, looks, is_line=is_numeric)
     _draw_references(panel, finished, metric)
     ticks = list(places.values())
@@ -206,14 +198,12 @@ def _draw_over_axis(
         panel.set_xlim(-0.5, len(ticks) - 0.5)
         panel.tick_params(axis="x", rotation=0 if sum(map(len, places)) < 40 else 30)
     panel.minorticks_off()
-    panel.set(xlabel=axis.name, ylabel=metric_label(metric))
+    panel.set(xlabel=name, ylabel=metric_label(metric))
 
 
-def _draw_medians(
-    panel: Axes, data: pd.DataFrame, looks: Mapping[str, Look], *, is_line: bool = True
-) -> None:
+def _draw_medians(panel: Axes, data: pd.DataFrame, looks: Looks, is_line: bool = True) -> None:
     """The median of `value` over `x` for each learner, with the range over seeds."""
-    style: Look = {} if is_line else {"linestyle": "none", "err_style": "bars"}
+    style: dict[str, Any] = {} if is_line else {"linestyle": "none", "err_style": "bars"}
     style = {"estimator": "median", "errorbar": ("pi", 100), "legend": False, **style}
     for learner, look in looks.items():
         mine = data.loc[data["learner"] == learner, ["x", "value"]].dropna()
@@ -235,12 +225,12 @@ def _draw_references(panel: Axes, data: pd.DataFrame, metric: str) -> None:
 
 
 def _draw_map(
-    panel: Axes, rows: pd.DataFrame, metric: str, axes: Sequence[Axis], norm: Normalize
+    panel: Axes, rows: pd.DataFrame, metric: str, shown: LabelsOf, norm: Normalize
 ) -> None:
     """A cell per point of two axes: the median, and how many runs did not finish."""
-    columns, lines = (list(_places(axis)[0]) for axis in axes)
+    columns, lines = (list(_places(labels)[0]) for labels in shown.values())
     rows = rows.assign(value=rows[metric].where(rows["status"] == FINISHED))
-    cells = rows.groupby([axes[1].name, axes[0].name])
+    cells = rows.groupby(list(shown)[::-1])
     medians = cells["value"].median().unstack().reindex(index=lines[::-1], columns=columns)
     color_bar = {"label": metric_label(metric)}
     sns.heatmap(medians, norm=norm, cmap="viridis", ax=panel, cbar_kws=color_bar)

@@ -10,11 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from bfc_lightning.experiments.spec import Limits
@@ -34,43 +34,41 @@ class Task:
     log: Path
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A task that is over: its exit code, or -N if signal N killed it."""
-
-    task: Task
-    code: int
-    seconds: float
-    is_overdue: bool
-
-
 @dataclass
-class _Worker:
+class Worker:
+    """The process of a task; `seconds` are those that it took."""
+
     task: Task
     process: ForkServerProcess
     slot: int
     began: float
+    seconds: float = 0.0
     stopped_at: float = 0.0
     is_overdue: bool = False
 
+    @property
+    def code(self) -> int:
+        """The exit code, or -N if signal N killed it."""
+        return self.process.exitcode or 0
 
+
+@dataclass
 class Pool:
     """Runs tasks in processes; the first signal lets them save and stop, the second kills them.
 
     `signum` is the first signal that was received inside the `with` block, 0 if none.
     """
 
-    def __init__(self, num_workers: int, *, limits: Limits, gpus: Sequence[str] = ()) -> None:
-        self.num_workers = num_workers
-        self.limits = limits
-        self.gpus = gpus
-        self.signum = 0
-        self._num_signals = 0
-        self._workers: list[_Worker] = []
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOAD)
+    num_workers: int
+    limits: Limits
+    gpus: Sequence[str] = ()
+    signum: int = 0
+    _num_signals: int = 0
+    _workers: list[Worker] = field(default_factory=list)
 
     def __enter__(self) -> Self:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOAD)
         resource_tracker.ensure_running()  # before, as it changes the mask
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
         try:
@@ -81,55 +79,46 @@ class Pool:
         self._before = {n: signal.signal(n, self._receive) for n in _SIGNALS} if is_main else {}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             _kill(worker)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Task | Ended]:
-        """Runs tasks in their order; yields each one when it begins and when it has ended."""
+    def run(self, tasks: Iterable[Task]) -> Iterator[Worker]:
+        """Runs tasks in their order; yields the worker of each one when it has ended."""
         waiting = deque(tasks)
         while True:
             while waiting and not self.signum and len(self._workers) < self.num_workers:
-                yield self._start(waiting.popleft())
+                self._start(waiting.popleft())
             if not self._workers:
                 return
             connection.wait([w.process.sentinel for w in self._workers], _POLL_SECONDS)
             for worker in list(self._workers):
                 self._stop_if_due(worker)
                 if not worker.process.is_alive():
-                    worker.process.join()
                     self._workers.remove(worker)
-                    seconds = time.monotonic() - worker.began
-                    code = worker.process.exitcode or 0
-                    yield Ended(worker.task, code, seconds, worker.is_overdue)
+                    worker.seconds = time.monotonic() - worker.began
+                    yield worker
 
-    def _start(self, task: Task) -> Task:
+    def _start(self, task: Task) -> None:
         slot = min(set(range(self.num_workers)) - {worker.slot for worker in self._workers})
         gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
         process = self._context.Process(
             target=_work, args=(task, self.limits.gigabytes, gpu, os.getcwd())
         )
         process.start()
-        self._workers.append(_Worker(task, process, slot, time.monotonic()))
-        return task
+        self._workers.append(Worker(task, process, slot, time.monotonic()))
 
-    def _stop_if_due(self, worker: _Worker) -> None:
+    def _stop_if_due(self, worker: Worker) -> None:
         """Asks a worker to stop on a signal or a timeout; kills it if it does not."""
         now = time.monotonic()
+        grace = 0.0 if self._num_signals > 1 else _GRACE_SECONDS
         overdue = now - worker.began > (self.limits.seconds or float("inf"))
         if not worker.stopped_at and (overdue or self._num_signals):
             worker.process.terminate()
             worker.stopped_at, worker.is_overdue = now, overdue
-        elif worker.stopped_at and now - worker.stopped_at > _GRACE_SECONDS:
-            _kill(worker)
-        if self._num_signals > 1:
+        elif worker.stopped_at and now - worker.stopped_at > grace:
             _kill(worker)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
@@ -137,7 +126,7 @@ class Pool:
         self._num_signals += 1
 
 
-def _kill(worker: _Worker) -> None:
+def _kill(worker: Worker) -> None:
     """Kills a worker and the processes that its run has started."""
     try:
         os.killpg(worker.process.pid or 0, signal.SIGKILL)

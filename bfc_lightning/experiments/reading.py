@@ -2,43 +2,40 @@
 
 import itertools
 import json
+import math
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import pandas as pd
+from jsonargparse import Namespace
 
 from bfc_lightning.baselines import Baseline
 from bfc_lightning.experiments.spec import (
-    Axis,
+    MARK,
     Experiment,
     ExperimentFile,
-    ExperimentOptions,
     RunSpec,
-    trial_name,
+    Scaling,
+    Settings,
+    num_trials,
+    trials_of,
 )
 from bfc_lightning.runs.config import Study, digest
-from bfc_lightning.runs.folder import LONGEST_NAME, RunError
+from bfc_lightning.runs.folder import LONGEST_NAME, RunError, check_name, expanded
 from bfc_lightning.runs.yaml_files import find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
 _COLUMNS = ("run", "learner", "seed", "status", "steps", "samples_seen", "wall_seconds", "trial")
 
-Settings = Mapping[str, Any]
-
-
-def experiment_parser() -> ArgumentParser:
-    """A parser of the keys of an experiment's file."""
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(ExperimentFile)
-    return parser
-
 
 def read_files(configs: Sequence[Path]) -> dict[str, Any]:
     """The content of an experiment's files, later ones over earlier ones; `base` as paths."""
+    if not configs:
+        raise RunError("a config must be given; try: bfc compare -c compare/schemes")
     source: dict[str, Any] = {}
     for path in configs:
         content = read_yaml(path)
@@ -49,191 +46,147 @@ def read_files(configs: Sequence[Path]) -> dict[str, Any]:
     return source
 
 
-def make_experiment(given: Namespace) -> tuple[Experiment, ExperimentOptions]:
-    """The experiment that parsed settings describe, and its folder."""
-    if not given.base:
+def make_experiment(given: Namespace, command: str) -> Experiment:
+    """The experiment that parsed settings describe, in its folder."""
+    source = ExperimentFile(**{each.name: given[each.name] for each in fields(ExperimentFile)})
+    if not source.base:
         raise RunError("base must name at least one config.")
-    for group in ("tuning", "limits", "run"):
-        if not isinstance(given[group], Namespace):
-            raise RunError(f"{group} must be a mapping of settings, got {given[group]!r}.")
-    base: Settings = {}
-    for path in given.base:
-        base = merged(base, read_yaml(Path(path)))
-    built = experiment_parser().instantiate(given)
-    source = {
-        **{key: value for key, value in vars(given).items() if not isinstance(value, Namespace)},
-        **{key: asdict(built[key]) for key in ("tuning", "limits", "run")},
-        "scaling": built.scaling and asdict(built.scaling),
-    }
+    settings: dict[str, Any] = {}
+    for path in source.base:
+        settings = merged(settings, read_yaml(Path(path)))
+    settings.pop("run", None)
+    learners = {str(name): block or {} for name, block in source.learners.items()}
     experiment = Experiment(
-        base={key: value for key, value in base.items() if key != "run"},
-        learners={str(name): block or {} for name, block in given.learners.items()} or {"": {}},
-        axes=_axes(given.grid, given.points),
-        seeds=tuple(given.seeds),
-        metrics=tuple(given.metrics),
-        tuning=built.tuning,
-        limits=built.limits,
-        scaling=built.scaling,
-        test=given.test,
-        workers=given.workers,
-        threads=built.run.threads,
+        **{**vars(source), "learners": learners or {"": {}}},
+        settings=settings,
+        axes=_axes(source.grid, source.points),
         source=source,
+        folder=_folder(source, Path(given.config[0])),
+        command=command,
     )
     _check(experiment)
-    return experiment, built.run
+    return experiment
 
 
-def expand(experiment: Experiment) -> tuple[list[RunSpec], list[RunSpec]]:
-    """Every run of the experiment: those of the tuning, and its own, seed by seed.
+def _folder(source: ExperimentFile, config: Path) -> Path:
+    """The folder of a `compare.yaml`, or that of the name."""
+    name = source.run.name
+    if name is None and config.name == MARK:
+        return config.parent
+    return own_folder(source.run.root, config.stem if name is None else name, MARK)
 
-    A learner that is tuned has one run for every trial among its own; `chosen_runs` selects.
-    """
-    resolve = _Resolver()
+
+def own_folder(root: str, name: str, mark: str) -> Path:
+    """`root/name`, which must be new, empty or have the file `mark`."""
+    check_name(name)
+    folder = expanded(root) / name
+    if any(folder.glob("[!.]*")) and not (folder / mark).is_file():
+        raise RunError(f"{folder} holds something else: choose another run.name.")
+    return folder
+
+
+def expand(experiment: Experiment) -> list[RunSpec]:
+    """Every run of the experiment: those of the tuning, and its own, seed by seed."""
     trials, runs = [], []
     for learner, block in experiment.learners.items():
-        tried = _trials(block)
-        for labels, values in _points(experiment.axes):
-            for trial in tried or [{}]:
-                make = partial(resolve, learner=learner, labels=labels, trial=trial)
-                if tried:
-                    tuned = _layered(experiment, block, values, trial, block.get(TUNE_WITH, {}))
-                    seeds = experiment.tuning.seeds
-                    trials += [make(tuned, seed, is_trial=True) for seed in seeds]
-                settings = _layered(experiment, block, values, trial)
-                runs += [make(settings, seed) for seed in experiment.seeds]
-    order = {seed: number for number, seed in enumerate(experiment.seeds)}
-    return trials, sorted(runs, key=lambda run: order[run.seed])
+        for labels in itertools.product(*experiment.axes.values()):
+            where = dict(zip(experiment.axes, labels, strict=True))
+            values = [experiment.axes[axis][label] for axis, label in where.items()]
+            parts = [*filter(None, [learner]), *(f"{axis}={where[axis]}" for axis in where)]
+            for trial, tried in trials_of(block).items():
+                make = partial(RunSpec, learner=learner, labels=where, trial=trial)
+                settings = _layered(experiment, block, *values, tried)
+                stem = "-".join([*parts, *([f"tuned({trial})"] if trial else [])])
+                own = partial(make, is_tested=experiment.test and BASELINE not in settings)
+                runs += _runs(own, settings, stem or "run", experiment.seeds)
+                if trial:
+                    settings = _layered(experiment, block, *values, tried, block.get(TUNE_WITH, {}))
+                    stem = "-".join([*parts, f"trial({trial})"])
+                    tuned = partial(make, is_trial=True)
+                    trials += _runs(tuned, settings, stem, experiment.tuning.seeds)
+    return trials + sorted(runs, key=lambda run: experiment.seeds.index(run.seed))
 
 
-def chosen_runs(runs: Iterable[RunSpec], chosen: Mapping[Any, Settings]) -> list[RunSpec]:
-    """The runs of the trials that won, and those of learners that are not tuned."""
-    return [run for run in runs if not run.trial or chosen.get(run.point) == run.trial]
+def _runs(
+    make: Callable[..., RunSpec], settings: Settings, stem: str, seeds: Sequence[int]
+) -> list[RunSpec]:
+    """A run for each seed."""
+    if len(f"{stem}-seed{max(seeds)}".encode()) > LONGEST_NAME:
+        raise RunError(f"the name of run {stem} is too long: use shorter labels.")
+    try:
+        config = _resolved(json.dumps(settings, default=str))
+    except (ArgumentError, ValueError) as error:
+        raise RunError(f"run {stem}: {error}") from error
+    digests = [digest({**config, "seed_everything": seed}) for seed in seeds]
+    return [make(stem, seed, config, own) for seed, own in zip(seeds, digests, strict=True)]
 
 
-class _Resolver:
-    """Makes runs from settings; settings that differ only in the seed are parsed once."""
+@cache
+def _study(is_baseline: bool) -> Study:
+    return Study(extra={BASELINE: Baseline} if is_baseline else {})
 
-    def __init__(self) -> None:
-        self._studies = {False: Study(), True: Study(extra={BASELINE: Baseline})}
-        self._configs: dict[str, dict[str, Any]] = {}
 
-    def __call__(
-        self,
-        settings: Settings,
-        seed: int,
-        *,
-        learner: str,
-        labels: Mapping[str, str],
-        trial: Settings,
-        is_trial: bool = False,
-    ) -> RunSpec:
-        parts = [*filter(None, [learner]), *(f"{axis}={label}" for axis, label in labels.items())]
-        if trial:
-            parts.append(f"{'trial' if is_trial else 'tuned'}({trial_name(trial)})")
-        stem = "-".join(parts) or "run"
-        if len(f"{stem}-seed{seed}".encode()) > LONGEST_NAME:
-            raise RunError(f"the name of run {stem}-seed{seed} is too long: use shorter labels.")
-        config = self._config(settings, stem)
-        return RunSpec(
-            name=f"{stem}-seed{seed}",
-            learner=learner,
-            labels=labels,
-            seed=seed,
-            config=config,
-            digest=digest({**config, "seed_everything": seed}),
-            is_baseline=BASELINE in settings,
-            trial=trial,
-            is_trial=is_trial,
-        )
-
-    def _config(self, settings: Settings, stem: str) -> dict[str, Any]:
-        key = json.dumps(settings, sort_keys=True, default=str)
-        if key not in self._configs:
-            is_baseline = BASELINE in settings
-            study = self._studies[is_baseline]
-            try:
-                study.read(settings)
-            except (ArgumentError, ValueError) as error:
-                raise RunError(f"run {stem}: {error}") from error
-            if study.config.model.num_replicas != 1:
-                raise RunError("model.num_replicas must be 1 in an experiment, which has seeds.")
-            config = study.settings()
-            if is_baseline and config["model"]["init_scale"] is None:
-                config["model"]["init_scale"] = 1.0
-            kept = (key for key in config if key not in ("run", "seed_everything"))
-            self._configs[key] = {key: config[key] for key in kept}
-        return self._configs[key]
+@cache
+def _resolved(text: str) -> dict[str, Any]:
+    """Every setting but seed and folder, from settings in JSON."""
+    settings = json.loads(text)
+    study = _study(BASELINE in settings)
+    study.read(settings)
+    if study.config.model.num_replicas != 1:
+        raise RunError("model.num_replicas must be 1 in an experiment, which has seeds.")
+    config = study.settings()
+    if BASELINE in settings and config["model"]["init_scale"] is None:
+        config["model"]["init_scale"] = 1.0
+    return {key: config[key] for key in config if key not in ("run", "seed_everything")}
 
 
 def _layered(experiment: Experiment, block: Settings, *layers: Settings) -> dict[str, Any]:
     """Base, learner, values of the grid and trial, each overriding the one before."""
     own = {key: value for key, value in block.items() if key not in (TUNE, TUNE_WITH)}
-    settings = merged(experiment.base, own)
+    settings = merged(experiment.settings, own)
     for layer in layers:
         for key, value in layer.items():
             settings = merged(settings, nested(key, value))
     return settings
 
 
-def _trials(block: Settings) -> list[dict[str, Any]]:
-    """Every combination of the values of `tune`; none without it."""
-    tune = block.get(TUNE) or {}
-    combinations = itertools.product(*tune.values()) if tune else []
-    return [dict(zip(tune, values, strict=True)) for values in combinations]
-
-
-def _points(axes: Sequence[Axis]) -> list[tuple[dict[str, str], dict[str, Any]]]:
-    """Labels and values of every point; the last axis varies fastest."""
-    names = [axis.name for axis in axes]
-    found = []
-    for pairs in itertools.product(*(axis.values.items() for axis in axes)):
-        labels = dict(zip(names, (label for label, _ in pairs), strict=True))
-        found.append((labels, {key: v for _, values in pairs for key, v in values.items()}))
-    return found
-
-
-def _axes(grid: Settings, points: Sequence[Settings]) -> tuple[Axis, ...]:
+def _axes(grid: Settings, points: Sequence[Settings]) -> dict[str, dict[str, Settings]]:
     """The axes of a grid, `key: values` or `name: {key, values}`, or the one of points."""
     if grid and points:
         raise RunError("an experiment has a grid or points, got both.")
     if points:
-        return (_axis_of_points(points),)
-    named = {name for name, axis in grid.items() if isinstance(axis, dict) and "key" in axis}
-    short = short_names(name for name in grid if name not in named)
-    axes = []
+        return {"point": _points(points)}
+    axes = {}
     for name, axis in grid.items():
-        key, values = (axis["key"], axis.get("values")) if name in named else (name, axis)
+        is_named = isinstance(axis, dict) and "key" in axis
+        key, values = (axis["key"], axis.get("values")) if is_named else (name, axis)
         if not isinstance(values, list | dict) or not values:
             raise RunError(f"grid.{name} must be a list of values or a mapping label: value.")
         pairs = values.items() if isinstance(values, dict) else [(label_of(v), v) for v in values]
-        labeled = {str(label): {key: value} for label, value in pairs}
+        labeled: dict[str, Settings] = {str(label): {key: value} for label, value in pairs}
         if len(labeled) < len(values):
             raise RunError(f"grid.{name} must have different values, got {list(values)}.")
-        axes.append(Axis(short.get(name, name), labeled))
-    return tuple(axes)
+        axes[name if is_named else short_name(name, grid)] = labeled
+    return axes
 
 
-def _axis_of_points(points: Sequence[Settings]) -> Axis:
+def _points(points: Sequence[Settings]) -> dict[str, Settings]:
+    """Points by label."""
     keys = list(points[0])
-    names = short_names(keys)
     values = {
-        ",".join(f"{names.get(key, key)}={label_of(v)}" for key, v in point.items()): dict(point)
+        ",".join(f"{short_name(key, keys)}={label_of(point[key])}" for key in point): point
         for point in points
     }
     if any(list(point) != keys for point in points) or len(values) < len(points):
         raise RunError("points must all have the same keys, and be different.")
-    return Axis("point", values)
+    return values
 
 
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The last words of each dotted key, as few as tell it apart from the others."""
-    lengths = dict.fromkeys(keys, 1)
-    while True:
-        names = {key: ".".join(key.split(".")[-length:]) for key, length in lengths.items()}
-        repeated = [key for key in names if list(names.values()).count(names[key]) > 1]
-        if not repeated:
-            return names
-        lengths.update({key: lengths[key] + 1 for key in repeated})
+def short_name(key: str, keys: Collection[str]) -> str:
+    """The last words of a dotted key, as few as tell it apart from the others."""
+    parts = key.split(".")
+    ends = (".".join(parts[-length:]) for length in range(1, len(parts)))
+    return next((e for e in ends if sum(f".{k}".endswith(f".{e}") for k in keys) == 1), key)
 
 
 def label_of(value: object) -> str:
@@ -262,66 +215,52 @@ def merged(below: Settings, above: Settings) -> dict[str, Any]:
 
 def _check(experiment: Experiment) -> None:
     """Refuses empty lists, names that cannot be folders, unfair tuning, scaling without axes."""
-    for name in ("seeds", "metrics"):
-        values = getattr(experiment, name)
+    lists = {"seeds": experiment.seeds, "metrics": experiment.metrics}
+    for key, values in {**lists, "tuning.seeds": experiment.tuning.seeds}.items():
         if not values or len(set(values)) < len(values):
-            raise RunError(f"{name} must be a list of different values, got {list(values)}.")
-    if max((*experiment.seeds, *experiment.tuning.seeds)) >= 2**32:
-        raise RunError(f"seeds must be in [0, 2^32), got {max(experiment.seeds)}.")
-    labels = [label for axis in experiment.axes for label in axis.values if axis.name != "point"]
-    for name in [*filter(None, experiment.learners), *(a.name for a in experiment.axes), *labels]:
+            raise RunError(f"{key} must be a list of different values, got {values}.")
+    axes = experiment.axes
+    labels = [label for axis in axes if axis != "point" for label in axes[axis]]
+    for name in [*filter(None, experiment.learners), *axes, *labels]:
         is_plain = name == name.strip() and name.isprintable() and not name.startswith(".")
         if not name or not is_plain or any(sign in name for sign in "/\\=") or name in _COLUMNS:
             raise RunError(
                 "names of learners, axes and labels must be plain text without / and =, and not "
                 f"columns of the table, got {name!r}."
             )
-    _check_tuning(experiment)
-    _check_scaling(experiment)
-
-
-def _check_tuning(experiment: Experiment) -> None:
-    counts = {}
     for name, block in experiment.learners.items():
-        tune = block.get(TUNE, {}) if isinstance(block, dict) else None
-        if not isinstance(tune, dict) or not all(isinstance(v, list) and v for v in tune.values()):
-            raise RunError(
-                f"learners.{name} must be a mapping of settings, and its tune must map dotted keys "
-                "to lists of values."
-            )
-        counts[name] = len(_trials(block))
-        if {"run", "resume", "seed_everything"} & set(block):
-            raise RunError(f"learners.{name} must not set run, resume or seed_everything.")
+        _check_learner(experiment, name, block)
     if not isinstance(experiment.tuning.metric, str):
         raise RunError(f"tuning.metric must be text, got {experiment.tuning.metric!r}.")
-    wanted = experiment.tuning.trials
-    for name, count in counts.items():
-        if wanted not in (None, count):
-            raise RunError(
-                f"learners.{name} must have {wanted} trials (tuning.trials), got {count}."
-            )
-    both = set(experiment.tuning.seeds) & set(experiment.seeds)
-    if any(counts.values()) and both:
+    if experiment.scaling is not None:
+        _check_scaling(experiment.scaling, {name: list(axes[name]) for name in axes})
+
+
+def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
+    tune = block.get(TUNE, {}) if isinstance(block, dict) else None
+    if not isinstance(tune, dict) or not all(isinstance(v, list) and v for v in tune.values()):
+        raise RunError(
+            f"learners.{name} must be a mapping of settings, and its tune must map dotted keys "
+            "to lists of values."
+        )
+    if {"run", "resume", "seed_everything"} & set(block):
+        raise RunError(f"learners.{name} must not set run, resume or seed_everything.")
+    count, tuning = num_trials(block), experiment.tuning
+    if tuning.trials not in (None, count):
+        raise RunError(
+            f"learners.{name} must have {tuning.trials} trials (tuning.trials), got {count}."
+        )
+    both = set(tuning.seeds) & set(experiment.seeds)
+    if count and both:
         raise RunError(f"tuning.seeds must not be among seeds, got {min(both)} in both.")
 
 
-def _check_scaling(experiment: Experiment) -> None:
-    scaling = experiment.scaling
-    if scaling is None:
-        return
-    axes = {axis.name: list(axis.values) for axis in experiment.axes}
+def _check_scaling(scaling: Scaling, axes: dict[str, list[str]]) -> None:
     for what, name in (("dimension", scaling.dimension), ("samples", scaling.samples)):
-        labels = axes.pop(name, [])
-        if len(labels) < 2 or not all(_is_positive(label) for label in labels):
+        numbers = pd.to_numeric(pd.Series(axes.pop(name, [])), errors="coerce")
+        if len(numbers) < 2 or not numbers.between(0, math.inf, inclusive="neither").all():
             raise RunError(
                 f"scaling.{what} must be an axis of at least two positive numbers, got {name!r}."
             )
     if any(len(labels) > 1 for labels in axes.values()):
         raise RunError(f"axes beside those of scaling must have one value, got {list(axes)}.")
-
-
-def _is_positive(label: str) -> bool:
-    try:
-        return 0 < float(label) < float("inf")
-    except ValueError:
-        return False

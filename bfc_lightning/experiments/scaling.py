@@ -3,15 +3,21 @@
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
-from bfc_lightning.experiments.spec import DIVERGED, FINISHED, OOM, TIMEOUT, Experiment, Scaling
+from bfc_lightning.experiments.spec import DIVERGED, FINISHED, OOM, TIMEOUT, Experiment
+from bfc_lightning.figures import COLORS, MARKERS
 
 # With a larger share of draws without an exponent there is no interval.
 _MAX_UNDEFINED = 0.05
+# "Not reached" is drawn as an arrow, this factor above the most samples.
+_ABOVE = 1.3
 
 
 def samples_needed(errors: Mapping[float, float | None], error: float) -> tuple[float, bool]:
@@ -25,14 +31,9 @@ def samples_needed(errors: Mapping[float, float | None], error: float) -> tuple[
     formula then puts it near a. A run that was stopped at a limit has not reached the error, but it
     does not undo what fewer samples have reached.
 
-    Args:
-        errors: e_n by n; infinite for a run that diverged, NaN for one that was stopped at a limit,
-            None without a result.
-        error: e.
-
-    Returns:
-        n, and whether the smallest n that was tried is already enough, so that n is an upper bound.
-        n is infinite if the error was not reached, and NaN if a run that decides it is missing.
+    e_n is infinite for a run that diverged, NaN for one that was stopped at a limit, None without a
+    result. n is infinite if the error was not reached, and NaN if a run that decides it is missing.
+    Also returns whether the smallest n that was tried is already enough, so that n is a bound.
     """
     above: tuple[float, float] | None = None
     for number in sorted(errors, reverse=True):
@@ -42,155 +43,147 @@ def samples_needed(errors: Mapping[float, float | None], error: float) -> tuple[
         if above is None and math.isnan(reached):
             continue
         if not reached <= error:
-            return (_between((number, reached), above, error) if above else math.inf), False
+            if above is None:
+                return math.inf, False
+            b, error_b = above
+            if error_b == 0 or not math.isfinite(reached):
+                return b, False
+            share = math.log(reached / error) / math.log(reached / error_b)
+            return number * (b / number) ** share, False
         above = (number, reached)
     return (above[0], True) if above else (math.inf, False)
 
 
-def _between(below: tuple[float, float], above: tuple[float, float], error: float) -> float:
-    (a, error_a), (b, error_b) = below, above
-    if error_b == 0 or not math.isfinite(error_a):
-        return b
-    share = math.log(error_a / error) / math.log(error_a / error_b)
-    return float(a * (b / a) ** share)
+class SamplesNeeded:
+    """The samples that each learner needs, in an experiment with `scaling`.
 
+    `table` has a row for each learner, dimension and seed: the samples are infinite if the error is
+    not reached, and NaN if that is not known. `dimensions` and `samples` are labels in increasing
+    order, and `goal` is the error to be reached.
+    """
 
-def asked(experiment: Experiment) -> tuple[Scaling, list[str], list[str]]:
-    """The question about samples; the labels of dimensions and samples, in increasing order."""
-    scaling = experiment.scaling
-    assert scaling is not None
-    axes = {axis.name: axis.values for axis in experiment.axes}
-    dimensions, samples = (
-        sorted(axes[name], key=float) for name in (scaling.dimension, scaling.samples)
-    )
-    return scaling, dimensions, samples
-
-
-def needed(experiment: Experiment, results: pd.DataFrame) -> pd.DataFrame:
-    """The samples needed: one row per learner, dimension and seed, as in `scaling.csv`."""
-    scaling, dimensions, samples = asked(experiment)
-    metric = scaling.metric or experiment.metrics[0]
-    finals = results.reindex(columns=[metric])[metric].where(results["status"] == FINISHED)
-    limits = {DIVERGED: math.inf, TIMEOUT: math.nan, OOM: math.nan}
-    errors = {
-        tuple(key): limits.get(status, None if math.isnan(value) else value)
-        for value, status, *key in zip(
-            finals,
-            results["status"],
-            *(results[name] for name in ("learner", scaling.dimension, "seed", scaling.samples)),
-            strict=True,
+    def __init__(self, experiment: Experiment, results: pd.DataFrame) -> None:
+        scaling = experiment.scaling
+        assert scaling is not None
+        self.scaling, self.learners, self.seeds = scaling, experiment.learners, experiment.seeds
+        self.dimensions, self.samples = (
+            sorted(experiment.axes[name], key=float)
+            for name in (scaling.dimension, scaling.samples)
         )
-    }
-    rows = []
-    for key in itertools.product(experiment.learners, dimensions, experiment.seeds):
-        mine = {float(n): errors.get((*key, n)) for n in samples}
-        rows.append((*key, *samples_needed(mine, scaling.error)))
-    columns = ["learner", scaling.dimension, "seed", "samples_needed", "is_bound"]
-    return pd.DataFrame(rows, columns=columns)
+        metric = scaling.metric or experiment.metrics[0]
+        self.goal = f"{metric} <= {scaling.error:g}"
+        limits = {DIVERGED: math.inf, TIMEOUT: math.nan, OOM: math.nan}
+        names = ["learner", scaling.dimension, "seed", scaling.samples, "status", metric]
+        found = results.reindex(columns=names).itertuples(index=False, name=None)
+        errors = {
+            tuple(key): limits.get(status, value if status == FINISHED and value == value else None)
+            for *key, status, value in found
+        }
+        rows = []
+        for key in itertools.product(self.learners, self.dimensions, self.seeds):
+            mine = {float(n): errors.get((*key, n)) for n in self.samples}
+            rows.append((*key, *samples_needed(mine, scaling.error)))
+        columns = ["learner", scaling.dimension, "seed", "samples_needed", "is_bound"]
+        self.table = pd.DataFrame(rows, columns=columns)
 
+    def medians(self, learner: str) -> pd.DataFrame:
+        """The samples that a learner needs, over the seeds: one row per dimension.
 
-def medians(experiment: Experiment, results: pd.DataFrame, learner: str) -> pd.DataFrame:
-    """The samples that a learner needs, over the seeds.
+        `samples` is the median over the seeds that are known, of which one that did not reach the
+        error counts as infinite; it is NaN if none is known. `low` and `high` are the smallest and
+        the largest, `is_bound` says that the median is an upper bound, `num_reached` counts the
+        seeds that reached the error.
+        """
+        values = self._values(learner)
+        lower, upper = _middles(values)
+        return pd.DataFrame(
+            {
+                "samples": (lower + upper) / 2,
+                "low": np.fmin.reduce(values, axis=1),
+                "high": np.fmax.reduce(values, axis=1),
+                "is_bound": lower <= float(self.samples[0]),
+                "num_reached": np.isfinite(values).sum(axis=1),
+            },
+            index=self.dimensions,
+        )
 
-    Args:
-        experiment: with `scaling`.
-        results: of its runs.
-        learner: its name.
+    def exponent(self, of: str, minus: str | None = None) -> Estimate:
+        """How fast the samples grow that a learner needs, or the difference of two learners.
 
-    Returns:
-        One row per dimension. `samples` is the median over the seeds that are known, of which one
-        that did not reach the error counts as infinite; it is NaN if none is known. `low` and
-        `high` are the smallest and the largest, `is_bound` says that the median is an upper bound,
-        `num_reached` is the number of seeds that reached the error.
-    """
-    table = _table(experiment, results, learner)
-    lower, upper = _middles(table)
-    _, dimensions, samples = asked(experiment)
-    return pd.DataFrame(
-        {
-            "samples": (lower + upper) / 2,
-            "low": np.fmin.reduce(table, axis=1),
-            "high": np.fmax.reduce(table, axis=1),
-            "is_bound": lower <= float(samples[0]),
-            "num_reached": np.isfinite(table).sum(axis=1),
-        },
-        index=dimensions,
-    )
+            exponent = sum (x - mean x) (y - mean y) / sum (x - mean x)^2
 
+        with x = log d and y the logarithm of the median of n over seeds, at the dimensions at which
+        more than half of the seeds reached the error and the median is not a bound. The interval
+        holds the middle 95 % of the exponents over 2,000 draws of the seeds with replacement.
 
-def exponent(experiment: Experiment, results: pd.DataFrame, learner: str) -> Estimate:
-    """How fast the samples grow that a learner needs: n ~ d^exponent.
+        A seed means the same target and samples for all learners, so each draw is used for both
+        terms of a difference. Each exponent has its own dimensions: a bound that is taken as a
+        number would make it too small if it stands at the smallest dimensions.
 
-        exponent = sum (x - mean x) (y - mean y) / sum (x - mean x)^2
+        It is undefined with fewer than two such dimensions; there is no interval with a single
+        seed, or if the exponents of more than 5 % of the draws are undefined.
 
-    with x = log d and y the logarithm of the median of n over seeds, at the dimensions at which
-    more than half of the seeds reached the error and the median is not a bound. The interval holds
-    the middle 95 % of the exponents over 2,000 draws of the seeds with replacement.
+        Source: see `bootstrap.draws`.
+        """
+        slopes = self._slopes(of)
+        if minus is not None:
+            slopes = slopes - self._slopes(minus)
+        value, drawn = float(slopes[0]), slopes[1:]
+        if math.isnan(value):
+            return Estimate(value, reason="fewer than two usable dimensions")
+        if len(self.seeds) < 2:
+            return Estimate(value, reason="one seed: no interval")
+        undefined = float(np.isnan(drawn).mean())
+        if undefined > _MAX_UNDEFINED:
+            return Estimate(value, reason=f"undefined in {undefined:.0%} of draws: no interval")
+        return Estimate(value, *interval(drawn))
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+    def _slopes(self, learner: str) -> Floats:
+        """The exponent of all seeds, then those of the draws; NaN if undefined."""
+        num_seeds = len(self.seeds)
+        values = self._values(learner)[:, draws(num_seeds)]
+        lower, upper = _middles(values)
+        is_used = 2 * np.isfinite(values).sum(axis=-1) > num_seeds
+        is_used &= lower > float(self.samples[0])
+        y = np.log(np.where(is_used, (lower + upper) / 2, 1.0))
+        x = np.log(np.array(self.dimensions, dtype=np.float64))[:, None]
+        with np.errstate(invalid="ignore"):  # 0 / 0 with fewer than two dimensions
+            mean = np.where(is_used, x, 0).sum(axis=0) / is_used.sum(axis=0)
+            x = np.where(is_used, x - mean, 0)
+            return np.asarray((x * y).sum(axis=0) / np.square(x).sum(axis=0))
 
-    Args:
-        experiment: with `scaling`.
-        results: of its runs.
-        learner: its name.
+    def _values(self, learner: str) -> Floats:
+        """The samples of a learner, (dimensions, seeds)."""
+        found = self.table.loc[self.table["learner"] == learner, "samples_needed"]
+        return found.to_numpy(dtype=np.float64).reshape(-1, len(self.seeds))
 
-    Returns:
-        The exponent. It is undefined with fewer than two such dimensions; there is no interval with
-        a single seed, or if the exponents of more than 5 % of the draws are undefined.
-    """
-    return _estimate(_slopes(experiment, results, learner), len(experiment.seeds))
+    def to_csv(self) -> str:
+        """`scaling.csv`."""
+        is_bound = self.table["is_bound"].map({True: "yes", False: "no"})
+        table = self.table.assign(is_bound=is_bound)
+        return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
+    def summary(self) -> pd.DataFrame:
+        """Exponent and medians of every learner, as text."""
+        lines = []
+        for learner in self.learners:
+            line = {"learner": learner, "exponent": str(self.exponent(learner))}
+            for label, row in self.medians(learner).iterrows():
+                text = _as_text(row, float(self.samples[-1]), len(self.seeds))
+                line[f"{self.scaling.dimension} = {label}"] = text
+            lines.append(line)
+        return pd.DataFrame(lines)
 
-def exponent_difference(
-    experiment: Experiment, results: pd.DataFrame, learner: str, other: str
-) -> Estimate:
-    """The exponent of one learner minus that of another.
-
-    A seed means the same target and samples for all learners, so each draw of the seeds is used for
-    both. The two exponents are those of `exponent`, each over its own dimensions: if a learner's
-    median is only a bound, or the error is not reached, that dimension is left out for this learner
-    and kept for the other one. A bound that is taken as a number would make an exponent too small
-    if it stands at the smallest dimensions.
-
-    Args:
-        experiment: with `scaling`.
-        results: of its runs.
-        learner: the one.
-        other: the other.
-
-    Returns:
-        The difference; NaN if one of the exponents is undefined.
-    """
-    slopes = [_slopes(experiment, results, name) for name in (learner, other)]
-    return _estimate(slopes[0] - slopes[1], len(experiment.seeds))
-
-
-def _estimate(slopes: Floats, num_seeds: int) -> Estimate:
-    value, drawn = float(slopes[0]), slopes[1:]
-    if math.isnan(value):
-        return Estimate(value, reason="fewer than two usable dimensions")
-    if num_seeds < 2:
-        return Estimate(value, reason="one seed: no interval")
-    undefined = float(np.isnan(drawn).mean())
-    if undefined > _MAX_UNDEFINED:
-        return Estimate(value, reason=f"undefined in {undefined:.0%} of draws: no interval")
-    return Estimate(value, *interval(drawn))
-
-
-def _slopes(experiment: Experiment, results: pd.DataFrame, learner: str) -> Floats:
-    """The exponent of all seeds, then those of the draws; NaN if undefined."""
-    num_seeds = len(experiment.seeds)
-    values = _table(experiment, results, learner)[:, draws(num_seeds)]
-    lower, upper = _middles(values)
-    _, dimensions, samples = asked(experiment)
-    is_used = 2 * np.isfinite(values).sum(axis=-1) > num_seeds
-    is_used &= lower > float(samples[0])
-    y = np.log(np.where(is_used, (lower + upper) / 2, 1.0))
-    x = np.log(np.array(dimensions, dtype=np.float64))[:, None]
-    with np.errstate(invalid="ignore"):  # 0 / 0 with fewer than two dimensions
-        mean = np.where(is_used, x, 0).sum(axis=0) / is_used.sum(axis=0)
-        x = np.where(is_used, x - mean, 0)
-        return np.asarray((x * y).sum(axis=0) / np.square(x).sum(axis=0))
+    def about(self) -> str:
+        """What the numbers of `summary` are."""
+        return (
+            f"Samples needed for {self.goal}: medians over the seeds, followed by the number of "
+            "seeds that reached it if some did not. > means not reached with the most samples, <= "
+            "means that the fewest samples were enough. The exponent is that of "
+            f"{self.scaling.samples} ~ {self.scaling.dimension}^exponent with its 95 % bootstrap "
+            "interval over seeds, from the numbers without > and <=. scaling.csv has one row per "
+            "seed."
+        )
 
 
 def _middles(values: Floats) -> tuple[Floats, Floats]:
@@ -203,8 +196,52 @@ def _middles(values: Floats) -> tuple[Floats, Floats]:
     return lower, upper
 
 
-def _table(experiment: Experiment, results: pd.DataFrame, learner: str) -> Floats:
-    """The samples that a learner needs, (dimensions, seeds); NaN if not known."""
-    found = needed(experiment, results)
-    values = found.loc[found["learner"] == learner, "samples_needed"].to_numpy(dtype=np.float64)
-    return values.reshape(-1, len(experiment.seeds))
+def _as_text(row: "pd.Series[Any]", most: float, num_seeds: int) -> str:
+    if math.isnan(row["samples"]):
+        return "-"
+    text = f"> {most:,.0f}" if math.isinf(row["samples"]) else f"{row['samples']:,.0f}"
+    text = f"<= {text}" if row["is_bound"] and math.isfinite(row["samples"]) else text
+    reached = int(row["num_reached"])
+    return text if reached in (0, num_seeds) else f"{text} ({reached} of {num_seeds})"
+
+
+def scaling_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | None:
+    """Samples needed over the dimension; an open marker is a bound, an arrow "not reached"."""
+    if experiment.scaling is None or not (results["status"] == FINISHED).any():
+        return None
+    needed = SamplesNeeded(experiment, results)
+    most = float(needed.samples[-1])
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    panel = figure.subplots()
+    panel.set(xscale="log", yscale="log")
+    for number, learner in enumerate(experiment.learners):
+        found = needed.medians(learner)
+        estimate = needed.exponent(learner)
+        text = "no exponent" if math.isnan(estimate.value) else str(estimate).split(" (")[0]
+        text = "not reached" if np.isinf(found["samples"]).all() else text
+        _draw(panel, found, most * _ABOVE, number=number, label=f"{learner}: {text}")
+    panel.axhline(most, color="0.35", linestyle=":", linewidth=1, label="most samples tried")
+    panel.set_xticks(list(map(float, needed.dimensions)), needed.dimensions)
+    panel.set_yticks(list(map(float, needed.samples)), needed.samples)
+    panel.minorticks_off()
+    panel.set_ylim(top=most * _ABOVE**2)
+    scaling = experiment.scaling
+    panel.set(xlabel=scaling.dimension, ylabel=f"{scaling.samples} needed")
+    panel.grid(alpha=0.3)
+    figure.suptitle(f"samples needed for {needed.goal}", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _draw(panel: Axes, found: pd.DataFrame, above: float, *, number: int, label: str) -> None:
+    look: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "markersize": 6}
+    dots = look | {"marker": MARKERS[number % len(MARKERS)]}
+    found = found.set_index(found.index.astype(float))
+    reached, lost = found[np.isfinite(found["samples"])], found[np.isinf(found["samples"])]
+    panel.plot(reached["samples"], label=label, **dots)
+    high = reached["high"].clip(upper=above * _ABOVE)
+    panel.fill_between(reached.index, reached["low"], high, color=look["color"], alpha=0.15, lw=0)
+    bounds = reached.loc[reached["is_bound"], "samples"]
+    panel.plot(bounds, linestyle="none", markerfacecolor="white", **dots)
+    arrow = look | {"marker": r"$\uparrow$", "markersize": 10, "linestyle": "none"}
+    panel.plot(lost.index, [above] * len(lost), **arrow)

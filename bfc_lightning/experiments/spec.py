@@ -1,5 +1,6 @@
 """An experiment as data: learners, a grid, seeds, and the runs that follow from them."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,12 @@ INTERRUPTED, MISSING = "interrupted", "missing"
 DONE = (FINISHED, DIVERGED, TIMEOUT, OOM)
 """States of runs that are not run again."""
 
-Point = tuple[str, tuple[str, ...]]
-"""A learner and the label of every axis: what is repeated with every seed."""
+MARK = "compare.yaml"
+"""The file that makes a folder that of an experiment."""
+
+Settings = Mapping[str, Any]
+Chosen = dict[tuple[str, ...], str]
+"""The trial that won, by learner and labels."""
 
 
 @dataclass(frozen=True)
@@ -73,92 +78,60 @@ class ExperimentFile:
     run: ExperimentOptions = field(default_factory=ExperimentOptions)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """One axis of the grid: for each label the values that it gives to dotted keys."""
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ExperimentFile):
+    """An experiment, read: `settings` are those of the base, and a sweep has one learner, "".
 
-    name: str
-    values: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """One run of an experiment, fully resolved.
-
-    Attributes:
-        name: of the run folder below `runs/`.
-        learner: name of the learner; empty in a sweep.
-        labels: the label of every axis.
-        seed: of the run.
-        config: every setting but seed and folder.
-        digest: of the settings that determine the numbers, seed included.
-        is_baseline: whether `bfc baseline` makes the run.
-        trial: values of the tuned keys; empty for a learner that is not tuned.
-        is_trial: whether the run belongs to the tuning.
+    An axis of the grid has, for each label, the values that it gives to dotted keys.
     """
 
-    name: str
-    learner: str
-    labels: Mapping[str, str]
-    seed: int
-    config: Mapping[str, Any]
-    digest: str
-    is_baseline: bool = False
-    trial: Mapping[str, Any] = field(default_factory=dict)
-    is_trial: bool = False
-
-    @property
-    def point(self) -> Point:
-        """Learner and labels."""
-        return self.learner, tuple(self.labels.values())
-
-    @property
-    def stem(self) -> str:
-        """The name without the seed, which the file of the settings has."""
-        return self.name.rpartition("-seed")[0]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment, read: settings merged and axes labeled.
-
-    Attributes:
-        base: settings of `bfc fit` that all runs share.
-        learners: settings by name of the learner; one without a name in a sweep.
-        axes: of the grid, or one axis of points.
-        seeds: every learner is run with each of them at every point of the grid.
-        metrics: of tables and figures; the first is the headline.
-        tuning: of the learners that have `tune`.
-        limits: for each run.
-        scaling: which question about samples the grid answers, if any.
-        test: whether the best checkpoint is scored on the test samples.
-        workers: runs at a time.
-        threads: CPU threads of each run.
-        source: the content of the file, for `compare.yaml`.
-    """
-
-    base: Mapping[str, Any]
-    learners: Mapping[str, Mapping[str, Any]]
-    axes: tuple[Axis, ...]
-    seeds: tuple[int, ...]
-    metrics: tuple[str, ...]
-    tuning: Tuning
-    limits: Limits
-    scaling: Scaling | None
-    test: bool
-    workers: int | None
-    threads: int
-    source: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an experiment lives: its folder, and the command that runs it."""
-
+    settings: Settings
+    axes: Mapping[str, Mapping[str, Settings]]
+    source: ExperimentFile
     folder: Path
     command: str
 
 
-def trial_name(values: Mapping[str, Any]) -> str:
-    """The values of the tuned keys, e.g. `lr=0.007,width=4`."""
-    return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of an experiment: every setting but seed and folder, and a digest with the seed.
+
+    A learner that is tuned has a run for every trial; those of the tuning are `is_trial`. The best
+    checkpoint of a run that `is_tested` is scored on the test samples.
+    """
+
+    stem: str
+    seed: int
+    config: Settings
+    digest: str
+    learner: str
+    labels: Mapping[str, str]
+    trial: str
+    is_trial: bool = False
+    is_tested: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the run folder below `runs/`."""
+        return f"{self.stem}-seed{self.seed}"
+
+    @property
+    def point(self) -> tuple[str, ...]:
+        """Learner and labels."""
+        return self.learner, *self.labels.values()
+
+
+def trials_of(learner: Settings) -> dict[str, Settings]:
+    """Every combination of the values of `tune`, by name; one without a name if nothing is tuned.
+
+    A name is e.g. `lr=0.007,width=4`.
+    """
+    tune = learner.get("tune", {})
+    tried = [dict(zip(tune, values, strict=True)) for values in itertools.product(*tune.values())]
+    names = (",".join(f"{key.rpartition('.')[2]}={each[key]}" for key in each) for each in tried)
+    return dict(zip(names, tried, strict=True))
+
+
+def num_trials(learner: Settings) -> int:
+    """How many combinations of values are tried for a learner; 0 if it is not tuned."""
+    return len(trials_of(learner)) if learner.get("tune") else 0

@@ -1,7 +1,7 @@
-"""An experiment's results as tables: CSV, Markdown and LaTeX."""
+"""An experiment's results: which trials win, and tables as CSV, Markdown and LaTeX."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +9,29 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from bfc_lightning.experiments.scaling_report import about_scaling, scaling_csv, scaling_table
-from bfc_lightning.experiments.spec import FINISHED, Experiment, Place, Point, trial_name
+from bfc_lightning.experiments.scaling import SamplesNeeded
+from bfc_lightning.experiments.spec import (
+    DONE,
+    FAILED,
+    FINISHED,
+    Chosen,
+    Experiment,
+    num_trials,
+    trials_of,
+)
 from bfc_lightning.files import write_atomically
 
-Chosen = Mapping[Point, Mapping[str, Any]]
-"""Values of the tuned keys."""
+_MIN_VALUES_FOR_EDGES = 3
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
     """The rows of `compare.csv`, given the file or its folder; labels stay text, as in `0.50`."""
     file = Path(path)
     file = file / "compare.csv" if file.is_dir() else file
-    columns = list(pd.read_csv(file, nrows=0).columns)
-    texts = {*columns[: columns.index("seed")], "status"}
-    types = {name: "str" if name in texts else "float" for name in columns if name != "seed"}
-    empty = {name: [""] for name, kind in types.items() if kind == "float"}
-    return pd.read_csv(file, dtype=types, na_values=empty, keep_default_na=False)
-
-
-def is_sweep(experiment: Experiment) -> bool:
-    """Whether there is a single learner, without a name."""
-    return "" in experiment.learners
+    rows = pd.read_csv(file, dtype="str", keep_default_na=False)
+    numbers = rows.loc[:, "status":].columns[1:]
+    rows[numbers] = rows[numbers].replace("", "nan").astype(float)
+    return rows.astype({"seed": int})
 
 
 def rows_where(rows: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
@@ -44,41 +45,72 @@ def losses(status: "pd.Series[str]") -> list[str]:
     return [f"{count} {name}" for name, count in counts.items()]
 
 
-def num_trials(experiment: Experiment, learner: str) -> int:
-    """How many combinations of values are tried for a learner; 0 if it is not tuned."""
-    tune = experiment.learners[learner].get("tune")
-    return math.prod(map(len, tune.values())) if tune else 0
-
-
-def by_point(experiment: Experiment, rows: pd.DataFrame) -> Iterator[tuple[Point, pd.DataFrame]]:
+def by_point(experiment: Experiment, rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
     """The rows of every learner at every point of the grid, in the order of the rows."""
-    names = ["learner", *(axis.name for axis in experiment.axes)]
-    for key, mine in rows.groupby(names, sort=False):
-        learner, *labels = map(str, key)
-        yield (learner, tuple(labels)), mine
+    return () if rows.empty else rows.groupby(["learner", *experiment.axes], sort=False)
+
+
+def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
+    """The trial with the smallest median over the tuning seeds; the first of several equal ones.
+
+    A run that did not finish counts as infinite. A point is left out until its trials are over.
+    """
+    return {
+        point: str(_scores(experiment, rows).idxmin())
+        for point, rows in by_point(experiment, trials)
+        if rows["status"].isin([*DONE, FAILED]).all()
+    }
+
+
+def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> list[str]:
+    """What to warn of: no finite score, or the best value is the first or last of those tried."""
+    lines = []
+    for point, rows in by_point(experiment, trials):
+        if point not in chosen:
+            continue
+        name = rows["run"].iloc[0].rpartition("-trial(")[0]
+        if math.isinf(_scores(experiment, rows).min()):
+            metric = experiment.tuning.metric
+            lines.append(f"No trial of {name} has a finite {metric}; the first one is used.")
+            continue
+        block = experiment.learners[point[0]]
+        for key, value in trials_of(block)[chosen[point]].items():
+            tried = block["tune"][key]
+            has_ends = len(tried) >= _MIN_VALUES_FOR_EDGES and isinstance(value, int | float)
+            if has_ends and value in (min(tried), max(tried)):
+                lines.append(
+                    f"The best {key} of {name}, {value}, is at the end of the values tried."
+                )
+    return lines
+
+
+def _scores(experiment: Experiment, rows: pd.DataFrame) -> "pd.Series[float]":
+    """The median over the tuning seeds by trial, in the order of the rows."""
+    scores = rows.reindex(columns=[experiment.tuning.metric])[experiment.tuning.metric]
+    scores = scores.where(rows["status"] == FINISHED).fillna(math.inf)
+    return scores.groupby(rows["trial"], sort=False).median()
 
 
 def summary_table(experiment: Experiment, results: pd.DataFrame, chosen: Chosen) -> pd.DataFrame:
     """One row per learner and point: counts, and medians with ranges over the finished runs."""
     wanted = [name for key in experiment.metrics for name in (key, f"{key}_untrained")]
     metrics = [name for name in wanted if name in experiment.metrics or name in results]
-    names = [axis.name for axis in experiment.axes]
-    is_tuned = any(num_trials(experiment, learner) for learner in experiment.learners)
+    trials = {name: num_trials(block) for name, block in experiment.learners.items()}
     lines = []
     for point, rows in by_point(experiment, results):
         finished = rows[rows["status"] == FINISHED]
-        line = {"learner": point[0]} | dict(zip(names, point[1], strict=True))
+        line = dict(zip(("learner", *experiment.axes), point, strict=True))
         counts = [f"{len(finished)} of {len(rows)}", *losses(rows["status"])]
         line["runs finished"] = ", ".join(counts)
-        if is_tuned:
-            line["trials"] = str(num_trials(experiment, point[0]) or "-")
-            line["chosen"] = trial_name(chosen.get(point, {})) or "-"
+        if any(trials.values()):
+            line["trials"] = str(trials[point[0]] or "-")
+            line["chosen"] = chosen.get(point, "-")
         steps = finished["steps"].agg(["min", "max"]).dropna().unique()
         line["steps"] = " to ".join(f"{end:,.0f}" for end in steps) or "-"
         line |= {key: _median(finished[key]) if key in finished else "-" for key in metrics}
         lines.append(line)
     table = pd.DataFrame(lines)
-    return table.drop(columns="learner") if is_sweep(experiment) else table
+    return table.drop(columns="learner") if "" in experiment.learners else table
 
 
 def _median(values: "pd.Series[float]") -> str:
@@ -97,41 +129,36 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def write_tables(
-    experiment: Experiment,
-    results: pd.DataFrame,
-    place: Place,
-    chosen: Chosen,
-    trials: pd.DataFrame | None,
+    experiment: Experiment, results: pd.DataFrame, chosen: Chosen, trials: pd.DataFrame
 ) -> None:
     """Writes compare.csv, compare.md and compare.tex; trials.csv and scaling.csv if they apply."""
     table = summary_table(experiment, results, chosen)
     counts = results.astype({"steps": "Int64", "samples_seen": "Int64"})
     texts = {
         "compare.csv": counts.to_csv(index=False, lineterminator="\n"),
-        "compare.md": _markdown(experiment, results, place, table),
+        "compare.md": _markdown(experiment, results, table),
         "compare.tex": table.to_latex(index=False, escape=True),
     }
-    if trials is not None:
+    if not trials.empty:
         texts["trials.csv"] = _trials_csv(experiment, trials, chosen)
     if experiment.scaling is not None:
-        texts["scaling.csv"] = scaling_csv(experiment, results)
+        texts["scaling.csv"] = SamplesNeeded(experiment, results).to_csv()
     for name, text in texts.items():
-        write_atomically(place.folder / name, text)
+        write_atomically(experiment.folder / name, text)
 
 
-def _markdown(
-    experiment: Experiment, results: pd.DataFrame, place: Place, table: pd.DataFrame
-) -> str:
-    keys = ("learners", "grid", "points")
-    differing = {key: experiment.source[key] for key in keys if experiment.source.get(key)}
+def _markdown(experiment: Experiment, results: pd.DataFrame, table: pd.DataFrame) -> str:
+    keys, source = ("learners", "grid", "points"), experiment.source
+    differing = {key: getattr(source, key) for key in keys if getattr(source, key)}
     settings = yaml.safe_dump(differing, sort_keys=False, default_flow_style=None, width=100)
     is_drawn = FINISHED in results["status"].to_numpy()
-    parts = [f"# {place.folder.name}", _about(experiment), markdown_table(table)]
+    parts = [f"# {experiment.folder.name}", _about(experiment), markdown_table(table)]
     if experiment.scaling is not None:
-        parts += [about_scaling(experiment), markdown_table(scaling_table(experiment, results))]
+        needed = SamplesNeeded(experiment, results)
+        parts += [needed.about(), markdown_table(needed.summary())]
         parts += ["![samples needed](scaling.png)"] if is_drawn else []
     parts += ["![metrics](compare.png)"] if is_drawn else []
-    parts += ["What differs:", f"```yaml\n{settings}```", f"    {place.command}"]
+    parts += ["What differs:", f"```yaml\n{settings}```", f"    {experiment.command}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -142,7 +169,7 @@ def _about(experiment: Experiment) -> str:
         f"{', '.join(map(str, experiment.seeds))}. Runs that diverged, failed or were stopped at a "
         "limit are counted, but have no part in the medians."
     )
-    if any(num_trials(experiment, learner) for learner in experiment.learners):
+    if any(map(num_trials, experiment.learners.values())):
         text += (
             f" Tuned values have the smallest median {experiment.tuning.metric} over the tuning "
             f"seeds {', '.join(map(str, experiment.tuning.seeds))}; see trials.csv."
@@ -152,11 +179,9 @@ def _about(experiment: Experiment) -> str:
 
 def _trials_csv(experiment: Experiment, trials: pd.DataFrame, chosen: Chosen) -> str:
     """One row per run of the tuning; `chosen` is empty until the choice is made."""
-    names = [axis.name for axis in experiment.axes]
-    columns = ["learner", *names, "trial", "seed", "status", "wall_seconds"]
-    table = trials.reindex(columns=[*columns, experiment.tuning.metric]).assign(chosen="")
-    for point, rows in by_point(experiment, trials):
-        if point in chosen:
-            is_chosen = rows["trial"] == trial_name(chosen[point])
-            table.loc[rows.index, "chosen"] = is_chosen.map({True: "yes", False: "no"})
+    points = trials[["learner", *experiment.axes]].itertuples(index=False, name=None)
+    pairs = zip(map(chosen.get, points), trials["trial"], strict=True)
+    won = ["yes" if best == trial else "no" if best else "" for best, trial in pairs]
+    columns = ["learner", *experiment.axes, "trial", "seed", "status", "wall_seconds"]
+    table = trials.reindex(columns=[*columns, experiment.tuning.metric]).assign(chosen=won)
     return table.to_csv(index=False, lineterminator="\n")

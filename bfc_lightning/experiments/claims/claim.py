@@ -11,13 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.experiments.spec import Experiment
 
-PROFILES = ("quick", "full")
-VALUE, RATIO, EXPONENT = "value", "ratio", "exponent"
-_TERMS = {
-    VALUE: ("value",),
-    RATIO: ("ratio.of", "ratio.to"),
-    EXPONENT: ("exponent.of", "exponent.minus"),
-}
+PROFILES = {"quick", "full"}
 TEXTS = ("sentence", "source", "shows", "does_not_show")
 
 
@@ -37,17 +31,38 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """Bounds of an effect: the median of a term, or the ratio of the medians of two.
+class Ratio:
+    """Two terms, whose medians are divided."""
 
-    For the effect `exponent`, the difference of two exponents, terms have no metric.
-    """
+    of: Term
+    to: Term
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """Two learners, whose exponents are subtracted."""
+
+    of: str
+    minus: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Bounds of an effect: the median of a term, or one of the others."""
 
     what: str
-    effect: str
-    terms: tuple[Term, ...]
+    value: Term | None = None
+    ratio: Ratio | None = None
+    exponent: Exponent | None = None
     at_least: float = -math.inf
     at_most: float = math.inf
+
+    @property
+    def terms(self) -> list[Term]:
+        """Those of a value or ratio."""
+        if self.ratio is not None:
+            return [self.ratio.of, self.ratio.to]
+        return [] if self.value is None else [self.value]
 
 
 @dataclass(frozen=True)
@@ -59,8 +74,8 @@ class Claim:
     source: str
     shows: str
     does_not_show: str
-    runs: Mapping[str, Path]
-    conditions: tuple[Condition, ...]
+    runs: dict[str, Path]
+    conditions: list  # type: ignore[type-arg]  # each is parsed by itself
 
 
 def find_claims(folder: Path) -> dict[str, Path]:
@@ -75,27 +90,26 @@ def read_claim(path: Path) -> Claim:
     """Reads the file of a claim."""
     try:  # the base loader leaves labels as they are written, e.g. 0.50
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-        parser = ArgumentParser(exit_on_error=False)
-        for key in (*TEXTS, *(f"runs.{profile}" for profile in PROFILES)):
-            parser.add_argument(f"--{key}", type=str, required=True)
-        parser.add_argument("--conditions", type=list, required=True)
-        given = _parsed(parser, content)
-        texts = {key: " ".join(given[key].split()) for key in TEXTS}
-        runs = {profile: path.parent / given.runs[profile] for profile in PROFILES}
-        if missing := [str(file) for file in runs.values() if not file.is_file()]:
-            raise ValueError(f"runs must name files, got {missing[0]!r}.")
+        given = _parsed(Claim, content)
+        for key in TEXTS:
+            given[key] = " ".join(given[key].split())
+        given.runs = {profile: path.parent / file for profile, file in given.runs.items()}
+        if given.runs.keys() != PROFILES or not all(map(Path.is_file, given.runs.values())):
+            raise ValueError(f"runs must name a file for quick and full, got {content['runs']}.")
         if not given.conditions:
             raise ValueError("conditions must not be empty.")
         entries = enumerate(given.conditions)
-        conditions = tuple(_condition(entry, f"conditions.{i}") for i, entry in entries)
+        given.conditions = [_condition(entry, f"conditions.{i}") for i, entry in entries]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-    return Claim(path.stem, **texts, runs=runs, conditions=conditions)
+        raise ValueError(f"{path}: {error}") from error
+    return Claim(path.stem, **vars(given))
 
 
-def _parsed(parser: ArgumentParser, content: object, where: str = "") -> Namespace:
+def _parsed(kind: type, content: object, where: str = "") -> Namespace:
     if not isinstance(content, dict):
         raise ValueError(f"{where}expected a mapping of keys to values, got {content!r}.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, skip={"name"})
     try:
         found: Namespace = parser.instantiate(parser.parse_object(content))
     except ArgumentError as error:
@@ -104,40 +118,29 @@ def _parsed(parser: ArgumentParser, content: object, where: str = "") -> Namespa
 
 
 def _condition(entry: object, where: str) -> Condition:
-    effects = [key for key in _TERMS if isinstance(entry, dict) and key in entry]
-    if len(effects) != 1:
-        raise ValueError(f"{where} must have one of {', '.join(_TERMS)}, got {entry!r}.")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--what", type=str, required=True)
-    parser.add_argument("--at_least", type=float, default=-math.inf)
-    parser.add_argument("--at_most", type=float, default=math.inf)
-    for key in _TERMS[effects[0]]:
-        if effects[0] == EXPONENT:
-            parser.add_argument(f"--{key}", type=str, required=True)
-        else:
-            parser.add_class_arguments(Term, key)
-    given = _parsed(parser, entry, f"{where}: ")
-    low, high = given.at_least, given.at_most
+    condition = Condition(**vars(_parsed(Condition, entry, f"{where}: ")))
+    if [condition.value, condition.ratio, condition.exponent].count(None) != 2:
+        raise ValueError(f"{where} must have one of value, ratio, exponent, got {entry!r}.")
+    low, high = condition.at_least, condition.at_most
     if not low <= high or not (math.isfinite(low) or math.isfinite(high)):
         raise ValueError(f"{where} must have finite at_least <= at_most, got {low} and {high}.")
-    found = [given[key] for key in _TERMS[effects[0]]]
-    terms = tuple(Term(term, "") if effects[0] == EXPONENT else term for term in found)
-    return Condition(given.what, effects[0], terms, low, high)
+    return condition
 
 
 def check_claim(claim: Claim, experiment: Experiment) -> None:
     """Checks that an experiment has what a claim asks for."""
-    known = {"learner": experiment.learners, **{a.name: a.values for a in experiment.axes}}
+    known: Mapping[str, Mapping[str, object]] = {"learner": experiment.learners, **experiment.axes}
     for condition in claim.conditions:
-        is_exponent = condition.effect == EXPONENT
-        if is_exponent and experiment.scaling is None:
+        if condition.exponent is not None and experiment.scaling is None:
             raise ValueError(f"claim {claim.name}: exponents need an experiment with scaling.")
+        learners = vars(condition.exponent).values() if condition.exponent is not None else ()
+        asked = [("learner", learner) for learner in learners]
         for term in condition.terms:
-            given = {"learner": term.learner, **term.at}
-            where = f"claim {claim.name}: at of {term.learner}"
-            if not is_exponent and given.keys() != known.keys():
-                raise ValueError(f"{where} must have {list(known)[1:]}, got {list(term.at)}.")
-            for key, label in given.items():
-                if label not in known[key]:
-                    names = ", ".join(known[key])
-                    raise ValueError(f"{where}: {key} must be one of {names}, got {label!r}.")
+            asked += [("learner", term.learner), *term.at.items()]
+            if term.at.keys() != experiment.axes.keys():
+                where, axes = f"claim {claim.name}: at of {term.learner}", list(experiment.axes)
+                raise ValueError(f"{where} must have {axes}, got {list(term.at)}.")
+        for key, label in asked:
+            if label not in known[key]:
+                where, names = f"claim {claim.name}: {key}", ", ".join(known[key])
+                raise ValueError(f"{where} must be one of {names}, got {label!r}.")

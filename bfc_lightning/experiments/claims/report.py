@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,12 +13,10 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bfc_lightning.callbacks.checkpoints import versions
-from bfc_lightning.callbacks.summary import git_revision
 from bfc_lightning.experiments.claims.claim import Term
 from bfc_lightning.experiments.claims.verdicts import DOES_NOT_HOLD, HOLDS, UNDECIDED
 from bfc_lightning.experiments.plots import is_spread, metric_label
-from bfc_lightning.experiments.scaling_report import scaling_figure
+from bfc_lightning.experiments.scaling import scaling_figure
 from bfc_lightning.experiments.spec import Experiment
 from bfc_lightning.figures import COLORS, own_style
 from bfc_lightning.files import write_atomically, write_json
@@ -34,28 +32,8 @@ _ROWS = {
 def write_report(folder: Path, content: Mapping[str, Any], pictures: Mapping[str, str]) -> None:
     """Writes claims.json, claims.md and claims.html."""
     write_json(folder / "claims.json", dict(content))
-    write_atomically(folder / "claims.md", as_markdown(content))
-    write_atomically(folder / "claims.html", as_html(content, pictures))
-
-
-def as_content(
-    claims: Sequence[Mapping[str, Any]],
-    *,
-    is_complete: bool,
-    profile: str,
-    command: str,
-    revisions: Collection[str],
-) -> dict[str, Any]:
-    """The content of claims.json; `revisions` are the commits that the runs were made with."""
-    return {
-        "status": "finished" if is_complete else "running",
-        "profile": profile,
-        "command": command,
-        "versions": versions(),
-        "git": git_revision(),
-        "revisions": sorted(revisions),
-        "claims": list(claims),
-    }
+    for kind in ("md", "html"):
+        write_atomically(folder / f"claims.{kind}", rendered(kind, content, pictures))
 
 
 def number(value: float) -> str:
@@ -84,22 +62,16 @@ def tally(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in (HOLDS, DOES_NOT_HOLD, UNDECIDED)}
 
 
-def as_markdown(content: Mapping[str, Any]) -> str:
-    """claims.md, from the content of claims.json."""
-    return _rendered("page.md", content)
+def rendered(kind: str, content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """claims.md or claims.html, which load no other files, from the content of claims.json.
 
-
-def as_html(content: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    """claims.html, which loads no other files; pictures are `encoded`, by name of the claim."""
-    more = {"counts": tally(content["claims"]), "pictures": pictures}
-    return _rendered("page.html", {**content, **more})
-
-
-def _rendered(name: str, content: Mapping[str, Any]) -> str:
+    Pictures are `encoded`, by name of the claim.
+    """
     loader = PackageLoader("bfc_lightning.experiments.claims", ".")
     environment = Environment(loader=loader, autoescape=select_autoescape(), trim_blocks=True)
     environment.globals.update(bound=bound_in_words, interval=interval_in_words)
-    return environment.get_template(name).render(content)
+    template = environment.get_template(f"page.{kind}")
+    return template.render(**content, counts=tally(content["claims"]), pictures=pictures)
 
 
 @own_style()

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
-from bfc_lightning.experiments.claims.claim import EXPONENT, TEXTS, VALUE, Claim, Condition, Term
-from bfc_lightning.experiments.scaling import exponent_difference
+from bfc_lightning.experiments.claims.claim import TEXTS, Claim, Condition, Term
+from bfc_lightning.experiments.scaling import SamplesNeeded
 from bfc_lightning.experiments.spec import FINISHED, Experiment
 from bfc_lightning.experiments.tables import rows_where
 
@@ -39,20 +39,11 @@ def judge_all(
 def unknown_metrics(claims: Sequence[Claim], results: pd.DataFrame) -> list[str]:
     """Metrics that the claims need and no run logged, which are most likely misspelled."""
     terms = [term for claim in claims for condition in claim.conditions for term in condition.terms]
-    names = dict.fromkeys(term.metric for term in terms if term.metric)
-    return [metric for metric in names if metric not in results]
+    return [metric for metric in dict.fromkeys(t.metric for t in terms) if metric not in results]
 
 
 def verdict_on(condition: Condition, estimate: Estimate) -> str:
-    """Undecided if the interval contains a bound; otherwise it is wholly inside or outside.
-
-    Args:
-        condition: with the bounds.
-        estimate: with the interval.
-
-    Returns:
-        `holds`, `does not hold` or `undecided`.
-    """
+    """Undecided if the interval contains a bound; otherwise it is wholly inside or outside."""
     if condition.at_least <= estimate.low and estimate.high <= condition.at_most:
         return HOLDS
     if estimate.high < condition.at_least or estimate.low > condition.at_most:
@@ -63,13 +54,7 @@ def verdict_on(condition: Condition, estimate: Estimate) -> str:
 def effect_of(values: Floats) -> Estimate:
     """The median of a term over seeds, or the ratio of the medians of two, with its interval.
 
-    Source: see `bootstrap.draws`; the same seeds are drawn for both terms.
-
-    Args:
-        values: of one or two terms and every seed, (terms, seeds).
-
-    Returns:
-        The median or ratio over all seeds, and its 95 % bootstrap interval.
+    The values are (terms, seeds); the same seeds are drawn for both terms.
     """
     medians = np.median(values[:, draws(values.shape[1])], axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -78,18 +63,16 @@ def effect_of(values: Floats) -> Estimate:
 
 
 def _judge(condition: Condition, experiment: Experiment, results: pd.DataFrame) -> dict[str, Any]:
-    terms = [term for term in condition.terms if term.metric]
-    found = [_values_of(term, results) for term in terms]
+    found = [_values_of(term, results) for term in condition.terms]
     estimate, reason = None, next((lost for _, lost in found if lost), "")
     if len(experiment.seeds) < _MIN_SEEDS:
         reason = f"no interval from fewer than {_MIN_SEEDS} seeds."
-    if not reason and terms:
+    if not reason and condition.exponent:
+        estimate = SamplesNeeded(experiment, results).exponent(**vars(condition.exponent))
+        reason = f"the exponents have no difference: {estimate.reason}."
+    elif not reason:
         table = [[values[seed] for seed in experiment.seeds] for values, _ in found]
         estimate, reason = effect_of(np.array(table)), "the effect is not finite: a median is 0."
-    elif not reason:
-        learners = [term.learner for term in condition.terms]
-        estimate = exponent_difference(experiment, results, *learners)
-        reason = f"the exponents have no difference: {estimate.reason}."
     if estimate and not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
         estimate = None
     bounds = {"at_least": condition.at_least, "at_most": condition.at_most}
@@ -104,7 +87,7 @@ def _judge(condition: Condition, experiment: Experiment, results: pd.DataFrame) 
         "terms": [
             {"learner": term.learner, **term.at, "metric": term.metric}
             | {"values": {str(seed): value for seed, value in values.items()}}
-            for term, (values, _) in zip(terms, found, strict=True)
+            for term, (values, _) in zip(condition.terms, found, strict=True)
         ],
     }
 
@@ -121,10 +104,10 @@ def _values_of(term: Term, results: pd.DataFrame) -> tuple[dict[int, float], str
 
 def effect_in_words(condition: Condition) -> str:
     """The effect that is estimated, e.g. `val/nmse: layerwise / joint`."""
+    if condition.exponent is not None:
+        return f"exponent of {condition.exponent.of} - exponent of {condition.exponent.minus}"
     of, to = condition.terms[0], condition.terms[-1]
-    if condition.effect == EXPONENT:
-        return f"exponent of {of.learner} - exponent of {to.learner}"
-    if condition.effect == VALUE:
+    if condition.ratio is None:
         return f"{of.metric}: {of.label}"
     if of.metric == to.metric:
         return f"{of.metric}: {of.label} / {to.label}"
