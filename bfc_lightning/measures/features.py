@@ -8,12 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
-
-_RIDGE = 1e-6
-
-_BLOCK = 1024
-"""Rows centered at once. A centered copy of all rows would cost more than the matrix products."""
+from bfc_lightning.measures.rows import Leakage, Probe, Richness
+from bfc_lightning.measures.safe_linalg import ratio, row_basis
 
 
 def probe_residuals(
@@ -40,10 +36,8 @@ def probe_residuals(
         about it. It is NaN if the fit fails numerically, as it can in float32 with dependent
         columns.
     """
-    wanted = torch.cat(target_features, dim=1)
-    residuals = torch.stack([_unexplained(layer, wanted) for layer in learner_features], dim=1)
-    levels = torch.split(residuals, [level.shape[1] for level in target_features])
-    return torch.stack([level.mean(dim=0) for level in levels])
+    probe = Probe(target_features)
+    return torch.stack([probe.of(layer) for layer in learner_features], dim=1)
 
 
 def probe_residual(
@@ -78,14 +72,7 @@ def feature_leakage(
     Returns:
         0 if Z_l is linear in S_l, 1 if it is constant or independent of S_l.
     """
-    half = len(wanted) // 2
-    mean = wanted[:half].mean(dim=0)
-    fitted, scored = wanted[:half] - mean, wanted[half:] - wanted[half:].mean(dim=0)
-    root = whitening(fitted.T @ fitted / half, mean)
-    coefficients = root @ (root.T @ (fitted.T @ preactivations[:half] / half))
-    explained = (coefficients * (scored.T @ scored @ coefficients)).sum() / len(scored)
-    total = _variances(preactivations[half:], preactivations[half:].mean(dim=0)).sum()
-    return 1 - ratio(explained, total)
+    return Leakage(wanted).of(preactivations)
 
 
 def weight_leakage(
@@ -165,52 +152,7 @@ def richness(
         A number from 1, if all neurons depend on the same form, to k(k+1)/2. It is 0 if the
         products explain nothing.
     """
-    count, mean = preactivations.shape[1], features.mean(dim=0)
-    pairs = [preactivations[:, a : a + 1] * preactivations[:, a:] for a in range(count)]
-    products = torch.cat(pairs, dim=1)
-    product_mean = products.mean(dim=0)
-    products = products - product_mean
-    root = whitening(products.T @ products / len(products), product_mean)
-    scale = inverse_std(mean, _variances(features, mean))
-    coefficients = root.T @ (products.T @ features * scale) / len(products)
-    squared = coefficients @ coefficients.T
-    return ratio(squared.trace().square(), squared.square().sum())
-
-
-def _unexplained(
-    features: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
-) -> Float[Tensor, " k"]:
-    """1 - R^2 of each column of `wanted`, see `probe_residuals`."""
-    half = len(features) // 2
-    mean, wanted_mean = features[:half].mean(dim=0), wanted[:half].mean(dim=0)
-    gram, covariance = _centered_products(features[:half], mean, wanted[:half] - wanted_mean)
-    scale = inverse_std(mean, gram.diagonal() / half)
-    penalty = torch.full_like(mean, _RIDGE * half).diag()
-    factor, failed = torch.linalg.cholesky_ex(scale[:, None] * gram * scale + penalty)
-    factor = torch.where(failed == 0, factor, torch.nan)
-    slope = scale[:, None] * torch.cholesky_solve((covariance * scale).T, factor)
-    rest = wanted[half:] - wanted_mean - (features[half:] @ slope - mean @ slope)
-    spread = wanted[half:] - wanted[half:].mean(dim=0)
-    return ratio(rest.square().sum(dim=0), spread.square().sum(dim=0))
-
-
-def _centered_products(
-    features: Float[Tensor, "n m"], mean: Float[Tensor, " m"], wanted: Float[Tensor, "n k"]
-) -> tuple[Float[Tensor, "m m"], Float[Tensor, "k m"]]:
-    """C^T C and wanted^T C in blocks of rows, with C the centered features."""
-    gram, covariance = mean.new_zeros(()), mean.new_zeros(())
-    blocks = zip(torch.split(features, _BLOCK), torch.split(wanted, _BLOCK), strict=True)
-    for rows, wanted_rows in blocks:
-        centered = rows - mean
-        gram = gram + centered.T @ centered
-        covariance = covariance + wanted_rows.T @ centered
-    return gram, covariance
-
-
-def _variances(features: Float[Tensor, "n m"], mean: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """The variance of each column, computed in blocks of rows."""
-    energies = [(rows - mean).square().sum(dim=0) for rows in torch.split(features, _BLOCK)]
-    return torch.stack(energies).sum(dim=0) / len(features)
+    return Richness(preactivations).of(features)
 
 
 def _form_energies(
