@@ -3,9 +3,10 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,12 +15,19 @@ from torch import Tensor
 from bfc_lightning.activations import Quadratic
 from bfc_lightning.labels import Classification, Labels, Regression
 from bfc_lightning.measures.errors import normalized_mse
-from bfc_lightning.measures.features import consumed_leakage, weight_leakage
+from bfc_lightning.measures.features import (
+    LayerMeasure,
+    Leakage,
+    Probe,
+    Richness,
+    blocks,
+    consumed_leakage,
+    weight_leakage,
+)
 from bfc_lightning.measures.forms import form_error, learner_form, target_form
 from bfc_lightning.measures.functions import Polynomials, function_error
 from bfc_lightning.measures.levels import level_residuals, level_shares, truncation_errors
 from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
-from bfc_lightning.measures.rows import Leakage, Probe, Richness, blocks, read
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.products import gains_by_onednn, linear_by_onednn
 from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
@@ -43,10 +51,9 @@ class MeasureSample:
         polynomials: for each level l with a layer, the polynomials of degree <= 2^(l-1), or None if
             there are too many. Empty for classes, for a linearized learner and for a target without
             layers.
-        probes: one per layer of the learner, or none if the target has no layers.
-        leakages: one per level.
-        richnesses: one per level.
-        untrained: `Snapshot.probes` of the untrained learner.
+        of_layers: the measures in `feature_measures`, by name: one probe per layer of the learner
+            and one of each other measure per level. Empty lists if the target has no layers.
+        untrained: the probe residuals of the untrained learner, as in `Snapshot.of_layers`.
     """
 
     inputs: Float[Tensor, "n d"]
@@ -58,9 +65,7 @@ class MeasureSample:
     labels: Labels
     kernel: Float[Tensor, "points points"]
     polynomials: list[Polynomials | None]
-    probes: list[Probe]
-    leakages: list[Leakage]
-    richnesses: list[Richness]
+    of_layers: dict[str, Sequence[LayerMeasure]]
     untrained: list[list[float]] = field(default_factory=list)
 
 
@@ -73,32 +78,26 @@ class Snapshot:
         sample: the points.
         prediction: f(x) at `sample.inputs`.
         outputs: the contributions of the active layers to f, as columns.
-        probes: for each active layer, the probe residuals of all levels, if there are any.
-        leakages: `features/leakage_l` of the levels with an active layer.
-        richnesses: `features/richness_l` of these levels.
+        kernel: the tangent kernel on the first 256 points.
+        of_layers: the results of `sample.of_layers` for each active layer.
     """
 
     network: DenseNet
     sample: MeasureSample
     prediction: Float[Tensor, " n"]
     outputs: Float[Tensor, "n layers"]
-    probes: list[list[float]]
-    leakages: list[float]
-    richnesses: list[float]
-
-    @property
-    def preactivations(self) -> list[Float[Tensor, "n _m"]]:
-        """Z_l of the active layers at `sample.arguments`, in float64."""
-        return self._layers[0]
-
-    @property
-    def features(self) -> list[Float[Tensor, "n _m"]]:
-        """F_l of the active layers at `sample.arguments`, in float64."""
-        return self._layers[1]
+    kernel: Float[Tensor, "points points"]
+    of_layers: dict[str, list[Any]]
 
     @cached_property
-    def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
-        return self.network.activate(self.sample.arguments)
+    def preactivations(self) -> list[Float[Tensor, "n _m"]]:
+        """Z_l of the active layers at `sample.arguments`, float64."""
+        return self.network.preactivations(self.sample.arguments)
+
+    @cached_property
+    def features(self) -> list[Float[Tensor, "n _m"]]:
+        """F_l of the active layers at `sample.arguments`, float64."""
+        return self.network.features(self.sample.arguments)
 
 
 class Measure(ABC):
@@ -149,18 +148,20 @@ def take_sample(
         features=features,
         target=target,
         labels=labels,
-        kernel=empirical_ntk(network.rescaled(1.0).to(inputs), arguments[:NUM_KERNEL_POINTS]),
+        kernel=_kernel(network.rescaled(1.0), arguments),
         polynomials=[
             Polynomials.on(inputs, degree=2**level)
             for level in range(min(len(features), network.depth, len(target.level_scales)))
         ]
         if isinstance(labels, Regression) and not network.is_linearized
         else [],
-        probes=[Probe(features)] * network.depth if features else [],
-        leakages=[Leakage(level) for level in preactivations],
-        richnesses=[Richness(level) for level in preactivations],
+        of_layers={
+            "leakage": [Leakage(level) for level in preactivations],
+            "probe": [Probe(features)] * network.depth if features else [],
+            "richness": [Richness(level) for level in preactivations],
+        },
     )
-    sample.untrained = take_snapshot(network, sample).probes
+    sample.untrained = take_snapshot(network, sample).of_layers["probe"]
     return sample
 
 
@@ -178,11 +179,10 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
     exact.cut = "none"
     learner = network if network.constant.device == sample.inputs.device else exact
-    depth = learner.active_depth
-    probes, leakages, richnesses = (
-        [copy.copy(each) for each in kind[:depth]]
-        for kind in (sample.probes, sample.leakages, sample.richnesses)
-    )
+    of_layers = {
+        name: [copy.copy(measure) for measure in measures[: network.active_depth]]
+        for name, measures in sample.of_layers.items()
+    }
     predictions, outputs = [], []
     for at in blocks(len(sample.inputs)):
         argument = sample.arguments[at].to(learner.constant)
@@ -192,32 +192,38 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
         else:
             predictions.append(learner(sample.inputs[at].to(argument)))
         outputs.append(torch.stack(learner.layer_outputs(features), dim=1))
-        for layer in range(depth):
-            read(leakages[layer : layer + 1], preactivations[layer], at)
-            read([*probes[layer : layer + 1], *richnesses[layer : layer + 1]], features[layer], at)
+        for name, measures in of_layers.items():
+            layers = preactivations if name == "leakage" else features
+            for measure, rows in zip(measures, layers, strict=False):
+                measure.read(rows, at)
     return Snapshot(
         exact,
         sample,
         torch.cat(predictions).to(sample.inputs),
         torch.cat(outputs).to(sample.inputs),
-        [each.result().tolist() for each in probes],
-        [float(each.result()) for each in leakages],
-        [float(each.result()) for each in richnesses],
+        _kernel(learner, sample.arguments),
+        {name: [each.result().tolist() for each in of_layers[name]] for name in of_layers},
     )
 
 
 def _activate(network: DenseNet, x: Float[Tensor, "n d"]) -> tuple[list[Tensor], list[Tensor]]:
-    """`network.activate`, by the faster of two libraries."""
+    """`network.activate`, computed by the faster of two libraries."""
     preactivations: list[Tensor] = []
     features: list[Tensor] = []
     for layer in network.active_layers():
         below = torch.cat([x, *features], dim=1)
         if gains_by_onednn(layer.weight, len(x)):
-            preactivations.append(linear_by_onednn(below, layer.weight, layer.bias))
+            preactivations.append(linear_by_onednn(below, layer.weight.contiguous(), layer.bias))
         else:
             preactivations.append(layer.preactivation(below))
         features.append(layer.activation(preactivations[-1]))
     return preactivations, features
+
+
+def _kernel(network: DenseNet, arguments: Float[Tensor, "n d"]) -> Float[Tensor, "points points"]:
+    """The tangent kernel, computed in the precision and on the device of the learner."""
+    points = arguments[:NUM_KERNEL_POINTS].to(network.constant)
+    return empirical_ntk(network, points).to(arguments)
 
 
 def reference_levels(sample: MeasureSample) -> dict[str, float]:
@@ -278,14 +284,14 @@ def feature_measures(snapshot: Snapshot) -> dict[str, float]:
         Numbers by name, empty if the target has no layers.
     """
     named = {}
-    for layer, residuals in enumerate(snapshot.probes, start=1):
+    for layer, residuals in enumerate(snapshot.of_layers["probe"], start=1):
         for level, residual in enumerate(residuals, start=1):
             named[f"features/probe_{level}_{layer}"] = residual
             if level == layer:
                 named[f"features/residual_{level}"] = residual
-    for level, leakage in enumerate(snapshot.leakages, start=1):
-        named[f"features/leakage_{level}"] = leakage
-        named[f"features/richness_{level}"] = snapshot.richnesses[level - 1]
+    for name in ("leakage", "richness"):
+        for level, value in enumerate(snapshot.of_layers[name], start=1):
+            named[f"features/{name}_{level}"] = value
     return named
 
 
@@ -364,9 +370,7 @@ def kernel_measures(snapshot: Snapshot) -> dict[str, float]:
     Returns:
         The number by its name.
     """
-    sample = snapshot.sample
-    kernel = empirical_ntk(snapshot.network, sample.arguments[:NUM_KERNEL_POINTS])
-    return {"ntk/drift": float(kernel_drift(kernel, sample.kernel))}
+    return {"ntk/drift": float(kernel_drift(snapshot.kernel, snapshot.sample.kernel))}
 
 
 MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
