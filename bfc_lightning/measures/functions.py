@@ -12,7 +12,7 @@ from torch import Tensor
 MOST_POLYNOMIALS = 2500
 _ROWS_PER_POLYNOMIAL = 2
 _FEWEST_ROWS = 4096
-_CHUNK = 256  # the monomials of this many rows fit in the CPU cache
+_CHUNK = 256  # this many rows of monomials, and columns of their products, fit in the CPU cache
 _RIDGE = 1e-10
 _ROUNDING = 1e-9
 
@@ -86,7 +86,9 @@ class Polynomials:
         gram = inputs.new_zeros(count, count)
         for rows in torch.split(standardized, _CHUNK):
             products = monomials(rows, degree)
-            gram.addmm_(products.T, products)
+            for first in range(0, count, _CHUNK):  # the lower triangle, which `cholesky` reads
+                columns = slice(first, first + _CHUNK)
+                gram[first:, columns].addmm_(products[:, first:].T, products[:, columns])
         gram.diagonal().add_(_RIDGE * len(standardized))
         left, right = (monomials(standardized, half) for half in _halves(degree))
         factors = _factors(inputs.shape[1], degree)
