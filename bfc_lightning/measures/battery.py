@@ -51,9 +51,9 @@ class MeasureSample:
         polynomials: for each level l with a layer, the polynomials of degree <= 2^(l-1), or None if
             there are too many. Empty for classes, for a linearized learner and for a target without
             layers.
-        of_layers: the measures in `feature_measures`, by name: one probe per layer of the learner
-            and one of each other measure per level. Empty lists if the target has no layers.
-        untrained: the probe residuals of the untrained learner, as in `Snapshot.of_layers`.
+        layer_measures: the measures of `feature_measures`, by name: a probe per learner layer, and
+            one of each other kind per target level. Empty lists if the target has no layers.
+        untrained: for each layer of the untrained learner, its probe residuals by level.
     """
 
     inputs: Float[Tensor, "n d"]
@@ -65,7 +65,7 @@ class MeasureSample:
     labels: Labels
     kernel: Float[Tensor, "points points"]
     polynomials: list[Polynomials | None]
-    of_layers: dict[str, Sequence[LayerMeasure]]
+    layer_measures: dict[str, Sequence[LayerMeasure]]
     untrained: list[list[float]] = field(default_factory=list)
 
 
@@ -79,7 +79,7 @@ class Snapshot:
         prediction: f(x) at `sample.inputs`.
         outputs: the contributions of the active layers to f, as columns.
         kernel: the tangent kernel on the first 256 points.
-        of_layers: the results of `sample.of_layers` for each active layer.
+        layer_results: the results of `sample.layer_measures` for the active layers.
     """
 
     network: DenseNet
@@ -87,7 +87,7 @@ class Snapshot:
     prediction: Float[Tensor, " n"]
     outputs: Float[Tensor, "n layers"]
     kernel: Float[Tensor, "points points"]
-    of_layers: dict[str, list[Any]]
+    layer_results: dict[str, list[Any]]
 
     @cached_property
     def preactivations(self) -> list[Float[Tensor, "n _m"]]:
@@ -155,19 +155,22 @@ def take_sample(
         ]
         if isinstance(labels, Regression) and not network.is_linearized
         else [],
-        of_layers={
+        layer_measures={
             "leakage": [Leakage(level) for level in preactivations],
             "probe": [Probe(features)] * network.depth if features else [],
             "richness": [Richness(level) for level in preactivations],
         },
     )
-    sample.untrained = take_snapshot(network, sample).of_layers["probe"]
+    sample.untrained = take_snapshot(network, sample).layer_results["probe"]
     return sample
 
 
 @torch.no_grad()
 def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
-    """Evaluates the learner on a sample, in the learner's own precision as in validation.
+    """Evaluates the learner on a sample.
+
+    The learner runs in its own precision, as in validation, and all sums over points are float64.
+    In float32, a residual v has a relative error of about 3e-7 / sqrt(v).
 
     Args:
         network: the learner, in any precision, on any device. It is not modified.
@@ -179,9 +182,9 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
     exact.cut = "none"
     learner = network if network.constant.device == sample.inputs.device else exact
-    of_layers = {
+    readers = {
         name: [copy.copy(measure) for measure in measures[: network.active_depth]]
-        for name, measures in sample.of_layers.items()
+        for name, measures in sample.layer_measures.items()
     }
     predictions, outputs = [], []
     for at in blocks(len(sample.inputs)):
@@ -192,7 +195,7 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
         else:
             predictions.append(learner(sample.inputs[at].to(argument)))
         outputs.append(torch.stack(learner.layer_outputs(features), dim=1))
-        for name, measures in of_layers.items():
+        for name, measures in readers.items():
             layers = preactivations if name == "leakage" else features
             for measure, rows in zip(measures, layers, strict=False):
                 measure.read(rows, at)
@@ -202,7 +205,7 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
         torch.cat(predictions).to(sample.inputs),
         torch.cat(outputs).to(sample.inputs),
         _kernel(learner, sample.arguments),
-        {name: [each.result().tolist() for each in of_layers[name]] for name in of_layers},
+        {name: [each.result().tolist() for each in readers[name]] for name in readers},
     )
 
 
@@ -284,13 +287,13 @@ def feature_measures(snapshot: Snapshot) -> dict[str, float]:
         Numbers by name, empty if the target has no layers.
     """
     named = {}
-    for layer, residuals in enumerate(snapshot.of_layers["probe"], start=1):
+    for layer, residuals in enumerate(snapshot.layer_results["probe"], start=1):
         for level, residual in enumerate(residuals, start=1):
             named[f"features/probe_{level}_{layer}"] = residual
             if level == layer:
                 named[f"features/residual_{level}"] = residual
     for name in ("leakage", "richness"):
-        for level, value in enumerate(snapshot.of_layers[name], start=1):
+        for level, value in enumerate(snapshot.layer_results[name], start=1):
             named[f"features/{name}_{level}"] = value
     return named
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
 
 _RIDGE = 1e-6
-_BLOCK = 2048  # the layers of this many rows fit in the CPU cache
+_BLOCK = 1024  # the layers of this many rows fit in the CPU cache
 
 
 def probe_residuals(
@@ -162,7 +162,7 @@ def richness(
 
 
 def blocks(num_rows: int) -> list[slice]:
-    """Returns the numbers of at most 2,048 rows each, of the first half, then of the second."""
+    """Returns the row numbers of blocks of at most 1,024 rows, those of the first half first."""
     half = num_rows // 2
     starts = [*range(0, half, _BLOCK), *range(half, num_rows, _BLOCK)]
     return [slice(start, stop) for start, stop in pairwise([*starts, num_rows])]
@@ -172,9 +172,10 @@ class LayerMeasure:
     """A measure of one layer of the learner, which reads blocks of rows, the first half first.
 
     `__init__` computes what depends only on the target. Each shallow copy measures another layer.
+    The learner may have a lower precision than the target.
 
     Args:
-        wanted: rows of the target. The layer of the learner may have a lower precision.
+        wanted: the rows of the target.
     """
 
     def __init__(self, wanted: Float[Tensor, "n k"]) -> None:
@@ -182,9 +183,9 @@ class LayerMeasure:
         self._shift = self._total = self._squares = self._cross = self._rest = wanted.new_zeros(())
 
     def read(self, rows: Float[Tensor, "b m"], at: slice) -> None:
-        """Adds the rows of the layer whose numbers are `at`, one of `blocks`, to all sums.
+        """Adds a block of the layer, the rows with the numbers `at`, to all sums.
 
-        The mean of the first block is subtracted, so that sums of squares do not cancel.
+        The mean of the first block is subtracted from all rows, so that the sums do not cancel.
         """
         if at.start == 0:
             self._shift = rows.mean(dim=0)
