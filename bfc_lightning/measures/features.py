@@ -213,19 +213,19 @@ class Probe(LayerMeasure):
         wanted = torch.cat(target_features, dim=1)
         super().__init__(wanted)
         self._sizes = [level.shape[1] for level in target_features]
-        self._wanted = wanted - wanted[: self.half].mean(dim=0)
+        centered = wanted - wanted[: self.half].mean(dim=0)
+        self._wanted = torch.cat([torch.ones_like(wanted[:, :1]), centered], dim=1)
         scored = wanted[self.half :]
         self._spread = (scored - scored.mean(dim=0)).square().sum(dim=0)
 
     def _add(self, rows: Tensor, at: slice) -> None:
         rows, wanted = rows.to(self._wanted), self._wanted[at]
         if at.start < self.half:
-            self._total = self._total + rows.sum(dim=0)
             self._cross = self._cross + wanted.T @ rows
             self._squares = self._squares + rows.T @ rows
         else:
             slope, offset = self._solution
-            rest = (wanted + offset).T - slope.T @ rows.T
+            rest = (wanted[:, 1:] + offset).T - slope.T @ rows.T
             self._rest = self._rest + rest.square().sum(dim=1)
 
     def result(self) -> Float[Tensor, " levels"]:
@@ -236,13 +236,13 @@ class Probe(LayerMeasure):
     @cached_property
     def _solution(self) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]:
         """The slope of the ridge regression, and its value at the mean of the first half."""
-        mean = self._total / self.half
-        gram = self._squares - mean[:, None] * self._total
+        mean = self._cross[0] / self.half
+        gram = self._squares - self.half * torch.outer(mean, mean)
         scale = inverse_std(self._shift + mean, gram.diagonal().clamp(min=0) / self.half)
         penalty = torch.full_like(mean, _RIDGE * self.half).diag()
         factor, failed = torch.linalg.cholesky_ex(scale[:, None] * gram * scale + penalty)
         factor = torch.where(failed == 0, factor, torch.nan)
-        slope = scale[:, None] * torch.cholesky_solve((self._cross * scale).T, factor)
+        slope = scale[:, None] * torch.cholesky_solve((self._cross[1:] * scale).T, factor)
         return slope, mean @ slope
 
 
@@ -259,12 +259,13 @@ class Leakage(LayerMeasure):
         self._scored = scored.T @ scored
 
     def _add(self, rows: Tensor, at: slice) -> None:
-        rows = rows.to(self._wanted)
         if at.start < self.half:
-            self._cross = self._cross + self._wanted[at].T @ rows
+            cross = self._wanted[at].to(rows).T @ rows
+            self._cross = self._cross + cross.to(self._wanted)
         else:
-            self._total = self._total + rows.sum(dim=0)
-            self._squares = self._squares + rows.square().sum()
+            self._total = self._total + rows.sum(dim=0).to(self._wanted)
+            flat = rows.to(self._wanted).flatten()
+            self._squares = self._squares + flat.dot(flat)
 
     def result(self) -> Float[Tensor, ""]:
         """See `LayerMeasure`."""
