@@ -259,13 +259,12 @@ class Leakage(LayerMeasure):
         self._scored = scored.T @ scored
 
     def _add(self, rows: Tensor, at: slice) -> None:
+        rows = rows.to(self._wanted)
         if at.start < self.half:
-            cross = self._wanted[at].to(rows).T @ rows
-            self._cross = self._cross + cross.to(self._wanted)
+            self._cross = self._cross + self._wanted[at].T @ rows
         else:
-            self._total = self._total + rows.sum(dim=0).to(self._wanted)
-            flat = rows.to(self._wanted).flatten()
-            self._squares = self._squares + flat.dot(flat)
+            self._total = self._total + rows.sum(dim=0)
+            self._squares = self._squares + rows.flatten().dot(rows.flatten())
 
     def result(self) -> Float[Tensor, ""]:
         """See `LayerMeasure`."""
