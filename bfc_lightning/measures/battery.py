@@ -169,7 +169,8 @@ def take_sample(
 def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
     """Evaluates the learner on a sample.
 
-    The learner runs in its own precision, as in validation, and all sums over points are float64.
+    The learner runs in its own precision, as in validation. Sums over points are float64, except
+    in `Richness`, whose blocks are summed in the precision of the learner.
     In float32, a residual v has a relative error of about 3e-7 / sqrt(v).
 
     Args:
