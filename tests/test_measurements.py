@@ -1,5 +1,6 @@
 """Measurements: at which steps, which numbers, and that they do not change the learner."""
 
+import copy
 import itertools
 
 import pytest
@@ -130,6 +131,17 @@ def test_target_without_layers_has_levels_and_kernel_only():
     sample = take_sample(draw(law), target, Regression(law), network)
     assert set(measured(network, sample)) == {"levels/nmse", "levels/residual_1", "ntk/drift"}
     assert set(reference_levels(sample)) == {"reference/without_last_level"}
+
+
+def test_float32_learner_has_the_measures_of_its_float64_copy(problem):
+    law, target, labels = problem
+    network = DenseNet(8, [16, 16], seed=3)
+    sample = take_sample(draw(law), target, labels, network)
+    single, exact = (measured(each, sample) for each in (network, copy.deepcopy(network).double()))
+    assert single == pytest.approx(exact, rel=1e-5, abs=1e-12)
+    snapshot = take_snapshot(network, sample)
+    layers = [*snapshot.preactivations, *snapshot.features]
+    assert {layer.dtype for layer in (*layers, snapshot.prediction)} == {torch.float64}
 
 
 def test_measures_do_not_change_the_learner(problem):

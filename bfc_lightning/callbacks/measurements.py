@@ -59,7 +59,7 @@ def _log_spaced(last: int, num_points: int) -> set[int]:
 class Measurements(Callback):
     """Takes every measure of the learner at some steps, and logs them in one call.
 
-    The cost is a forward pass of 2^14 points in float64; it is not part of a training step.
+    The cost is about that of a forward pass of 2^14 points; it is not part of a training step.
     """
 
     def __init__(

@@ -3,8 +3,10 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,10 +16,12 @@ from bfc_lightning.activations import Quadratic
 from bfc_lightning.labels import Classification, Labels, Regression
 from bfc_lightning.measures.errors import normalized_mse
 from bfc_lightning.measures.features import (
+    LayerMeasure,
+    Leakage,
+    Probe,
+    Richness,
+    blocks,
     consumed_leakage,
-    feature_leakage,
-    probe_residuals,
-    richness,
     weight_leakage,
 )
 from bfc_lightning.measures.forms import form_error, learner_form, target_form
@@ -25,10 +29,10 @@ from bfc_lightning.measures.functions import Polynomials, function_error
 from bfc_lightning.measures.levels import level_residuals, level_shares, truncation_errors
 from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
+from bfc_lightning.products import gains_by_onednn, linear_by_onednn
 from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
 
 NUM_KERNEL_POINTS = 256
-_CHUNK = 2048  # the layers of this many rows fit in the CPU cache
 
 
 @dataclass
@@ -47,7 +51,9 @@ class MeasureSample:
         polynomials: for each level l with a layer, the polynomials of degree <= 2^(l-1), or None if
             there are too many. Empty for classes, for a linearized learner and for a target without
             layers.
-        untrained: the probe residuals of the untrained learner, target levels by learner layers.
+        layer_measures: the measures of `feature_measures`, by name: a probe per learner layer, and
+            one of each other kind per target level. Empty lists if the target has no layers.
+        untrained: for each layer of the untrained learner, its probe residuals by level.
     """
 
     inputs: Float[Tensor, "n d"]
@@ -58,8 +64,9 @@ class MeasureSample:
     target: Target
     labels: Labels
     kernel: Float[Tensor, "points points"]
-    untrained: Float[Tensor, "levels layers"]
     polynomials: list[Polynomials | None]
+    layer_measures: dict[str, Sequence[LayerMeasure]]
+    untrained: list[list[float]] = field(default_factory=list)
 
 
 @dataclass
@@ -70,20 +77,27 @@ class Snapshot:
         network: the learner, float64.
         sample: the points.
         prediction: f(x) at `sample.inputs`.
-        preactivations: Z_l of the active layers at `sample.arguments`.
-        features: F_l of the active layers at `sample.arguments`.
+        outputs: the contributions of the active layers to f, as columns.
+        kernel: the tangent kernel on the first 256 points.
+        layer_results: the results of `sample.layer_measures` for the active layers.
     """
 
     network: DenseNet
     sample: MeasureSample
     prediction: Float[Tensor, " n"]
-    preactivations: list[Float[Tensor, "n _m"]]
-    features: list[Float[Tensor, "n _m"]]
+    outputs: Float[Tensor, "n layers"]
+    kernel: Float[Tensor, "points points"]
+    layer_results: dict[str, list[Any]]
 
-    @property
-    def levels_with_layer(self) -> range:
-        """Levels for which both the target and the active learner have a layer."""
-        return range(1, 1 + min(len(self.features), len(self.sample.features)))
+    @cached_property
+    def preactivations(self) -> list[Float[Tensor, "n _m"]]:
+        """Z_l of the active layers at `sample.arguments`, float64."""
+        return self.network.preactivations(self.sample.arguments)
+
+    @cached_property
+    def features(self) -> list[Float[Tensor, "n _m"]]:
+        """F_l of the active layers at `sample.arguments`, float64."""
+        return self.network.features(self.sample.arguments)
 
 
 class Measure(ABC):
@@ -118,14 +132,15 @@ def take_sample(
     Returns:
         The sample.
     """
-    network = _whole(untrained, inputs)
+    network = copy.deepcopy(untrained)
+    network.active_depth = network.depth
     arguments = labels.target_argument(inputs)
     preactivations: list[Tensor] = []
     features: list[Tensor] = []
     if isinstance(target, LayeredTarget):
         preactivations = target.preactivations(arguments)
         features = target.features(arguments)
-    return MeasureSample(
+    sample = MeasureSample(
         inputs=inputs,
         arguments=arguments,
         levels=labels.level_signals(target, inputs),
@@ -133,24 +148,33 @@ def take_sample(
         features=features,
         target=target,
         labels=labels,
-        kernel=empirical_ntk(network.rescaled(1.0), arguments[:NUM_KERNEL_POINTS]),
-        untrained=probe_residuals(network.features(arguments), features)
-        if features
-        else inputs.new_empty(0, 0),
+        kernel=_kernel(network.rescaled(1.0), arguments),
         polynomials=[
             Polynomials.on(inputs, degree=2**level)
             for level in range(min(len(features), network.depth, len(target.level_scales)))
         ]
         if isinstance(labels, Regression) and not network.is_linearized
         else [],
+        layer_measures={
+            "leakage": [Leakage(level) for level in preactivations],
+            "probe": [Probe(features)] * network.depth if features else [],
+            "richness": [Richness(level) for level in preactivations],
+        },
     )
+    sample.untrained = take_snapshot(network, sample).layer_results["probe"]
+    return sample
 
 
+@torch.no_grad()
 def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
-    """Evaluates a copy of the learner on a sample, in the precision of the sample.
+    """Evaluates the learner on a sample.
+
+    The learner runs in its own precision, as in validation. Sums over points are float64, except
+    in `Richness`, whose blocks are summed in the precision of the learner.
+    In float32, a residual v has a relative error of about 3e-7 / sqrt(v).
 
     Args:
-        network: the learner, in any precision, on any device.
+        network: the learner, in any precision, on any device. It is not modified.
         sample: the points.
 
     Returns:
@@ -158,15 +182,52 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
     """
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
     exact.cut = "none"
-    chunks = range(0, len(sample.arguments), _CHUNK)
-    parts = [exact.activate(sample.arguments[first : first + _CHUNK]) for first in chunks]
-    preactivations = [torch.cat(layer) for layer in zip(*(z for z, _ in parts), strict=True)]
-    features = [torch.cat(layer) for layer in zip(*(f for _, f in parts), strict=True)]
-    if sample.arguments is sample.inputs:
-        prediction = exact.read_out(sample.inputs, features)
-    else:
-        prediction = exact(sample.inputs)
-    return Snapshot(exact, sample, prediction, preactivations, features)
+    learner = network if network.constant.device == sample.inputs.device else exact
+    readers = {
+        name: [copy.copy(measure) for measure in measures[: network.active_depth]]
+        for name, measures in sample.layer_measures.items()
+    }
+    predictions, outputs = [], []
+    for at in blocks(len(sample.inputs)):
+        argument = sample.arguments[at].to(learner.constant)
+        preactivations, features = _activate(learner, argument)
+        if sample.arguments is sample.inputs:
+            predictions.append(learner.read_out(argument, features))
+        else:
+            predictions.append(learner(sample.inputs[at].to(argument)))
+        outputs.append(torch.stack(learner.layer_outputs(features), dim=1))
+        for name, measures in readers.items():
+            layers = preactivations if name == "leakage" else features
+            for measure, rows in zip(measures, layers, strict=False):
+                measure.read(rows, at)
+    return Snapshot(
+        exact,
+        sample,
+        torch.cat(predictions).to(sample.inputs),
+        torch.cat(outputs).to(sample.inputs),
+        _kernel(learner, sample.arguments),
+        {name: [each.result().tolist() for each in readers[name]] for name in readers},
+    )
+
+
+def _activate(network: DenseNet, x: Float[Tensor, "n d"]) -> tuple[list[Tensor], list[Tensor]]:
+    """`network.activate`, computed by the faster of two libraries."""
+    preactivations: list[Tensor] = []
+    features: list[Tensor] = []
+    for layer in network.active_layers():
+        below = torch.cat([x, *features], dim=1)
+        if gains_by_onednn(layer.weight, len(x)):
+            preactivations.append(linear_by_onednn(below, layer.weight.contiguous(), layer.bias))
+        else:
+            preactivations.append(layer.preactivation(below))
+        features.append(layer.activation(preactivations[-1]))
+    return preactivations, features
+
+
+def _kernel(network: DenseNet, arguments: Float[Tensor, "n d"]) -> Float[Tensor, "points points"]:
+    """The tangent kernel, computed in the precision and on the device of the learner."""
+    points = arguments[:NUM_KERNEL_POINTS].to(network.constant)
+    return empirical_ntk(network, points).to(arguments)
 
 
 def reference_levels(sample: MeasureSample) -> dict[str, float]:
@@ -189,9 +250,8 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
         named["reference/without_last_level"] = errors[-2]
     else:
         named["reference/without_last_level"] = float(level_shares(sample.levels[:, 1:])[-1])
-    for level in range(1, 1 + min(sample.untrained.shape)):
-        untrained = float(sample.untrained[level - 1, level - 1])
-        named[f"features/residual_{level}_untrained"] = untrained
+    for level, residuals in enumerate(sample.untrained[: len(sample.features)], start=1):
+        named[f"features/residual_{level}_untrained"] = residuals[level - 1]
     return named
 
 
@@ -227,18 +287,15 @@ def feature_measures(snapshot: Snapshot) -> dict[str, float]:
     Returns:
         Numbers by name, empty if the target has no layers.
     """
-    sample = snapshot.sample
-    if not sample.features:
-        return {}
     named = {}
-    matrix = probe_residuals(snapshot.features, sample.features).tolist()
-    for level, row in enumerate(matrix, start=1):
-        named.update({f"features/probe_{level}_{layer}": r for layer, r in enumerate(row, start=1)})
-    for level in snapshot.levels_with_layer:
-        learned, wanted = snapshot.preactivations[level - 1], sample.preactivations[level - 1]
-        named[f"features/residual_{level}"] = matrix[level - 1][level - 1]
-        named[f"features/leakage_{level}"] = float(feature_leakage(learned, wanted))
-        named[f"features/richness_{level}"] = float(richness(snapshot.features[level - 1], wanted))
+    for layer, residuals in enumerate(snapshot.layer_results["probe"], start=1):
+        for level, residual in enumerate(residuals, start=1):
+            named[f"features/probe_{level}_{layer}"] = residual
+            if level == layer:
+                named[f"features/residual_{level}"] = residual
+    for name in ("leakage", "richness"):
+        for level, value in enumerate(snapshot.layer_results[name], start=1):
+            named[f"features/{name}_{level}"] = value
     return named
 
 
@@ -290,8 +347,7 @@ def function_measures(snapshot: Snapshot) -> dict[str, float]:
     named: dict[str, float] = {}
     if not sample.polynomials:
         return named
-    outputs = network.layer_outputs(snapshot.features)
-    levels = zip(outputs, sample.levels[:, 1:].T, sample.polynomials, strict=False)
+    levels = zip(snapshot.outputs.T, sample.levels[:, 1:].T, sample.polynomials, strict=False)
     for level, (learned, wanted, polynomials) in enumerate(levels, start=1):
         named[f"levels/function_error_{level}"] = float(function_error(learned, wanted))
         if polynomials is not None:
@@ -318,9 +374,7 @@ def kernel_measures(snapshot: Snapshot) -> dict[str, float]:
     Returns:
         The number by its name.
     """
-    sample = snapshot.sample
-    kernel = empirical_ntk(snapshot.network, sample.arguments[:NUM_KERNEL_POINTS])
-    return {"ntk/drift": float(kernel_drift(kernel, sample.kernel))}
+    return {"ntk/drift": float(kernel_drift(snapshot.kernel, snapshot.sample.kernel))}
 
 
 MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
@@ -330,10 +384,3 @@ MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
     function_measures,
     kernel_measures,
 )
-
-
-def _whole(network: DenseNet, like: Tensor) -> DenseNet:
-    """A copy with all layers active, in the precision and on the device of `like`."""
-    whole = copy.deepcopy(network).to(like).requires_grad_(False)
-    whole.active_depth = whole.depth
-    return whole

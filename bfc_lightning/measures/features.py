@@ -4,6 +4,10 @@ Fits use the first half of the rows and are scored on the second half. Non-finit
 diverged learner, give NaN and do not raise.
 """
 
+import copy
+from functools import cached_property
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,9 +15,7 @@ from torch import Tensor
 from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
 
 _RIDGE = 1e-6
-
-_BLOCK = 1024
-"""Rows centered at once. A centered copy of all rows would cost more than the matrix products."""
+_BLOCK = 1024  # the layers of this many rows fit in the CPU cache
 
 
 def probe_residuals(
@@ -40,10 +42,8 @@ def probe_residuals(
         about it. It is NaN if the fit fails numerically, as it can in float32 with dependent
         columns.
     """
-    wanted = torch.cat(target_features, dim=1)
-    residuals = torch.stack([_unexplained(layer, wanted) for layer in learner_features], dim=1)
-    levels = torch.split(residuals, [level.shape[1] for level in target_features])
-    return torch.stack([level.mean(dim=0) for level in levels])
+    probe = Probe(target_features)
+    return torch.stack([probe.of(layer) for layer in learner_features], dim=1)
 
 
 def probe_residual(
@@ -78,14 +78,7 @@ def feature_leakage(
     Returns:
         0 if Z_l is linear in S_l, 1 if it is constant or independent of S_l.
     """
-    half = len(wanted) // 2
-    mean = wanted[:half].mean(dim=0)
-    fitted, scored = wanted[:half] - mean, wanted[half:] - wanted[half:].mean(dim=0)
-    root = whitening(fitted.T @ fitted / half, mean)
-    coefficients = root @ (root.T @ (fitted.T @ preactivations[:half] / half))
-    explained = (coefficients * (scored.T @ scored @ coefficients)).sum() / len(scored)
-    total = _variances(preactivations[half:], preactivations[half:].mean(dim=0)).sum()
-    return 1 - ratio(explained, total)
+    return Leakage(wanted).of(preactivations)
 
 
 def weight_leakage(
@@ -165,52 +158,146 @@ def richness(
         A number from 1, if all neurons depend on the same form, to k(k+1)/2. It is 0 if the
         products explain nothing.
     """
-    count, mean = preactivations.shape[1], features.mean(dim=0)
-    pairs = [preactivations[:, a : a + 1] * preactivations[:, a:] for a in range(count)]
-    products = torch.cat(pairs, dim=1)
-    product_mean = products.mean(dim=0)
-    products = products - product_mean
-    root = whitening(products.T @ products / len(products), product_mean)
-    scale = inverse_std(mean, _variances(features, mean))
-    coefficients = root.T @ (products.T @ features * scale) / len(products)
-    squared = coefficients @ coefficients.T
-    return ratio(squared.trace().square(), squared.square().sum())
+    return Richness(preactivations).of(features)
 
 
-def _unexplained(
-    features: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
-) -> Float[Tensor, " k"]:
-    """1 - R^2 of each column of `wanted`, see `probe_residuals`."""
-    half = len(features) // 2
-    mean, wanted_mean = features[:half].mean(dim=0), wanted[:half].mean(dim=0)
-    gram, covariance = _centered_products(features[:half], mean, wanted[:half] - wanted_mean)
-    scale = inverse_std(mean, gram.diagonal() / half)
-    penalty = torch.full_like(mean, _RIDGE * half).diag()
-    factor, failed = torch.linalg.cholesky_ex(scale[:, None] * gram * scale + penalty)
-    factor = torch.where(failed == 0, factor, torch.nan)
-    slope = scale[:, None] * torch.cholesky_solve((covariance * scale).T, factor)
-    rest = wanted[half:] - wanted_mean - (features[half:] @ slope - mean @ slope)
-    spread = wanted[half:] - wanted[half:].mean(dim=0)
-    return ratio(rest.square().sum(dim=0), spread.square().sum(dim=0))
+def blocks(num_rows: int) -> list[slice]:
+    """Returns the row numbers of blocks of at most 1,024 rows, those of the first half first."""
+    half = num_rows // 2
+    starts = [*range(0, half, _BLOCK), *range(half, num_rows, _BLOCK)]
+    return [slice(start, stop) for start, stop in pairwise([*starts, num_rows])]
 
 
-def _centered_products(
-    features: Float[Tensor, "n m"], mean: Float[Tensor, " m"], wanted: Float[Tensor, "n k"]
-) -> tuple[Float[Tensor, "m m"], Float[Tensor, "k m"]]:
-    """C^T C and wanted^T C in blocks of rows, with C the centered features."""
-    gram, covariance = mean.new_zeros(()), mean.new_zeros(())
-    blocks = zip(torch.split(features, _BLOCK), torch.split(wanted, _BLOCK), strict=True)
-    for rows, wanted_rows in blocks:
-        centered = rows - mean
-        gram = gram + centered.T @ centered
-        covariance = covariance + wanted_rows.T @ centered
-    return gram, covariance
+class LayerMeasure:
+    """A measure of one layer of the learner, which reads blocks of rows, the first half first.
+
+    `__init__` computes what depends only on the target. Each shallow copy measures another layer.
+    The learner may have a lower precision than the target.
+
+    Args:
+        wanted: the rows of the target.
+    """
+
+    def __init__(self, wanted: Float[Tensor, "n k"]) -> None:
+        self.count, self.half = len(wanted), len(wanted) // 2
+        self._shift = self._total = self._squares = self._cross = self._rest = wanted.new_zeros(())
+
+    def read(self, rows: Float[Tensor, "b m"], at: slice) -> None:
+        """Adds a block of the layer, the rows with the numbers `at`, to all sums.
+
+        The mean of the first block is subtracted from all rows, so that the sums do not cancel.
+        """
+        if at.start == 0:
+            self._shift = rows.mean(dim=0)
+        self._add(rows - self._shift, at)
+
+    def of(self, layer: Float[Tensor, "n m"]) -> Tensor:
+        """Returns the measure of a whole layer."""
+        measure = copy.copy(self)
+        for at in blocks(len(layer)):
+            measure.read(layer[at], at)
+        return measure.result()
+
+    def result(self) -> Tensor:
+        """Returns the measure of the layer that has been read."""
+        raise NotImplementedError
+
+    def _add(self, rows: Float[Tensor, "b m"], at: slice) -> None:
+        raise NotImplementedError
 
 
-def _variances(features: Float[Tensor, "n m"], mean: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """The variance of each column, computed in blocks of rows."""
-    energies = [(rows - mean).square().sum(dim=0) for rows in torch.split(features, _BLOCK)]
-    return torch.stack(energies).sum(dim=0) / len(features)
+class Probe(LayerMeasure):
+    """`probe_residuals` of one layer, one number per level."""
+
+    def __init__(self, target_features: list[Float[Tensor, "n _k"]]) -> None:
+        wanted = torch.cat(target_features, dim=1)
+        super().__init__(wanted)
+        self._sizes = [level.shape[1] for level in target_features]
+        centered = wanted - wanted[: self.half].mean(dim=0)
+        self._wanted = torch.cat([torch.ones_like(wanted[:, :1]), centered], dim=1)
+        scored = wanted[self.half :]
+        self._spread = (scored - scored.mean(dim=0)).square().sum(dim=0)
+
+    def _add(self, rows: Tensor, at: slice) -> None:
+        rows, wanted = rows.to(self._wanted), self._wanted[at]
+        if at.start < self.half:
+            self._cross = self._cross + wanted.T @ rows
+            self._squares = self._squares + rows.T @ rows
+        else:
+            slope, offset = self._solution
+            rest = (wanted[:, 1:] + offset).T - slope.T @ rows.T
+            self._rest = self._rest + rest.square().sum(dim=1)
+
+    def result(self) -> Float[Tensor, " levels"]:
+        """See `LayerMeasure`."""
+        residuals = torch.split(ratio(self._rest, self._spread), self._sizes)
+        return torch.stack([level.mean() for level in residuals])
+
+    @cached_property
+    def _solution(self) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]:
+        """The slope of the ridge regression, and its value at the mean of the first half."""
+        mean = self._cross[0] / self.half
+        gram = self._squares - self.half * torch.outer(mean, mean)
+        scale = inverse_std(self._shift + mean, gram.diagonal().clamp(min=0) / self.half)
+        penalty = torch.full_like(mean, _RIDGE * self.half).diag()
+        factor, failed = torch.linalg.cholesky_ex(scale[:, None] * gram * scale + penalty)
+        factor = torch.where(failed == 0, factor, torch.nan)
+        slope = scale[:, None] * torch.cholesky_solve((self._cross[1:] * scale).T, factor)
+        return slope, mean @ slope
+
+
+class Leakage(LayerMeasure):
+    """`feature_leakage` of one layer."""
+
+    def __init__(self, wanted: Float[Tensor, "n k"]) -> None:
+        super().__init__(wanted)
+        mean = wanted[: self.half].mean(dim=0)
+        self._wanted = wanted - mean
+        fitted, scored = self._wanted[: self.half], wanted[self.half :]
+        self._root = whitening(fitted.T @ fitted / self.half, mean)
+        scored = scored - scored.mean(dim=0)
+        self._scored = scored.T @ scored
+
+    def _add(self, rows: Tensor, at: slice) -> None:
+        rows = rows.to(self._wanted)
+        if at.start < self.half:
+            self._cross = self._cross + self._wanted[at].T @ rows
+        else:
+            self._total = self._total + rows.sum(dim=0)
+            self._squares = self._squares + rows.flatten().dot(rows.flatten())
+
+    def result(self) -> Float[Tensor, ""]:
+        """See `LayerMeasure`."""
+        coefficients = self._root @ (self._root.T @ self._cross) / self.half
+        explained = (coefficients * (self._scored @ coefficients)).sum()
+        total = self._squares - self._total.square().sum() / (self.count - self.half)
+        return 1 - ratio(explained, total)
+
+
+class Richness(LayerMeasure):
+    """`richness` of one layer. Blocks are summed in the precision of the learner."""
+
+    def __init__(self, preactivations: Float[Tensor, "n k"]) -> None:
+        super().__init__(preactivations)
+        columns = range(preactivations.shape[1])
+        pairs = [preactivations[:, a : a + 1] * preactivations[:, a:] for a in columns]
+        products = torch.cat(pairs, dim=1)
+        mean = products.mean(dim=0)
+        products = products - mean
+        self._forms = products @ whitening(products.T @ products / self.count, mean)
+
+    def _add(self, rows: Tensor, at: slice) -> None:
+        self._total = self._total + rows.sum(dim=0).to(self._forms)
+        self._squares = self._squares + rows.square().sum(dim=0).to(self._forms)
+        self._cross = self._cross + (self._forms[at].to(rows).T @ rows).to(self._forms)
+
+    def result(self) -> Float[Tensor, ""]:
+        """See `LayerMeasure`."""
+        mean = self._total / self.count
+        variance = (self._squares / self.count - mean.square()).clamp(min=0)
+        coefficients = self._cross * inverse_std(self._shift + mean, variance) / self.count
+        squared = coefficients @ coefficients.T
+        return ratio(squared.trace().square(), squared.square().sum())
 
 
 def _form_energies(

@@ -12,7 +12,7 @@ from torch import Tensor
 MOST_POLYNOMIALS = 2500
 _ROWS_PER_POLYNOMIAL = 2
 _FEWEST_ROWS = 4096
-_CHUNK = 256  # the monomials of this many rows fit in the CPU cache
+_CHUNK = 256  # this many rows of monomials, and columns of their products, fit in the CPU cache
 _RIDGE = 1e-10
 _ROUNDING = 1e-9
 
@@ -49,14 +49,20 @@ class Polynomials:
     least two per monomial, for both functions. The degrees of freedom of the fit cancel in the
     ratio.
 
+    Each monomial is a product of two monomials of half the degree. The inner products of a function
+    with all monomials are therefore entries of a small matrix.
+
     Attributes:
-        inputs: the points, standardized.
-        degree: q.
+        left: the monomials of the standardized points up to degree q - q // 2.
+        right: those up to degree q // 2.
+        factors: for each monomial up to degree q, the column of `left` and that of `right` whose
+            product it is.
         cholesky: the Cholesky factor of the Gram matrix of the monomials, summed over the points.
     """
 
-    inputs: Float[Tensor, "n d"]
-    degree: int
+    left: Float[Tensor, "n p_left"]
+    right: Float[Tensor, "n p_right"]
+    factors: tuple[Tensor, Tensor]
     cholesky: Float[Tensor, "p p"]
 
     @classmethod
@@ -80,9 +86,13 @@ class Polynomials:
         gram = inputs.new_zeros(count, count)
         for rows in torch.split(standardized, _CHUNK):
             products = monomials(rows, degree)
-            gram.addmm_(products.T, products)
+            for first in range(0, count, _CHUNK):  # the lower triangle, which `cholesky` reads
+                columns = slice(first, first + _CHUNK)
+                gram[first:, columns].addmm_(products[:, first:].T, products[:, columns])
         gram.diagonal().add_(_RIDGE * len(standardized))
-        return cls(standardized, degree, torch.linalg.cholesky(gram))
+        left, right = (monomials(standardized, half) for half in _halves(degree))
+        factors = _factors(inputs.shape[1], degree)
+        return cls(left, right, factors, torch.linalg.cholesky(gram))
 
     def function_error(
         self, learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]
@@ -98,7 +108,7 @@ class Polynomials:
         Returns:
             0 if c_l and o_l differ by a polynomial of degree <= q. NaN if o_l is such a polynomial.
         """
-        count = len(self.inputs)
+        count = len(self.left)
         values = torch.stack([learned[:count] - wanted[:count], wanted[:count]], dim=1)
         rest = self._left_over(values - values.mean(dim=0))
         is_polynomial = rest[1] <= _ROUNDING * wanted[:count].square().sum()
@@ -107,10 +117,8 @@ class Polynomials:
 
     def _left_over(self, values: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
         """|P h|^2, summed over the points, for each column h."""
-        chunks = zip(torch.split(self.inputs, _CHUNK), torch.split(values, _CHUNK), strict=True)
-        covariance = values.new_zeros(len(self.cholesky), values.shape[1])
-        for rows, own in chunks:
-            covariance.addmm_(monomials(rows, self.degree).T, own)
+        products = [self.left.T @ (column[:, None] * self.right) for column in values.T]
+        covariance = torch.stack([each[self.factors] for each in products], dim=1)
         explained = torch.linalg.solve_triangular(self.cholesky, covariance, upper=False)
         rest: Tensor = values.square().sum(dim=0) - explained.square().sum(dim=0)
         return rest
@@ -139,21 +147,24 @@ def monomials(z: Float[Tensor, "n k"], degree: int) -> Float[Tensor, "n p"]:
     Returns:
         One column per monomial, the constant first.
     """
-    columns = z.T.contiguous()
-    degrees = [z.new_ones(1, len(z)), columns][: degree + 1]
-    for lower, coordinate in _factors(z.shape[1], degree):
-        degrees.append(degrees[-1][lower] * columns[coordinate])
-    return torch.cat(degrees).T
+    if degree < 2:
+        return torch.cat([z.new_ones(len(z), 1), z][: degree + 1], dim=1)
+    left, right = (monomials(z, half).T.contiguous() for half in _halves(degree))
+    first, second = _factors(z.shape[1], degree)
+    return (left[first] * right[second]).T
+
+
+def _halves(degree: int) -> tuple[int, int]:
+    return degree - degree // 2, degree // 2
 
 
 @cache
-def _factors(num_variables: int, degree: int) -> list[tuple[Tensor, Tensor]]:
-    """For each degree above 1, the lower monomial and the variable that form each monomial."""
-    factors = []
-    below: dict[tuple[int, ...], int] = {(number,): number for number in range(num_variables)}
-    for size in range(2, degree + 1):
-        chosen = list(combinations_with_replacement(range(num_variables), size))
-        lower = torch.tensor([below[each[:-1]] for each in chosen])
-        factors.append((lower, torch.tensor([each[-1] for each in chosen])))
-        below = {each: number for number, each in enumerate(chosen)}
-    return factors
+def _factors(num_variables: int, degree: int) -> tuple[Tensor, Tensor]:
+    """For each of the `monomials`, the numbers of its factors of half the degree."""
+    variables = range(num_variables)
+    sizes = range(degree + 1)
+    every = [each for size in sizes for each in combinations_with_replacement(variables, size)]
+    numbers = {each: number for number, each in enumerate(every)}
+    half = _halves(degree)[0]
+    left = torch.tensor([numbers[each[:half]] for each in every])
+    return left, torch.tensor([numbers[each[half:]] for each in every])

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from bfc_lightning.networks import Activation, DenseNet
+from bfc_lightning.networks import DenseNet
 
 
 class _Trace(NamedTuple):
@@ -47,17 +47,19 @@ def empirical_ntk(
     left = _trace(network, x)
     right, other = (left, x) if other is None else (_trace(network, other), other)
     with torch.no_grad():
-        kernel = x.new_ones(len(x), len(other))
         below = x @ other.T
-        if network.linear is not None:
-            kernel = kernel + below
+        kernel = 1 + below if network.linear is not None else torch.ones_like(below)
+        below += 1
         for level, layer in enumerate(network.dense_layers()):
             slopes = left.preactivation_slopes[level] @ right.preactivation_slopes[level].T
             seen = left.features[level] @ right.features[level].T
-            kernel = kernel + slopes * (below + 1) + network.scales[level] ** 2 * seen
-            own = [_activation_jacobian(layer.activation, side, level) for side in (left, right)]
-            kernel = kernel + own[0] @ own[1].T
-            below = below + seen
+            kernel.addcmul_(slopes, below).add_(seen, alpha=network.scales[level] ** 2)
+            below += seen
+            if isinstance(layer.activation, nn.Module) and list(layer.activation.parameters()):
+                own = [
+                    _activation_jacobian(layer.activation, side, level) for side in (left, right)
+                ]
+                kernel.addmm_(own[0], own[1].T)
         return kernel
 
 
@@ -98,9 +100,9 @@ def _trace(network: DenseNet, x: Tensor) -> _Trace:
 
 
 def _activation_jacobian(
-    activation: Activation, trace: _Trace, level: int
+    activation: nn.Module, trace: _Trace, level: int
 ) -> Float[Tensor, "n parameters"]:
-    """Per-sample gradient of f with respect to the activation's parameters, if it has any.
+    """Per-sample gradient of f with respect to the activation's parameters.
 
     Args:
         activation: sigma of the layer.
@@ -108,8 +110,6 @@ def _activation_jacobian(
         level: l - 1.
     """
     preactivations, slopes = trace.preactivations[level], trace.feature_slopes[level]
-    if not isinstance(activation, nn.Module) or not list(activation.parameters()):
-        return preactivations.new_zeros(len(preactivations), 0)
     parameters = {name: own.detach() for name, own in activation.named_parameters()}
 
     def output(values: dict[str, Tensor], row: Tensor, slope: Tensor) -> Tensor:
