@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    left_out = {"replicas"} if find_spec("jax") else {"replicas", "jax"}
+    left_out = {"replicas", "jax_replicas"} | (set() if find_spec("jax") else {"jax"})
     default = [name for name in CONTESTANTS if name not in left_out]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "small", "large"])
@@ -46,12 +46,14 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def make_contestant(name: str, workload: Workload, folder: Path) -> Contestant:
     makers = {
-        "fit": lambda: FitRun(workload, folder=folder),
-        "fit_plain": lambda: FitRun(workload, "--training_path", "plain", folder=folder),
-        "replicas": lambda: FitRun(workload, folder=folder, num_replicas=16),
+        "fit": lambda: FitRun(workload, "compiled", folder=folder),
+        "fit_eager": lambda: FitRun(workload, "eager", folder=folder),
+        "fit_autograd": lambda: FitRun(workload, "autograd", folder=folder),
+        "replicas": lambda: FitRun(workload, "compiled", folder=folder, num_replicas=16),
         "bare": lambda: BareLoop(workload),
         "compiled": lambda: CompiledLoop(workload),
         "jax": lambda: import_module("benchmarks.jax_loop").JaxLoop(workload),
+        "jax_replicas": lambda: import_module("benchmarks.jax_loop").JaxLoop(workload, 16),
         "limit": lambda: Limit(workload),
     }
     return makers[name]()

@@ -20,10 +20,10 @@ _FIT = [sys.executable, "-m", "bfc_lightning", "fit", "-c", "configs/depth3.yaml
 _FIT += ["--run.figures", "false", "--num_measures", "0", "--trainer.enable_progress_bar", "false"]
 _BATCH_SIZE = 512
 _COST = {
-    "1 process, 2 threads": (1, 2, "fast"),
-    "2 processes, 1 thread each": (2, 1, "fast"),
-    "1 process, 2 threads, plain": (1, 2, "plain"),
-    "2 processes, 1 thread each, plain": (2, 1, "plain"),
+    "1 process, 2 threads": (1, 2, "eager"),
+    "2 processes, 1 thread each": (2, 1, "eager"),
+    "1 process, 2 threads, autograd": (1, 2, "autograd"),
+    "2 processes, 1 thread each, autograd": (2, 1, "autograd"),
 }
 
 
@@ -55,8 +55,8 @@ def cost(num_rounds: int = 5, num_steps: int = 1000) -> None:
     """Prints milliseconds per global batch, medians of alternating rounds, and their ratios."""
     times: dict[str, list[float]] = {name: [] for name in _COST}
     for _ in range(num_rounds):
-        for name, (processes, threads, path) in _COST.items():
-            options = ["--run.threads", str(threads), "--training_path", path]
+        for name, (processes, threads, engine) in _COST.items():
+            options = ["--run.threads", str(threads), "--engine", engine]
             options += ["--trainer.val_check_interval", "1.0", "--num_measures", "0"]
             result = fit(processes, *options, "--trainer.max_steps", str(num_steps))
             times[name].append(1000 * _BATCH_SIZE / result["samples_per_second"])

@@ -35,11 +35,11 @@ class FitRun:
     """
 
     def __init__(
-        self, workload: Workload, *options: str, folder: Path, num_replicas: int = 1
+        self, workload: Workload, engine: str, *, folder: Path, num_replicas: int = 1
     ) -> None:
         self.num_replicas = num_replicas
         self.folder = folder
-        self.argv = ["fit", "-c", str(workload.path), *options]
+        self.argv = ["fit", "-c", str(workload.path), "--engine", engine]
         self.argv += ["--trainer.max_steps", str(workload.num_steps), "--trainer.devices", "1"]
         self.argv += ["--model.num_replicas", str(num_replicas), "--run.figures", "false"]
         self.argv += ["--trainer.callbacks+", f"{__name__}.{ValidationClock.__name__}"]

@@ -75,23 +75,33 @@ class JaxLoop:
     """A run of `workload.num_timed` steps in one call: draws, gradients and Adam.
 
     JAX draws from its own generator, so that the batches differ and their distribution does not.
+    Replicas are mapped by `jax.vmap`; they learn the same target from different batches.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, num_replicas: int = 1) -> None:
         self.workload = workload
+        self.num_replicas = num_replicas
         self.network = workload.learner.network
         self.adam = workload.optimizer(list(self.network.parameters())).defaults
         self.variance = float(workload.target.variance)
         with self.settings():
             self.target = target_function(workload.target)
             self.key = jax.random.key(0)
+            keys = jax.random.split(self.key, num_replicas)
+            run = self.run if num_replicas == 1 else jax.vmap(self.run)
+            self.keys = self.key if num_replicas == 1 else keys
             self.rates = jnp.asarray(workload.learning_rates()[: workload.num_timed])
-            self.compiled = jax.jit(self.run, donate_argnums=0).lower(self.initial()).compile()
+            self.compiled = (
+                jax.jit(run, donate_argnums=0).lower(self.initial(), self.keys).compile()
+            )
         self.seconds_per_step()  # the warm-up
 
     def initial(self) -> State:
         """The initialization."""
         weights = {name: as_array(value) for name, value in self.network.state_dict().items()}
+        if self.num_replicas > 1:
+            count = self.num_replicas
+            weights = jax.tree.map(lambda part: jnp.repeat(part[None], count, 0), weights)
         return State(weights, *(jax.tree.map(jnp.zeros_like, weights) for _ in range(2)))
 
     def step(self, state: State, x: Array, rate: Array, index: Array) -> State:
@@ -120,24 +130,25 @@ class JaxLoop:
 
         return State(jax.tree.map(update, state.weights, first, second), first, second)
 
-    def run(self, state: State) -> State:
+    def run(self, state: State, own: Array) -> State:
         """A step for every learning rate."""
 
         def body(carried: State, now: tuple[Array, Array]) -> tuple[State, None]:
             rate, index = now
-            key = jax.random.fold_in(self.key, index)
+            key = jax.random.fold_in(own, index)
             x = jax.random.normal(key, self.workload.shape, rate.dtype)
             return self.step(carried, x, rate, index), None
 
         return lax.scan(body, state, (self.rates, jnp.arange(len(self.rates))))[0]
 
     def seconds_per_step(self) -> float:
-        """One call of the compiled run."""
+        """Seconds per step and replica of one call of the compiled run."""
         with self.settings():
             state = jax.block_until_ready(self.initial())
             started = time.perf_counter()
-            jax.block_until_ready(self.compiled(state))
-            return (time.perf_counter() - started) / self.workload.num_timed
+            jax.block_until_ready(self.compiled(state, self.keys))
+            seconds = time.perf_counter() - started
+            return seconds / self.workload.num_timed / self.num_replicas
 
     @contextmanager
     def settings(self) -> Iterator[None]:

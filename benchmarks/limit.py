@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.loops import BareLoop, mean_seconds
 from benchmarks.workload import Workload
-from bfc_lightning.products import gains_by_onednn, in_parts, linear_by_onednn
+from bfc_lightning.matmul import linear
 
 
 class Limit:
@@ -50,12 +50,7 @@ class Limit:
     def _add(self, x: Tensor, weight: Tensor) -> None:
         """Adds the product X W^T."""
         self.flops += 2 * x.numel() * len(weight)
-        out = x.new_empty(len(x), len(weight))
-        if gains_by_onednn(weight, len(x)):
-            for rows, _ in in_parts(x.contiguous(), out):  # as in training
-                self._matmuls.append(partial(linear_by_onednn, rows, weight.contiguous()))
-        else:
-            self._matmuls.append(partial(torch.mm, x, weight.T, out=out))
+        self._matmuls.append(partial(linear, x.contiguous(), weight.contiguous()))
 
     def _multiply(self) -> None:
         for multiply in self._matmuls:

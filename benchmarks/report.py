@@ -17,12 +17,14 @@ from benchmarks.limit import Limit
 from benchmarks.workload import Workload
 
 CONTESTANTS = {
-    "fit": "`bfc fit` with logging, progress bar, validation and a checkpoint at every validation.",
-    "fit_plain": "the same with Lightning's own steps and autograd (`--training_path plain`).",
+    "fit": "`bfc fit --engine compiled` with logging, progress bar, validations and checkpoints.",
+    "fit_eager": "the same, eagerly (`--engine eager`).",
+    "fit_autograd": "the same with Lightning's own loop and autograd (`--engine autograd`).",
     "replicas": "`bfc fit` with 16 replicas in one process, per step of one replica.",
     "bare": "an eager PyTorch loop that logs, validates and saves nothing.",
     "compiled": "the same loop, compiled by `torch.compile`; compile time is left out.",
     "jax": "the whole run in one jitted `lax.scan` of JAX; compile time is left out.",
+    "jax_replicas": "16 replicas in JAX by `jax.vmap`, per step of one replica.",
     "limit": "the matrix products of a step alone, plus drawing the batch.",
 }
 _TABLE = """\

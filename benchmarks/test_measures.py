@@ -2,13 +2,15 @@
 
 import torch
 
-from benchmarks.depth3 import make_network, make_stream
+from bfc_lightning import DenseNet, Gaussian, HierarchicalTarget, SampleStream
 from bfc_lightning.callbacks.measurements import NUM_SAMPLES
 from bfc_lightning.measures.battery import MEASURES, take_sample, take_snapshot
 
 
 def test_all_measures(benchmark):
-    stream, network = make_stream(torch.float64), make_network()
+    target = HierarchicalTarget(Gaussian(64), widths=[8, 3, 2], level_scales=0.5, seed=0)
+    stream = SampleStream(target.double(), seed=0)
+    network = DenseNet(64, [128] * 3, level_scales=[1.0, 0.5, 0.25], seed=0)
     inputs = stream.batch("measure", 0, NUM_SAMPLES).inputs
     sample = take_sample(inputs, stream.target, stream.labels, network)
 

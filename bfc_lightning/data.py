@@ -1,6 +1,7 @@
 """The data module: passes batches of the sample stream to Lightning and tracks the position."""
 
 import copy
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -85,6 +86,7 @@ class HierarchicalData(LightningDataModule):
             to the next sync point. Otherwise it receives one batch per step.
         reads_blocks: whether single training batches are slices of the same blocks as chunks, which
             makes both bit-identical.
+        steps_per_call: chunks end at multiples of it, or at a sync point.
 
     Raises:
         ValueError: if a size is below 1, or a batch size is not a multiple of `num_shards`.
@@ -122,10 +124,21 @@ class HierarchicalData(LightningDataModule):
         self.position = 0
         self.sync_points: SyncPoints | None = None
         self.reads_blocks = False
+        self.steps_per_call = 1
         self._counts = counts
         self._stream: SampleStream | FiniteStream | None = None
         self._block: tuple[int, Batch] | None = None
         self._validation: dict[int, Batch] = {}
+
+    @property
+    def parts(self) -> list["HierarchicalData"]:
+        """The data of each learner: this one."""
+        return [self]
+
+    @property
+    def block_length(self) -> int:
+        """The most batches that are drawn at once."""
+        return max(1, min(_BLOCK_BATCHES, BLOCK_ROWS // self.batch_size))
 
     def setup(self, stage: str) -> None:
         """Broadcasts the target of rank 0 and checks the number of processes.
@@ -223,7 +236,9 @@ class HierarchicalData(LightningDataModule):
         shards = range(trainer.global_rank, self.num_shards, trainer.world_size)
         if batch.position is None and self.sync_points is not None:
             most = self.sync_points.steps_until_next(trainer.global_step)
-            return in_chunks(lambda steps: self.draw_chunk(steps, shards), most)
+            first = trainer.global_step
+            draw = functools.partial(self.draw_chunk, shards=shards)
+            return in_chunks(draw, first, most, multiple=self.steps_per_call)
         return self.draw_batch(batch, shards)
 
     def place_stream(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -307,7 +322,7 @@ class HierarchicalData(LightningDataModule):
         Blocks lie on a fixed grid, so that a resumed run draws bit-identical blocks.
         """
         assert self._stream is not None
-        length = max(1, min(_BLOCK_BATCHES, BLOCK_ROWS // self.batch_size))
+        length = self.block_length - self.block_length % self.steps_per_call
         number, offset = divmod(self.position, length)
         if self._block is None or self._block[0] != number:
             start = number * length
@@ -342,7 +357,9 @@ class HierarchicalData(LightningDataModule):
         return BatchRequests(split, -(-self._counts[split] // self.eval_batch_size))
 
 
-def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk]:
+def in_chunks(
+    draw: Callable[[int], StepChunk], first: int, most: int, *, multiple: int = 1
+) -> Iterator[StepChunk]:
     """Yields chunks until there are enough batches or a time budget is used up.
 
     Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The time
@@ -351,12 +368,14 @@ def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk
 
     Args:
         draw: draws at least one batch, and at most the given number.
+        first: number of optimizer steps before the chunks.
         most: total number of batches.
+        multiple: chunks end at a multiple of this number of optimizer steps, or after `most`.
 
     Yields:
         The chunks, drawn lazily.
     """
-    began, drawn, wanted = time.monotonic(), 0, 1
+    began, drawn, wanted = time.monotonic(), 0, multiple - first % multiple
     while drawn < most:
         chunk = draw(min(wanted, most - drawn))
         drawn += len(chunk.labels)
@@ -364,7 +383,8 @@ def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk
         seconds = time.monotonic() - began
         if seconds >= _CHUNK_SECONDS:
             return
-        wanted = max(1, int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1)))
+        affordable = int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1))
+        wanted = max(multiple, affordable - affordable % multiple)
 
 
 def check_same_tensors(

@@ -1,6 +1,6 @@
 """The linearized learner: the first-order expansion of a DenseNet at its initialization."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from bfc_lightning.networks import DenseNet
+from bfc_lightning.matmul import linear
+from bfc_lightning.networks import VJP, DenseNet, Multiply, vjp_by_autodiff
 
 _CHUNK = 2048  # the activations of this many rows fit in the cache
 
@@ -76,6 +77,17 @@ class LinearizedDenseNet(DenseNet):
     def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Returns f_lin(x), computed by `forward`."""
         return self.forward(x)
+
+    def output_and_vjp(
+        self,
+        parameters: Mapping[str, Tensor],
+        x: Float[Tensor, "n d"],
+        trained: Collection[str] = (),
+        *,
+        multiply: Multiply = linear,
+    ) -> tuple[Float[Tensor, " n"], VJP]:
+        """See `DenseNet.output_and_vjp`. The gradient is that of `torch.func`."""
+        return vjp_by_autodiff(self, parameters, x, trained)
 
     def _initialization(self) -> dict[str, nn.Parameter]:
         """theta_0 by name."""

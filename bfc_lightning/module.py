@@ -1,7 +1,9 @@
 """The Lightning module: a network, its objective and its optimizer."""
 
 import functools
-from collections.abc import Callable, Iterable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -14,11 +16,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.fast_path import Clipping, FastPath, InTurn, why_not_fast
+from bfc_lightning.engine import Clipping, Engine
 from bfc_lightning.labels import Labels
 from bfc_lightning.linearized import LinearizedDenseNet
+from bfc_lightning.matmul import linear
 from bfc_lightning.networks import Activation, DenseNet
-from bfc_lightning.objectives import objective_for, weight_penalty
+from bfc_lightning.objectives import learner_loss, objective_for, weight_penalty
 from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.schemes import Phase
 from bfc_lightning.targets import Target
@@ -31,10 +34,98 @@ PHASE_KEY = "phase"
 INIT_SCALE = 0.1
 
 T = TypeVar("T", int, float)
+Row = TypeVar("Row")
 LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
-class HierarchicalLearner(LightningModule):
+class RunModule(LightningModule, ABC):
+    """What a run trains: one learner, or several replicas that share all operations.
+
+    Args:
+        num_learners: number of learners.
+
+    Attributes:
+        engine: takes the optimizer steps, or None if Lightning does, by autograd.
+        diverged: the step at which each learner was found to have diverged, or None.
+        scores: score and loss of each learner in the last evaluation.
+    """
+
+    def __init__(self, num_learners: int = 1) -> None:
+        super().__init__()
+        self.engine: Engine | None = None
+        self.diverged: list[int | None] = [None] * num_learners
+        self.scores: list[dict[str, float]] = []
+
+    @property
+    @abstractmethod
+    def each(self) -> list["HierarchicalLearner"]:
+        """The learners."""
+
+    @property
+    def score_key(self) -> str:
+        """The metric that is monitored: `val/nmse` or `val/error`."""
+        return f"val/{self.each[0].objective.score_name}"
+
+    def use_engine(
+        self,
+        clipping: Clipping,
+        *,
+        share: Callable[[Tensor], None] | None = None,
+        steps_per_call: int = 0,
+    ) -> None:
+        """Takes several optimizer steps at a time; see `Engine`.
+
+        Args:
+            clipping: gradient clipping of each learner. The Trainer clips only the gradients that
+                it computes itself.
+            share: averages the gradients over all processes. Not needed for a single process.
+            steps_per_call: optimizer steps of one call of the compiled step, 0 for eager steps.
+        """
+        self.automatic_optimization = False
+        first = self.each[0]
+        multiply = linear if len(self.each) == 1 else torch.nn.functional.linear
+        self.engine = Engine(
+            [each.network for each in self.each],
+            learner_loss(first.network, first.objective, first.regularization, multiply=multiply),
+            clipping=clipping,
+            share=share,
+            steps_per_call=steps_per_call,
+        )
+
+    def scales(self, steps: range) -> list[list[float]]:
+        """The scale of the loss of every learner after each number of optimizer steps."""
+        progress = [self.each[0].progress(step) for step in steps]
+        columns = [each.objective.scales(progress) for each in self.each]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def mark_diverged(self, values: Sequence[float], step: int) -> bool:
+        """Marks the learners whose value is not finite as diverged.
+
+        Args:
+            values: one per learner.
+            step: number of optimizer steps taken so far.
+
+        Returns:
+            Whether all learners have diverged.
+        """
+        for number, value in enumerate(values):
+            if self.diverged[number] is None and not math.isfinite(value):
+                self.diverged[number] = step
+        return all(step is not None for step in self.diverged)
+
+    def without_diverged(self, rows: Sequence[Row]) -> list[Row]:
+        """Selects the entries of the learners that have not diverged.
+
+        Args:
+            rows: one per learner.
+
+        Returns:
+            The selected entries.
+        """
+        return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
+
+
+class HierarchicalLearner(RunModule):
     """An overparameterized DenseNet, trained with SGD on all layers jointly.
 
     Args:
@@ -68,7 +159,6 @@ class HierarchicalLearner(LightningModule):
             to 0.
         num_replicas: number of seeds that `bfc fit` trains in one process. Each replica has its own
             target, initialization and samples, from consecutive seeds that start at the run's seed.
-            `replica_overrides` sets further differences.
 
     Raises:
         ValueError: if a list does not have one number per layer, or a number is out of range.
@@ -124,62 +214,38 @@ class HierarchicalLearner(LightningModule):
             seed=0 if seed is None else seed,
         )
         self.phase: Phase | None = None
-        self.fast_path: FastPath | None = None
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
         self.score = MeanMetric(nan_strategy="disable")  # keeps NaN
         self.evaluation_loss = MeanMetric(nan_strategy="disable")
 
     @property
-    def score_key(self) -> str:
-        """The metric that is monitored: `val/nmse` or `val/error`."""
-        return f"val/{self.objective.score_name}"
+    def each(self) -> list["HierarchicalLearner"]:
+        """The learner itself."""
+        return [self]
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x)."""
         output: Tensor = self.network(x)
         return output
 
-    def why_not_fast(self) -> str | None:
-        """The reason why the fast training path cannot train this learner, or None if it can."""
-        return why_not_fast(self.network, self.make_optimizer(list(self.parameters())))
-
-    def use_fast_path(
-        self, clipping: Clipping, share: Callable[[Tensor], None] | None = None
-    ) -> None:
-        """Computes gradients without autograd, several steps at a time; see `FastPath`.
-
-        Args:
-            clipping: gradient clipping. The Trainer clips only the gradients that it computes
-                itself.
-            share: averages the gradients over all processes. Not needed for a single process.
-        """
-        assert isinstance(self.network, DenseNet)
-        self.automatic_optimization = False
-        self.fast_path = FastPath(
-            [self.network],
-            [self.objective],
-            regularization=[self.regularization],
-            clipping=clipping,
-            share=share,
-        )
-
     def training_step(
         self, batch: Batch | Iterable[StepChunk], batch_index: int
     ) -> Tensor | dict[str, Any]:
-        """The loss of a batch with the penalty, or the losses of all steps on the fast path."""
-        if self.fast_path is not None and not isinstance(batch, Batch):
-            return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
+        """The loss of a batch with the penalty, or the losses of all steps of an engine."""
+        if self.engine is not None and not isinstance(batch, Batch):
+            return {"loss": take_steps(self, self.engine, batch)}
         assert isinstance(batch, Batch)
-        if self.fast_path is not None:
+        if self.engine is not None:
             chunk = StepChunk(batch.inputs.unsqueeze(0), batch.labels.unsqueeze(0))
-            return {"loss": take_steps(self, self.fast_path, [chunk], self.progress)[0]}
+            return {"loss": take_steps(self, self.engine, [chunk])[0]}
         if self.phase is not None and self.phase.taught is not None:
             data: HierarchicalData = self.trainer.datamodule  # type: ignore[attr-defined]
             batch = data.truncate_labels(batch, self.phase.taught)
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if any(self.regularization):
-            loss = loss + weight_penalty(self.network, self.regularization)
+            weights = [layer.weight for layer in self.network.active_layers()]
+            loss = loss + weight_penalty(weights, self.regularization)
         return loss
 
     def progress(self, step: int) -> float:
@@ -285,7 +351,8 @@ class HierarchicalLearner(LightningModule):
         """
         is_trained = torch.is_grad_enabled()
         prediction = self(batch.inputs) if is_trained else self.network.evaluate(batch.inputs)
-        return self.objective.loss(prediction, batch, progress), prediction
+        [scale] = self.objective.scales([progress])
+        return self.objective.loss(prediction, batch.labels, scale), prediction
 
     def _evaluation_step(self, batch: Batch) -> None:
         loss, prediction = self.shared_step(batch)
@@ -299,23 +366,19 @@ class HierarchicalLearner(LightningModule):
         A callback passes the values to the loggers, because Lightning would log the step one too
         low.
         """
-        self.log(f"{split}/{self.objective.score_name}", self.score, logger=False)
-        self.log(f"{split}/loss", self.evaluation_loss, logger=False)
+        metrics = {self.objective.score_name: self.score, "loss": self.evaluation_loss}
+        for name, metric in metrics.items():
+            self.log(f"{split}/{name}", metric, logger=False)
+        self.scores = [{f"{split}/{name}": float(m.compute()) for name, m in metrics.items()}]
 
 
-def take_steps(
-    module: LightningModule,
-    path: FastPath | InTurn,
-    chunks: Iterable[StepChunk],
-    progress: Callable[[int], float],
-) -> Tensor:
+def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -> Tensor:
     """Takes the optimizer steps of some chunks and updates Lightning's step counters.
 
     Args:
         module: the module whose `training_step` calls this function.
-        path: the training path of its networks.
+        engine: its engine.
         chunks: the batches.
-        progress: maps an optimizer step of the run to the completed fraction of the phase.
 
     Returns:
         The losses.
@@ -325,17 +388,12 @@ def take_steps(
     schedules = _as_list(module.lr_schedulers())
     losses: list[Tensor] = []
     for chunk in chunks:
-        losses.append(
-            path.run(chunk, optimizers, schedules, functools.partial(_later, progress, step))
-        )
-        step += len(losses[-1])
+        steps = range(step, step + len(chunk.labels))
+        losses.append(engine.run(chunk, optimizers, schedules, module.scales(steps), first=step))
+        step = steps.stop
     taken = torch.cat(losses)
     count_steps(module.trainer, len(taken))
     return taken
-
-
-def _later(progress: Callable[[int], float], step: int, offset: int) -> float:
-    return progress(step + offset)
 
 
 def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
@@ -347,9 +405,8 @@ def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
 def count_steps(trainer: Trainer, steps: int) -> None:
     """Updates Lightning's counters for optimizer steps taken within one training step.
 
-    `global_step` counts optimizer steps on both paths, and the batches of the loop are optimizer
-    steps. Intervals therefore have the same meaning on both paths, and a checkpoint of one path can
-    be resumed on the other.
+    `global_step` counts optimizer steps with every engine, and the batches of the loop are
+    optimizer steps. Intervals therefore have the same meaning with every engine.
 
     Args:
         trainer: the Trainer, within `training_step`. Its loop counts one batch by itself.
@@ -371,10 +428,10 @@ def count_steps(trainer: Trainer, steps: int) -> None:
 
 
 def _count_stored_steps(checkpoint: dict[str, Any]) -> None:
-    """Copies the step count of a checkpoint to the counter that the fast path reads.
+    """Copies the step count of a checkpoint to the counter that manual optimization reads.
 
-    The plain path uses one counter, `count_steps` updates both. Lightning restores the counters
-    only later, but callbacks read `global_step` before the first batch.
+    Automatic optimization uses one counter, `count_steps` updates both. Lightning restores the
+    counters only later, but callbacks read `global_step` before the first batch.
     """
     if "loops" in checkpoint:
         counters = checkpoint["loops"]["fit_loop"]

@@ -2,20 +2,24 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bfc_lightning.activations import Quadratic, in_place
-from bfc_lightning.products import affine, affine_by_onednn, gains_by_onednn
+from bfc_lightning.activations import Quadratic, activation_vjp
+from bfc_lightning.matmul import linear, transposed
 from bfc_lightning.seeds import generator
 from bfc_lightning.types import as_integer
 
 Activation = Callable[..., Any]
 Cut = Literal["none", "features", "readout"]
+VJP = Callable[[Tensor], dict[str, Tensor]]
+"""Maps the gradient with respect to f(x), shape (n,), to those with respect to the parameters."""
+
+Multiply = Callable[..., Tensor]
 
 _EVALUATED_ROWS = 2048
 FEATURE_STD = 0.3
@@ -67,7 +71,8 @@ class DenseLayer(nn.Module):
 
     def preactivation(self, below: Float[Tensor, "n fan_in"]) -> Float[Tensor, "n m_l"]:
         """Returns Z_l, given the concatenation of F_0, ..., F_{l-1}."""
-        return nn.functional.linear(below, self.weight, self.bias)
+        multiply = nn.functional.linear if torch.is_grad_enabled() else linear
+        return multiply(below, self.weight, self.bias)
 
     def initialize(self, *, scale: float, positive_readout: bool, random: torch.Generator) -> None:
         """Draws V_{l,0} ~ s N(0, 1/d) and V_{l,j} ~ s N(0, 0.3^2/m_j) and sets b = 0.
@@ -182,6 +187,8 @@ class DenseNet(nn.Module):
         sizes = [input_dim, *widths]
         sigma = Quadratic() if activation is None else activation
         _check_activation(sigma)
+        own = list(sigma.parameters()) if isinstance(sigma, nn.Module) else []
+        self.has_trained_activation = bool(own)
         self.layers = nn.ModuleList(
             DenseLayer(sizes[:level], sizes[level], copy.deepcopy(sigma))
             for level in range(1, len(sizes))
@@ -281,34 +288,130 @@ class DenseNet(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Returns f(x), up to rounding, without autograd and faster than `forward`.
+        """Returns f(x), up to rounding, without autograd and in parts that fit in the cache."""
+        parameters = dict(self.named_parameters())
+        parts = torch.split(x, _EVALUATED_ROWS)
+        return torch.cat([self.output_and_vjp(parameters, part)[0] for part in parts])
 
-        The features of all layers share one buffer, so they need no concatenation.
+    def output_and_vjp(
+        self,
+        parameters: Mapping[str, Tensor],
+        x: Float[Tensor, "n d"],
+        trained: Collection[str] = (),
+        *,
+        multiply: Multiply = linear,
+    ) -> tuple[Float[Tensor, " n"], VJP]:
+        """f(x) and its vector-Jacobian product, as pure functions of the parameters.
+
+        With g_i the gradient with respect to f(x_i) and s_l = a_l m_l^(-1/2):
+
+            dF_l = s_l g v_l^T + sum_{l'>l} dZ_{l'} V_{l',l},   dZ_l = dF_l sigma'(Z_l)
+            dV_l = dZ_l^T [F_0, ..., F_{l-1}],   db_l = sum_i dZ_l,   dv_l = s_l F_l^T g
+            dc = sum_i g_i,   du = x^T g
+
+        Products that no trained parameter needs are skipped.
+
+        Args:
+            parameters: the value of each parameter, by name.
+            x: the inputs.
+            trained: names of the parameters whose gradients are needed, all of active layers.
+            multiply: computes X W^T + b. `vmap` requires PyTorch's.
+
+        Returns:
+            f(x), and the map from g to the gradients of the trained parameters.
         """
-        layers = self.active_layers()
-        readout = torch.cat([
-            scale * layer.readout for scale, layer in zip(self.scales, layers, strict=False)
-        ])
-        size = min(len(x), _EVALUATED_ROWS)
-        buffer = x.new_empty(size, self.input_dim + len(readout))
-        spaces = [x.new_empty(size, layer.width) for layer in layers]
-        output = x.new_empty(len(x))
-        for rows, part in zip(torch.split(x, size), torch.split(output, size), strict=True):
-            known, stop = buffer[: len(rows)], self.input_dim
-            known[:, :stop] = rows
-            for layer, space in zip(layers, spaces, strict=True):
-                z = space[: len(rows)]
-                is_large = gains_by_onednn(layer.weight, len(z))
-                multiply = affine_by_onednn if is_large else affine
-                multiply(layer.bias, known[:, :stop], layer.weight, out=z)
-                features = known[:, stop : stop + layer.width]
-                activation = in_place(layer.activation)
-                if activation is None:
-                    features.copy_(layer.activation(z))
-                else:
-                    activation.evaluate(z, out=features)
-                stop += layer.width
-            torch.addmv(self.constant, known[:, self.input_dim :], readout, out=part)
-            if self.linear is not None:
-                part += rows @ self.linear
-        return output
+        if self.has_trained_activation:
+            return vjp_by_autodiff(self, parameters, x, trained)
+        known, layers = [x], []
+        output = parameters["constant"].expand(len(x))
+        if self.linear is not None:
+            output = torch.addmv(output, x, parameters["linear"])
+        for level, layer in enumerate(self.active_layers()):
+            names = _names(level)
+            weight, bias, readout = (parameters[name] for name in names)
+            below = torch.cat(known, dim=1) if level else x
+            feature, vjp = activation_vjp(layer.activation, multiply(below, weight, bias))
+            readout = self.scales[level] * readout
+            output = torch.addmv(output, feature, readout)
+            known.append(feature)
+            layers.append(_Evaluated(names, below, feature, readout, vjp))
+
+        def gradients(grad: Tensor) -> dict[str, Tensor]:
+            found = _weight_gradients(layers, parameters, grad, trained, multiply)
+            for scale, layer in zip(self.scales, layers, strict=False):
+                if layer.names[2] in trained:
+                    found[layer.names[2]] = torch.mv(layer.feature.mT, grad).mul_(scale)
+            if "linear" in trained:
+                found["linear"] = torch.mv(x.mT, grad)
+            found["constant"] = grad.sum()
+            return found
+
+        return output, gradients
+
+
+class _Evaluated(NamedTuple):
+    """A layer in the backward pass: names of V, b and v, and what it has computed."""
+
+    names: tuple[str, str, str]
+    below: Tensor
+    feature: Tensor
+    readout: Tensor  # s_l v_l
+    vjp: Callable[[Tensor], Tensor]  # dF_l to dZ_l
+
+
+def _weight_gradients(
+    layers: list[_Evaluated],
+    parameters: Mapping[str, Tensor],
+    grad: Tensor,
+    trained: Collection[str],
+    multiply: Multiply,
+) -> dict[str, Tensor]:
+    """dV_l and db_l of the trained layers."""
+    found: dict[str, Tensor] = {}
+    lowest = 0
+    while lowest < len(layers) and layers[lowest].names[0] not in trained:
+        lowest += 1
+    below = transposed(layers[-1].below, layers[-1].feature.shape[1])
+    higher: list[Tensor] = []  # dZ_{l'} [V_{l',lowest}, ...] of the layers above
+    for level in reversed(range(lowest, len(layers))):
+        layer, width = layers[level], layers[level].feature.shape[1]
+        start = sum(lower.feature.shape[1] for lower in layers[lowest:level])
+        parts = [part[:, start : start + width] for part in higher]
+        if parts:
+            dz = layer.vjp(torch.addr(sum(parts[1:], parts[0]), grad, layer.readout))
+        else:
+            dz = layer.vjp(torch.outer(grad, layer.readout))
+        if layer.names[0] in trained:
+            found[layer.names[0]] = multiply(dz.mT, below[: layer.below.shape[1]])
+            found[layer.names[1]] = dz.sum(0)
+        if level > lowest:
+            higher.append(multiply(dz, parameters[layer.names[0]][:, -start:].mT))
+    return found
+
+
+def vjp_by_autodiff(
+    network: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, trained: Collection[str]
+) -> tuple[Tensor, VJP]:
+    """The output of any module and its vector-Jacobian product, by `torch.func`.
+
+    Args:
+        network: maps inputs (n, d) to outputs (n,).
+        parameters: the value of each parameter, by name.
+        x: the inputs.
+        trained: names of the parameters whose gradients are needed.
+
+    Returns:
+        The output, and the map from the gradient with respect to it to those of the parameters.
+    """
+
+    def output(own: dict[str, Tensor]) -> Tensor:
+        value: Tensor = torch.func.functional_call(network, {**parameters, **own}, (x,))
+        return value
+
+    value, vjp = torch.func.vjp(output, {name: parameters[name] for name in trained})[:2]
+    return value, lambda grad: vjp(grad)[0]
+
+
+def _names(level: int) -> tuple[str, str, str]:
+    """Names of V, b and v of a layer, counted from 0."""
+    return f"layers.{level}.weight", f"layers.{level}.bias", f"layers.{level}.readout"

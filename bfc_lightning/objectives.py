@@ -1,17 +1,24 @@
 """Objectives: the training loss, the reported score and the weight penalty."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.labels import Classification, Labels, Regression
+from bfc_lightning.matmul import linear
 from bfc_lightning.measures import classification_error, normalized_mse
-from bfc_lightning.networks import DenseNet
+from bfc_lightning.networks import DenseNet, Multiply
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
+
+LossAndGrad = Callable[
+    [Mapping[str, Tensor], Mapping[str, Tensor], Tensor, Tensor, float | Tensor],
+    tuple[Tensor, dict[str, Tensor]],
+]
+"""(trained, fixed, x, y, scale) -> loss, gradients of the trained parameters by name."""
 
 
 def regression_loss(
@@ -33,13 +40,9 @@ def regression_loss(
 
 
 def classification_loss(
-    prediction: Float[Tensor, " n"],
-    label: Float[Tensor, " n"],
-    *,
-    target_variance: float | Tensor,
-    temperature: float,
+    prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], *, scale: float | Tensor
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of the logit f / (temperature Var(G)^(1/2)).
+    """Binary cross-entropy of the logit f / s, s = T Var(G)^(1/2) with the temperature T.
 
     A low temperature increases the weight of examples near the decision boundary.
 
@@ -48,81 +51,33 @@ def classification_loss(
     Args:
         prediction: f(x).
         label: y in {0, 1}.
-        target_variance: Var(G), a scalar.
-        temperature: positive.
+        scale: s, positive, a scalar.
 
     Returns:
         The mean over the samples, in nats.
     """
-    logit = prediction / (temperature * target_variance**0.5)
-    return nn.functional.binary_cross_entropy_with_logits(logit, label)
+    return nn.functional.binary_cross_entropy_with_logits(prediction / scale, label)
 
 
-def regression_slope(
-    prediction: Float[Tensor, "*rest n"],
-    label: Float[Tensor, "*rest n"],
-    *,
-    label_variance: float | Tensor,
-) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest n"]]:
-    """`regression_loss` and its gradient with respect to the predictions, 2 (f - y) / (n Var(y)).
-
-    Args:
-        prediction: f(x).
-        label: y.
-        label_variance: Var(y), a scalar, or one number per leading index with shape (..., 1).
-
-    Returns:
-        The loss and the gradient.
-    """
-    error = prediction - label
-    slope = error * (2 / (label_variance * label.shape[-1]))
-    return torch.linalg.vecdot(error, slope) / 2, slope
-
-
-def classification_slope(
-    prediction: Float[Tensor, "*rest n"],
-    label: Float[Tensor, "*rest n"],
-    *,
-    target_variance: float | Tensor,
-    temperature: float,
-) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest n"]]:
-    """`classification_loss` and its gradient with respect to the predictions.
-
-        (sigmoid(f/s) - y) / (n s),   s = T Var(G)^(1/2)
-
-    Args:
-        prediction: f(x).
-        label: y in {0, 1}.
-        target_variance: Var(G), a scalar, or one number per leading index with shape (..., 1).
-        temperature: T, positive.
-
-    Returns:
-        The loss and the gradient.
-    """
-    scale = temperature * target_variance**0.5
-    logit = prediction / scale
-    loss = nn.functional.softplus(logit) - label * logit
-    return loss.mean(-1), (logit.sigmoid() - label) / (scale * label.shape[-1])
-
-
-def weight_penalty(network: DenseNet, coefficients: Sequence[float]) -> Float[Tensor, ""]:
-    """sum_l lambda_l sum_j |V_{l,j}|_F^2 over the active layers, without biases and readouts.
+def weight_penalty(
+    weights: Sequence[Float[Tensor, "_m _fan_in"]], coefficients: Sequence[float]
+) -> Float[Tensor, ""]:
+    """sum_l lambda_l sum_j |V_{l,j}|_F^2, without biases and readouts.
 
     Source: the lambda_6 term of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. The terms
     with lambda_3 to lambda_5 couple the wide weights W of a layer to their distilled weights K. A
     `DenseNet` has no K.
 
     Args:
-        network: the learner.
-        coefficients: lambda_l, one per layer.
+        weights: V_1, V_2, ... of the active layers.
+        coefficients: lambda_l, at least one per weight.
 
     Returns:
         A scalar.
     """
-    penalty = network.constant.new_zeros(())
-    active = network.active_layers()
-    for coefficient, layer in zip(coefficients[: len(active)], active, strict=True):
-        penalty = penalty + coefficient * layer.weight.square().sum()
+    penalty = weights[0].new_zeros(())
+    for coefficient, weight in zip(coefficients, weights, strict=False):
+        penalty = penalty + coefficient * weight.square().sum()
     return penalty
 
 
@@ -136,43 +91,52 @@ class Objective(ABC):
     score_name: str
 
     @abstractmethod
+    def scales(self, progress: Sequence[float]) -> list[float]:
+        """The only number in the loss that depends on the problem or on the training step.
+
+        It is read from the target, which a checkpoint may replace.
+
+        Args:
+            progress: completed fractions of the phase, from 0 to 1.
+
+        Returns:
+            Var(y) for regression, T(p) Var(G)^(1/2) for classification, for each fraction.
+        """
+
+    @abstractmethod
     def loss(
-        self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
+        self,
+        prediction: Float[Tensor, " n"],
+        label: Float[Tensor, " n"],
+        scale: float | Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
         """The training loss of a batch, without the weight penalty.
 
         Args:
             prediction: f(x).
-            batch: the samples.
-            progress: the completed fraction of the phase, from 0 to 1.
+            label: y.
+            scale: from `scales`.
 
         Returns:
             A scalar.
         """
 
-    @property
     @abstractmethod
-    def variance(self) -> float:
-        """The variance that scales the loss: Var(y) for regression, Var(G) for classification."""
-
-    @abstractmethod
-    def loss_and_slope(
+    def loss_and_grad(
         self,
-        prediction: Float[Tensor, "*r n"],
-        label: Float[Tensor, "*r n"],
-        progress: float = 0.0,
-        variance: float | Float[Tensor, "r 1"] | None = None,
-    ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
+        prediction: Float[Tensor, " n"],
+        label: Float[Tensor, " n"],
+        scale: float | Float[Tensor, ""],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         """`loss` and its gradient with respect to the predictions.
 
         Args:
-            prediction: f(x) of one learner, or of several learners on their own labels.
+            prediction: f(x).
             label: y.
-            progress: the completed fraction of the phase, from 0 to 1.
-            variance: the variance of each learner. Defaults to the variance of this objective.
+            scale: from `scales`.
 
         Returns:
-            One loss per learner, and one derivative per sample.
+            The loss, and one derivative per sample.
         """
 
     @abstractmethod
@@ -195,27 +159,29 @@ class RegressionObjective(Objective):
         self.target = target
         self.labels = labels
 
+    def scales(self, progress: Sequence[float]) -> list[float]:
+        """Var(y), at any progress."""
+        return [float(self.labels.label_variance(self.target))] * len(progress)
+
     def loss(
-        self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
-    ) -> Float[Tensor, ""]:
-        """E (f - y)^2 / Var(y), independent of `progress`."""
-        return regression_loss(prediction, batch.labels, label_variance=self.variance)
-
-    @property
-    def variance(self) -> float:
-        """Var(y)."""
-        return float(self.labels.label_variance(self.target))
-
-    def loss_and_slope(
         self,
-        prediction: Float[Tensor, "*r n"],
-        label: Float[Tensor, "*r n"],
-        progress: float = 0.0,
-        variance: float | Float[Tensor, "r 1"] | None = None,
-    ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
-        """`regression_slope`."""
-        scale = self.variance if variance is None else variance
-        return regression_slope(prediction, label, label_variance=scale)
+        prediction: Float[Tensor, " n"],
+        label: Float[Tensor, " n"],
+        scale: float | Float[Tensor, ""],
+    ) -> Float[Tensor, ""]:
+        """`regression_loss`."""
+        return regression_loss(prediction, label, label_variance=scale)
+
+    def loss_and_grad(
+        self,
+        prediction: Float[Tensor, " n"],
+        label: Float[Tensor, " n"],
+        scale: float | Float[Tensor, ""],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """`regression_loss` and 2 (f - y) / (n Var(y))."""
+        error = prediction - label
+        grad = error * (2 / (scale * len(label)))
+        return torch.dot(error, grad) / 2, grad
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
         """E (f - G)^2 / Var(G)."""
@@ -256,36 +222,30 @@ class ClassificationObjective(Objective):
         ratio = self.final_temperature / self.temperature
         return self.temperature * float(ratio**progress)
 
+    def scales(self, progress: Sequence[float]) -> list[float]:
+        """T(p) Var(G)^(1/2)."""
+        std = float(self.target.variance) ** 0.5
+        return [std * self.temperature_at(each) for each in progress]
+
     def loss(
-        self, prediction: Float[Tensor, " n"], batch: Batch, progress: float = 0.0
-    ) -> Float[Tensor, ""]:
-        """Binary cross-entropy of f / (T(p) Var(G)^(1/2))."""
-        return classification_loss(
-            prediction,
-            batch.labels,
-            target_variance=self.variance,
-            temperature=self.temperature_at(progress),
-        )
-
-    @property
-    def variance(self) -> float:
-        """Var(G)."""
-        return float(self.target.variance)
-
-    def loss_and_slope(
         self,
-        prediction: Float[Tensor, "*r n"],
-        label: Float[Tensor, "*r n"],
-        progress: float = 0.0,
-        variance: float | Float[Tensor, "r 1"] | None = None,
-    ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r n"]]:
-        """`classification_slope` at the current temperature."""
-        return classification_slope(
-            prediction,
-            label,
-            target_variance=self.variance if variance is None else variance,
-            temperature=self.temperature_at(progress),
-        )
+        prediction: Float[Tensor, " n"],
+        label: Float[Tensor, " n"],
+        scale: float | Float[Tensor, ""],
+    ) -> Float[Tensor, ""]:
+        """`classification_loss`."""
+        return classification_loss(prediction, label, scale=scale)
+
+    def loss_and_grad(
+        self,
+        prediction: Float[Tensor, " n"],
+        label: Float[Tensor, " n"],
+        scale: float | Float[Tensor, ""],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+        """`classification_loss` and (sigmoid(f/s) - y) / (n s)."""
+        logit = prediction / scale
+        grad = (logit.sigmoid() - label) / (scale * len(label))
+        return (nn.functional.softplus(logit) - label * logit).mean(), grad
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
         """The fraction of misclassified samples."""
@@ -315,3 +275,45 @@ def objective_for(
     if isinstance(labels, Regression):
         return RegressionObjective(target, labels)
     raise ValueError(f"labels must be Regression or Classification, got {type(labels).__name__}.")
+
+
+def learner_loss(
+    network: DenseNet,
+    objective: Objective,
+    regularization: Sequence[float],
+    *,
+    multiply: Multiply = linear,
+) -> LossAndGrad:
+    """The training loss of a learner, as a pure function of its parameters.
+
+    Args:
+        network: the learner. Its active layers are those of the function.
+        objective: the loss of its predictions.
+        regularization: lambda_l of `weight_penalty`, one per layer.
+        multiply: see `DenseNet.output_and_vjp`.
+
+    Returns:
+        A function of the trained parameters and all other tensors by name, of x, y and the scale.
+        It returns the loss with the penalty and the gradients of the trained parameters.
+    """
+
+    def loss_and_grad(
+        trained: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        scale: float | Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        parameters = {**trained, **fixed}
+        prediction, vjp = network.output_and_vjp(parameters, x, trained, multiply=multiply)
+        loss, grad = objective.loss_and_grad(prediction, y, scale)
+        gradients = vjp(grad)
+        if any(regularization):
+            names = [f"layers.{level}.weight" for level in range(network.active_depth)]
+            loss = loss + weight_penalty([parameters[name] for name in names], regularization)
+            for name, coefficient in zip(names, regularization, strict=False):
+                if name in trained:
+                    gradients[name] = gradients[name] + 2 * coefficient * parameters[name]
+        return loss, gradients
+
+    return loss_and_grad

@@ -1,25 +1,20 @@
 """Several seeds in one process: learners of one shape, trained with batched operations."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData, in_chunks
-from bfc_lightning.fast_path import Clipping, FastPath, InTurn, path_of
 from bfc_lightning.medians import median_of
-from bfc_lightning.module import PHASE_KEY, HierarchicalLearner, take_steps
-from bfc_lightning.networks import DenseNet
-from bfc_lightning.row_optimizers import why_not_in_rows
-from bfc_lightning.schemes import Phase
+from bfc_lightning.module import PHASE_KEY, HierarchicalLearner, RunModule, take_steps
 from bfc_lightning.sync_points import SyncPoints
 from bfc_lightning.types import Batch, StepChunk
-
-T = TypeVar("T")
 
 
 class ReplicatedData(LightningDataModule):
@@ -34,6 +29,17 @@ class ReplicatedData(LightningDataModule):
         self.parts = list(parts)
         self.sync_points: SyncPoints | None = None
         self.batch_size = parts[0].batch_size
+        self.block_length = parts[0].block_length
+
+    @property
+    def steps_per_call(self) -> int:
+        """Chunks end at multiples of it, or at a sync point."""
+        return self.parts[0].steps_per_call
+
+    @steps_per_call.setter
+    def steps_per_call(self, steps: int) -> None:
+        for part in self.parts:
+            part.steps_per_call = steps
 
     def check_processes(self, world_size: int) -> None:
         """Checks that there is a single process.
@@ -83,9 +89,10 @@ class ReplicatedData(LightningDataModule):
             return [part.draw_batch(batch, shards) for part in self.parts]
         assert self.sync_points is not None
         most = self.sync_points.steps_until_next(trainer.global_step)
-        return in_chunks(lambda steps: self._draw_chunk(steps, shards), most)
+        draw = functools.partial(self._draw_chunk, shards=shards)
+        return in_chunks(draw, trainer.global_step, most, multiple=self.steps_per_call)
 
-    def _draw_chunk(self, most: int, shards: range) -> StepChunk:
+    def _draw_chunk(self, most: int, *, shards: range) -> StepChunk:
         chunks = [part.draw_chunk(most, shards) for part in self.parts]
         return StepChunk(*(torch.stack(column, dim=1) for column in zip(*chunks, strict=True)))
 
@@ -109,74 +116,26 @@ class ReplicatedData(LightningDataModule):
             part.load_state_dict(_part_of(state_dict, number))
 
 
-class ReplicatedLearner(LightningModule):
-    """Several learners, trained jointly, each on its own samples. Requires the fast path.
+class ReplicatedLearner(RunModule):
+    """Several learners, trained jointly, each on its own samples. Requires an engine.
 
     Each replica gives the same numbers as a separate run, up to rounding. Replicas share no state,
     so a diverged replica does not affect the others. Metrics are medians over the replicas that
     have not diverged.
 
     Args:
-        learners: one per replica, all with the same shape, optimizer class and phases.
-
-    Attributes:
-        diverged: the step at which each replica was found to have diverged, or None.
-
-    Raises:
-        ValueError: if the learners cannot be trained jointly.
+        learners: one per replica, which differ only in their seeds.
     """
 
     def __init__(self, learners: Sequence[HierarchicalLearner]) -> None:
-        super().__init__()
+        super().__init__(len(learners))
         self.learners = nn.ModuleList(learners)
-        self.automatic_optimization = False
-        self.diverged: list[int | None] = [None] * len(learners)
-        self.fast_path: FastPath | InTurn | None = None
-        self._batch: tuple[Clipping, int] | None = None
         self._losses: list[list[float]] = []
-        reason = learners[0].why_not_fast()
-        if reason is not None:
-            raise ValueError(f"model.num_replicas must be 1 if {reason}, got {len(learners)}.")
-        reason = why_not_in_rows([
-            learner.make_optimizer(list(learner.parameters())) for learner in learners
-        ])
-        if reason is not None:
-            raise ValueError(
-                "model.optimizer must be SGD, Adam or AdamW, in a form that all replicas can "
-                f"share, with model.num_replicas, got {reason}."
-            )
-
-    @property
-    def score_key(self) -> str:
-        """The metric that is monitored, as for a single learner."""
-        return self.each[0].score_key
 
     @property
     def each(self) -> list[HierarchicalLearner]:
         """The learners, with their type."""
         return [part for part in self.learners if isinstance(part, HierarchicalLearner)]
-
-    def use_fast_path(self, clipping: Clipping, batch_size: int) -> None:
-        """Sets the options of the training path, which is built when training starts.
-
-        Args:
-            clipping: gradient clipping of each learner.
-            batch_size: batch size of each learner.
-        """
-        self._batch = clipping, batch_size
-
-    def on_train_start(self) -> None:
-        """Builds the training path. The choice depends on the device and the dtype."""
-        assert self._batch is not None
-        clipping, batch_size = self._batch
-        networks = [each.network for each in self.each]
-        self.fast_path = path_of(
-            [network for network in networks if isinstance(network, DenseNet)],
-            [each.objective for each in self.each],
-            regularization=[each.regularization for each in self.each],
-            clipping=clipping,
-            batch_size=batch_size,
-        )
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401, Lightning's union of unions
         """One optimizer and one schedule per learner."""
@@ -184,50 +143,10 @@ class ReplicatedLearner(LightningModule):
         length = phase.length if phase else self.trainer.max_steps
         return [as_config(each.build_optimizer(length)) for each in self.each]
 
-    def enter_phase(self, phase: Phase) -> None:
-        """Starts a phase in all learners.
-
-        Args:
-            phase: phase of the training scheme.
-        """
-        for each in self.each:
-            each.enter_phase(phase)
-
     def training_step(self, batch: Iterator[StepChunk], batch_index: int) -> dict[str, Any]:
         """Takes the optimizer steps of the chunks."""
-        assert self.fast_path is not None
-        return {"loss": take_steps(self, self.fast_path, batch, self.progress)}
-
-    def progress(self, step: int) -> float:
-        """The completed fraction of the phase, or of the run, after `step` optimizer steps."""
-        phase = self.each[0].phase
-        return phase.progress(step) if phase else step / self.trainer.max_steps
-
-    def mark_diverged(self, values: Sequence[float], step: int) -> bool:
-        """Marks the replicas whose value is not finite as diverged.
-
-        Args:
-            values: one per replica.
-            step: number of optimizer steps taken so far.
-
-        Returns:
-            Whether all replicas have diverged.
-        """
-        for number, value in enumerate(values):
-            if self.diverged[number] is None and not math.isfinite(value):
-                self.diverged[number] = step
-        return all(step is not None for step in self.diverged)
-
-    def without_diverged(self, rows: Sequence[T]) -> list[T]:
-        """Selects the entries of the replicas that have not diverged.
-
-        Args:
-            rows: one per replica.
-
-        Returns:
-            The selected entries.
-        """
-        return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
+        assert self.engine is not None
+        return {"loss": take_steps(self, self.engine, batch)}
 
     def validation_step(self, batch: list[Batch], batch_index: int) -> None:
         """Adds a batch to the score of every replica."""
@@ -276,7 +195,7 @@ class ReplicatedLearner(LightningModule):
     def _publish(self, split: str) -> None:
         name = f"{split}/{self.each[0].objective.score_name}"
         losses = torch.tensor(self._losses, dtype=torch.float64).mean(dim=0).tolist()
-        self.scores: list[dict[str, float]] = []
+        self.scores = []
         for each, loss in zip(self.each, losses, strict=True):
             self.scores.append({name: float(each.score.compute()), f"{split}/loss": loss})
             each.score.reset()
@@ -321,7 +240,6 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-AnyLearner = HierarchicalLearner | ReplicatedLearner
 AnyData = HierarchicalData | ReplicatedData
 
 
@@ -348,33 +266,3 @@ def largest_weight(module: nn.Module) -> float:
     """
     largest = [torch.linalg.vector_norm(p.detach(), ord=math.inf) for p in module.parameters()]
     return float(torch.stack(largest).max())
-
-
-def learners_of(module: LightningModule) -> list[HierarchicalLearner]:
-    """The learners of a run: one, or one per replica.
-
-    Args:
-        module: the trained module.
-
-    Returns:
-        At least one learner.
-    """
-    if isinstance(module, ReplicatedLearner):
-        return module.each
-    assert isinstance(module, HierarchicalLearner)
-    return [module]
-
-
-def problems_of(data: LightningDataModule) -> list[HierarchicalData]:
-    """The data modules of a run: one, or one per replica.
-
-    Args:
-        data: the data module of the run.
-
-    Returns:
-        At least one data module.
-    """
-    if isinstance(data, ReplicatedData):
-        return data.parts
-    assert isinstance(data, HierarchicalData)
-    return [data]

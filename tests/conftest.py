@@ -18,12 +18,13 @@ from jaxtyping import AbstractArray, install_import_hook
 
 _MODULES = (
     "activations",
-    "fast_path",
-    "gradients",
+    "engine",
+    "formulas",
     "inputs",
     "kernels",
     "labels",
     "linearized",
+    "matmul",
     "measures",
     "networks",
     "objectives",

@@ -1,17 +1,14 @@
 """Callbacks, measures and loggers with which tests intervene in a run, by class path."""
 
 import builtins
-import json
 import os
 import time
 from pathlib import Path
 
 import torch
 from lightning import Callback
-from lightning.pytorch.loggers import CSVLogger
 
 from bfc_lightning import Measure
-from bfc_lightning.replicas import learners_of
 
 
 class SimulatedKillError(BaseException):
@@ -19,12 +16,11 @@ class SimulatedKillError(BaseException):
 
 
 class AtStep(Callback):
-    """Acts at the end of a training step, in every process or in one."""
+    """Acts at the end of a training step, in every process or in that of a rank."""
 
-    rank: int | None = None
-
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, rank: int | None = None) -> None:
         self.step = step
+        self.rank = rank
 
     def on_train_batch_end(self, trainer, *args) -> None:
         if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
@@ -41,21 +37,12 @@ class RaiseAt(AtStep):
 class SignalAt(AtStep):
     """Sends the process a signal."""
 
-    def __init__(self, step: int, signum: int = 2) -> None:
-        super().__init__(step)
+    def __init__(self, step: int, signum: int = 2, rank: int | None = None) -> None:
+        super().__init__(step, rank)
         self.signum = signum
 
     def act(self, trainer) -> None:
         os.kill(os.getpid(), self.signum)
-
-
-class SignalTheFirst(SignalAt):
-    """Sends only the first process a signal."""
-
-    rank = 0
-
-    def __init__(self, step: int, signum: int = 15) -> None:
-        super().__init__(step, signum)
 
 
 class FailAt(AtStep):
@@ -71,15 +58,6 @@ class FailAt(AtStep):
     def setup(self, trainer, pl_module, stage: str) -> None:
         if stage != "fit":
             raise self.error
-
-
-class FailInTheFirst(AtStep):
-    """Raises in the first process only, as a tensor operation does."""
-
-    rank = 0
-
-    def act(self, trainer) -> None:
-        raise RuntimeError("only here")
 
 
 class WaitAt(AtStep):
@@ -112,22 +90,9 @@ class PoisonAt(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, *args) -> None:
         if trainer.global_step == self.step:
-            learner = learners_of(pl_module)[self.replica]
+            learner = pl_module.each[self.replica]
             with torch.no_grad():
                 learner.network.constant.fill_(float("nan"))
-
-
-class SignalAtStart(Callback):
-    """Sends the process a signal before training or testing starts."""
-
-    def __init__(self, signum: int = 15) -> None:
-        self.signum = signum
-
-    def on_train_start(self, trainer, *args) -> None:
-        os.kill(os.getpid(), self.signum)
-
-    def on_test_start(self, trainer, *args) -> None:
-        os.kill(os.getpid(), self.signum)
 
 
 class FailInSetup(Callback):
@@ -183,12 +148,10 @@ class MeasureThatSignals(Measure):
         return {}
 
 
-class KeepSettings(CSVLogger):
-    """A logger that writes the settings it is given, as JSON."""
-
-    def log_hyperparams(self, params=None) -> None:
-        Path(self.save_dir).mkdir(parents=True, exist_ok=True)
-        (Path(self.save_dir) / "settings.json").write_text(json.dumps(params))
+def uncompilable(z: torch.Tensor) -> torch.Tensor:
+    """z^2, which `torch.compile` refuses to trace."""
+    torch._dynamo.graph_break()
+    return z * z
 
 
 class DrawsRecorder(Callback):

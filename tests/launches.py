@@ -55,15 +55,8 @@ def bfc(devices: int, root: Path, *argv: str) -> tuple[int, str]:
 
 def torchrun(argv: list[str], *options: str) -> subprocess.Popen:
     """torchrun with two processes."""
-    return start([
-        script("torchrun"),
-        "--nproc-per-node",
-        "2",
-        *options,
-        "-m",
-        "bfc_lightning",
-        *argv,
-    ])
+    options = ("--nproc-per-node", "2", *options)
+    return start([script("torchrun"), *options, "-m", "bfc_lightning", *argv])
 
 
 def free_port() -> int:

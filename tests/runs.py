@@ -1,9 +1,6 @@
 """How tests start runs: through `main`, in one process, on the tiny config."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -64,21 +61,3 @@ def error_line(text: str) -> str:
     assert len(lines) == 1, text
     assert "Traceback" not in text
     return lines[0].removeprefix("bfc: error: ")
-
-
-def fit_with_one_and_two_processes(root: Path, *argv: str) -> list[dict]:
-    """The final weights of the same float64 run in one process and in two, started by DDP."""
-    command = [sys.executable, "-m", "bfc_lightning", "fit", "-c", TINY]
-    command += ["--run.root", str(root), *DOUBLE, "--trainer.strategy", "ddp", *argv]
-    for devices in ("1", "2"):
-        done = subprocess.run(
-            [*command, "--run.name", devices, "--trainer.devices", devices],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in root.iterdir()) == ["1", "2"]
-    return [checkpoint(root / name)["state_dict"] for name in ("1", "2")]

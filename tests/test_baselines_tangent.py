@@ -12,7 +12,6 @@ from bfc_lightning import (
     ReLUChainNTK,
 )
 from bfc_lightning.baselines.base import Task
-from bfc_lightning.baselines.kernel_fit import KernelFit
 from bfc_lightning.kernels import learner_ntk, quadratic_chain_ntk, relu_chain_ntk
 from bfc_lightning.measures import empirical_ntk
 from bfc_lightning.networks import DenseNet
@@ -83,21 +82,6 @@ def test_tiles_do_not_change_the_fit(monkeypatch):
     parts.fit(task)
     x = task.holdout.inputs
     torch.testing.assert_close(parts.predict(x), whole.predict(x), rtol=1e-9, atol=1e-9)
-
-
-def test_gram_matrix_is_factorised_where_it_lies(monkeypatch):
-    """A copy of 20,000 x 20,000 numbers would not fit beside it."""
-    seen = []
-
-    def watch(gram, *, out):
-        original(gram, out=out)
-        seen.append(out[0].data_ptr() == gram.data_ptr() and not out[0].triu(1).any())
-
-    original = torch.linalg.cholesky_ex
-    monkeypatch.setattr(torch.linalg, "cholesky_ex", watch)
-    x = make_task(quadratic, num_samples=30, input_dim=4).train.inputs
-    KernelFit(lambda a, b: (1 + a @ b.T) ** 2, x, x[:, 0], ridge=1e-3)
-    assert seen == [True]
 
 
 @pytest.mark.parametrize("activation", ["relu", "quadratic"])

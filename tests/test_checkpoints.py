@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from bfc_lightning.callbacks.checkpoints import AtomicCheckpointIO
 from bfc_lightning.cli import main
 from tests.runs import BARE, checkpoint, error_line, fit, intervene, user_callback
 
@@ -105,20 +104,6 @@ def test_best_checkpoint_has_the_lowest_score(tmp_path):
     assert best < 60
     assert checkpoint(tmp_path / "tiny", "best")["global_step"] == best
     assert checkpoint(tmp_path / "tiny", "last")["global_step"] == 60
-
-
-def test_failed_write_keeps_the_checkpoint_before(tmp_path, monkeypatch):
-    files, path = AtomicCheckpointIO(), tmp_path / "new" / "mine.ckpt"
-    files.save_checkpoint({"step": 1}, path)
-
-    def fail(*args: object, **kwargs: object) -> None:
-        raise OSError("full")
-
-    monkeypatch.setattr("bfc_lightning.files.sync_to_disk", fail)
-    with pytest.raises(OSError, match="full"):
-        files.save_checkpoint({"step": 2}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
-    assert [entry.name for entry in path.parent.iterdir()] == ["mine.ckpt"]
 
 
 # The callback is not part of the resumed run; Lightning says so.

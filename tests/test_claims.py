@@ -1,7 +1,6 @@
 """Claims: what a file may say, effects with intervals, verdicts, and the files that report them."""
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from bfc_lightning.experiments.bootstrap import Estimate
 from bfc_lightning.experiments.claims.claim import (
     PROFILES,
     Condition,
-    Ratio,
     Term,
     check_claim,
     find_claims,
@@ -26,7 +24,6 @@ from bfc_lightning.experiments.claims.report import (
     write_report,
 )
 from bfc_lightning.experiments.claims.verdicts import (
-    effect_in_words,
     effect_of,
     judge_all,
     unknown_metrics,
@@ -34,7 +31,7 @@ from bfc_lightning.experiments.claims.verdicts import (
 )
 from bfc_lightning.experiments.spec import Scaling
 from tests.claim_files import RATIO as ENTRY
-from tests.claim_files import WORDS, write_claim
+from tests.claim_files import write_claim
 from tests.results import experiment, results
 
 SHIPPED = find_claims(Path("configs/claims"))
@@ -57,24 +54,12 @@ def judged(folder, narrow, wide=(1.0,) * 5, **changes):
 TERM_OF_WIDE = {"learner": "wide", "metric": "x"}
 MISTAKES = {
     "key too many": ({"color": "red"}, "'color' is not accepted"),
-    "no text": ({"sentence": ["x"]}, "sentence"),
     "unknown profile": ({"runs": {"quick": "few.yaml", "slow": "few.yaml"}}, "runs .*slow"),
-    "no such file": ({"runs": {"quick": "few.yaml", "full": "many.yaml"}}, "runs .*many.yaml"),
     "nothing that must hold": ({"conditions": []}, "conditions must not be empty"),
     "no effect": ({"conditions": [{"what": "x"}]}, "conditions.0 must have one of value, ratio"),
     "no bound": ({"conditions": [{"what": "x", "value": TERM_OF_WIDE}]}, "at_least <= at_most"),
     "bounds that exclude each other": (condition(at_most=0.5), "got 1.0 and 0.5"),
     "bound that is no number": (condition(at_least="ten"), "at_least.*ten"),
-    "bound that can't be reached": (condition(at_least=math.inf), "got inf and inf"),
-    "bound that is nothing": (condition(at_least=math.nan), "got nan and inf"),
-    "ratio of nothing": (
-        condition(ratio={"to": TERM_OF_WIDE}),
-        "conditions.0: .*of.learner",
-    ),
-    "no metric": (
-        condition(ratio={"of": {"learner": "a"}, "to": TERM_OF_WIDE}),
-        "of.metric",
-    ),
     "unknown key": (condition(ratio={"of": {**TERM_OF_WIDE, "and": 1}}), "'and'"),
 }
 
@@ -88,20 +73,12 @@ def test_mistake_in_a_claim_is_named(name, tmp_path):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("text", ["3", "- a", "a: [", ""])
+@pytest.mark.parametrize("text", ["- a", "a: ["])
 def test_file_that_is_no_mapping_is_named(text, tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"wrong\.yaml: "):
         read_claim(path)
-
-
-def test_claim_is_read_as_it_is_written(tmp_path):
-    claim = read_claim(write_claim(tmp_path))
-    ratio = Ratio(Term("narrow", "val/nmse"), Term("wide", "val/nmse"))
-    assert claim.name == "width"
-    assert claim.sentence == WORDS["sentence"]
-    assert claim.conditions == [Condition(ENTRY["what"], ratio=ratio, at_least=1.0)]
 
 
 OF_A = {"learner": "a", "metric": "x"}
@@ -123,7 +100,6 @@ def test_claim_must_fit_its_experiment(message, entry, tmp_path):
 INTERVALS = {
     (1.0, 4.0): "holds",
     (0.9, 3.0): "undecided",
-    (0.1, 5.0): "undecided",
     (0.1, 0.9): "does not hold",
     (4.1, 9.0): "does not hold",
 }
@@ -151,20 +127,6 @@ def test_interval_is_that_of_all_draws():
     assert 30 < many.low < 45 < 55 < many.high < 70
 
 
-@pytest.mark.parametrize(
-    ("narrow", "verdict"),
-    [
-        (GOOD, "holds"),
-        ([0.1, 0.1, 0.2, 0.2, 0.3], "does not hold"),
-        ([0.5, 2.0, 3.0, 3.0, 3.0], "undecided"),
-    ],
-)
-def test_claim_is_judged_by_its_runs(narrow, verdict, tmp_path):
-    judgment = judged(tmp_path, narrow)
-    assert judgment["verdict"] == verdict
-    assert judgment["conditions"][0]["value"] == pytest.approx(sorted(narrow)[2])
-
-
 def test_claim_holds_only_if_all_its_conditions_do(tmp_path):
     wrong, unclear = {**ENTRY, "at_least": 100.0}, {**ENTRY, "at_least": 2.5}
     for conditions, verdict in (
@@ -177,7 +139,7 @@ def test_claim_holds_only_if_all_its_conditions_do(tmp_path):
 
 @pytest.mark.parametrize(
     ("run", "told"),
-    [("diverged", "diverged"), ("timeout", "timeout"), ({"other": 1.0}, "has none")],
+    [("timeout", "timeout"), ({"other": 1.0}, "has none")],
 )
 def test_run_without_a_number_leaves_the_claim_undecided(run, told, tmp_path):
     judgment = judged(tmp_path, [2.0, run, 3.0, 3.0, 3.0])
@@ -220,16 +182,6 @@ def test_exponents_are_compared(tmp_path):
     assert lost["conditions"][0]["reason"] == reason
 
 
-def test_effect_is_described():
-    at, other, both = Term("b", "val/nmse", {"d": "8"}), Term("a", "x"), Term("b", "x")
-    for terms, words in (
-        ((TERM, at), "val/nmse: a / b (d 8)"),
-        ((TERM, other), "a: val/nmse / x"),
-        ((TERM, both), "val/nmse of a / x of b"),
-    ):
-        assert effect_in_words(Condition("x", ratio=Ratio(*terms))) == words
-
-
 @pytest.fixture
 def told(tmp_path):
     """The content of claims.json for a judged claim, and its figure."""
@@ -256,9 +208,7 @@ def test_page_opens_without_a_server(told):
     content, figure = told
     text = rendered("html", content, {"width": encoded(figure)})
     assert re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', text) == []
-    assert "<link" not in text
-    assert "<script" not in text
-    assert "@import" not in text
+    assert not any(tag in text for tag in ("<link", "<script", "@import"))
     assert text.count("data:image/png;base64,") == 1
     assert "That width &lt;helps&gt;." in text
     assert "25 [20, 30]" in text

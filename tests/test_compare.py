@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -90,36 +89,9 @@ def test_csv_has_what_summaries_and_tests_say(compared):
     assert rows["test/nmse"].notna().sum() == 6
 
 
-def test_markdown_has_medians_and_ranges(compared):
-    text = (compared / "compare.md").read_text()
-    for learner in ("narrow", "wide"):
-        values = [
-            summary(compared / "runs" / f"{learner}-seed{seed}")["metrics"]["val/nmse"]
-            for seed in (0, 1)
-        ]
-        middle, low, high = statistics.median(values), min(values), max(values)
-        assert f"| {learner} | 2 of 2 | 20 | {middle:.1e} [{low:.1e}, {high:.1e}] |" in text
-    assert "narrow:\n    model: {width: 4}\n" in text
-    assert "bfc compare -c" in text
-
-
 def test_diverged_runs_are_counted_and_in_no_median(compared):
     assert statuses(compared)["wild-seed0"] == "diverged"
     assert "| wild | 0 of 2, 2 diverged | - | - |" in (compared / "compare.md").read_text()
-
-
-def test_results_have_labels_as_text_and_numbers_as_floats(tmp_path):
-    path = tmp_path / "compare.csv"
-    path.write_text(
-        "run,learner,ratio,seed,status,steps,val/nmse\n"
-        "a-ratio=0.50-seed0,a,0.50,0,finished,20,0.25\nb-ratio=NA-seed0,b,NA,0,timeout,,\n"
-    )
-    for source in (path, str(tmp_path)):
-        rows = load_results(source)
-        assert list(rows["ratio"]) == ["0.50", "NA"]
-        assert list(rows["seed"]) == [0, 0]
-        assert rows["val/nmse"][0] == 0.25
-        assert np.isnan(rows["steps"][1])
 
 
 def test_a_run_is_bit_for_bit_the_one_of_bfc_fit(compared, tmp_path):
@@ -266,7 +238,7 @@ def test_listed_commands_are_those_of_the_runs_and_count_as_done(tmp_path, begun
 
 def test_failed_runs_are_explained_once_and_the_others_finish(tmp_path, begun, capsys):
     learners = {
-        "broken": callback("FailInTheFirst", step=3),
+        "broken": callback("FailAt", step=3, message="only here"),
         "dying": callback("SignalAt", step=9, signum=9),
         "wide": {},
     }
@@ -278,13 +250,13 @@ def test_failed_runs_are_explained_once_and_the_others_finish(tmp_path, begun, c
     assert "4 of 6 runs failed; to run them again: bfc compare -c" in error
     found = statuses(tmp_path / "logs" / "few")
     assert [found[f"{name}-seed1"] for name in learners] == ["failed", "failed", "finished"]
-    assert compare(path) == 1
-    assert begun[6:] == ["broken-seed0", "dying-seed0", "broken-seed1", "dying-seed1"]
+    assert compare(path, "--seeds", "[0]") == 1
+    assert begun[6:] == ["broken-seed0", "dying-seed0"]
 
 
 def test_if_every_run_is_refused_nothing_is_left(tmp_path, capsys):
     bad = {"target": {"init_args": {"widths": [3, 9]}}}
-    path = write(tmp_path, learners={"bad": bad})
+    path = write(tmp_path, learners={"bad": bad}, seeds=[0])
     assert compare(path) == 2
     *_, error = capsys.readouterr().err.splitlines()
     assert error.startswith("bfc: error: every run refused its settings: ")
@@ -316,7 +288,7 @@ def test_limits_are_remembered_until_they_grow(tmp_path, begun, capsys):
 
 
 def test_a_timeout_keeps_the_steps_and_a_larger_limit_continues(tmp_path, begun):
-    slow = {"trainer": {"max_steps": 1_000_000, "val_check_interval": 500}}
+    slow = {"trainer": {"max_steps": 1_000_000, "val_check_interval": 500}, "engine": "eager"}
     path = write(tmp_path, learners={"long": slow}, seeds=[0])
     assert compare(path, "--limits.seconds", "3") == 0
     row = load_results(tmp_path / "logs" / "few").loc[0]
@@ -328,8 +300,7 @@ def test_a_timeout_keeps_the_steps_and_a_larger_limit_continues(tmp_path, begun)
 
 
 def test_tuned_learners_run_with_the_best_trial(tmp_path, begun, capsys):
-    rates = [1e-9, 3e-9, 1e-2]
-    learners = {"tuned": {"tune": {LR: rates}}, "wide": {}}
+    learners = {"tuned": {"tune": {LR: [1e-9, 3e-9, 1e-2]}}}
     path = write(tmp_path, learners=learners, seeds=[0], tuning={"seeds": [100]})
     assert compare(path) == 0
     folder = tmp_path / "logs" / "few"
@@ -337,14 +308,46 @@ def test_tuned_learners_run_with_the_best_trial(tmp_path, begun, capsys):
     assert list(trials["trial"]) == ["lr=1e-09", "lr=3e-09", "lr=0.01"]
     assert trials["val/nmse"].idxmin() == 2
     assert list(trials["chosen"]) == ["no", "no", "yes"]
-    assert begun[3:] == ["tuned-tuned(lr=0.01)-seed0", "wide-seed0"]
+    assert begun[3:] == ["tuned-tuned(lr=0.01)-seed0"]
     assert "| tuned | 1 of 1 | 3 | lr=0.01 | 20 |" in (folder / "compare.md").read_text()
     assert f"The best {LR} of tuned, 0.01, is at the end" in capsys.readouterr().err
     assert compare(path) == 0
-    assert len(begun) == 5
+    assert len(begun) == 4
     capsys.readouterr()
     assert compare(path, "--list") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_replicas_have_the_results_of_single_runs(tmp_path, begun, capsys):
+    content = {"learners": {"joint": {}, "kernel": KERNEL}, "seeds": [3, 4], "test": True}
+    path = write(tmp_path, replicas=True, **content)
+    assert compare(path) == 0
+    assert begun == ["joint-seeds3-4", "kernel-seed3", "kernel-seed4"]
+    assert compare(path) == 0
+    assert len(begun) == 3
+    assert compare(write(tmp_path, "single", **content)) == 0
+    together, single = (load_results(tmp_path / "logs" / name) for name in ("few", "single"))
+    assert list(together["seed"]) == list(single["seed"]) == [3, 4, 3, 4]
+    for key in ("val/nmse", "test/nmse", "steps", "samples_seen"):
+        np.testing.assert_allclose(together[key], single[key], rtol=1e-3)
+    assert (tmp_path / "logs" / "few" / "compare.png").is_file()
+    assert compare(path, "--seeds", "[0,2]", "--run.name", "other") == 2
+    assert "seeds must be consecutive with replicas" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_replicas_may_diverge_alone_and_can_be_tuned(tmp_path, begun):
+    learners = {
+        "wild": callback("PoisonAt", step=9, replica=1),
+        "tuned": {"tune": {LR: [1e-9, 7e-3]}},
+    }
+    tuning = {"seeds": [100, 101], "metric": "val/nmse"}
+    path = write(tmp_path, learners=learners, seeds=[3, 4, 5], replicas=True, tuning=tuning)
+    assert compare(path) == 0
+    assert len(begun) == 4
+    rows = load_results(tmp_path / "logs" / "few").set_index("learner")
+    assert list(rows.loc["wild", "status"]) == ["finished", "diverged", "finished"]
+    assert "lr=0.007" in (tmp_path / "logs" / "few" / "compare.md").read_text()
 
 
 @pytest.mark.slow
@@ -359,7 +362,7 @@ def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum):
     assert compare(path, "--run.name", "whole") == 0
     argv = ["compare", "-c", str(path), "--run.name", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.command", *argv],
+        [sys.executable, "-m", "bfc_lightning", *argv],
         cwd=os.getcwd(),
         start_new_session=True,
         stderr=subprocess.PIPE,

@@ -82,6 +82,8 @@ def test_predictions_open_in_numpy_and_agree_with_the_score(run):
         assert np.allclose(loaded.network(torch.from_numpy(inputs)), predictions, atol=1e-5)
     nmse = float(((predictions - targets) ** 2).mean() / loaded.target.variance)
     assert nmse == pytest.approx(summary(run)["metrics"]["val/nmse"], rel=0.5)
+    assert (loaded.step, loaded.config["model"]["width"]) == (200, 8)
+    assert load_run(run).step == load_run(run, str(run / "checkpoints" / "best.ckpt")).step
 
 
 def test_missing_checkpoint_is_an_error_and_leaves_no_folder(tmp_path, capsys):
@@ -96,19 +98,6 @@ def test_checkpoint_of_another_target_or_network_is_refused(run, capsys):
     assert "target.init_args.seed" in error_line(capsys.readouterr().err)
     assert evaluate("test", run, "--model.width", "16") == 2
     assert "model.width is 16, was 8" in error_line(capsys.readouterr().err)
-
-
-def test_load_run_gives_the_network_that_was_scored(run):
-    loaded = load_run(run, "last")
-    stream = loaded.data.make_stream("cpu", torch.float32)
-    batches = [stream.batch("val", position, 256) for position in range(2)]
-    with torch.no_grad():
-        errors = [(loaded.network(b.inputs) - b.labels).square().mean() for b in batches]
-    nmse = float(sum(errors) / 2 / loaded.target.variance)
-    assert nmse == pytest.approx(summary(run)["metrics"]["val/nmse"], rel=1e-5)
-    assert loaded.step == 200
-    assert loaded.config["model"]["width"] == 8
-    assert load_run(run).step == load_run(run, str(run / "checkpoints" / "best.ckpt")).step
 
 
 def test_load_run_refuses_what_is_not_a_run(run, tmp_path):

@@ -36,14 +36,14 @@ def test_target_is_learned_and_read_back(folder):
     assert type(load_run(run).target).__name__ == "Parity"
 
 
-def test_activation_trains_alike_on_both_paths(folder):
+def test_activation_trains_alike_with_every_engine(folder):
     argv = [*SMALL, "--model.activation", "my_activations.Cubic", "--model.width", "8"]
     argv += ["--trainer.precision", "64-true", "--trainer.max_steps", "50"]
     scores = []
-    for path in ("fast", "plain"):
-        assert main([*argv, "--training_path", path, "--run.name", path]) == 0
-        content = summary(folder / "logs" / path)
-        assert content["training_path"] == path
+    for engine in ("eager", "autograd"):
+        assert main([*argv, "--engine", engine, "--run.name", engine]) == 0
+        content = summary(folder / "logs" / engine)
+        assert content["engine"] == engine
         scores.append(content["metrics"]["val/loss"])
     assert scores[0] == pytest.approx(scores[1], rel=1e-9)
 
@@ -68,18 +68,6 @@ def test_activation_by_import_path_makes_a_run(folder, activation):
     assert main([*SMALL, "--model.activation", activation, "--trainer.max_steps", "5"]) == 0
     sigma = load_run(folder / "logs" / "my_run").network.dense_layers()[0].activation
     assert getattr(sigma, "__name__", type(sigma).__name__) == activation.rsplit(".", 1)[1]
-
-
-def test_callback_of_a_user_is_called(folder):
-    (folder / "my_callbacks.py").write_text(
-        "from pathlib import Path\n\nfrom lightning import Callback\n\n\n"
-        "class Mark(Callback):\n    def __init__(self, name: str):\n        self.name = name\n\n"
-        "    def on_train_end(self, trainer, module):\n"
-        "        Path(self.name).write_text(str(trainer.global_step))\n"
-    )
-    mark = ["--trainer.callbacks+", "my_callbacks.Mark", "--trainer.callbacks.name", "mark"]
-    assert main([*SMALL, *mark]) == 0
-    assert (folder / "mark").read_text() == "20"
 
 
 def test_error_in_a_users_class_is_one_line(folder, capsys):

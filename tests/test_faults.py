@@ -3,7 +3,7 @@
 import shutil
 import warnings
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGKILL, SIGTERM
 
 import pytest
 import torch
@@ -32,15 +32,14 @@ def try_some(count: int, folder: Path, only: str, **options) -> Tally:
 
 
 def test_kills_of_a_fit_lose_nothing(forks, tmp_path):
-    tally = try_some(3, tmp_path, "fit, fast", moments=["training"])
+    tally = try_some(3, tmp_path, "fit, eager", moments=["training"])
     assert tally.lost == []
     assert tally.landed.total() == 3
     assert tally.unfinished.total() > 0
-    assert tally.lines()[-1] == f"{tally.runs.total()} commands, 0 lost"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("only", ["fit, plain", "fit, replicas", "compare"])
+@pytest.mark.parametrize("only", ["fit, autograd", "fit, replicas", "compare"])
 def test_kills_of_other_commands_lose_nothing(forks, tmp_path, only):
     tally = try_some(4, tmp_path, only)
     assert tally.lost == []
@@ -57,13 +56,7 @@ def position_is_not_restored(monkeypatch):
 
 
 def exit_code_is_zero(monkeypatch):
-    begin = Interrupted.__init__
-
-    def init(self, signum):
-        begin(self, signum)
-        self.exit_code = 0
-
-    monkeypatch.setattr(Interrupted, "__init__", init)
+    monkeypatch.setattr(Interrupted, "__init__", lambda self, signum: setattr(self, "exit_code", 0))
 
 
 @pytest.mark.parametrize(
@@ -71,15 +64,14 @@ def exit_code_is_zero(monkeypatch):
     [
         (position_is_not_restored, SIGKILL, "metrics.csv differs"),
         (exit_code_is_zero, SIGTERM, "exit code 0 after SIGTERM"),
-        (exit_code_is_zero, SIGINT, "exit code 0 after SIGINT"),
     ],
 )
 def test_sabotage_is_found(forks, tmp_path, monkeypatch, sabotage, signum, found):
     sabotage(monkeypatch)
     options = {"signals": [signum], "moments": ["training"]}
     monkeypatch.setattr(kills, "_MOST_KILLS", 1)
-    ((kind, problem),) = try_some(1, tmp_path, "plain", **options).lost
-    assert kind == "fit, plain"
+    ((kind, problem),) = try_some(1, tmp_path, "autograd", **options).lost
+    assert kind == "fit, autograd"
     assert found in problem
     assert len(list(tmp_path.glob("kill-*"))) == 1
 
@@ -109,11 +101,6 @@ def a_lost_row(run: Path) -> None:
     (run / "metrics.csv").write_text("".join([*rows[:-2], rows[-1]]))
 
 
-def an_unfinished_summary(run: Path) -> None:
-    text = (run / "summary.json").read_text()
-    (run / "summary.json").write_text(text.replace('"finished"', '"running"'))
-
-
 def a_lost_file(run: Path) -> None:
     (run / "figures" / "learning_curves.png").unlink()
 
@@ -124,7 +111,6 @@ def a_lost_file(run: Path) -> None:
         (another_weight, "last.ckpt differs in .state_dict."),
         (another_position, "best.ckpt differs in .HierarchicalData.position"),
         (a_lost_row, "metrics.csv differs"),
-        (an_unfinished_summary, "summary.json differs"),
         (a_lost_file, "only one of them has figures/learning_curves.png"),
     ],
 )

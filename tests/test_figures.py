@@ -7,7 +7,6 @@ import matplotlib
 import numpy as np
 
 from bfc_lightning.figures import (
-    COLORS,
     bands,
     feature_residuals,
     leakages,
@@ -15,7 +14,6 @@ from bfc_lightning.figures import (
     own_style,
     probe_heat_maps,
     quadratic_forms,
-    series,
 )
 
 ROWS = [
@@ -24,11 +22,6 @@ ROWS = [
     {"step": 10, "val/nmse": 0.5, "levels/residual_1": 0.1},
     {"step": 20, "val/nmse": 0.1, "levels/residual_2": math.nan},
 ]
-
-
-def test_series_leaves_out_what_is_missing_or_not_finite():
-    assert series(ROWS, "val/nmse") == ([10, 20], [0.5, 0.1])
-    assert series(ROWS, "levels/residual_2") == ([0], [1.0])
 
 
 def test_curves_carry_the_numbers_of_the_rows():
@@ -49,17 +42,6 @@ def test_every_panel_has_title_labels_and_legend():
         assert panel.get_ylabel()
         assert panel.get_legend().get_texts()
         assert panel.get_yscale() == "log"
-
-
-def test_run_without_levels_has_one_panel():
-    rows = [{"step": 10, "val/error": 0.5}]
-    figure = learning_curves([rows], score_key="val/error", title="classes")
-    assert len(figure.axes) == 1
-    assert "misclassified" in figure.axes[0].get_ylabel()
-
-
-def test_colors_are_all_different():
-    assert len(set(COLORS)) == len(COLORS) == 7
 
 
 PHASED = [
@@ -106,12 +88,6 @@ def test_joint_runs_are_drawn_over_the_logarithm_of_the_steps():
     (panel,) = feature_residuals(rows, title="a run").axes
     assert panel.get_xscale() == "log"
     assert list(panel.lines[0].get_xdata()) == [1, 2, 11]
-
-
-def test_restart_is_marked_as_no_layer_that_joins():
-    rows = [{"step": s, "scheme/active_layers": 1, "features/residual_1": 0.5} for s in (0, 10)]
-    (panel,) = feature_residuals(rows, title="a run").axes
-    assert [text.get_text().strip() for text in panel.texts] == ["layer 1 alone"]
 
 
 def test_heat_maps_show_the_probes_at_several_steps_and_leave_out_absent_layers():

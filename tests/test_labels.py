@@ -125,13 +125,6 @@ def test_linear_part_says_nothing_of_the_target_for_gaussian_inputs(isotropic):
         assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.04
 
 
-def test_class_is_one_from_zero_upwards(isotropic):
-    signal = torch.tensor([-1.0, -1e-30, 0.0, 1e-30, 2.0], dtype=torch.float64)
-    classes = isotropic.labels.observe(isotropic.target, signal, generator(0, "unused"))
-    assert classes.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
-    assert classes.dtype == torch.float64
-
-
 def test_direction_is_a_unit_vector_of_its_seed():
     one, again, other = (Classification(Gaussian(8), seed=seed).direction for seed in (1, 1, 2))
     assert float(one.norm()) == pytest.approx(1, abs=1e-14)
@@ -169,13 +162,6 @@ def test_regression_signal_is_the_target_and_its_levels(regression_target):
     assert labels.target_distribution is labels.inputs
 
 
-def test_labels_without_noise_are_the_signal(regression_target):
-    labels = Regression(regression_target.inputs)
-    signal = torch.linspace(-1, 1, 5, dtype=torch.float64)
-    assert torch.equal(labels.observe(regression_target, signal, generator(0, "a")), signal)
-    assert float(labels.label_variance(regression_target)) == float(regression_target.variance)
-
-
 def test_noise_is_gaussian_of_the_stated_size_and_independent_of_the_signal(regression_target):
     labels = Regression(regression_target.inputs, noise_std=0.3)
     x = labels.inputs.sample(10000, generator(0, "labels test"))
@@ -188,12 +174,6 @@ def test_noise_is_gaussian_of_the_stated_size_and_independent_of_the_signal(regr
     assert abs(np.corrcoef(noise, signal.numpy())[0, 1]) < 0.05
     again = labels.observe(regression_target, signal, generator(0, "noise"))
     assert torch.equal(noisy, again)
-
-
-def test_label_variance_holds_the_noise(regression_target):
-    labels = Regression(regression_target.inputs, noise_std=0.5)
-    expected = 1.25 * float(regression_target.variance)
-    assert float(labels.label_variance(regression_target)) == pytest.approx(expected, rel=1e-14)
 
 
 def test_negative_noise_is_refused():

@@ -5,13 +5,12 @@ import torch
 from torch.func import functional_call, jacrev
 
 from bfc_lightning import DenseNet, Gaussian, HierarchicalTarget, LinearizedDenseNet, Regression
-from bfc_lightning.cli import main
 from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.loading import load_run
 from tests.interventions import SimulatedKillError
 from tests.reference import tangent_kernel
-from tests.runs import checkpoint, fit, intervene, same_weights, summary
+from tests.runs import BARE, checkpoint, fit, intervene, same_weights, summary
 
 LINEARIZED = ["--model.linearized", "true"]
 
@@ -52,11 +51,6 @@ def test_equals_the_jacobian_formula(activation, depth):
     torch.testing.assert_close(linearized(x), expected, rtol=1e-12, atol=1e-12)
     features = linearized.features(x)
     torch.testing.assert_close(linearized.read_out(x, features), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_starts_as_the_network_itself():
-    original, linearized = pair()
-    assert torch.equal(linearized(samples(7)), original(samples(7)))
 
 
 def test_gradient_is_that_of_the_network_at_its_start_wherever_it_has_moved():
@@ -140,7 +134,7 @@ def test_run_learns_keeps_its_features_and_is_read_back(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["Joint", pytest.param("Progressive", marks=pytest.mark.slow)])
 def test_killed_run_goes_on_bit_for_bit_in_every_scheme(tmp_path, scheme):
-    words = [*LINEARIZED, "--scheme", scheme]
+    words = [*LINEARIZED, *BARE, "--scheme", scheme]
     assert fit(tmp_path, *words, "--run.name", "whole") == 0
     with pytest.raises(SimulatedKillError):
         fit(tmp_path, *words, *intervene("RaiseAt", step=43))
@@ -149,7 +143,7 @@ def test_killed_run_goes_on_bit_for_bit_in_every_scheme(tmp_path, scheme):
 
 
 def test_layerwise_freezes_the_moves_of_the_first_layer(tmp_path):
-    words = [*LINEARIZED, "--scheme", "Layerwise"]
+    words = [*LINEARIZED, *BARE, "--scheme", "Layerwise"]
     assert fit(tmp_path, *words, *intervene("SignalAt", step=30)) == 130
     before = checkpoint(tmp_path / "tiny")["state_dict"]
     assert fit(tmp_path, *words, "--resume", "auto") == 0
@@ -168,11 +162,3 @@ def test_classes_are_learned_and_figures_drawn_but_for_the_form_of_the_start(tmp
     figures = {path.stem for path in (tmp_path / "tiny" / "figures").iterdir()}
     assert "learning_curves" in figures
     assert "quadratic_form" not in figures
-
-
-def test_checkpoint_of_a_linearized_learner_does_not_fit_another(tmp_path, capsys):
-    assert fit(tmp_path, *LINEARIZED) == 0
-    path = str(tmp_path / "tiny" / "checkpoints" / "last.ckpt")
-    words = ["-c", "tests/configs/tiny.yaml", "--run.root", str(tmp_path)]
-    assert main(["test", *words, "--ckpt_path", path]) == 2
-    assert "model.linearized is False, was True" in capsys.readouterr().err

@@ -91,12 +91,6 @@ def test_target_s_own_features_leave_nothing(target, x):
     assert together.max() < 1e-10
 
 
-def test_independent_features_leave_everything(target, x):
-    residuals = probe_residuals([draw(NUM_SAMPLES, 5)], target.features(x))
-    # 5 columns of 1500 rows explain about 5/1500 of the first half and miss as much of the second
-    torch.testing.assert_close(residuals, torch.ones_like(residuals), rtol=0, atol=0.05)
-
-
 def test_constant_features_leave_everything(target, x):
     constant = torch.full((NUM_SAMPLES, 3), 0.1, dtype=torch.float64)
     wanted = target.features(x)
@@ -110,21 +104,6 @@ def test_constant_features_leave_everything(target, x):
     fast = probe_residuals([constant], wanted)[:, 0]
     torch.testing.assert_close(fast, torch.stack(expected), rtol=1e-12, atol=0)
     torch.testing.assert_close(fast, torch.ones_like(fast), rtol=0, atol=0.02)
-
-
-def test_invertible_mixing_leaves_the_probes_but_for_the_ridge(target, x, learned):
-    features = learned[1][0]
-    mixing = torch.eye(20) + 0.1 * draw(20, 20)
-    before = probe_residuals([features], target.features(x))
-    after = probe_residuals([features @ mixing + draw(20)], target.features(x))
-    torch.testing.assert_close(after, before, rtol=0, atol=1e-3)
-
-
-def test_scales_and_shifts_leave_the_probes(target, x, learned):
-    scales = torch.logspace(-6, 6, 20, dtype=torch.float64)
-    before = probe_residuals([learned[1][0]], target.features(x))
-    after = probe_residuals([learned[1][0] * scales + 5 * scales], target.features(x))
-    torch.testing.assert_close(after, before, rtol=1e-9, atol=0)
 
 
 def test_degenerate_columns_leave_the_probes_but_for_the_ridge(target, x, learned):
@@ -187,29 +166,6 @@ def test_target_s_own_preactivations_do_not_leak(target, x):
         assert abs(float(feature_leakage(mixed, wanted))) < 1e-12
 
 
-def test_independent_preactivations_leak_entirely(target, x):
-    leakage = feature_leakage(draw(NUM_SAMPLES, 5), target.preactivations(x)[0])
-    # 4 columns of 1500 rows explain about 4/1500 by chance
-    assert float(leakage) == pytest.approx(1, abs=0.01)
-    constant = torch.full((NUM_SAMPLES, 2), 0.5, dtype=torch.float64)
-    assert float(feature_leakage(constant, target.preactivations(x)[0])) == 1
-
-
-def test_invertible_mixing_of_the_target_leaves_the_leakage(target, x, learned):
-    wanted = target.preactivations(x)[0]
-    mixed = wanted @ (torch.eye(4) + 0.5 * draw(4, 4)) * torch.logspace(-4, 4, 4).double() + 7
-    before = feature_leakage(learned[0][0], wanted)
-    assert float(feature_leakage(learned[0][0], mixed)) == pytest.approx(float(before), abs=1e-9)
-
-
-def test_rotation_of_the_learner_leaves_the_leakage(target, x, learned):
-    rotation = torch.linalg.qr(draw(20, 20)).Q
-    wanted = target.preactivations(x)[0]
-    before = feature_leakage(learned[0][0], wanted)
-    after = feature_leakage(learned[0][0] @ rotation + 1, wanted)
-    assert float(after) == pytest.approx(float(before), abs=1e-12)
-
-
 def test_degenerate_columns_of_the_target_leave_the_leakage(target, x, learned):
     wanted = target.preactivations(x)[0]
     before = feature_leakage(learned[0][0], wanted)
@@ -243,14 +199,6 @@ def test_richness_worked_by_hand():
     assert float(richness((a + b)[:, None], coins)) == pytest.approx(1, rel=1e-12)
 
 
-def test_one_neuron_shows_one_form(target, x, learned):
-    wanted = target.preactivations(x)[0]
-    neuron = learned[1][0][:, :1]
-    assert float(richness(neuron, wanted)) == pytest.approx(1, rel=1e-12)
-    same = torch.cat([neuron, 3 * neuron - 2, -neuron], dim=1)
-    assert float(richness(same, wanted)) == pytest.approx(1, rel=1e-12)
-
-
 def whitened_products(sample):
     k = sample.shape[1]
     products = [sample[:, a] * sample[:, b] for a in range(k) for b in range(a, k)]
@@ -282,13 +230,6 @@ def test_noise_beside_the_forms_does_not_count(target, x):
     assert float(richness(torch.cat([forms, noise], dim=1), wanted)) == pytest.approx(3, rel=1e-9)
 
 
-def test_invertible_mixing_of_the_target_leaves_the_richness(target, x, learned):
-    wanted = target.preactivations(x)[0]
-    mixed = wanted @ (torch.eye(4) + 0.3 * draw(4, 4)) * numbers(1e-3, 1, 10, 1e3)
-    before = richness(learned[1][0], wanted)
-    assert float(richness(learned[1][0], mixed)) == pytest.approx(float(before), rel=1e-9)
-
-
 def test_scales_shifts_and_constant_columns_of_the_learner_leave_the_richness(target, x, learned):
     wanted, features = target.preactivations(x)[1], learned[1][1]
     before = float(richness(features, wanted))
@@ -316,24 +257,6 @@ def test_richness_is_zero_where_nothing_is_explained(target, x):
 
 
 # All of them
-
-
-def test_feature_measures_do_not_depend_on_the_order_within_the_halves(target, x, learned):
-    half = NUM_SAMPLES // 2
-    random = generator(0, "order")
-    order = torch.cat([
-        torch.randperm(half, generator=random),
-        half + torch.randperm(NUM_SAMPLES - half, generator=random),
-    ])
-    z, f = learned[0][0], learned[1][0]
-    s, g = target.preactivations(x)[0], target.features(x)[0]
-    for measure, learner, wanted in [
-        (probe_residual, f, g),
-        (feature_leakage, z, s),
-        (richness, f, s),
-    ]:
-        before, after = measure(learner, wanted), measure(learner[order], wanted[order])
-        torch.testing.assert_close(after, before, rtol=1e-9, atol=0)
 
 
 def test_feature_measures_are_vmapped_over_learners(target, x, learned):

@@ -10,8 +10,6 @@ from bfc_lightning.measures import (
 )
 from bfc_lightning.seeds import generator
 
-NUM_SAMPLES = 3001  # odd, and more than two blocks of the fast version
-
 
 def numbers(*values):
     return torch.tensor(values, dtype=torch.float64)
@@ -19,12 +17,6 @@ def numbers(*values):
 
 def draw(*shape, name="draw"):
     return torch.randn(*shape, generator=generator(0, name), dtype=torch.float64)
-
-
-def with_degenerate_columns(sample):
-    """Beside each column, one that is constant and one that says the same again."""
-    constant = torch.full_like(sample[:, :1], 3.7)
-    return torch.cat([sample, constant, 0 * constant, 2 * sample[:, :1] - 1, sample], dim=1)
 
 
 # Leakage of weights

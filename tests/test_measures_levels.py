@@ -83,22 +83,11 @@ def test_constant_misses_every_level(levels, constant):
     torch.testing.assert_close(residuals, torch.ones_like(residuals), rtol=1e-10, atol=0)
 
 
-def test_perfect_learner_misses_no_level(levels):
-    residuals = level_residuals(levels.sum(dim=1), levels)
-    assert residuals.tolist() == [0.0, 0.0, 0.0]
-
-
 def test_learner_of_some_components_misses_exactly_the_others(levels):
     components = level_components(levels)
     prediction = components[:, 0] + 0.5 * components[:, 2]
     residuals = level_residuals(prediction, levels)
     torch.testing.assert_close(residuals, numbers(0, 1, 0.25), rtol=1e-10, atol=1e-15)
-
-
-def test_shares_sum_to_one_and_fall_with_the_scales(levels):
-    shares = level_shares(levels)
-    assert float(shares.sum()) == pytest.approx(1, rel=1e-14)
-    assert (torch.diff(shares) < 0).all()
 
 
 def test_last_share_is_the_error_of_the_best_learner_without_the_last_level(levels):
@@ -121,16 +110,6 @@ def test_level_that_lower_ones_explain_has_no_component():
     assert float(components[:, 2].norm()) > 1
     residuals = level_residuals(torch.zeros_like(first), drawn)
     torch.testing.assert_close(residuals, numbers(1, 0, 1), rtol=1e-10, atol=0)
-
-
-def test_measures_do_not_depend_on_the_order_of_the_samples(levels):
-    order = torch.randperm(len(levels), generator=generator(0, "order"))
-    prediction = levels[:, 0] + 0.1 * levels[:, 1]
-    before, after = (
-        level_residuals(prediction, levels),
-        level_residuals(prediction[order], levels[order]),
-    )
-    torch.testing.assert_close(after, before, rtol=1e-10, atol=0)
 
 
 # Truncation

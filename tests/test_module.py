@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bfc_lightning import Classification, Gaussian, HierarchicalTarget, Regression
-from bfc_lightning.module import HierarchicalLearner, default_optimizer
+from bfc_lightning.module import HierarchicalLearner
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,6 @@ def test_network_takes_dimension_depth_and_scales_from_the_target(target):
     network = learner(target, width=16).network
     assert (network.input_dim, network.depth) == (6, 2)
     assert network.scales == (1.0 / 4, 0.25 / 4)
-
-
-def test_depth_may_differ_from_the_target(target):
-    assert learner(target, depth=1).network.depth == 1
-    assert learner(target, depth=3, width=[8, 4, 2]).network.dense_layers()[2].width == 2
 
 
 @pytest.mark.parametrize("signs", ["positive", [[1, -1, 1], [1, 1]]])
@@ -51,11 +46,6 @@ def test_fixed_readout_is_not_given_to_the_optimizer(target):
     layers = model.network.dense_layers()
     assert all(id(layer.weight) in trained for layer in layers)
     assert not any(id(layer.readout) in trained for layer in layers)
-
-
-def test_default_optimizer_has_a_short_memory(target):
-    group = learner(target).build_optimizer(10)["optimizer"].param_groups[0]
-    assert group["betas"] == default_optimizer.keywords["betas"] == (0.9, 0.95)
 
 
 def test_target_is_no_part_of_the_module(target):

@@ -13,7 +13,7 @@ from torch.func import functional_call, stack_module_state
 
 from bfc_lightning.activations import Huber
 from bfc_lightning.inputs import Gaussian
-from bfc_lightning.networks import DenseLayer, DenseNet, expand_scales
+from bfc_lightning.networks import DenseNet, expand_scales
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget
 
@@ -121,25 +121,6 @@ def test_learner_with_the_target_s_weights_is_the_target(sources, signs):
         torch.testing.assert_close(learned, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_depth_and_shapes_follow_the_widths(depth):
-    network = DenseNet(3, [5, 4, 2][:depth])
-    assert network.depth == depth
-    assert [layer.width for layer in network.layers] == [5, 4, 2][:depth]
-    assert [layer.fan_ins for layer in network.layers] == [(3,), (3, 5), (3, 5, 4)][:depth]
-    x = torch.ones(7, 3)
-    assert [feature.shape for feature in network.features(x)] == [(7, 5), (7, 4), (7, 2)][:depth]
-
-
-def test_block_is_a_view_into_the_weight():
-    layer = DenseLayer([2, 3], 4, nn.ReLU())
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.block(1).fill_(1.0)
-    expected = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]]).expand(4, 5)
-    assert torch.equal(layer.weight, expected)
-
-
 def test_last_scale_repeats_beyond_the_target_s_depth():
     assert expand_scales([1.0, 0.5], 4) == [1.0, 0.5, 0.5, 0.5]
     assert expand_scales([1.0, 0.5, 0.1], 2) == [1.0, 0.5]
@@ -215,13 +196,6 @@ def test_layer_outputs_add_up_to_the_output():
     assert torch.allclose(network(x), total)
 
 
-def test_layers_start_independently():
-    network = DenseNet(16, [100, 100])
-    one, other = (layer.block(0).detach().flatten() for layer in network.layers)
-    # n = 1600: the correlation of independent numbers has standard deviation 0.025
-    assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.1
-
-
 def test_biases_constant_and_linear_readout_start_at_zero():
     network = DenseNet(3, [4, 2], linear_readout=True)
     assert not any(layer.bias.any() for layer in network.layers)
@@ -248,13 +222,6 @@ def test_start_follows_its_seed():
 def test_lower_layers_start_alike_whatever_stands_above_them():
     shallow, deep = DenseNet(3, [4], seed=1), DenseNet(3, [4, 5], seed=1)
     assert torch.equal(shallow.layers[0].weight, deep.layers[0].weight)
-
-
-def test_start_does_not_touch_the_global_generator_of_its_numbers():
-    torch.manual_seed(0)
-    one = DenseNet(3, [4])
-    torch.manual_seed(1)
-    assert torch.equal(one.layers[0].weight, DenseNet(3, [4]).layers[0].weight)
 
 
 @pytest.mark.parametrize("train_readout", [True, False])
@@ -291,7 +258,7 @@ def test_gradients_are_those_of_finite_differences(linear_readout):
     assert torch.autograd.gradcheck(output, values, eps=1e-6, atol=1e-7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.GELU(), Huber(0.5)])
+@pytest.mark.parametrize("activation", [None, nn.GELU(), Huber(0.5)])
 @pytest.mark.parametrize(("active_depth", "linear_readout"), [(3, False), (2, True)])
 @pytest.mark.parametrize("num_samples", [1, 2500])
 def test_evaluation_without_a_graph_is_the_same(
@@ -310,20 +277,6 @@ def test_evaluation_without_a_graph_is_the_same(
     assert not found.requires_grad
     torch.testing.assert_close(found, network(x).detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(network.evaluate(x), found, rtol=0, atol=0)
-
-
-def test_evaluation_leaves_nothing_behind_when_the_shape_changes():
-    network = DenseNet(4, [6, 3], seed=2)
-    for size in (7, 1024, 1025, 3):
-        x = torch.randn(size, 4, generator=generator(size, "x"))
-        torch.testing.assert_close(network.evaluate(x), network(x).detach())
-
-
-def test_gradient_reaches_every_parameter():
-    network = perturbed(DenseNet(3, [4, 3, 2], linear_readout=True))
-    network(inputs(20, 3)).square().mean().backward()
-    for name, parameter in network.named_parameters():
-        assert (parameter.grad != 0).all(), name
 
 
 def test_stacked_networks_answer_like_separate_ones():

@@ -67,12 +67,6 @@ def test_shipped_config_is_found_by_its_name(typed):
     assert [Path(str(each)) for each in found.config] == [find_config("depth3")]
 
 
-def test_experiment_is_found_by_its_name(tmp_path, capsys):
-    root = ["--run.root", str(tmp_path)]
-    assert main(["sweep", "-c", "sweep/gap", "--list", *root]) == 0
-    assert capsys.readouterr().out.startswith("bfc fit ")
-
-
 @pytest.mark.parametrize(
     ("command", "name", "right"),
     [("fit", "quikstart", "quickstart"), ("sweep", "sweep/gao", "sweep/gap")],
@@ -84,11 +78,8 @@ def test_unknown_config_names_the_closest(capsys, command, name, right):
 @pytest.mark.parametrize(
     "typed",
     [
-        ("fit", "--model.wid", "3"),
         ("fit", "--seed", "3"),
-        ("fit", "--training", "auto"),
         ("fit", "--run.over"),
-        ("fit", "--target.width", "[3]"),
         ("fit", "--model.optimizer.weight", "0.1"),
         ("test", "--ckpt", "last"),
         ("compare", "--rep"),
@@ -136,7 +127,7 @@ def names_it(message: str, name: str) -> bool:
     return f"'{name.replace('.init_args.', '.')}'?" in message.replace(".init_args.", ".")
 
 
-@pytest.mark.parametrize("command", [*STUDIES, *HELP])
+@pytest.mark.parametrize("command", ["fit", "test", "baseline", "compare", "claims"])
 def test_misspelled_option_names_the_right_one(capsys, monkeypatch, command):
     monkeypatch.setattr(options, "Study", lambda **_: study_of(command))
     given = [] if command == "claims" else ["-c", "sweep/gap" if command in HELP else "quickstart"]
@@ -148,7 +139,7 @@ def test_misspelled_option_names_the_right_one(capsys, monkeypatch, command):
     assert len(missed) <= (1 - RATE) * len(options_of(command)), missed
 
 
-@pytest.mark.parametrize("command", HELP)
+@pytest.mark.parametrize("command", ["compare", "claims"])
 def test_misspelled_option_at_the_end_names_the_right_one(capsys, command):
     found = {
         name: names_it(error_of(capsys, command, f"--{wrong}"), name)
@@ -191,12 +182,6 @@ def test_argument_of_a_users_class_names_the_right_one(capsys):
     assert "Did you mean 'trainer.callbacks.monitor'?" in message
 
 
-def test_config_may_have_anchors(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("model: &own {width: 7}\ndata: {batch_size: 16}\n")
-    assert config("-c", str(path)).model.width == 7
-
-
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -208,7 +193,6 @@ def test_config_may_have_anchors(tmp_path):
         (["fit", "-c", "quickstart", "--model.width"], "--model.width"),
         (["fit", "-c", "quickstart", "--model.width", "wide"], "model.width"),
         (["fit", "-c", "quickstart", "--trainer.max_steps", "0"], "trainer.max_steps"),
-        (["fit", "-c", "quickstart", "--model.depth", "deep"], "model.depth"),
     ],
 )
 def test_wrong_argument_is_named(capsys, argv, named):

@@ -7,7 +7,6 @@ import pytest
 
 from bfc_lightning.experiments import plots
 from bfc_lightning.experiments.plots import (
-    MAX_COMBINATIONS,
     comparison_figure,
     write_figures,
 )
@@ -67,31 +66,15 @@ def test_learner_without_a_history_is_constant(tmp_path):
     assert list(lines_of(panel)["b"].get_ydata()) == [0.4, 0.4]
 
 
-def test_steps_that_most_runs_have_not_reached_are_left_out(tmp_path):
-    spec = experiment(["a"], seeds=[0, 1, 2], folder=tmp_path)
-    for seed, last in enumerate([10, 10, 20]):
-        steps = list(range(0, last + 1, 10))
-        write_history(tmp_path, f"a-seed{seed}", step=steps, **{"val/nmse": [0.5] * len(steps)})
-    (panel,) = figure_of(spec, lambda name, seed: 0.5).axes
-    assert list(lines_of(panel)["a"].get_xdata()) == [0, 10]
-
-
-@pytest.mark.parametrize(
-    ("metric", "key", "label"),
-    [
-        ("val/nmse", "reference/without_last_level", "without last level"),
-        ("features/richness_1", "features/richness_1_untrained", "untrained"),
-    ],
-)
-def test_reference_is_dotted(metric, key, label, tmp_path):
+def test_reference_is_dotted(tmp_path):
+    metric, key = "features/richness_1", "features/richness_1_untrained"
     spec = experiment(seeds=[0], metrics=[metric], folder=tmp_path)
     for learner in spec.learners:
         write_history(tmp_path, f"{learner}-seed0", step=[0, 10], **{metric: [1.0, 0.5]})
     figure = figure_of(spec, lambda name, seed: {metric: 0.5, key: 0.3})
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert [list(line.get_ydata()) for line in dotted] == [[0.3, 0.3], [0.3, 0.3]]
-    assert {line.get_color() for line in dotted} == {"0.35"}
-    assert label in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "untrained" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_final_values_without_any_history_stand_side_by_side():
@@ -128,18 +111,6 @@ def test_close_numbers_are_linear_and_unfinished_runs_are_counted():
     assert line.get_label() == "2 diverged"
 
 
-def test_words_stand_side_by_side_without_a_line():
-    values = {"narrow": 0.2, "wide": 0.1, "lost": "failed"}
-    spec = experiment([""], widths=list(values))
-    (panel,) = figure_of(spec, lambda name, widths, seed: values[widths]).axes
-    assert ticks_of(panel) == ["narrow", "wide", "lost"]
-    (line,) = (line for line in panel.lines if line.get_marker() == "o")
-    assert line.get_linestyle() == "None"
-    assert list(line.get_ydata()) == [0.2, 0.1]
-    low, high = panel.get_xlim()
-    assert low < 0 < 2 < high
-
-
 def test_learners_on_a_grid_have_a_panel_for_each_metric_and_combination():
     spec = experiment(metrics=["val/nmse", "x"], ratio=["0.1", "1.0"], depth=["one", "two"])
     figure = figure_of(spec, lambda name, ratio, depth, seed: {"val/nmse": float(ratio), "x": 2.0})
@@ -173,19 +144,6 @@ def test_two_axes_of_a_sweep_are_a_heat_map_of_medians():
     texts = [text.get_text() for text in panel.texts]
     assert texts == ["3 missing", "2.4e-01", "2.4e+00", "1.2e-02", "1.2e-01", "8.0e-01\n1 diverged"]
     assert figure.get_suptitle() == "few, median over 3 seeds"
-
-
-def test_third_axis_makes_maps_on_one_scale_up_to_a_limit():
-    sizes = [str(2**number) for number in range(MAX_COMBINATIONS + 3)]
-    spec = experiment([""], seeds=[0], lr=RATES, width=["4", "8"], batch_size=sizes)
-    figure = figure_of(spec, lambda name, lr, width, size, seed: float(size))
-    maps = [panel for panel in figure.axes if panel.texts]
-    assert [panel.get_title() for panel in maps] == [
-        f"val/nmse\nbatch_size = {size}" for size in sizes[:MAX_COMBINATIONS]
-    ]
-    limits = {(panel.collections[0].norm.vmin, panel.collections[0].norm.vmax) for panel in maps}
-    assert limits == {(1, float(sizes[-1]))}
-    assert "the first 12 combinations of batch_size" in figure.get_suptitle()
 
 
 def test_nothing_to_show_is_no_figure():

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,12 +16,11 @@ from bfc_lightning.experiments.spec import Limits
 from tests.experiments import TINY
 
 FIT = ("fit", "-c", str(TINY), "--resume", "auto", "--run.name", "run")
-LONG = ("--trainer.max_steps", "1000000", "--trainer.val_check_interval", "1000")
+LONG = ("--trainer.max_steps=1000000", "--trainer.val_check_interval=1000", "--engine=eager")
 SLEEPER = (
     *("baseline", "-c", str(TINY), "--run.name", "run", "--data.num_train_samples", "64"),
     *("--baseline", "tests.baselines.Sleeper"),
 )
-GREEDY = (*SLEEPER[:-1], "tests.baselines.Greedy", "--baseline.how", "torch")
 PARENT = """
 import sys
 from pathlib import Path
@@ -38,10 +36,6 @@ if __name__ == "__main__":
             print(worker.task.name, worker.code, flush=True)
     sys.exit(128 + pool.signum)
 """
-
-
-def task(folder: Path, *argv: str, name: str = "a") -> Task:
-    return Task(name, ((*argv, f"--run.root={folder}"),), folder / "logs" / f"{name}.txt")
 
 
 def run(*tasks: Task, **limits: float) -> dict[str, Worker]:
@@ -87,24 +81,6 @@ def test_commands_run_until_one_fails_and_print_to_the_log(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_handlers_of_signals_are_restored(tmp_path):
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    run(task(tmp_path, "--version"))
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_overdue_run_saves_and_the_next_one_begins(tmp_path):
-    ends = run(
-        task(tmp_path, *FIT, *LONG),
-        Task("b", (("--version",),), tmp_path / "b.txt"),
-        seconds=4,
-    )
-    assert (ends["a"].code, ends["a"].is_overdue) == (143, True)
-    assert 4 <= ends["a"].seconds < 20
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
-    assert (ends["b"].code, ends["b"].is_overdue) == (0, False)
-
-
 def test_overdue_run_that_does_not_stop_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(pool_module, "_GRACE_SECONDS", 0.5)
     (tmp_path / "deaf.py").write_text(
@@ -116,31 +92,10 @@ def test_overdue_run_that_does_not_stop_is_killed(tmp_path, monkeypatch):
         "    def predict(self, x):\n        return x[:, 0]\n"
     )
     monkeypatch.chdir(tmp_path)
-    end = run(task(tmp_path, *SLEEPER[:-1], "deaf.Deaf"), seconds=4)["a"]
+    argv = (*SLEEPER[:-1], "deaf.Deaf", f"--run.root={tmp_path}")
+    end = run(Task("a", (argv,), tmp_path / "a.txt"), seconds=4)["a"]
     assert (end.code, end.is_overdue) == (-signal.SIGKILL, True)
     assert end.seconds < 20
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux")
-def test_memory_limit_ends_a_run_with_its_own_exit_code(tmp_path):
-    end = run(task(tmp_path, *GREEDY), gigabytes=2)["a"]
-    assert end.code == 4
-    log = (tmp_path / "logs" / "a.txt").read_text()
-    assert "out of memory" in log
-    assert "Traceback" not in log
-
-
-def test_killed_run_has_the_signal_as_its_code(tmp_path):
-    log = tmp_path / "logs" / "a.txt"
-
-    def kill():
-        wait_for(lambda: log.is_file() and "Sleeper" in log.read_text())
-        os.kill(processes_with(str(log))[0], signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    assert run(task(tmp_path, *SLEEPER))["a"].code == -signal.SIGKILL
-    thread.join()
 
 
 def test_as_many_tasks_run_at_a_time_as_there_are_workers(tmp_path):
@@ -199,8 +154,7 @@ def test_a_signal_lets_runs_save_and_begins_none(tmp_path, parent, signum):
 
 @pytest.mark.slow
 def test_a_second_signal_kills(tmp_path, parent):
-    argv = ("--data.num_train_samples", "64", "--baseline", "tests.baselines.Sleeper")
-    process = parent("baseline", "-c", str(TINY), "--run.name", "run", *argv)
+    process = parent(*SLEEPER)
     logs = [tmp_path / f"{name}.txt" for name in "01"]
     wait_for(lambda: all(log.is_file() and "Sleeper" in log.read_text() for log in logs))
     for pid in [pid for log in logs for pid in processes_with(str(log))]:

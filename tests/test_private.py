@@ -5,12 +5,11 @@ import signal
 import pytest
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback
 
 from bfc_lightning import private
 from bfc_lightning.cli.options import parse
 from tests.launches import bfc
-from tests.runs import fit, intervene
+from tests.runs import intervene
 
 
 def make_trainer(**kwargs) -> Trainer:
@@ -58,37 +57,10 @@ def test_lightning_does_not_requeue_jobs_of_slurm():
 
 @pytest.mark.slow
 @pytest.mark.ddp
-@pytest.mark.parametrize(("path", "count"), [("fast", "3"), ("plain", "0")])
-def test_three_steps_have_no_collective_but_that_of_the_gradients(tmp_path, path, count):
-    """On the plain path that is PyTorch's own, which is not counted."""
+@pytest.mark.parametrize(("engine", "count"), [("eager", "3"), ("autograd", "0")])
+def test_three_steps_have_no_collective_but_that_of_the_gradients(tmp_path, engine, count):
+    """With autograd that is PyTorch's own, which is not counted."""
     watch = intervene("CollectiveCounter", path=tmp_path / "count", first=21, last=24)
-    code, output = bfc(2, tmp_path, *watch, "--training_path", path)
+    code, output = bfc(2, tmp_path, *watch, "--engine", engine)
     assert code == 0, output
     assert (tmp_path / "count").read_text() == count
-
-
-class Recorder(Callback):
-    """Records step, whether a stop follows, and the logging interval; and validations as `v`."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def on_train_batch_end(self, trainer, *args) -> None:
-        self.write(f"{trainer.global_step} {private.log_interval(trainer)}")
-        trainer.should_stop = trainer.global_step >= 33
-        self.write("stops" * private.stops_early_next(trainer))
-
-    def on_validation_end(self, trainer, *args) -> None:
-        self.write("validates")
-
-    def write(self, text: str) -> None:
-        with open(self.path, "a") as file:
-            file.write(f"{text} ")
-
-
-def test_stop_and_logging_interval_are_those_of_lightning(tmp_path):
-    watch = ["--trainer.callbacks+", "tests.test_private.Recorder"]
-    assert fit(tmp_path, *watch, "--trainer.callbacks.path", str(tmp_path / "seen")) == 0
-    steps = [f"{step} 5" for step in range(1, 34)]
-    expected = [*steps[:20], "validates", *steps[20:], "stops", "validates"]
-    assert (tmp_path / "seen").read_text().split() == " ".join(expected).split()

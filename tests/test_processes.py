@@ -1,6 +1,7 @@
 """Several processes train as one does: same samples, same weights, one folder, one result."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from tests.runs import checkpoint, fit, intervene, same_weights, summary
 pytestmark = pytest.mark.ddp
 
 SHORT = ["--trainer.precision", "64-true", "--trainer.val_check_interval", "30"]
-LONG = ["--trainer.max_steps", "1000000", "--trainer.val_check_interval", "200"]
+LONG = ["--trainer.max_steps=1000000", "--trainer.val_check_interval=200", "--engine=eager"]
 STEPS, BATCH = 60, 32
 
 
@@ -71,9 +72,9 @@ def test_console_script_trains_with_several_processes_as_with_one(alone, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["fast", "plain"])
-def test_chunks_of_steps_and_autograd_are_shared_alike(alone, tmp_path, path):
-    code, output = bfc(2, tmp_path, *SHORT, "--training_path", path)
+@pytest.mark.parametrize("engine", ["eager", "autograd"])
+def test_chunks_of_steps_and_autograd_are_shared_alike(alone, tmp_path, engine):
+    code, output = bfc(2, tmp_path, *SHORT, "--engine", engine)
     assert code == 0, output
     check_same_run(tmp_path / "tiny", alone, devices=2)
 
@@ -84,6 +85,39 @@ def test_float32_weights_agree_to_rounding(tmp_path):
         code, output = bfc(devices, tmp_path, "--run.name", str(devices))
         assert code == 0, output
     assert weight_gap(tmp_path / "1", tmp_path / "2") <= 1e-5
+
+
+PROGRAM = """
+import sys
+from bfc_lightning.cli import main
+
+sys.argv = ["notebook", "--of", "another", "program"]
+first = sys.argv.index("--of") and main([*{shared}, "--run.name", "first"])
+second = main([*{shared}, "--run.name", "second"])
+alone = main([*{alone}, "--run.name", "alone"])
+sys.exit([first, second, alone] != [0, 0, 0])
+"""
+
+
+@pytest.mark.slow
+def test_program_trains_by_main_again_and_again(alone, tmp_path):
+    argv = fit_argv(tmp_path, *SHORT)
+    text = PROGRAM.format(shared=[*argv, *SHARED, "2"], alone=argv)
+    code, output = end(start([sys.executable, "-c", text]))
+    assert code == 0, output
+    check_same_run(tmp_path / "first", alone, devices=2)
+    check_same_run(tmp_path / "alone", alone, devices=1)
+    assert same_weights(tmp_path / "first", tmp_path / "second")
+
+
+@pytest.mark.slow
+def test_run_follows_one_that_failed_in_the_same_process(tmp_path):
+    argv = fit_argv(tmp_path, *SHARED, "2")
+    poisoned = [*argv, "--run.name", "bad", *intervene("PoisonAt", step=33)]
+    text = f"import sys; from bfc_lightning.cli import main; assert main({poisoned}) == 3; "
+    code, output = end(start([sys.executable, "-c", f"{text}sys.exit(main({argv}))"]))
+    assert code == 0, output
+    assert summary(tmp_path / "tiny")["status"] == "finished"
 
 
 @pytest.mark.slow
@@ -112,15 +146,13 @@ def test_tasks_of_srun_train_as_one_process(alone, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_job_of_slurm_without_srun_starts_its_processes_itself(tmp_path, monkeypatch, devices):
+@pytest.mark.parametrize("shared", [[], pytest.param([*SHARED, "2"], marks=pytest.mark.slow)])
+def test_job_of_slurm_without_srun_starts_its_processes_itself(tmp_path, monkeypatch, shared):
     numbers = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
     for name, value in {**numbers, "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "wide"}.items():
         monkeypatch.setenv(name, value)
-    code, output = bfc(devices, tmp_path)
-    assert code == 0, output
-    assert summary(tmp_path / "tiny")["devices"] == devices
+    assert fit(tmp_path, *shared) == 0
+    assert summary(tmp_path / "tiny")["devices"] == (2 if shared else 1)
 
 
 @pytest.mark.slow
@@ -128,7 +160,7 @@ def test_job_of_slurm_without_srun_starts_its_processes_itself(tmp_path, monkeyp
 def test_interrupted_run_resumes_bit_for_bit(tmp_path, signum):
     assert bfc(2, tmp_path, *SHORT, "--run.name", "whole")[0] == 0
     for step in (13, 30):  # between two validations, and where one saves
-        stop = intervene("SignalTheFirst", step=step, signum=int(signum))
+        stop = intervene("SignalAt", step=step, signum=int(signum), rank=0)
         code, output = bfc(2, tmp_path, *SHORT, "--run.name", "cut", "--resume", "auto", *stop)
         assert code == 128 + signum, output
         assert f"stopped by {signum.name}" in output
@@ -144,7 +176,7 @@ def test_interrupted_run_resumes_bit_for_bit(tmp_path, signum):
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_run_resumes_with_another_number_of_processes(alone, tmp_path, before, after):
-    stop = intervene("SignalTheFirst", step=40)
+    stop = intervene("SignalAt", step=40, signum=15, rank=0)
     assert bfc(before, tmp_path, *SHORT, "--run.name", "cut", *stop)[0] == 143
     code, output = bfc(after, tmp_path, *SHORT, "--run.name", "cut", "--resume", "auto")
     assert code == 0, output

@@ -11,8 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bfc_lightning import load_run
 from bfc_lightning.callbacks.loggers import read_metrics
 from bfc_lightning.cli import main
-from bfc_lightning.fast_path import Clipping, FastPath, InTurn, path_of
-from bfc_lightning.networks import DenseNet
 from bfc_lightning.runs.folder import RunError
 from tests.interventions import SimulatedKillError
 from tests.runs import (
@@ -84,6 +82,7 @@ KINDS = {
         *("--labels", "Classification", "--model.final_temperature", "0.1"),
         *("--model.linear_readout", "true", "--model.activation", "torch.nn.ReLU"),
     ],
+    "linearized": ["--model.linearized", "true"],
     "finite sets with noise, SGD with momentum": [
         *("--data.num_train_samples", "100", "--labels.noise_std", "0.2"),
         *("--model.optimizer", "SGD", "--model.optimizer.lr", "0.1"),
@@ -99,11 +98,11 @@ QUICK = ("progressive and frozen", "classes")
     "kind",
     [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS],
 )
-def test_each_replica_equals_its_single_run_on_the_plain_path(tmp_path, kind):
+def test_each_replica_equals_its_single_run_by_autograd(tmp_path, kind):
     argv = [*KINDS[kind], *DOUBLE, *UNMEASURED, "--trainer.max_steps", "100"]
     assert fit(tmp_path, *argv, "--model.num_replicas", "2") == 0
     for number in range(2):
-        alone = ["--training_path", "plain", "--seed_everything", str(number), "--run.name", "a"]
+        alone = ["--engine", "autograd", "--seed_everything", str(number), "--run.name", "a"]
         assert fit(tmp_path, *argv, *alone, "--run.overwrite", "true") == 0
         assert gap(weights_of(tmp_path / "tiny", number), weights_of(tmp_path / "a")) <= 1e-10
 
@@ -116,47 +115,6 @@ def test_each_replica_equals_its_single_run_in_single_precision(tmp_path):
         assert fit(tmp_path, *argv, *alone) == 0
         together = weights_of(tmp_path / "tiny", number)
         assert gap(together, weights_of(tmp_path / str(number))) <= 1e-5
-
-
-# A batch of 128 samples of x in R^4 with 2 x 62 neurons holds 2^14 numbers.
-@pytest.mark.parametrize(
-    ("threads", "dtype", "batch_size", "expected"),
-    [
-        (1, torch.float32, 2 * 128, FastPath),
-        (1, torch.float32, 4 * 128, InTurn),
-        (1, torch.float64, 128, FastPath),
-        (1, torch.float64, 2 * 128, InTurn),
-        (2, torch.float32, 8 * 128, FastPath),
-        (2, torch.float32, 16 * 128, InTurn),
-        (3, torch.float64, 4 * 128, FastPath),
-    ],
-)
-def test_replicas_share_operations_if_their_batches_are_small(
-    monkeypatch, threads, dtype, batch_size, expected
-):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    networks = [DenseNet(4, [62, 62], seed=seed).to(dtype) for seed in range(2)]
-    path = path_of(
-        networks,
-        [None] * 2,
-        regularization=[[0.0] * 2] * 2,
-        clipping=Clipping(),
-        batch_size=batch_size,
-    )
-    assert type(path) is expected
-
-
-def test_large_replicas_take_turns_and_equal_their_single_runs_bit_for_bit(tmp_path):
-    argv = [*UNMEASURED, "--data.batch_size", "2048", "--model.width", "32"]
-    argv += ["--trainer.max_steps", "10"]
-    assert fit(tmp_path, *argv, "--model.num_replicas", "2") == 0
-    for number in range(2):
-        assert (
-            fit(tmp_path, *argv, "--seed_everything", str(number), "--run.name", str(number)) == 0
-        )
-        assert torch.equal(
-            weights_of(tmp_path / "tiny", number), weights_of(tmp_path / str(number))
-        )
 
 
 def test_numbers_of_a_replica_are_those_of_its_single_run(mixed, single):

@@ -222,10 +222,3 @@ def test_figure_shows_medians_exponents_bounds_and_what_was_not_reached():
     assert [list(line.get_xdata()) for line in is_open if len(line.get_xdata())] == [[8]]
     arrows = [line for line in panel.lines if "arrow" in str(line.get_marker())]
     assert sorted(len(line.get_xdata()) for line in arrows) == [0, 3]
-
-
-def test_no_figure_without_the_question_or_a_finished_run():
-    spec = spec_of()
-    assert scaling_figure(spec, rows_of(spec, lambda *_: "missing")) is None
-    plain = spec_of(scaling=None)
-    assert scaling_figure(plain, rows_of(plain, lambda *_: 0.1)) is None

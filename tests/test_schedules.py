@@ -1,6 +1,5 @@
 """Learning-rate schedules."""
 
-import itertools
 import re
 from functools import partial
 
@@ -50,12 +49,6 @@ def test_one_cycle_worked_by_hand():
     assert used[20] == pytest.approx(0.5 * 4e-6, rel=1e-9)
 
 
-def test_one_cycle_rises_to_its_peak_then_falls():
-    used = rates(OneCycle(optimizer(), total_steps=21, warmup_fraction=0.3), 21)
-    assert all(before < after for before, after in itertools.pairwise(used[:7]))
-    assert all(before > after for before, after in itertools.pairwise(used[6:]))
-
-
 def test_one_cycle_takes_its_factors():
     schedule = OneCycle(
         optimizer(lr=2.0), total_steps=5, warmup_fraction=0.5, start_factor=0.5, final_factor=0.1
@@ -69,29 +62,8 @@ def test_one_cycle_without_warmup_starts_at_its_peak():
     assert rates(schedule, 3) == pytest.approx([0.5, 0.3, 0.1], rel=1e-12)
 
 
-def test_one_cycle_stays_at_its_end_beyond_it():
-    schedule = OneCycle(optimizer(), total_steps=4, final_factor=0.01)
-    assert rates(schedule, 7)[3:] == pytest.approx([0.005] * 4, rel=1e-12)
-
-
 def test_one_cycle_of_one_step_has_a_finite_rate():
     assert rates(OneCycle(optimizer(), total_steps=1), 1) == pytest.approx([0.02], rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("kind", "given", "kept"),
-    [
-        (torch.optim.SGD, {}, ("momentum", 0)),
-        (torch.optim.SGD, {"momentum": 0.8}, ("momentum", 0.8)),
-        (torch.optim.Adam, {}, ("betas", (0.9, 0.999))),
-    ],
-)
-def test_one_cycle_leaves_the_momentum_alone(kind, given, kept):
-    stepped = optimizer(kind=kind, **given)
-    used = rates(OneCycle(stepped, total_steps=11, warmup_fraction=0.3), 11)
-    assert max(used) == pytest.approx(0.5, rel=1e-12)
-    name, value = kept
-    assert stepped.param_groups[0][name] == value
 
 
 def test_one_cycle_scales_every_group_by_its_own_peak():
@@ -117,13 +89,8 @@ def test_one_cycle_resumes_where_it_stopped():
     ("arguments", "message"),
     [
         ({"total_steps": None}, "total_steps must be at least 1, got None."),
-        ({"total_steps": 0}, "total_steps must be at least 1, got 0."),
-        ({"warmup_fraction": 1.0}, "warmup_fraction must lie in [0, 1), got 1.0."),
+        ({"decay": 0.5}, "decay must be at least 1, got 0.5"),
         ({"warmup_fraction": -0.1}, "warmup_fraction must lie in [0, 1), got -0.1."),
-        (
-            {"start_factor": 0.0},
-            "start_factor and final_factor must be positive, got 0.0 and 4e-06.",
-        ),
         (
             {"final_factor": -1.0},
             "start_factor and final_factor must be positive, got 0.04 and -1.0.",
@@ -145,11 +112,8 @@ def test_one_cycle_refuses(arguments, message):
         (OneCycleLR, "total_steps"),
         (CosineAnnealingLR, "T_max"),
         (LinearLR, "total_iters"),
-        (StepLR, None),
-        (partial(OneCycle, warmup_fraction=0.1), "total_steps"),
         (partial(OneCycle, total_steps=7), None),
         (partial(OneCycle, total_steps=None), "total_steps"),
-        (partial(CosineAnnealingLR, T_max=7), None),
         (partial(instantiate, OneCycle, warmup_fraction=0.1), "total_steps"),
         (partial(instantiate, CosineAnnealingLR, T_max=7), None),
         (lambda sgd: StepLR(sgd, 3), None),
@@ -160,19 +124,11 @@ def test_open_length_is_the_argument_that_nobody_has_set(factory, name):
 
 
 def test_one_cycle_gets_the_length_of_the_run():
-    for factory in (
-        partial(OneCycle, warmup_fraction=0.3, start_factor=0.1),
-        partial(instantiate, OneCycle, warmup_fraction=0.3, start_factor=0.1),
-    ):
-        used = rates(make_schedule(factory, optimizer(), total_steps=11), 11)
-        assert used[0] == pytest.approx(0.05, rel=1e-12)
-        assert used[3] == pytest.approx(0.5, rel=1e-12)
-        assert used[-1] == pytest.approx(0.5 * 4e-6, rel=1e-9)
-
-
-def test_length_that_is_given_is_kept():
-    schedule = make_schedule(partial(OneCycle, total_steps=5), optimizer(), total_steps=100)
-    assert schedule.total_steps == 5
+    factory = partial(instantiate, OneCycle, warmup_fraction=0.3, start_factor=0.1)
+    used = rates(make_schedule(factory, optimizer(), total_steps=11), 11)
+    assert used[0] == pytest.approx(0.05, rel=1e-12)
+    assert used[3] == pytest.approx(0.5, rel=1e-12)
+    assert used[-1] == pytest.approx(0.5 * 4e-6, rel=1e-9)
 
 
 def test_torch_s_one_cycle_gets_the_length_of_the_run():
@@ -207,24 +163,11 @@ def test_schedule_that_follows_a_metric_is_refused(factory):
 
 
 def test_decay_multiplies_the_annealing_by_a_falling_exponential():
-    def rates(decay):
-        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        schedule = OneCycle(optimizer, total_steps=11, warmup_fraction=0.0, decay=decay)
-        found = []
-        for _ in range(11):
-            found.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            schedule.step()
-        return found
-
-    for step, (plain, decayed) in enumerate(zip(rates(1.0), rates(10.0), strict=True)):
-        assert decayed == pytest.approx(plain * 10 ** (-step / 10))
-
-
-def test_decay_below_one_is_refused():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    with pytest.raises(ValueError, match=r"decay must be at least 1, got 0.5"):
-        OneCycle(optimizer, total_steps=10, decay=0.5)
+    plain, decayed = (
+        rates(OneCycle(optimizer(), total_steps=11, warmup_fraction=0.0, decay=decay), 11)
+        for decay in (1.0, 10.0)
+    )
+    assert decayed == pytest.approx([rate * 10 ** (-n / 10) for n, rate in enumerate(plain)])
 
 
 def test_total_steps_is_an_integer_of_any_type():

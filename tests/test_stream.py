@@ -1,7 +1,6 @@
 """The sample stream: the same batch for whoever asks, and no sample twice."""
 
 import itertools
-import re
 from typing import get_args
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Regression
-from bfc_lightning.stream import FiniteStream, SampleStream, Split, check_batch_size
+from bfc_lightning.stream import FiniteStream, SampleStream, Split
 from bfc_lightning.targets import HierarchicalTarget, Target
 
 
@@ -63,15 +62,6 @@ def test_batch_holds_inputs_signal_and_noisy_labels():
     # n = 4000: standard errors 0.016 and 0.011
     assert abs(float(noise.mean())) < 0.08
     assert float(noise.std()) == pytest.approx(1, abs=0.06)
-
-
-def test_classification_batch_holds_classes():
-    labels = Classification(Gaussian(3))
-    _, classes, signal = SampleStream(Linear(labels.target_distribution), labels).batch(
-        "train", 0, 64
-    )
-    assert torch.equal(classes, (signal >= 0).double())
-    assert set(classes.tolist()) == {0.0, 1.0}
 
 
 def test_labels_are_noise_free_regression_by_default():
@@ -144,11 +134,6 @@ def test_inputs_and_noise_of_a_batch_are_independent():
         assert correlation(column, labels - signal) < 0.05
 
 
-def test_seed_zero_is_a_seed_like_any_other():
-    assert not same(stream(seed=0).batch("val", 0, 8), stream(seed=1).batch("val", 0, 8))
-    assert same(stream(seed=0).batch("val", 0, 8), stream().batch("val", 0, 8))
-
-
 def test_stream_follows_its_target_s_dtype():
     distribution = Gaussian(3).to(torch.float32)
     batch = SampleStream(Linear(distribution).to(torch.float32)).batch("train", 0, 8)
@@ -170,15 +155,6 @@ def test_no_split_shares_a_generator_with_another():
                 source.batch(split, index, 4, [shard])
                 seeds.add(source._random.initial_seed())
     assert len(seeds) == len(get_args(Split)) * 3 * 4
-
-
-def test_target_without_moments_is_refused():
-    class Unknown(Target):
-        def forward(self, x):
-            return x[:, 0]
-
-    with pytest.raises(ValueError, match=r"variance must be known, got NaN: call estimate_moments"):
-        SampleStream(Unknown(Gaussian(3)))
 
 
 # A fixed training set
@@ -215,16 +191,6 @@ def test_batch_larger_than_the_set_holds_whole_passes():
     assert sorted(rows[3:]) == [0, 1, 2]
 
 
-def test_finite_batch_is_a_pure_function_of_its_index():
-    fixed, other = finite(10), finite(10)
-    indices = [0, 50, 3, 7, 2, 0]
-    first = {index: fixed.batch("train", index, 4) for index in indices}
-    for index in sorted(indices):
-        assert same(first[index], other.batch("train", index, 4))
-    fixed.batch("train", 999, 4)
-    assert same(first[0], fixed.batch("train", 0, 4))
-
-
 def test_shards_of_a_finite_batch_join_to_the_batch():
     fixed = finite(10, num_shards=4)
     whole = fixed.batch("train", 2, 8)
@@ -250,18 +216,13 @@ def test_finite_set_is_the_stream_s_own_split():
     assert same(fixed.train_set, [column[:5000] for column in fresh])
 
 
-def test_smaller_set_is_the_beginning_of_a_larger_one():
-    small, large = finite(7), finite(12)
-    assert torch.equal(small.train_set.inputs, large.train_set.inputs[:7])
-    assert torch.equal(small.train_set.labels, large.train_set.labels[:7])
-
-
-@pytest.mark.parametrize("split", ["val", "test", "predict", "measure"])
-def test_other_splits_stay_fresh(split):
-    fixed = finite(10)
-    batch = fixed.batch(split, 3, 8)
-    assert same(batch, stream(num_shards=2).batch(split, 3, 8))
-    assert num_different_rows(fixed.train_set.inputs, batch.inputs) == 18
+def test_other_splits_stay_fresh():
+    fixed, fresh = finite(10), stream(num_shards=2)
+    assert same(fixed.block("val", 1, 2, 8), fresh.block("val", 1, 2, 8))
+    for split in ("val", "test", "predict", "measure"):
+        batch = fixed.batch(split, 3, 8)
+        assert same(batch, fresh.batch(split, 3, 8))
+        assert num_different_rows(fixed.train_set.inputs, batch.inputs) == 18
 
 
 # Many batches at once
@@ -281,7 +242,6 @@ class Jittered(Regression):
 BLOCKS = [
     pytest.param(0, 5, 16, None, id="whole batches"),
     pytest.param(7, 3, 16, [2, 0], id="two shards, in another order"),
-    pytest.param(3, 1, 8, None, id="a single batch"),
     pytest.param(2, 4, 4, [3], id="one sample of each"),
     pytest.param(100, 2, 4000, range(1, 4, 2), id="large batches"),
 ]
@@ -318,28 +278,15 @@ def test_block_of_labels_that_draw_by_themselves_is_its_batches():
     )
 
 
-def test_block_is_a_pure_function_of_what_is_asked_for():
-    one = stream()
-    first = one.block("train", 4, 6, 16)
-    one.block("val", 0, 2, 32)
-    one.batch("train", 0, 4)
-    before = torch.get_rng_state()
-    assert same(first, one.block("train", 4, 6, 16))
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("num_shards", [1, 2, 3])
+@pytest.mark.parametrize("num_shards", [1, 3])
 @pytest.mark.parametrize("shards", [None, [0]])
 @pytest.mark.parametrize("num_samples", [3, 10, 50])
-def test_block_of_a_finite_set_is_its_batches_to_the_bit(num_samples, num_shards, shards):
-    fixed = finite(num_samples, num_shards=num_shards)
+def test_block_of_a_finite_set_is_its_batches_in_any_order(num_samples, num_shards, shards):
+    fixed, other = (finite(num_samples, num_shards=num_shards) for _ in range(2))
     block = fixed.block("train", 2, 7, 6, shards)
-    assert same(block, stacked(fixed.batch("train", i, 6, shards) for i in range(2, 9)))
-
-
-def test_other_splits_of_a_finite_stream_have_fresh_blocks():
-    fixed, fresh = finite(10), stream(num_shards=2)
-    assert same(fixed.block("val", 1, 2, 8), fresh.block("val", 1, 2, 8))
+    assert same(fixed.block("train", 2, 7, 6, shards), block)
+    backwards = [other.batch("train", i, 6, shards) for i in reversed(range(2, 9))]
+    assert same(block, stacked(backwards[::-1]))
 
 
 # Integers of other types
@@ -358,37 +305,25 @@ def test_numpy_integers_give_the_batches_of_ints(make):
 # What a user gets wrong
 
 
-@pytest.mark.parametrize("value", [1.0, np.float64(8.0), "8", True])
-def test_steps_positions_and_counts_that_are_no_integers_are_refused(value):
+def test_integers_are_checked_by_name():
     for source in (stream(), finite(10, num_shards=4)):
         for name, call in {
-            "index": lambda s: s.batch("train", value, 8),
-            "batch_size": lambda s: s.batch("train", 0, value),
-            "shard": lambda s: s.batch("train", 0, 8, [value]),
-            "start": lambda s: s.block("train", value, 2, 8),
-            "count": lambda s: s.block("train", 0, value, 8),
+            "index": lambda s: s.batch("train", 1.0, 8),
+            "batch_size": lambda s: s.batch("train", 0, "8"),
+            "shard": lambda s: s.batch("train", 0, 8, [True]),
+            "start": lambda s: s.block("train", np.float64(1), 2, 8),
+            "count": lambda s: s.block("train", 0, 2.0, 8),
         }.items():
             with pytest.raises(ValueError, match=f"{name} must be an integer, got "):
                 call(source)
-    for name in ("seed", "num_shards"):
-        with pytest.raises(ValueError, match=f"{name} must be an integer, got "):
-            stream(**{name: value})
-    with pytest.raises(ValueError, match="num_train_samples must be an integer, got "):
-        finite(value)
 
 
 @pytest.mark.parametrize("batch_size", [0, -4, 6])
 def test_batch_that_its_shards_do_not_divide_is_refused(batch_size):
-    message = re.escape(
-        f"batch_size must be a positive multiple of num_shards = 4, got {batch_size}."
-    )
-    with pytest.raises(ValueError, match=message):
-        check_batch_size(batch_size, 4)
-    with pytest.raises(ValueError, match=message):
-        stream().batch("train", 0, batch_size)
-    with pytest.raises(ValueError, match=message):
-        finite(10, num_shards=4).batch("train", 0, batch_size)
+    message = r"batch_size must be a positive multiple of num_shards = 4, got"
     for either in (stream(), finite(10, num_shards=4)):
+        with pytest.raises(ValueError, match=message):
+            either.batch("train", 0, batch_size)
         with pytest.raises(ValueError, match=message):
             either.block("train", 0, 2, batch_size)
 

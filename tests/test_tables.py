@@ -48,15 +48,6 @@ def test_values_that_are_not_finite_have_no_part_in_the_median(value):
     assert summary_table(spec, rows, {})["val/nmse"].tolist() == ["1.5e+00 [1.0e+00, 2.0e+00]"]
 
 
-def test_tuned_learners_show_trials_and_the_chosen_values():
-    spec = experiment(TUNED)
-    rows = results(spec, lambda learner, seed: 0.1)
-    chosen = {("a",): "lr=0.2,width=8"}
-    table = summary_table(spec, rows, chosen)
-    assert table["trials"].tolist() == ["6", "-"]
-    assert table["chosen"].tolist() == ["lr=0.2,width=8", "-"]
-
-
 def test_csv_is_read_back_with_labels_as_text(tmp_path):
     spec = experiment(folder=tmp_path, ratio=["0.50", "1e3"], size=["NA", "None"])
     rows = results(spec, lambda *where: "missing" if where[-1] == 1 else 0.1 + where[-1])

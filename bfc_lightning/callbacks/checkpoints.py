@@ -17,8 +17,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.callbacks.training_log import stop_if_diverged
 from bfc_lightning.files import replacing
-from bfc_lightning.products import library_of_large_products
-from bfc_lightning.replicas import largest_weight, learners_of
+from bfc_lightning.matmul import LIBRARY
+from bfc_lightning.module import RunModule
+from bfc_lightning.replicas import largest_weight
 
 RECORD_KEY = "bfc_lightning"
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -64,7 +65,8 @@ class Checkpoints(Checkpoint):
     def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
         """Saves the state as it is; every process must call it."""
         module = trainer.lightning_module
-        largest = [largest_weight(each) for each in learners_of(module)]
+        assert isinstance(module, RunModule)
+        largest = [largest_weight(each) for each in module.each]
         stop_if_diverged(module, largest, step=trainer.global_step, quantity="a weight")
         for logger in trainer.loggers:
             logger.save()
@@ -101,9 +103,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def training_path(module: LightningModule) -> str:
-    """How steps are taken: `fast` or `plain`."""
-    return "plain" if module.automatic_optimization else "fast"
+def engine_name(module: LightningModule) -> str:
+    """How steps are taken: `compiled`, `eager` or `autograd`."""
+    assert isinstance(module, RunModule)
+    if module.engine is None:
+        return "autograd"
+    return "compiled" if module.engine.steps_per_call else "eager"
 
 
 def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
@@ -115,6 +120,6 @@ def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "device": device,
         "processes": trainer.world_size,
         "threads": torch.get_num_threads(),
-        "training_path": training_path(module),
-        "large_products": library_of_large_products() if device == "cpu" else "default",
+        "engine": engine_name(module),
+        "large_products": LIBRARY if device == "cpu" else "default",
     }

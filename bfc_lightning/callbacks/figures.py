@@ -1,4 +1,4 @@
-"""`figures/*.png`: figures of the run, also in TensorBoard and Weights & Biases."""
+"""`figures/*.png`: figures of the run, also in TensorBoard, Weights & Biases and MLflow."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -27,9 +27,8 @@ from bfc_lightning.figures import (
 )
 from bfc_lightning.files import replacing
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
-from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.module import RunModule
 from bfc_lightning.networks import DenseNet
-from bfc_lightning.replicas import ReplicatedLearner
 from bfc_lightning.targets import HierarchicalTarget
 
 _LARGEST_FORM = 128
@@ -65,15 +64,17 @@ class RunFigures(Callback):
                 logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
             elif isinstance(logger, WandbLogger):
                 logger.log_image(name, [str(path)], step=trainer.global_step)
+            elif isinstance(logger, MLFlowLogger):
+                logger.experiment.log_artifact(logger.run_id, str(path))
 
     def _figures(self, trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, Figure]]:
-        if isinstance(module, ReplicatedLearner):
+        assert isinstance(module, RunModule)
+        if len(module.each) > 1:
             kept = [number for number, step in enumerate(module.diverged) if step is None]
             runs = [self.metrics.rows(number) for number in kept]
             title = f"{self.title}: {len(runs)} replicas, median and range"
             yield "learning_curves", learning_curves(runs, score_key=module.score_key, title=title)
             return
-        assert isinstance(module, HierarchicalLearner)
         rows, title = self.metrics.rows(), self.title
         yield "learning_curves", learning_curves([rows], score_key=module.score_key, title=title)
         if series(rows, "features/residual_1")[0]:
@@ -84,7 +85,7 @@ class RunFigures(Callback):
             if leaks is not None:
                 yield "leakage", leaks
         target = trainer.datamodule.target  # type: ignore[attr-defined]
-        network = module.network
+        network = module.each[0].network
         has_form = not network.is_linearized and isinstance(
             network.dense_layers()[0].activation, Quadratic
         )

@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from bfc_lightning.files import write_atomically
 from bfc_lightning.medians import summarized
-from bfc_lightning.replicas import ReplicatedLearner
+from bfc_lightning.module import RunModule
 
 
 class MetricsFile(Logger):
@@ -147,9 +147,8 @@ def log_rows(
 ) -> None:
     """Writes a row for each learner: to the file all of them, elsewhere median and range."""
     module, step = trainer.lightning_module, trainer.global_step if step is None else step
-    shared = dict(rows[0])
-    if isinstance(module, ReplicatedLearner):
-        shared = summarized(module.without_diverged(rows))
+    assert isinstance(module, RunModule)
+    shared = dict(rows[0]) if len(rows) == 1 else summarized(module.without_diverged(rows))
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile):
             logger.log_rows(rows, step=step)

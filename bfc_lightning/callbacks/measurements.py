@@ -23,8 +23,8 @@ from bfc_lightning.measures.battery import (
     take_sample,
     take_snapshot,
 )
+from bfc_lightning.module import HierarchicalLearner, RunModule
 from bfc_lightning.networks import DenseNet
-from bfc_lightning.replicas import learners_of, problems_of
 from bfc_lightning.schemes import Phase
 
 NUM_SAMPLES = 2**14
@@ -80,7 +80,7 @@ class Measurements(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps the untrained learners, before a checkpoint is loaded into them."""
-        self._untrained = [copy.deepcopy(each.network) for each in learners_of(pl_module)]
+        self._untrained = [copy.deepcopy(each.network) for each in _learners(pl_module)]
         self._milestones = [Milestones(self._phases) for _ in self._untrained]
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class Measurements(Callback):
         device = next(pl_module.parameters()).device
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
-        problems = problems_of(trainer.datamodule)  # type: ignore[attr-defined]
+        problems = trainer.datamodule.parts  # type: ignore[attr-defined]
         self._samples = [
             _measure_sample(data, network, device)
             for data, network in zip(problems, self._untrained, strict=True)
@@ -134,7 +134,7 @@ class Measurements(Callback):
         started = time.perf_counter()
         self._measured_step = step
         rows = []
-        for number, learner in enumerate(learners_of(pl_module)):
+        for number, learner in enumerate(_learners(pl_module)):
             row = self._take(learner.network, self._samples[number])
             compared = {**self._references[number], **row}
             rows.append({**row, **self._milestones[number].compare(step, compared)})
@@ -216,6 +216,11 @@ class Milestones:
             self.kept.setdefault(key, named[key])
         has_both = key in named and key in self.kept
         return {f"{key}_fall": _ratio(self.kept[key], named[key])} if has_both else {}
+
+
+def _learners(module: LightningModule) -> list[HierarchicalLearner]:
+    assert isinstance(module, RunModule)
+    return module.each
 
 
 def _ratio(before: float, now: float) -> float:

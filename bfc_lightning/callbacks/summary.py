@@ -10,13 +10,13 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 
-from bfc_lightning.callbacks.checkpoints import training_path, versions
+from bfc_lightning.callbacks.checkpoints import engine_name, versions
 from bfc_lightning.callbacks.exceptions import Diverged, Interrupted
 from bfc_lightning.callbacks.loggers import MetricsFile
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.files import write_json
 from bfc_lightning.medians import medians
-from bfc_lightning.replicas import ReplicatedLearner, problems_of
+from bfc_lightning.module import RunModule
 
 
 def git_revision() -> str | None:
@@ -86,8 +86,8 @@ class Summary(Callback):
         self.status = status
         if not trainer.is_global_zero:
             return
-        problems = problems_of(trainer.datamodule)  # type: ignore[attr-defined]
-        samples = problems[0].batch_size * len(problems) * trainer.accumulate_grad_batches
+        parts = trainer.datamodule.parts  # type: ignore[attr-defined]
+        samples = parts[0].batch_size * len(parts) * trainer.accumulate_grad_batches
         self.metrics.save()
         rate = samples * (trainer.global_step - self._first) / (time.perf_counter() - self._began)
         content: dict[str, Any] = {
@@ -100,7 +100,8 @@ class Summary(Callback):
             **self._fixed,
             "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type,
-            "training_path": training_path(trainer.lightning_module),
+            "threads": torch.get_num_threads(),
+            "engine": engine_name(trainer.lightning_module),
             **self._results(trainer.lightning_module),
         }
         write_json(self.path, content, sync=status != "running")
@@ -108,7 +109,8 @@ class Summary(Callback):
     def _results(self, module: LightningModule) -> dict[str, Any]:
         """The latest metrics; of several replicas medians and, for each, seed, status, metrics."""
         rows: list[dict[str, float]] = self.metrics.latest
-        if not isinstance(module, ReplicatedLearner):
+        assert isinstance(module, RunModule)
+        if len(rows) == 1:
             return {"metrics": rows[0]}
         replicas: list[Mapping[str, Any]] = [
             {"seed": seed, "status": self.status if step is None else "diverged", "metrics": row}

@@ -1,6 +1,5 @@
 """Logs training: losses and learning rates at an interval, scores after each validation."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from bfc_lightning.callbacks.exceptions import Diverged
-from bfc_lightning.callbacks.loggers import log_metrics, log_rows
+from bfc_lightning.callbacks.loggers import log_rows
+from bfc_lightning.module import RunModule
 from bfc_lightning.private import log_interval
-from bfc_lightning.replicas import ReplicatedLearner
 
 
 def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
@@ -27,11 +26,9 @@ def stop_if_diverged(
     module: LightningModule, values: Sequence[float], *, step: int, quantity: str
 ) -> None:
     """Marks replicas whose value is not finite; ends the run if no learner is left."""
-    if isinstance(module, ReplicatedLearner):
-        if module.mark_diverged(values, step):
-            raise Diverged(step, f"{quantity} of every replica")
-    elif not math.isfinite(values[0]):
-        raise Diverged(step, quantity)
+    assert isinstance(module, RunModule)
+    if module.mark_diverged(values, step):
+        raise Diverged(step, quantity if len(values) == 1 else f"{quantity} of every replica")
 
 
 class TrainingLog(Callback):
@@ -67,11 +64,8 @@ class TrainingLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the scores of a validation within training."""
-        if isinstance(pl_module, ReplicatedLearner):
-            log_rows(trainer, pl_module.scores)
-        else:
-            scores = {k: float(v) for k, v in trainer.callback_metrics.items() if "val/" in k}
-            log_metrics(trainer, scores)
+        assert isinstance(pl_module, RunModule)
+        log_rows(trainer, pl_module.scores)
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of the current interval."""

@@ -5,8 +5,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from bfc_lightning.callbacks.loggers import log_metrics
-from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.replicas import learners_of
+from bfc_lightning.module import HierarchicalLearner, RunModule
 from bfc_lightning.schemes import Phase, Scheme
 
 
@@ -25,12 +24,12 @@ class TrainingScheme(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first phase before there is an optimizer; a checkpoint then loads its own."""
-        for learner in learners_of(pl_module):
+        for learner in _learners(pl_module):
             learner.enter_phase(self.phases[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads which layers the optimizer of the phase leaves out."""
-        phase = learners_of(pl_module)[0].phase
+        phase = _learners(pl_module)[0].phase
         assert phase is not None
         self._frozen = self.scheme.frozen_at(phase.start)
 
@@ -38,7 +37,7 @@ class TrainingScheme(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Enters a phase or freezes layers if the next optimizer step belongs to them."""
-        learners, step = learners_of(pl_module), trainer.global_step
+        learners, step = _learners(pl_module), trainer.global_step
         if step == 0 and batch_idx == 0 and len(self.phases) > 1:
             log_metrics(trainer, {"scheme/active_layers": self.phases[0].depth})
         due = next((phase for phase in self.phases if phase.start <= step < phase.stop), None)
@@ -79,3 +78,8 @@ def _share_gradients_anew(trainer: Trainer) -> None:
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy.model = trainer.lightning_module
         trainer.strategy.configure_ddp()
+
+
+def _learners(module: LightningModule) -> list[HierarchicalLearner]:
+    assert isinstance(module, RunModule)
+    return module.each

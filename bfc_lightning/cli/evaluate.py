@@ -16,8 +16,9 @@ from bfc_lightning.cli.fit import build_learners
 from bfc_lightning.cli.launch import fill_processes
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import replacing, write_json
+from bfc_lightning.module import RunModule
 from bfc_lightning.private import leave_signals_alone
-from bfc_lightning.replicas import AnyData, ReplicatedLearner
+from bfc_lightning.replicas import AnyData
 from bfc_lightning.runs.config import identity, make_trainer
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
@@ -61,7 +62,7 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
     result = {"checkpoint": str(checkpoint), "step": content["global_step"], "metrics": scores}
     result["settings"] = study.settings()
     show_metrics(title, scores)
-    if isinstance(model, ReplicatedLearner):
+    if len(model.each) > 1:
         result["replicas"] = _replicas(model, config.seed_everything)
         print(describe_replicas(result["replicas"]))
     write_json(folder / f"{command}.json", result)
@@ -81,7 +82,7 @@ def _trainer(options: dict[str, Any], data: AnyData) -> Trainer:
     return trainer
 
 
-def _replicas(model: ReplicatedLearner, seed: int) -> list[dict[str, Any]]:
+def _replicas(model: RunModule, seed: int) -> list[dict[str, Any]]:
     return [
         {
             "seed": seed + number,

@@ -40,6 +40,7 @@ names of one command; an experiment without `learners` has one, the base.
     tuning: {{seeds: [100], trials: 2, metric: val/nmse}}
     limits: {{seconds: 600, gigabytes: 8}}  # for each run
     scaling: {{dimension: d, samples: n, error: 0.05}}   # axes of the grid
+    replicas: true                        # train the seeds of a point in one process
     test: true                            # score the best checkpoints on test samples
 
 options:

@@ -26,18 +26,18 @@ from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.cli.checks import as_list, check_callbacks, check_scheme
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result
+from bfc_lightning.cli.engines import resolve_engine
 from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.cli.launch import fill_processes
+from bfc_lightning.cli.launch import close_processes, fill_processes, use_launcher
 from bfc_lightning.cli.options import parse
-from bfc_lightning.cli.training_path import settle_training_path
+from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import remove_unfinished, write_atomically
+from bfc_lightning.module import HierarchicalLearner, RunModule
 from bfc_lightning.private import leave_signals_alone
 from bfc_lightning.replicas import (
     AnyData,
-    AnyLearner,
     ReplicatedData,
     ReplicatedLearner,
-    learners_of,
 )
 from bfc_lightning.runs.config import Study, digest, flatten, identity, make_trainer
 from bfc_lightning.runs.folder import (
@@ -55,6 +55,9 @@ from bfc_lightning.runs.loading import Resumption, find_resumption, read_summary
 from bfc_lightning.runs.yaml_files import to_yaml
 from bfc_lightning.schedules import open_length
 from bfc_lightning.schemes import Phase
+
+_THREADS = torch.get_num_threads()
+_FLOPS_OF_ONE_THREAD = 1e8
 
 RESUME = {
     "resume": (
@@ -77,11 +80,12 @@ class Run:
     study: Study
     settings: dict[str, Any]
     objects: Namespace
-    model: AnyLearner
+    model: RunModule
     data: AnyData
     phases: list[Phase]
     resumption: Resumption
     started: float
+    engine: str = "auto"
 
     @property
     def seeds(self) -> range:
@@ -107,6 +111,7 @@ def fit_command(argv: Sequence[str]) -> int:
             )
             interruption, callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
+            use_launcher(trainer, ["fit", *argv])
             announce(run, folder.path, trainer)
         with interruption.listening():
             train(run, folder, trainer)
@@ -118,7 +123,7 @@ def fit_command(argv: Sequence[str]) -> int:
 def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     """Builds the objects, and refuses what can be refused before anything is written."""
     objects, model, data = build_learners(study)
-    first = learners_of(model)[0]
+    first = model.each[0]
     phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
     check_scheme(first, objects.scheme, phases)
     check_callbacks(as_list(objects.trainer.callbacks), [model.score_key, "val/loss"])
@@ -133,17 +138,26 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     return Run(study, settings, objects, model, data, phases, resumption, started)
 
 
-def build_learners(study: Study) -> tuple[Namespace, AnyLearner, AnyData]:
+def build_learners(study: Study) -> tuple[Namespace, RunModule, AnyData]:
     """All objects, learner and data; with `model.num_replicas`, one of each for every seed."""
-    if study.config.run.threads is not None:
-        torch.set_num_threads(study.config.run.threads)
     seed, count = study.config.seed_everything, study.config.model.num_replicas
     seed_everything(seed, verbose=False)  # for the user's classes
     parts = [study.parser.instantiate(study.resolved(seed + n)) for n in range(max(count, 1))]
+    set_threads(study.config.run.threads, parts[0].model, parts[0].data)
     if count == 1:
         return parts[0], parts[0].model, parts[0].data
     learners, data = [part.model for part in parts], [part.data for part in parts]
     return parts[0], ReplicatedLearner(learners), ReplicatedData(data)
+
+
+def set_threads(threads: int | None, model: HierarchicalLearner, data: HierarchicalData) -> None:
+    """One thread for small steps, unless a number is given.
+
+    A second one gains little there, and beside another process a step waits for it tenfold.
+    """
+    weights = sum(layer.weight.numel() for layer in model.network.dense_layers())
+    is_small = 6 * data.batch_size * weights < _FLOPS_OF_ONE_THREAD
+    torch.set_num_threads(threads or (1 if is_small else _THREADS))
 
 
 @contextmanager
@@ -231,14 +245,16 @@ def build_trainer(
     trainer.strategy.precision_plugin.convert_module(run.model)
     run.data.check_processes(trainer.world_size)
     leave_signals_alone(trainer)
-    settle_training_path(
-        run.study.config.training_path,
+    run.engine = resolve_engine(
+        run.study.config.engine,
+        run.resumption.engine,
         trainer,
         model=run.model,
         data=run.data,
         callbacks=users,
         phases=run.phases,
         scheme=run.objects.scheme,
+        num_alike=run.study.config.run.alike,
         num_measures=run.study.config.num_measures,
     )
     changes = run.resumption.check_environment(environment(trainer, run.model))
@@ -247,9 +263,9 @@ def build_trainer(
     return trainer
 
 
-def write_config(study: Study, folder: Path, command: str) -> None:
+def write_config(study: Study, folder: Path, command: str, **resolved: str) -> None:
     """Writes `config.yaml`, which repeats the run."""
-    config = study.settings()
+    config = {**study.settings(), **resolved}
     config["run"].update(name=folder.name, overwrite=False)
     again = command_line([command, "-c", str(folder / CONFIG), "--run.name", "ANOTHER"])
     text = f"# Every setting of the run {folder.name}. Again: {again}\n{to_yaml(config)}"
@@ -259,7 +275,7 @@ def write_config(study: Study, folder: Path, command: str) -> None:
 def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     """Hands the settings to files and loggers, and says what starts."""
     if trainer.is_global_zero:
-        write_config(run.study, folder, "fit")
+        write_config(run.study, folder, "fit", engine=run.engine)
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten({**run.settings, "run": {"name": folder.name}}))
     seeds = f"seed {run.seeds[0]}"
@@ -269,7 +285,7 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     step = run.resumption.step
     resumed = "" if step is None else f"  resuming from step {step}"
-    say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}{resumed}")
+    say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}  {run.engine}{resumed}")
     if step == trainer.max_steps:
         say(f"the run has all its {step} steps: nothing is left to train.")
 
@@ -290,3 +306,5 @@ def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:
             raise
         with usage_errors():
             raise
+    finally:
+        close_processes(trainer)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from bfc_lightning.experiments.plots import write_figures
 from bfc_lightning.experiments.pool import Pool, Task, Worker
 from bfc_lightning.experiments.spec import (
+    DIVERGED,
     DONE,
     FAILED,
     FINISHED,
@@ -104,6 +106,7 @@ def commands(experiment: Experiment, run: RunSpec) -> list[tuple[str, ...]]:
         "run.figures": "false",
         "run.threads": experiment.run.threads,
         **more,
+        **({"run.alike": run.num_alike} if run.num_alike > 1 else {}),
     }
     config = str(folder / _CONFIGS / f"{run.stem}.yaml")
     found = [(command, "-c", config, *(f"--{key}={value}" for key, value in options.items()))]
@@ -140,7 +143,7 @@ class Record:
         self.reasons: list[str] = []
         self._trials = [run for run in runs if run.is_trial]
         self._candidates = [run for run in runs if not run.is_trial]
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, list[dict[str, Any]]] = {}
         self._written = 0.0
         stopped = experiment.folder / _STOPPED
         self._stopped: dict[str, Any] = json.loads(stopped.read_text()) if stopped.is_file() else {}
@@ -183,37 +186,43 @@ class Record:
     def _frame(self, runs: Sequence[RunSpec]) -> pd.DataFrame:
         for run in runs:
             if run.name not in self._rows:
-                self._rows[run.name] = self._row(run)
-        return pd.DataFrame([self._rows[run.name] for run in runs])
+                self._rows[run.name] = self._read(run)
+        return pd.DataFrame([row for run in runs for row in self._rows[run.name]])
 
-    def _row(self, run: RunSpec, end: str = "") -> dict[str, Any]:
-        """What a run's folder says; `end` is how its process ended without a result."""
+    def _read(self, run: RunSpec, end: str = "") -> list[dict[str, Any]]:
+        """What a run's folder says of each seed; `end` is how it ended without a result."""
         path = self.experiment.folder / _RUNS / run.name
         summary = read_summary(path)
         _check_unchanged(run, summary, path)
-        metrics = summary.get("metrics", {})
         status = summary.get("status", MISSING)
         if status not in (*DONE, MISSING):
             status = INTERRUPTED
+        parts = _by_seed(summary, run)
         if status == FINISHED and run.is_tested:
             scores = path / "test.json"
             if scores.is_file():
-                metrics |= json.loads(scores.read_text(encoding="utf-8"))["metrics"]
+                tested = _by_seed(json.loads(scores.read_text(encoding="utf-8")), run)
+                pairs = zip(parts, tested, strict=True)
+                parts = [{**a, "metrics": a["metrics"] | b["metrics"]} for a, b in pairs]
             else:
                 status = INTERRUPTED
         if status not in DONE:
             status = self._end(run, end) or status
-        numbers = ("steps", "samples_seen", "wall_seconds")
-        return {
-            "run": run.name,
-            "learner": run.learner,
-            **run.labels,
-            **({"trial": run.trial} if run.is_trial else {}),
-            "seed": run.seed,
-            "status": status,
-            **{key: summary.get(key, math.nan) for key in numbers},
-            **{key: float(value) for key, value in metrics.items() if value is not None},
-        }
+        return [
+            {
+                "run": run.name,
+                "learner": run.learner,
+                **run.labels,
+                **({"trial": run.trial} if run.is_trial else {}),
+                "seed": run.seed + number,
+                "status": DIVERGED if part.get("status") == DIVERGED else status,
+                "steps": summary.get("steps", math.nan),
+                "samples_seen": summary.get("samples_seen", math.nan) / run.num_seeds,
+                "wall_seconds": summary.get("wall_seconds", math.nan),
+                **{k: float(v) for k, v in part["metrics"].items() if v is not None},
+            }
+            for number, part in enumerate(parts)
+        ]
 
     def _end(self, run: RunSpec, end: str) -> str:
         """How the process of a run ended, now or before, unless the limit that ended it grew."""
@@ -228,7 +237,11 @@ class Record:
         return str(stop["status"]) if is_same else ""
 
     def _run(self, runs: Sequence[RunSpec], pool: Pool, say: Say) -> None:
-        todo = {run.name: run for run in runs if self._rows[run.name]["status"] not in DONE}
+        todo = {
+            run.name: run
+            for run in runs
+            if not {row["status"] for row in self._rows[run.name]}.issubset(DONE)
+        }
         if len(todo) < len(runs):
             say("runs were finished before.", done=len(runs) - len(todo))
         logs = self.experiment.folder / _LOGS
@@ -239,10 +252,12 @@ class Record:
         metric = self.experiment.metrics[0]
         for worker in pool.run(tasks):
             name = worker.task.name
-            row = self._rows[name] = self._row(todo[name], _end_of(worker, pool))
-            score = f" {metric} {row[metric]:.1e}" if metric in row else ""
-            say(f"{name} {row['status']}{score} ({worker.seconds:.0f} s)", done=1)
-            if row["status"] == FAILED:
+            self._rows[name] = self._read(todo[name], _end_of(worker, pool))
+            values = [row[metric] for row in self._rows[name] if metric in row]
+            score = f" {metric} {median(values):.1e}" if values else ""
+            status = self._rows[name][0]["status"]
+            say(f"{name} {status}{score} ({worker.seconds:.0f} s)", done=1)
+            if status == FAILED:
                 self._explain(worker, say)
             if time.monotonic() - self._written > _WRITE_SECONDS:
                 self.write()
@@ -259,6 +274,12 @@ class Record:
         if reason not in self.reasons:
             self.reasons.append(reason)
             say(f"{name} failed: {reason} (see {log})")
+
+
+def _by_seed(content: Mapping[str, Any], run: RunSpec) -> list[dict[str, Any]]:
+    """The results of each seed, of a run or of replicas."""
+    alone = {"metrics": content.get("metrics", {})}
+    return content.get("replicas") or [alone for _ in range(run.num_seeds)]
 
 
 def _check_unchanged(run: RunSpec, summary: Mapping[str, Any], path: Path) -> None:

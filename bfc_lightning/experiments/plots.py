@@ -81,7 +81,7 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
         return None
     axes = {name: list(labels) for name, labels in experiment.axes.items() if len(labels) > 1}
     is_map = "" in experiment.learners and len(axes) > 1
-    histories = pd.DataFrame() if axes else _histories(finished, experiment.folder)
+    histories = pd.DataFrame() if axes else _histories(results, finished, experiment.folder)
     axes = axes or {"learner": list(experiment.learners)}
     shown = dict(itertools.islice(axes.items(), 2 if is_map else 1))
     others = {name: labels for name, labels in axes.items() if name not in shown}
@@ -156,14 +156,17 @@ def _places(labels: list[str]) -> tuple[dict[str, float], bool]:
     return {label: float(number) for number, label in enumerate(labels)}, False
 
 
-def _histories(finished: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def _histories(results: pd.DataFrame, finished: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The logged values of all runs; those of baselines are constant. Empty without any log."""
     paths = [folder / "runs" / run / "metrics.csv" for run in finished["run"]]
     if not any(path.is_file() for path in paths):
         return pd.DataFrame()
     ends, tables = [0, finished["steps"].max()], []
+    first = results.groupby("run")["seed"].min()
     for path, (_, row) in zip(paths, finished.iterrows(), strict=True):
         own = pd.read_csv(path) if path.is_file() else pd.DataFrame([row, row]).assign(step=ends)
+        if "replica" in own:
+            own = own[own["replica"] == row["seed"] - first[row["run"]]]
         tables.append(own.assign(learner=row["learner"]))
     return pd.concat(tables)
 

@@ -4,8 +4,9 @@ import itertools
 import json
 import math
 from argparse import ArgumentError
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -98,25 +99,44 @@ def expand(experiment: Experiment) -> list[RunSpec]:
                 settings = _layered(experiment, block, *values, tried)
                 stem = "-".join([*parts, *([f"tuned({trial})"] if trial else [])])
                 own = partial(make, is_tested=experiment.test and BASELINE not in settings)
-                runs += _runs(own, settings, stem or "run", experiment.seeds)
+                runs += _runs(own, settings, stem or "run", experiment.seeds, experiment.replicas)
                 if trial:
                     settings = _layered(experiment, block, *values, tried, block.get(TUNE_WITH, {}))
                     stem = "-".join([*parts, f"trial({trial})"])
                     tuned = partial(make, is_trial=True)
-                    trials += _runs(tuned, settings, stem, experiment.tuning.seeds)
-    return trials + sorted(runs, key=lambda run: experiment.seeds.index(run.seed))
+                    seeds = experiment.tuning.seeds
+                    trials += _runs(tuned, settings, stem, seeds, experiment.replicas)
+    runs = trials + sorted(runs, key=lambda run: experiment.seeds.index(run.seed))
+    counts = Counter(map(_shape, runs))
+    return [replace(run, num_alike=counts[_shape(run)]) for run in runs]
+
+
+def _shape(run: RunSpec) -> str:
+    """What determines the shape of a training step, roughly: enough to count what is alike."""
+    config = run.config
+    model = {key: config["model"].get(key) for key in ("width", "depth", "activation")}
+    inputs = config["inputs"]["init_args"].get("input_dim")
+    return json.dumps([model, inputs, config["data"]["batch_size"], run.num_seeds], default=str)
 
 
 def _runs(
-    make: Callable[..., RunSpec], settings: Settings, stem: str, seeds: Sequence[int]
+    make: Callable[..., RunSpec],
+    settings: Settings,
+    stem: str,
+    seeds: Sequence[int],
+    replicas: bool,
 ) -> list[RunSpec]:
-    """A run for each seed."""
-    if len(f"{stem}-seed{max(seeds)}".encode()) > LONGEST_NAME:
+    """A run for each seed, or one with a replica for each."""
+    if len(f"{stem}-seeds{seeds[0]}-{max(seeds)}".encode()) > LONGEST_NAME:
         raise RunError(f"the name of run {stem} is too long: use shorter labels.")
     try:
         config = _resolved(json.dumps(settings, default=str))
     except (ArgumentError, ValueError) as error:
         raise RunError(f"run {stem}: {error}") from error
+    if replicas and BASELINE not in settings:
+        config = {**config, "model": {**config["model"], "num_replicas": len(seeds)}}
+        own = digest({**config, "seed_everything": seeds[0]})
+        return [make(stem, seeds[0], config, own, num_seeds=len(seeds))]
     digests = [digest({**config, "seed_everything": seed}) for seed in seeds]
     return [make(stem, seed, config, own) for seed, own in zip(seeds, digests, strict=True)]
 
@@ -219,6 +239,9 @@ def _check(experiment: Experiment) -> None:
     for key, values in {**lists, "tuning.seeds": experiment.tuning.seeds}.items():
         if not values or len(set(values)) < len(values):
             raise RunError(f"{key} must be a list of different values, got {values}.")
+    for seeds in (experiment.seeds, experiment.tuning.seeds):
+        if experiment.replicas and seeds != [*range(seeds[0], seeds[0] + len(seeds))]:
+            raise RunError(f"seeds must be consecutive with replicas, got {seeds}.")
     axes = experiment.axes
     labels = [label for axis in axes if axis != "point" for label in axes[axis]]
     for name in [*filter(None, experiment.learners), *axes, *labels]:

@@ -74,6 +74,7 @@ class ExperimentFile:
     limits: Limits = field(default_factory=Limits)
     scaling: Scaling | None = None
     test: bool = False
+    replicas: bool = False
     workers: PositiveInt | None = None
     run: ExperimentOptions = field(default_factory=ExperimentOptions)
 
@@ -96,6 +97,8 @@ class Experiment(ExperimentFile):
 class RunSpec:
     """One run of an experiment: every setting but seed and folder, and a digest with the seed.
 
+    Replicas have consecutive seeds, of which `seed` is the first. Runs of the same shape, of which
+    there are `num_alike`, share a compiled training step.
     A learner that is tuned has a run for every trial; those of the tuning are `is_trial`. The best
     checkpoint of a run that `is_tested` is scored on the test samples.
     """
@@ -107,13 +110,17 @@ class RunSpec:
     learner: str
     labels: Mapping[str, str]
     trial: str
+    num_seeds: int = 1
+    num_alike: int = 1
     is_trial: bool = False
     is_tested: bool = False
 
     @property
     def name(self) -> str:
         """The name of the run folder below `runs/`."""
-        return f"{self.stem}-seed{self.seed}"
+        if self.num_seeds == 1:
+            return f"{self.stem}-seed{self.seed}"
+        return f"{self.stem}-seeds{self.seed}-{self.seed + self.num_seeds - 1}"
 
     @property
     def point(self) -> tuple[str, ...]:

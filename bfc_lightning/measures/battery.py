@@ -29,7 +29,6 @@ from bfc_lightning.measures.functions import Polynomials, function_error
 from bfc_lightning.measures.levels import level_residuals, level_shares, truncation_errors
 from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
-from bfc_lightning.products import gains_by_onednn, linear_by_onednn
 from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
 
 NUM_KERNEL_POINTS = 256
@@ -190,7 +189,7 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
     predictions, outputs = [], []
     for at in blocks(len(sample.inputs)):
         argument = sample.arguments[at].to(learner.constant)
-        preactivations, features = _activate(learner, argument)
+        preactivations, features = learner.activate(argument)
         if sample.arguments is sample.inputs:
             predictions.append(learner.read_out(argument, features))
         else:
@@ -208,20 +207,6 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
         _kernel(learner, sample.arguments),
         {name: [each.result().tolist() for each in readers[name]] for name in readers},
     )
-
-
-def _activate(network: DenseNet, x: Float[Tensor, "n d"]) -> tuple[list[Tensor], list[Tensor]]:
-    """`network.activate`, computed by the faster of two libraries."""
-    preactivations: list[Tensor] = []
-    features: list[Tensor] = []
-    for layer in network.active_layers():
-        below = torch.cat([x, *features], dim=1)
-        if gains_by_onednn(layer.weight, len(x)):
-            preactivations.append(linear_by_onednn(below, layer.weight.contiguous(), layer.bias))
-        else:
-            preactivations.append(layer.preactivation(below))
-        features.append(layer.activation(preactivations[-1]))
-    return preactivations, features
 
 
 def _kernel(network: DenseNet, arguments: Float[Tensor, "n d"]) -> Float[Tensor, "points points"]:

@@ -171,11 +171,12 @@ class Study(LightningCLI):
             help="About how many times levels and features are measured; 0 for never.",
         )
         parser.add_argument(
-            "--training_path",
-            type=Literal["auto", "fast", "plain"],
+            "--engine",
+            type=Literal["auto", "compiled", "eager", "autograd"],
             default="auto",
-            help="`plain` takes single steps with autograd, `fast` takes many with gradients by "
-            "hand, equal to rounding; `auto` is `fast` if it can train the run.",
+            help="How steps are taken, equal to rounding: `autograd` is Lightning's own loop, "
+            "`eager` takes several steps at a time, `compiled` compiles them; `auto` compiles if "
+            "that saves time.",
         )
         parser.add_class_arguments(RunOptions, "run")
         for name, (kind, text) in self._options.items():

@@ -35,8 +35,9 @@ class RunOptions:
         root: Folder of all runs; ~ and $VARIABLES are expanded.
         overwrite: Delete a run of this name first.
         figures: Draw figures when the run ends, which takes a few seconds.
-        threads: CPU threads of a process; PyTorch's choice if not given. One is fastest for small
-            networks if anything else runs on the machine.
+        threads: CPU threads of a process; if not given, one for small networks, otherwise PyTorch's
+            choice.
+        alike: Number of runs that share a compiled training step; set by experiments.
     """
 
     name: str | None = None
@@ -44,6 +45,7 @@ class RunOptions:
     overwrite: bool = False
     figures: bool = True
     threads: PositiveInt | None = None
+    alike: PositiveInt = 1
 
 
 def expanded(root: str) -> Path:

@@ -13,8 +13,9 @@ import yaml
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Labels
+from bfc_lightning.module import RunModule
 from bfc_lightning.networks import DenseNet
-from bfc_lightning.replicas import AnyData, AnyLearner, content_of_replica
+from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.runs.config import (
     PROBLEM_GROUPS,
     differences,
@@ -96,6 +97,13 @@ class Resumption:
         clauses = differences(stored, identity)
         if clauses:
             raise RunError(f"a resumed run must keep its settings: {listed(clauses)}.")
+
+    @property
+    def engine(self) -> str | None:
+        """The engine of the checkpoint; None if there is none."""
+        if self.checkpoint is None:
+            return None
+        return str(self.content[RECORD_KEY]["environment"]["engine"])
 
     def check_environment(self, environment: Mapping[str, Any]) -> list[str]:
         """What of the surroundings differs, so that numbers agree only to rounding.
@@ -192,7 +200,7 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
     return LoadedRun(data.target, data.labels, network, data, config, content["global_step"])
 
 
-def load_state(content: Mapping[str, Any], *, model: AnyLearner, data: AnyData) -> None:
+def load_state(content: Mapping[str, Any], *, model: RunModule, data: AnyData) -> None:
     """Gives a learner its weights, and its target the tensors that it was trained on."""
     data.load_state_dict(content[type(data).__qualname__])
     model.on_load_checkpoint(dict(content))

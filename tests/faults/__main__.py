@@ -26,23 +26,19 @@ def main() -> int:
     print(f"seed {given.seed} (again: --seed {given.seed})", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="bfc-faults-"))
     warm_up()
-    kinds = {
-        "kills": lambda where: try_kills(
-            given.kills, seed=given.seed, folder=where, only=given.only
-        ),
-        "inputs": lambda where: try_inputs(given.inputs, given.seed, where),
+    attempts = {
+        "kills": try_kills(given.kills, seed=given.seed, folder=folder, only=given.only),
+        "inputs": try_inputs(given.inputs, given.seed, folder),
     }
     num_lost = 0
-    for name, attempts in kinds.items():
-        if getattr(given, name):
-            began = time.monotonic()
-            (folder / name).mkdir()
-            for tally in attempts(folder / name):
-                sys.stderr.write(f"\r{name}: {tally.lines()[-1]} ")
-            print(f"\n{name}: {time.monotonic() - began:.0f} s", *tally.lines(), sep="\n")
-            for key, problem in tally.lost:
-                print(f"LOST {key}: {problem}")
-            num_lost += len(tally.lost)
+    for name in (name for name in attempts if getattr(given, name)):
+        began = time.monotonic()
+        for tally in attempts[name]:
+            sys.stderr.write(f"\r{name}: {tally.lines()[-1]} ")
+        print(f"\n{name}: {time.monotonic() - began:.0f} s", *tally.lines(), sep="\n")
+        for kind, problem in tally.lost:
+            print(f"LOST {kind}: {problem}")
+        num_lost += len(tally.lost)
     if num_lost:
         print(f"what was lost is kept in {folder}")
         return 1

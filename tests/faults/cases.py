@@ -17,20 +17,15 @@ _MIXTURE = {
     "init_args": {"components": [_GAUSSIAN, _GAUSSIAN], "weights": [0.25, 0.75]},
 }
 _ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "betas": [0.9, 0.99]}}
-_STEPS = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 3}}
 _RUNS = [
     TINY,
-    merged(TINY, {"model": {"optimizer": _ADAM, "lr_scheduler": _STEPS, "regularization": 1e-3}}),
+    merged(TINY, {"model": {"optimizer": _ADAM, "regularization": 1e-3}}),
     {**TINY, "inputs": _MIXTURE, "labels": {"class_path": "Classification"}},
     merged(TINY, {"scheme": {"class_path": "Progressive", "init_args": {"steps": [1, 2]}}}),
     merged(TINY, {"model": {"num_replicas": 2, "activation": "torch.nn.ReLU"}}),
 ]
 _KERNEL = {"class_path": "KernelRidge", "init_args": {"kernel": "rbf", "ridge": 1e-6}}
-_RANDOM = {"class_path": "RandomFeatures", "init_args": {"ridge": 1e-3}}
-_BASELINES = [
-    merged(TINY, {"data": {"num_train_samples": 64}, "baseline": baseline})
-    for baseline in (_KERNEL, _RANDOM)
-]
+_BASELINE = merged(TINY, {"data": {"num_train_samples": 64}, "baseline": _KERNEL})
 _LEARNERS = {"joint": {}, "kernel": {"baseline": _KERNEL, "data": {"num_train_samples": 32}}}
 _EXPERIMENT = {
     "base": ["small.yaml"],
@@ -94,16 +89,15 @@ def _whole(kind: str, random: Random) -> tuple[list[str], dict[str, dict]]:
         return ["claims", "--configs", "claims", "--run.root", "ROOT"], files
     trees = {
         "fit": random.choice(_RUNS),
-        "baseline": random.choice(_BASELINES),
+        "baseline": _BASELINE,
         "evaluate": TINY,
         "compare": _EXPERIMENT,
         "sweep": _SWEEP,
     }
-    command, options = kind, []
+    argv = [kind, "-c", "CONFIG", "--run.root", "ROOT"]
     if kind == "evaluate":
-        command = random.choice(["validate", "test", "predict"])
-        options = ["--run.name", "trained", "--ckpt_path", random.choice(["best", "last"])]
+        argv[0] = random.choice(["validate", "test", "predict"])
+        argv += ["--run.name", "trained", "--ckpt_path", random.choice(["best", "last"])]
     if kind in ("compare", "sweep"):
-        options = ["--limits.seconds", "20"]
-    argv = [command, "-c", "CONFIG", "--run.root", "ROOT", *options]
+        argv += ["--limits.seconds", "20"]
     return argv, {"mutated.yaml": trees[kind]}

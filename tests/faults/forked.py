@@ -43,22 +43,22 @@ class Command:
     log: Path
     code: int | None = None
 
-    def poll(self) -> int | None:
+    def is_alive(self) -> bool:
         if self.code is None:
             done, status = os.waitpid(self.pid, os.WNOHANG)
             self.code = os.waitstatus_to_exitcode(status) if done else None
-        return self.code
+        return self.code is None
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, or None if it still runs after that time."""
         deadline = time.monotonic() + seconds
-        while self.poll() is None and time.monotonic() < deadline:
+        while self.is_alive() and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return self.code
 
     def send(self, signum: int) -> bool:
         """Sends it a signal; returns whether it was alive."""
-        is_alive = self.poll() is None
+        is_alive = self.is_alive()
         if is_alive:
             os.kill(self.pid, signum)
         return is_alive
@@ -67,8 +67,7 @@ class Command:
         """Kills it and its group."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        while self.poll() is None:
-            time.sleep(_POLL_SECONDS)
+        self.wait(float("inf"))
 
     def printed(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -91,8 +90,8 @@ def start(
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 

@@ -35,12 +35,10 @@ class Tally:
 
     def lines(self) -> list[str]:
         lost = Counter(kind for kind, _ in self.lost)
-        rows = [(kind, self.ran[kind], self.refused[kind], lost[kind]) for kind in KINDS]
+        rows = [("input", "ran", "refused", "lost")]
+        rows += [(kind, self.ran[kind], self.refused[kind], lost[kind]) for kind in KINDS]
         rows.append(("all", self.ran.total(), self.refused.total(), lost.total()))
-        return ["{:<12}{:>9}{:>9}{:>9}".format(*row) for row in [_TITLES, *rows]]
-
-
-_TITLES = ("input", "ran", "refused", "lost")
+        return ["{:<12}{:>9}{:>9}{:>9}".format(*row) for row in rows]
 
 
 def try_inputs(count: int, seed: int, folder: Path) -> Iterator[Tally]:
@@ -48,31 +46,26 @@ def try_inputs(count: int, seed: int, folder: Path) -> Iterator[Tally]:
 
     `folder` is empty, and in the end holds what was lost, and `refused.txt` with the messages.
     """
-    random, tally, trained = Random(seed), Tally(), _train(folder)
-    for _ in range(count):
-        _try(draw_case(random), trained, folder, tally)
-        yield tally
-
-
-def _train(folder: Path) -> Path:
-    """A run to evaluate."""
+    random, tally = Random(seed), Tally()
     (folder / "small.yaml").write_text(yaml.safe_dump(TINY, sort_keys=False))
     argv = ["fit", "-c", str(folder / "small.yaml"), "--run.root", str(folder)]
     command = start([*argv, "--run.name", "trained"], folder / "trained.txt")
     assert command.wait(120) == 0, command.printed()
-    return folder / "trained"
+    for _ in range(count):
+        _try(draw_case(random), folder, tally)
+        yield tally
 
 
-def _try(case: Case, trained: Path, folder: Path, tally: Tally) -> None:
+def _try(case: Case, folder: Path, tally: Tally) -> None:
     here = Path(tempfile.mkdtemp(prefix="input-", dir=folder))
     shutil.copy(folder / "small.yaml", here)
     for name, content in case.files:
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_bytes(content)
     if case.kind == "evaluate":
-        shutil.copytree(trained, here / "logs" / "trained")
+        shutil.copytree(folder / "trained", here / "logs" / "trained")
     paths = {"CONFIG": str(here / "mutated.yaml"), "ROOT": str(here / "logs")}
-    argv = [re.sub("CONFIG|ROOT", lambda found: paths[found[0]], word) for word in case.argv]
+    argv = [re.sub("CONFIG|ROOT", lambda found: paths[found[0]], each) for each in case.argv]
     (here / ".argv.json").write_text(json.dumps(argv))
     before = _names(here)
     command = start(argv, here / ".stderr.txt", folder=here, gigabytes=_GIGABYTES)
@@ -83,14 +76,13 @@ def _try(case: Case, trained: Path, folder: Path, tally: Tally) -> None:
         code = command.wait(_STOP_SECONDS)
     command.end()
     printed = command.printed()
-    problem = wrong_end(code, printed, is_long=is_long, command=argv[0])
+    problem = _wrong_end(code, printed, is_long=is_long, command=argv[0])
     problem = problem or _wrong_files(code, _names(here) - before)
     if problem:
         tally.lost.append((case.kind, f"{problem}: {here}"))
         return
-    is_refused = code in (2, 4)
-    (tally.refused if is_refused else tally.ran)[case.kind] += 1
-    if is_refused:
+    (tally.refused if code in (2, 4) else tally.ran)[case.kind] += 1
+    if code in (2, 4):
         with (folder / "refused.txt").open("a", encoding="utf-8") as file:
             file.write(f"{case.kind}: {' '.join(case.argv)!r}\n    {printed}")
     shutil.rmtree(here)
@@ -101,7 +93,7 @@ def _names(root: Path) -> set[Path]:
     return {path for path in root.rglob("*") if path.parent != root or path.name[0] != "."}
 
 
-def wrong_end(code: int | None, printed: str, *, is_long: bool, command: str) -> str:
+def _wrong_end(code: int | None, printed: str, *, is_long: bool, command: str) -> str:
     """What is wrong with how a command ended; empty if nothing."""
     if code is None:
         return "hangs"
@@ -123,16 +115,12 @@ def _unclear(printed: str) -> str:
     if len(errors) != 1 or lines[-1] != errors[0] or len(errors[0]) > _LONGEST_LINE:
         return "no clear line"
     is_plain = all(line.startswith("bfc: ") for line in lines)
-    if not is_plain and "every run refused" not in lines[-1]:
-        return "more than one line"
-    words = errors[0].removeprefix("bfc: error: ").split()
-    return "empty message" if len(words) < 2 or words[-1].endswith(":") else ""
+    return "" if is_plain or "every run refused" in lines[-1] else "more than one line"
 
 
 def _wrong_files(code: int | None, made: set[Path]) -> str:
     """What is wrong with the files that a command has left; empty if nothing."""
-    folders = {path for path in made if path.is_dir()}
     if code == 2 and made:
         return "a new folder"
     is_begun = any(path.name in _MARKS for path in made)
-    return "a folder without settings" if folders and not is_begun else ""
+    return "a folder without settings" if any(map(Path.is_dir, made)) and not is_begun else ""

@@ -22,8 +22,8 @@ from tests.faults.forked import Command, start
 from tests.runs import TINY
 
 SIGNALS = (SIGKILL, SIGINT, SIGTERM)
-STEPS, SAVED_EVERY = 120, 5
-_LONG = {"trainer": {"max_steps": STEPS, "val_check_interval": SAVED_EVERY}}
+MOMENTS = ("any", "training", "training", "saving")
+_LONG = {"trainer": {"max_steps": 120, "val_check_interval": 5}}
 _FIT = ("fit", "-c", TINY, "-c", "long.yaml", "--resume", "auto")
 _HANG_SECONDS = 180.0
 _MOST_KILLS = 3  # of one run, before it may end
@@ -38,29 +38,14 @@ _EXPERIMENT = {
     "test": True,
     "workers": 2,
 }
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A command that is killed; `weight` is how often, relative to the others."""
-
-    name: str
-    argv: tuple[str, ...]
-    weight: int
-
-    @property
-    def is_fit(self) -> bool:
-        """Whether it is one run."""
-        return self.argv[0] == "fit"
-
-
-KINDS = (
-    Kind("fit, fast", (*_FIT, "--training_path", "fast"), 3),
-    Kind("fit, plain", (*_FIT, "--training_path", "plain"), 3),
-    Kind("fit, replicas", (*_FIT, "--model.num_replicas", "3"), 2),
-    Kind("fit, figures", (*_FIT, "--run.figures", "true"), 1),
-    Kind("compare", ("compare", "-c", "compare.yaml"), 5),
-)
+# Every command that is killed, and how often relative to the others.
+KINDS = {
+    "fit, eager": ((*_FIT, "--engine", "eager"), 3),
+    "fit, autograd": ((*_FIT, "--engine", "autograd"), 3),
+    "fit, replicas": ((*_FIT, "--model.num_replicas", "3"), 2),
+    "fit, figures": ((*_FIT, "--run.figures", "true"), 1),
+    "compare": (("compare", "-c", "compare.yaml"), 5),
+}
 
 
 @dataclass(frozen=True)
@@ -84,12 +69,12 @@ class Kill:
 class Tally:
     """Signals that reached a live process, those of them that left work to do, and what was lost.
 
-    `runs` counts commands; one is killed up to three times before it may end.
+    `num_commands` counts commands; one is killed up to three times before it may end.
     """
 
     landed: Counter = field(default_factory=Counter)
     unfinished: Counter = field(default_factory=Counter)
-    runs: Counter = field(default_factory=Counter)
+    num_commands: int = 0
     lost: list[tuple[str, str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -97,7 +82,7 @@ class Tally:
         rows += [(*key, self.landed[key], self.unfinished[key]) for key in sorted(self.landed)]
         rows.append(("all", "", self.landed.total(), self.unfinished.total()))
         table = ["{:<15}{:<9}{:>7}{:>12}".format(*row) for row in rows]
-        return [*table, f"{self.runs.total()} commands, {len(self.lost)} lost"]
+        return [*table, f"{self.num_commands} commands, {len(self.lost)} lost"]
 
 
 def try_kills(
@@ -107,54 +92,52 @@ def try_kills(
     folder: Path,
     only: str = "",
     signals: Sequence[Signals] = SIGNALS,
-    moments: Sequence[str] = ("any", "training", "training", "saving"),
+    moments: Sequence[str] = MOMENTS,
 ) -> Iterator[Tally]:
     """Kills commands until `count` signals have landed; yields the tally after each command.
 
     `folder` is empty, and in the end holds what was lost.
     """
     chance, tally = random.Random(seed), Tally()
-    kinds = [kind for kind in KINDS if only in kind.name]
+    weights = {kind: weight for kind, (_, weight) in KINDS.items() if only in kind}
     whole: dict[str, tuple[Path, float]] = {}
-    number = 0
     while tally.landed.total() < count:
-        kind = chance.choices(kinds, [kind.weight for kind in kinds])[0]
-        if kind.name not in whole:
-            whole[kind.name] = _undisturbed(kind, folder / f"whole-{KINDS.index(kind)}")
+        (kind,) = chance.choices(list(weights), list(weights.values()))
+        if kind not in whole:
+            whole[kind] = _undisturbed(kind, folder / f"whole-{len(whole)}")
         kills = [
             Kill(
                 chance.choice(signals),
                 chance.choice(moments),
                 chance.random(),
-                not kind.is_fit and chance.random() < 0.25,
+                kind == "compare" and chance.random() < 0.25,
             )
             for _ in range(min(chance.randint(1, _MOST_KILLS), count - tally.landed.total()))
         ]
-        root = folder / f"kill-{number}"
-        problem = _try(kind, kills, whole[kind.name], root, tally)
-        tally.runs[kind.name] += 1
+        root = folder / f"kill-{tally.num_commands}"
+        problem = _try(kind, kills, whole[kind], root, tally)
+        tally.num_commands += 1
         if problem:
-            tally.lost.append((kind.name, f"{problem} ({'; '.join(map(str, kills))}): {root}"))
+            tally.lost.append((kind, f"{problem} ({'; '.join(map(str, kills))}): {root}"))
         else:
             shutil.rmtree(root)
-        number += 1
         yield tally
 
 
-def begin(kind: Kind, root: Path, log: str) -> Command:
+def _begin(kind: str, root: Path, log: str) -> Command:
     """Starts a command; its run or experiment is `logs/run` below `root`."""
     root.mkdir(exist_ok=True)
     (root / "long.yaml").write_text(yaml.safe_dump(_LONG))
     (root / "compare.yaml").write_text(yaml.safe_dump(_EXPERIMENT))
     files = {name: str(root / name) for name in ("long.yaml", "compare.yaml")}
-    argv = [files.get(word, word) for word in kind.argv]
+    argv = [files.get(each, each) for each in KINDS[kind][0]]
     return start([*argv, "--run.root", str(root / "logs"), "--run.name", "run"], root / log)
 
 
-def _undisturbed(kind: Kind, root: Path) -> tuple[Path, float]:
+def _undisturbed(kind: str, root: Path) -> tuple[Path, float]:
     """The folder of an undisturbed run, and the seconds that it takes."""
     began = time.monotonic()
-    command = begin(kind, root, "whole.txt")
+    command = _begin(kind, root, "whole.txt")
     code = command.wait(_HANG_SECONDS)
     command.end()
     assert code == 0, command.printed()
@@ -162,25 +145,25 @@ def _undisturbed(kind: Kind, root: Path) -> tuple[Path, float]:
 
 
 def _try(
-    kind: Kind, kills: Sequence[Kill], whole: tuple[Path, float], root: Path, tally: Tally
+    kind: str, kills: Sequence[Kill], whole: tuple[Path, float], root: Path, tally: Tally
 ) -> str:
     """Kills a command, repeats it until it ends, and says what was lost; empty if nothing."""
     reference, seconds = whole
     run = root / "logs" / "run"
     for number, kill in enumerate(kills):
-        command = begin(kind, root, f"killed-{number}.txt")
+        command = _begin(kind, root, f"killed-{number}.txt")
         _wait_for(kill, command, run, seconds)
         has_landed = _send(kill, command)
         code = command.wait(_HANG_SECONDS)
         command.end()
         is_unfinished = not _is_saved(reference, run)
         if has_landed:
-            tally.landed[kind.name, kill.signum.name] += 1
-            tally.unfinished[kind.name, kill.signum.name] += is_unfinished
+            tally.landed[kind, kill.signum.name] += 1
+            tally.unfinished[kind, kill.signum.name] += is_unfinished
         problem = _wrong_end(kill, code, run, command.printed(), is_unfinished=is_unfinished)
         if problem:
             return problem
-    command = begin(kind, root, "last.txt")
+    command = _begin(kind, root, "last.txt")
     code = command.wait(_HANG_SECONDS)
     command.end()
     if code != 0:
@@ -191,12 +174,12 @@ def _try(
 def _wait_for(kill: Kill, command: Command, run: Path, seconds: float) -> None:
     """Waits for the moment of a kill, or for the end of the command."""
     if kill.moment != "any":
-        while command.poll() is None and not any(run.rglob("last.ckpt")):
+        while command.is_alive() and not any(run.rglob("last.ckpt")):
             time.sleep(0.002)
         seconds /= 2
     command.wait(kill.share * seconds)
     deadline = time.monotonic() + seconds
-    while kill.moment == "saving" and command.poll() is None and time.monotonic() < deadline:
+    while kill.moment == "saving" and command.is_alive() and time.monotonic() < deadline:
         if any(run.rglob(".*.tmp")):
             return
 
@@ -226,10 +209,10 @@ def _children(parent: int) -> list[int]:
 
 def _is_saved(whole: Path, run: Path) -> bool:
     """Whether every run has finished that finishes in an undisturbed command."""
-    names = {path.relative_to(whole) for path in whole.rglob("*") if path.suffix == ".json"}
-    if not all((run / name).is_file() for name in names):
-        return False
-    return all('"status": "finished"' in path.read_text() for path in run.rglob("summary.json"))
+    names = [path.relative_to(whole) for path in whole.rglob("*.json")]
+    return all((run / name).is_file() for name in names) and all(
+        '"status": "finished"' in path.read_text() for path in run.rglob("summary.json")
+    )
 
 
 def _wrong_end(
@@ -242,7 +225,8 @@ def _wrong_end(
         return ""  # before the first step, a signal may come before anything can receive it
     if "Traceback" in printed:
         return "traceback"
-    right = {128 + kill.signum: True, 0: not is_unfinished}
     if kill.is_of_worker:
-        right = {0: True, 1: True}
-    return "" if right.get(code) else f"exit code {code} after {kill.signum.name}"
+        is_right = code in (0, 1)
+    else:
+        is_right = code == 128 + kill.signum or (code == 0 and not is_unfinished)
+    return "" if is_right else f"exit code {code} after {kill.signum.name}"

@@ -1,0 +1,481 @@
+"""The training step as a pure function of parameters, optimizer state, batches and rates."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from bfc_lightning.formulas import Formula, Rows, formula_of
+from bfc_lightning.objectives import LossAndGrad
+from bfc_lightning.types import StepChunk
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """Gradient clipping, with the options of the Trainer.
+
+    Args:
+        value: the threshold, or None for no clipping.
+        algorithm: `norm` scales all gradients so that their joint norm is at most the threshold,
+            `value` clamps every entry.
+    """
+
+    value: float | None = None
+    algorithm: Literal["norm", "value"] = "norm"
+
+    def apply(self, gradients: Rows) -> Rows:
+        """Clips the gradient of each learner.
+
+        Args:
+            gradients: all gradients, one row per learner. Modified.
+
+        Returns:
+            The clipped gradients.
+        """
+        if self.value is None or self.value <= 0:  # disabled, as in the Trainer
+            return gradients
+        if self.algorithm == "value":
+            return gradients.clamp_(-self.value, self.value)
+        norm = torch.linalg.vecdot(gradients, gradients).sqrt().unsqueeze(1)
+        return gradients.mul_((self.value / (norm + 1e-6)).clamp(max=1))
+
+
+def average_over_processes(gradients: Rows) -> None:
+    """Averages gradients over all processes, in place. All processes have equal shards of a batch.
+
+    Args:
+        gradients: gradients of this process.
+    """
+    torch.distributed.all_reduce(gradients)
+    gradients.div_(torch.distributed.get_world_size())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the trained parameters of a learner are in a row.
+
+    Attributes:
+        names: of the trained parameters, in order.
+        shapes: their shapes.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+
+    def views(self, row: Float[Tensor, " p"]) -> list[Tensor]:
+        """The parts of a row, in the shapes of the parameters."""
+        pieces = torch.split(row, [shape.numel() for shape in self.shapes])
+        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def named(self, row: Float[Tensor, " p"]) -> dict[str, Tensor]:
+        """The parts of a row by name."""
+        return dict(zip(self.names, self.views(row), strict=True))
+
+    def row(self, named: Mapping[str, Tensor]) -> Float[Tensor, " p"]:
+        """The inverse of `named`."""
+        return torch.cat([named[name].reshape(-1) for name in self.names])
+
+
+class StackedParameters:
+    """The trained parameters of learners of one shape, one row per learner, and all others.
+
+    The parameters of the learners become views of the rows. Moving a learner to another device or
+    dtype breaks the views, see `is_current`.
+
+    Args:
+        learners: the networks, all of the same shape, with the same trained parameters.
+
+    Attributes:
+        layout: of a row.
+        values: the trained parameters, shape (R, P).
+        fixed: parameters that are not trained and buffers, with a leading axis of learners.
+        first: the trained parameters of the first learner by name, as views, and its other tensors.
+
+    Raises:
+        ValueError: if the learners differ in shape.
+    """
+
+    def __init__(self, learners: Sequence[nn.Module]) -> None:
+        self._learners = list(learners)
+        layouts = {_layout(learner) for learner in learners}
+        if len(layouts) != 1:
+            raise ValueError(f"learners must have the same shape, got {len(layouts)} shapes.")
+        self.layout = layouts.pop()
+        self.values = torch.stack([
+            torch.cat([p.detach().reshape(-1) for p in _trained(learner).values()])
+            for learner in learners
+        ])
+        for learner, row in zip(learners, self.values, strict=True):
+            pairs = zip(_trained(learner).values(), self.layout.views(row), strict=True)
+            for parameter, value in pairs:
+                parameter.data = value
+        others = [
+            {
+                name: tensor.detach()
+                for name, tensor in (*learner.named_parameters(), *learner.named_buffers())
+                if not tensor.requires_grad
+            }
+            for learner in learners
+        ]
+        self.fixed = {name: torch.stack([each[name] for each in others]) for name in others[0]}
+        self.first = self.layout.named(self.values[0]), others[0]
+
+    def is_current(self) -> bool:
+        """Whether the same parameters are trained, and are still views of the rows."""
+        for learner, row in zip(self._learners, self.values, strict=True):
+            trained = _trained(learner)
+            pairs = zip(trained.values(), self.layout.views(row), strict=False)
+            if tuple(trained) != self.layout.names or any(
+                parameter.data_ptr() != value.data_ptr() for parameter, value in pairs
+            ):
+                return False
+        return True
+
+
+class OptimizerRows:
+    """The state of the optimizers of several learners, in rows.
+
+    State tensors of the optimizers become views of rows, so that checkpoints work as usual.
+
+    Args:
+        optimizers: one per learner, over its trained parameters.
+        parameters: the learners.
+
+    Attributes:
+        formula: the update.
+        count: number of steps taken.
+        rows: the state tensors, each of shape (R, P).
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], parameters: StackedParameters) -> None:
+        self._optimizers = list(optimizers)
+        self.formula: Formula = formula_of(optimizers[0])
+        for optimizer in optimizers:  # otherwise schedules warn that it is never stepped
+            optimizer._opt_called = True  # type: ignore[attr-defined]
+        self._states = [
+            [optimizer.state[p] for p in optimizer.param_groups[0]["params"] if p.requires_grad]
+            for optimizer in optimizers
+        ]
+        steps = [int(state.get("step", 0)) for each in self._states for state in each]
+        self.count = max(steps, default=0)
+        self.rows = [torch.zeros_like(parameters.values) for _ in self.formula.state]
+        for name, rows in zip(self.formula.state, self.rows, strict=True):
+            for states, row in zip(self._states, rows, strict=True):
+                for state, slot in zip(states, parameters.layout.views(row), strict=True):
+                    self._attach(state, name, slot)
+        self._slots = [self._states[0][0][name] for name in self.formula.state]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._optimizers[0].param_groups[0]["lr"])
+
+    def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
+        """Whether the optimizers are the same and were not stepped or loaded elsewhere.
+
+        Args:
+            optimizers: one per learner.
+        """
+        if any(a is not b for a, b in zip(optimizers, self._optimizers, strict=True)):
+            return False
+        own = self._optimizers[0]
+        state = own.state[own.param_groups[0]["params"][0]]
+        pairs = zip(self.formula.state, self._slots, strict=True)
+        same = all(state.get(name) is slot for name, slot in pairs)
+        return same and int(state.get("step", self.count)) == self.count
+
+    def hand_back(self) -> None:
+        """Writes the number of steps to the optimizers, as their checkpoints need it."""
+        for state in (state for each in self._states for state in each):
+            if "step" in state:
+                state["step"].fill_(self.count)
+
+    def _attach(self, state: dict[str, Tensor], name: str, slot: Tensor) -> None:
+        if isinstance(state.get(name), Tensor):
+            slot.copy_(state[name])
+            self.count = max(self.count, 1)
+        state[name] = slot
+        if name == "exp_avg":
+            state.setdefault("step", torch.zeros(()))
+
+
+class StepFunction:
+    """The training step of learners of one shape, as pure functions of rows.
+
+    Args:
+        layout: of a row.
+        loss_and_grad: the loss of one learner with its gradient.
+        clipping: gradient clipping of each learner.
+        formula: the update of the optimizer.
+        device: of the rows. On a GPU, the compiled step is a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        loss_and_grad: LossAndGrad,
+        clipping: Clipping,
+        formula: Formula,
+        device: torch.device,
+    ) -> None:
+        self.layout = layout
+        self.loss_and_grad = loss_and_grad
+        self.clipping = clipping
+        self.formula = formula
+        self._device = device
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Tensor]:
+        """`take`, compiled when it is first called; importing the compiler takes time, too."""
+        name = "triton.cudagraphs" if self._device.type == "cuda" else "cpp_wrapper"
+        return torch.compile(self.take, fullgraph=True, dynamic=False, options={name: True})
+
+    def gradient(
+        self, values: Rows, fixed: Mapping[str, Tensor], x: Tensor, y: Tensor, scale: Tensor
+    ) -> tuple[Float[Tensor, " r"], Rows]:
+        """Losses and gradients of all learners on one batch.
+
+        Args:
+            values: the trained parameters.
+            fixed: all other tensors.
+            x: inputs, shape (n, d), or (R, n, d) for several learners.
+            y: labels.
+            scale: scales of the loss, shape (R,).
+
+        Returns:
+            The losses and the gradients.
+        """
+        if len(values) > 1:
+            losses, gradients = torch.func.vmap(self._gradient)(values, fixed, x, y, scale)
+            return losses, gradients
+        own = {name: tensor[0] for name, tensor in fixed.items()}
+        return self.single_gradient(self.layout.named(values[0]), own, x, y, scale[0])
+
+    def single_gradient(
+        self,
+        trained: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        scale: float | Tensor,
+    ) -> tuple[Float[Tensor, " 1"], Rows]:
+        """Loss and gradient of a single learner, given its parameters by name."""
+        loss, gradients = self.loss_and_grad(trained, fixed, x, y, scale)
+        return loss.unsqueeze(0), self.layout.row(gradients).unsqueeze(0)
+
+    def take(
+        self,
+        values: Rows,
+        state: list[Rows],
+        fixed: Mapping[str, Tensor],
+        x: Float[Tensor, "steps ..."],
+        y: Float[Tensor, "steps ..."],
+        scales: Float[Tensor, "steps r"],
+        coefficients: Float[Tensor, "steps c"],
+    ) -> Float[Tensor, "steps r"]:
+        """Takes several steps.
+
+        Args:
+            values: the trained parameters, modified.
+            state: the state of the optimizer, modified.
+            fixed: all other tensors.
+            x: inputs of every step.
+            y: labels of every step.
+            scales: scales of the loss.
+            coefficients: of the formula.
+
+        Returns:
+            The losses.
+        """
+        losses, new, kept = [], values, list(state)
+        for batch in zip(
+            x.unbind(), y.unbind(), scales.unbind(), coefficients.unbind(), strict=True
+        ):
+            loss, gradient = self.gradient(new, fixed, *batch[:3])
+            gradient = self.clipping.apply(gradient)
+            new, kept = self.formula.update(new, gradient, kept, batch[3])
+            losses.append(loss)
+        for old, rows in zip((values, *state), (new, *kept), strict=True):
+            old.copy_(rows)
+        return torch.stack(losses)
+
+    def _gradient(
+        self, row: Tensor, fixed: Mapping[str, Tensor], x: Tensor, y: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        loss, gradients = self.loss_and_grad(self.layout.named(row), fixed, x, y, scale)
+        return loss, self.layout.row(gradients)
+
+
+class Engine:
+    """Takes optimizer steps of one learner, or of several learners of one shape.
+
+        V, state <- update(V, clip(gradient of the loss on batch k), state, rate k),   k = 1, ..., K
+
+    Eagerly, each step updates the rows in place. Compiled, K steps that end at a multiple of K are
+    one graph, and the steps that remain before a sync point are taken eagerly, so that a resumed
+    run takes the same steps in the same way.
+
+    Args:
+        learners: the networks, all of the same shape.
+        loss_and_grad: the loss of one learner with its gradient, as a pure function.
+        clipping: gradient clipping of each learner.
+        share: averages the gradients over all processes, in place. Only eagerly.
+        steps_per_call: K, or 0 to run eagerly.
+    """
+
+    def __init__(
+        self,
+        learners: Sequence[nn.Module],
+        loss_and_grad: LossAndGrad,
+        *,
+        clipping: Clipping | None = None,
+        share: Callable[[Tensor], None] | None = None,
+        steps_per_call: int = 0,
+    ) -> None:
+        self.learners = list(learners)
+        self.loss_and_grad = loss_and_grad
+        self.clipping = Clipping() if clipping is None else clipping
+        self.share = share
+        self.steps_per_call = steps_per_call
+        self._parameters: StackedParameters | None = None
+        self._optimizers: OptimizerRows | None = None
+        self._functions: dict[object, StepFunction] = {}
+
+    @torch.no_grad()
+    def run(
+        self,
+        chunk: StepChunk,
+        optimizers: Sequence[Optimizer],
+        schedules: Sequence[LRScheduler],
+        scales: Sequence[Sequence[float]],
+        *,
+        first: int = 0,
+    ) -> Float[Tensor, "steps *r"]:
+        """Takes one optimizer step of every learner for each batch of a chunk.
+
+        Args:
+            chunk: the batches. With several learners, the second axis is the learner.
+            optimizers: one per learner, over its trained parameters.
+            schedules: one per learner, stepped after every optimizer step. Empty for constant
+                rates. All learners have the rate of the first one.
+            scales: the scale of the loss for every step and learner.
+            first: number of optimizer steps of the run before the chunk.
+
+        Returns:
+            The losses with the penalty, on the samples of this process.
+        """
+        parameters, rows = self._prepare(optimizers)
+        function = self._function(parameters.layout, rows.formula)
+        values = parameters.values
+        losses, start, count = [], 0, len(chunk.labels)
+        while start < count:
+            group = self.steps_per_call
+            is_whole = group and (first + start) % group == 0 and start + group <= count
+            own = slice(start, start + (group if is_whole else 1))
+            rates = _next_rates(rows, schedules, own.stop - own.start)
+            batches = chunk.inputs[own], chunk.labels[own]
+            if is_whole:
+                table = [rows.formula.coefficients(*each) for each in rates]
+                numbers = (values.new_tensor(part) for part in (scales[own], table))
+                losses.append(
+                    function.compiled(values, rows.rows, parameters.fixed, *batches, *numbers)
+                )
+            else:
+                batch = (batches[0][0], batches[1][0], scales[start])
+                losses.append(self._take_eagerly(function, parameters, rows, batch, *rates[0]))
+            start = own.stop
+        rows.hand_back()
+        taken = torch.cat(losses)
+        return taken if len(values) > 1 else taken[:, 0]
+
+    @torch.no_grad()
+    def compile(self, optimizer: Optimizer, num_samples: int, input_dim: int) -> None:
+        """Compiles the step for what is trained now, without taking it.
+
+        Args:
+            optimizer: one like those of the run.
+            num_samples: n, the batch size.
+            input_dim: d.
+        """
+        self._parameters, self._optimizers = StackedParameters(self.learners), None
+        values, formula = self._parameters.values, formula_of(optimizer)
+        function = self._function(self._parameters.layout, formula)
+        lead = (self.steps_per_call, *([len(values)] if len(values) > 1 else []), num_samples)
+        function.compiled(
+            values.clone(),
+            [torch.zeros_like(values) for _ in formula.state],
+            self._parameters.fixed,
+            values.new_zeros(*lead, input_dim),
+            values.new_zeros(*lead),
+            values.new_ones(self.steps_per_call, len(values)),
+            values.new_tensor([formula.coefficients(1.0, 1)] * self.steps_per_call),
+        )
+
+    def _take_eagerly(
+        self,
+        function: StepFunction,
+        parameters: StackedParameters,
+        rows: OptimizerRows,
+        batch: tuple[Tensor, Tensor, Sequence[float]],
+        rate: float,
+        count: int,
+    ) -> Float[Tensor, "1 r"]:
+        x, y, scales = batch
+        if len(scales) == 1:
+            loss, gradient = function.single_gradient(*parameters.first, x, y, scales[0])
+        else:
+            factors = parameters.values.new_tensor(scales)
+            loss, gradient = function.gradient(parameters.values, parameters.fixed, x, y, factors)
+        if self.share is not None:
+            self.share(gradient)
+        gradient = self.clipping.apply(gradient)
+        function.formula.update_in_place(
+            parameters.values, gradient, rows.rows, rate=rate, count=count
+        )
+        return loss.unsqueeze(0)
+
+    def _prepare(self, optimizers: Sequence[Optimizer]) -> tuple[StackedParameters, OptimizerRows]:
+        """Rows of what is trained now."""
+        if self._parameters is None or not self._parameters.is_current():
+            self._parameters, self._optimizers = StackedParameters(self.learners), None
+        if self._optimizers is None or not self._optimizers.is_current(optimizers):
+            self._optimizers = OptimizerRows(optimizers, self._parameters)
+        return self._parameters, self._optimizers
+
+    def _function(self, layout: Layout, formula: Formula) -> StepFunction:
+        """The step for what is trained now: phases of a scheme have one each."""
+        assert self._parameters is not None
+        key, device = (layout, formula), self._parameters.values.device
+        if key not in self._functions:
+            self._functions[key] = StepFunction(
+                layout, self.loss_and_grad, self.clipping, formula, device
+            )
+        return self._functions[key]
+
+
+def _next_rates(
+    rows: OptimizerRows, schedules: Sequence[LRScheduler], length: int
+) -> list[tuple[float, int]]:
+    """Learning rate and number of each of the next steps."""
+    found = []
+    for _ in range(length):
+        rows.count += 1
+        found.append((rows.rate, rows.count))
+        for schedule in schedules:
+            schedule.step()
+    return found
+
+
+def _trained(learner: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in learner.named_parameters() if p.requires_grad}
+
+
+def _layout(learner: nn.Module) -> Layout:
+    trained = _trained(learner)
+    return Layout(tuple(trained), tuple(parameter.shape for parameter in trained.values()))
