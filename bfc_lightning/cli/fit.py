@@ -140,24 +140,26 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
 
 def build_learners(study: Study) -> tuple[Namespace, RunModule, AnyData]:
     """All objects, learner and data; with `model.num_replicas`, one of each for every seed."""
+    threads = study.config.run.threads
+    torch.set_num_threads(threads or 1)
     seed, count = study.config.seed_everything, study.config.model.num_replicas
     seed_everything(seed, verbose=False)  # for the user's classes
     parts = [study.parser.instantiate(study.resolved(seed + n)) for n in range(max(count, 1))]
-    set_threads(study.config.run.threads, parts[0].model, parts[0].data)
+    if threads is None and _is_large(parts[0].model, parts[0].data):
+        torch.set_num_threads(_THREADS)
     if count == 1:
         return parts[0], parts[0].model, parts[0].data
     learners, data = [part.model for part in parts], [part.data for part in parts]
     return parts[0], ReplicatedLearner(learners), ReplicatedData(data)
 
 
-def set_threads(threads: int | None, model: HierarchicalLearner, data: HierarchicalData) -> None:
-    """One thread for small steps, unless a number is given.
+def _is_large(model: HierarchicalLearner, data: HierarchicalData) -> bool:
+    """Whether a step gains by several threads.
 
-    A second one gains little there, and beside another process a step waits for it tenfold.
+    A small one gains little, and beside another process it waits for the others tenfold.
     """
     weights = sum(layer.weight.numel() for layer in model.network.dense_layers())
-    is_small = 6 * data.batch_size * weights < _FLOPS_OF_ONE_THREAD
-    torch.set_num_threads(threads or (1 if is_small else _THREADS))
+    return 6 * data.batch_size * weights >= _FLOPS_OF_ONE_THREAD
 
 
 @contextmanager
