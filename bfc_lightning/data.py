@@ -2,8 +2,7 @@
 
 import copy
 import functools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +11,13 @@ from torch import Tensor, nn
 
 from bfc_lightning.labels import Labels
 from bfc_lightning.stream import FiniteStream, SampleStream, Split, check_batch_size
-from bfc_lightning.sync_points import SyncPoints
+from bfc_lightning.sync_points import SyncPoints, in_chunks
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch, StepChunk
 
 _ENDLESS = 2**31 - 1
 BLOCK_ROWS = 8192
 _BLOCK_BATCHES = 64
-_CHUNK_SECONDS = 0.3
 _KEPT_BYTES = 2**24
 _TENSOR_TOLERANCE = 1e-5
 
@@ -355,36 +353,6 @@ class HierarchicalData(LightningDataModule):
 
     def _eval_requests(self, split: Split) -> BatchRequests:
         return BatchRequests(split, -(-self._counts[split] // self.eval_batch_size))
-
-
-def in_chunks(
-    draw: Callable[[int], StepChunk], first: int, most: int, *, multiple: int = 1
-) -> Iterator[StepChunk]:
-    """Yields chunks until there are enough batches or a time budget is used up.
-
-    Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The time
-    budget keeps signal handling and the progress bar responsive. The first batch measures the time
-    per batch.
-
-    Args:
-        draw: draws at least one batch, and at most the given number.
-        first: number of optimizer steps before the chunks.
-        most: total number of batches.
-        multiple: chunks end at a multiple of this number of optimizer steps, or after `most`.
-
-    Yields:
-        The chunks, drawn lazily.
-    """
-    began, drawn, wanted = time.monotonic(), 0, multiple - first % multiple
-    while drawn < most:
-        chunk = draw(min(wanted, most - drawn))
-        drawn += len(chunk.labels)
-        yield chunk
-        seconds = time.monotonic() - began
-        if seconds >= _CHUNK_SECONDS:
-            return
-        affordable = int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1))
-        wanted = max(multiple, affordable - affordable % multiple)
 
 
 def check_same_tensors(

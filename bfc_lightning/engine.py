@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bfc_lightning.formulas import Formula, Rows, formula_of
 from bfc_lightning.objectives import LossAndGrad
+from bfc_lightning.stacked import Layout, OptimizerRows, StackedParameters
 from bfc_lightning.types import StepChunk
 
 
@@ -54,155 +55,6 @@ def average_over_processes(gradients: Rows) -> None:
     """
     torch.distributed.all_reduce(gradients)
     gradients.div_(torch.distributed.get_world_size())
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the trained parameters of a learner are in a row.
-
-    Attributes:
-        names: of the trained parameters, in order.
-        shapes: their shapes.
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[torch.Size, ...]
-
-    def views(self, row: Float[Tensor, " p"]) -> list[Tensor]:
-        """The parts of a row, in the shapes of the parameters."""
-        pieces = torch.split(row, [shape.numel() for shape in self.shapes])
-        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
-
-    def named(self, row: Float[Tensor, " p"]) -> dict[str, Tensor]:
-        """The parts of a row by name."""
-        return dict(zip(self.names, self.views(row), strict=True))
-
-    def row(self, named: Mapping[str, Tensor]) -> Float[Tensor, " p"]:
-        """The inverse of `named`."""
-        return torch.cat([named[name].reshape(-1) for name in self.names])
-
-
-class StackedParameters:
-    """The trained parameters of learners of one shape, one row per learner, and all others.
-
-    The parameters of the learners become views of the rows. Moving a learner to another device or
-    dtype breaks the views, see `is_current`.
-
-    Args:
-        learners: the networks, all of the same shape, with the same trained parameters.
-
-    Attributes:
-        layout: of a row.
-        values: the trained parameters, shape (R, P).
-        fixed: parameters that are not trained and buffers, with a leading axis of learners.
-        first: the trained parameters of the first learner by name, as views, and its other tensors.
-
-    Raises:
-        ValueError: if the learners differ in shape.
-    """
-
-    def __init__(self, learners: Sequence[nn.Module]) -> None:
-        self._learners = list(learners)
-        layouts = {_layout(learner) for learner in learners}
-        if len(layouts) != 1:
-            raise ValueError(f"learners must have the same shape, got {len(layouts)} shapes.")
-        self.layout = layouts.pop()
-        self.values = torch.stack([
-            torch.cat([p.detach().reshape(-1) for p in _trained(learner).values()])
-            for learner in learners
-        ])
-        for learner, row in zip(learners, self.values, strict=True):
-            pairs = zip(_trained(learner).values(), self.layout.views(row), strict=True)
-            for parameter, value in pairs:
-                parameter.data = value
-        others = [
-            {
-                name: tensor.detach()
-                for name, tensor in (*learner.named_parameters(), *learner.named_buffers())
-                if not tensor.requires_grad
-            }
-            for learner in learners
-        ]
-        self.fixed = {name: torch.stack([each[name] for each in others]) for name in others[0]}
-        self.first = self.layout.named(self.values[0]), others[0]
-
-    def is_current(self) -> bool:
-        """Whether the same parameters are trained, and are still views of the rows."""
-        for learner, row in zip(self._learners, self.values, strict=True):
-            trained = _trained(learner)
-            pairs = zip(trained.values(), self.layout.views(row), strict=False)
-            if tuple(trained) != self.layout.names or any(
-                parameter.data_ptr() != value.data_ptr() for parameter, value in pairs
-            ):
-                return False
-        return True
-
-
-class OptimizerRows:
-    """The state of the optimizers of several learners, in rows.
-
-    State tensors of the optimizers become views of rows, so that checkpoints work as usual.
-
-    Args:
-        optimizers: one per learner, over its trained parameters.
-        parameters: the learners.
-
-    Attributes:
-        formula: the update.
-        count: number of steps taken.
-        rows: the state tensors, each of shape (R, P).
-    """
-
-    def __init__(self, optimizers: Sequence[Optimizer], parameters: StackedParameters) -> None:
-        self._optimizers = list(optimizers)
-        self.formula: Formula = formula_of(optimizers[0])
-        for optimizer in optimizers:  # otherwise schedules warn that it is never stepped
-            optimizer._opt_called = True  # type: ignore[attr-defined]
-        self._states = [
-            [optimizer.state[p] for p in optimizer.param_groups[0]["params"] if p.requires_grad]
-            for optimizer in optimizers
-        ]
-        steps = [int(state.get("step", 0)) for each in self._states for state in each]
-        self.count = max(steps, default=0)
-        self.rows = [torch.zeros_like(parameters.values) for _ in self.formula.state]
-        for name, rows in zip(self.formula.state, self.rows, strict=True):
-            for states, row in zip(self._states, rows, strict=True):
-                for state, slot in zip(states, parameters.layout.views(row), strict=True):
-                    self._attach(state, name, slot)
-        self._slots = [self._states[0][0][name] for name in self.formula.state]
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self._optimizers[0].param_groups[0]["lr"])
-
-    def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
-        """Whether the optimizers are the same and were not stepped or loaded elsewhere.
-
-        Args:
-            optimizers: one per learner.
-        """
-        if any(a is not b for a, b in zip(optimizers, self._optimizers, strict=True)):
-            return False
-        own = self._optimizers[0]
-        state = own.state[own.param_groups[0]["params"][0]]
-        pairs = zip(self.formula.state, self._slots, strict=True)
-        same = all(state.get(name) is slot for name, slot in pairs)
-        return same and int(state.get("step", self.count)) == self.count
-
-    def hand_back(self) -> None:
-        """Writes the number of steps to the optimizers, as their checkpoints need it."""
-        for state in (state for each in self._states for state in each):
-            if "step" in state:
-                state["step"].fill_(self.count)
-
-    def _attach(self, state: dict[str, Tensor], name: str, slot: Tensor) -> None:
-        if isinstance(state.get(name), Tensor):
-            slot.copy_(state[name])
-            self.count = max(self.count, 1)
-        state[name] = slot
-        if name == "exp_avg":
-            state.setdefault("step", torch.zeros(()))
 
 
 class StepFunction:
@@ -470,12 +322,3 @@ def _next_rates(
         for schedule in schedules:
             schedule.step()
     return found
-
-
-def _trained(learner: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in learner.named_parameters() if p.requires_grad}
-
-
-def _layout(learner: nn.Module) -> Layout:
-    trained = _trained(learner)
-    return Layout(tuple(trained), tuple(parameter.shape for parameter in trained.values()))

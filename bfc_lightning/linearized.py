@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from bfc_lightning.gradients import VJP, Multiply, vjp_by_autodiff
 from bfc_lightning.matmul import linear
-from bfc_lightning.networks import VJP, DenseNet, Multiply, vjp_by_autodiff
+from bfc_lightning.networks import DenseNet
 
 _CHUNK = 2048  # the activations of this many rows fit in the cache
 

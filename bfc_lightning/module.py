@@ -1,14 +1,11 @@
 """The Lightning module: a network, its objective and its optimizer."""
 
 import functools
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import torch
-from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -16,12 +13,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.engine import Clipping, Engine
 from bfc_lightning.labels import Labels
 from bfc_lightning.linearized import LinearizedDenseNet
-from bfc_lightning.matmul import linear
 from bfc_lightning.networks import Activation, DenseNet
-from bfc_lightning.objectives import learner_loss, objective_for, weight_penalty
+from bfc_lightning.objectives import objective_for, weight_penalty
+from bfc_lightning.private import count_stored_steps
+from bfc_lightning.run_module import RunModule, take_steps
 from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.schemes import Phase
 from bfc_lightning.targets import Target
@@ -36,93 +33,6 @@ INIT_SCALE = 0.1
 T = TypeVar("T", int, float)
 Row = TypeVar("Row")
 LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
-
-
-class RunModule(LightningModule, ABC):
-    """What a run trains: one learner, or several replicas that share all operations.
-
-    Args:
-        num_learners: number of learners.
-
-    Attributes:
-        engine: takes the optimizer steps, or None if Lightning does, by autograd.
-        diverged: the step at which each learner was found to have diverged, or None.
-        scores: score and loss of each learner in the last evaluation.
-    """
-
-    def __init__(self, num_learners: int = 1) -> None:
-        super().__init__()
-        self.engine: Engine | None = None
-        self.diverged: list[int | None] = [None] * num_learners
-        self.scores: list[dict[str, float]] = []
-
-    @property
-    @abstractmethod
-    def each(self) -> list["HierarchicalLearner"]:
-        """The learners."""
-
-    @property
-    def score_key(self) -> str:
-        """The metric that is monitored: `val/nmse` or `val/error`."""
-        return f"val/{self.each[0].objective.score_name}"
-
-    def use_engine(
-        self,
-        clipping: Clipping,
-        *,
-        share: Callable[[Tensor], None] | None = None,
-        steps_per_call: int = 0,
-    ) -> None:
-        """Takes several optimizer steps at a time; see `Engine`.
-
-        Args:
-            clipping: gradient clipping of each learner. The Trainer clips only the gradients that
-                it computes itself.
-            share: averages the gradients over all processes. Not needed for a single process.
-            steps_per_call: optimizer steps of one call of the compiled step, 0 for eager steps.
-        """
-        self.automatic_optimization = False
-        first = self.each[0]
-        multiply = linear if len(self.each) == 1 else torch.nn.functional.linear
-        self.engine = Engine(
-            [each.network for each in self.each],
-            learner_loss(first.network, first.objective, first.regularization, multiply=multiply),
-            clipping=clipping,
-            share=share,
-            steps_per_call=steps_per_call,
-        )
-
-    def scales(self, steps: range) -> list[list[float]]:
-        """The scale of the loss of every learner after each number of optimizer steps."""
-        progress = [self.each[0].progress(step) for step in steps]
-        columns = [each.objective.scales(progress) for each in self.each]
-        return [list(row) for row in zip(*columns, strict=True)]
-
-    def mark_diverged(self, values: Sequence[float], step: int) -> bool:
-        """Marks the learners whose value is not finite as diverged.
-
-        Args:
-            values: one per learner.
-            step: number of optimizer steps taken so far.
-
-        Returns:
-            Whether all learners have diverged.
-        """
-        for number, value in enumerate(values):
-            if self.diverged[number] is None and not math.isfinite(value):
-                self.diverged[number] = step
-        return all(step is not None for step in self.diverged)
-
-    def without_diverged(self, rows: Sequence[Row]) -> list[Row]:
-        """Selects the entries of the learners that have not diverged.
-
-        Args:
-            rows: one per learner.
-
-        Returns:
-            The selected entries.
-        """
-        return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
 
 
 class HierarchicalLearner(RunModule):
@@ -309,7 +219,7 @@ class HierarchicalLearner(RunModule):
         if checkpoint[PHASE_KEY] is not None:
             self.enter_phase(Phase(**checkpoint[PHASE_KEY]))
         if not self.automatic_optimization:
-            _count_stored_steps(checkpoint)
+            count_stored_steps(checkpoint)
 
     def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
         """The optimizer and its schedule for a phase of `num_steps` optimizer steps.
@@ -370,75 +280,6 @@ class HierarchicalLearner(RunModule):
         for name, metric in metrics.items():
             self.log(f"{split}/{name}", metric, logger=False)
         self.scores = [{f"{split}/{name}": float(m.compute()) for name, m in metrics.items()}]
-
-
-def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -> Tensor:
-    """Takes the optimizer steps of some chunks and updates Lightning's step counters.
-
-    Args:
-        module: the module whose `training_step` calls this function.
-        engine: its engine.
-        chunks: the batches.
-
-    Returns:
-        The losses.
-    """
-    step = module.trainer.global_step
-    optimizers = _as_list(module.optimizers(use_pl_optimizer=False))
-    schedules = _as_list(module.lr_schedulers())
-    losses: list[Tensor] = []
-    for chunk in chunks:
-        steps = range(step, step + len(chunk.labels))
-        losses.append(engine.run(chunk, optimizers, schedules, module.scales(steps), first=step))
-        step = steps.stop
-    taken = torch.cat(losses)
-    count_steps(module.trainer, len(taken))
-    return taken
-
-
-def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
-    if parts is None:
-        return []
-    return parts if isinstance(parts, list) else [parts]
-
-
-def count_steps(trainer: Trainer, steps: int) -> None:
-    """Updates Lightning's counters for optimizer steps taken within one training step.
-
-    `global_step` counts optimizer steps with every engine, and the batches of the loop are
-    optimizer steps. Intervals therefore have the same meaning with every engine.
-
-    Args:
-        trainer: the Trainer, within `training_step`. Its loop counts one batch by itself.
-        steps: number of steps taken.
-    """
-    loop = trainer.fit_loop.epoch_loop
-    taken = [
-        loop.manual_optimization.optim_step_progress,
-        loop.automatic_optimization.optim_progress.optimizer.step,
-    ]
-    for progress in taken:
-        for counter in (progress.total, progress.current):
-            counter.ready += steps
-            counter.completed += steps
-    for counter in (loop.batch_progress.total, loop.batch_progress.current):
-        for stage in ("ready", "started", "processed", "completed"):
-            setattr(counter, stage, getattr(counter, stage) + steps - 1)
-    loop._batches_that_stepped += steps - 1
-
-
-def _count_stored_steps(checkpoint: dict[str, Any]) -> None:
-    """Copies the step count of a checkpoint to the counter that manual optimization reads.
-
-    Automatic optimization uses one counter, `count_steps` updates both. Lightning restores the
-    counters only later, but callbacks read `global_step` before the first batch.
-    """
-    if "loops" in checkpoint:
-        counters = checkpoint["loops"]["fit_loop"]
-        taken = counters["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-        counters["epoch_loop.manual_optimization.optim_step_progress"]["total"] = dict(
-            taken["total"]
-        )
 
 
 def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:

@@ -3,23 +3,26 @@
 import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.activations import Quadratic, activation_vjp
-from bfc_lightning.matmul import linear, transposed
+from bfc_lightning.gradients import (
+    VJP,
+    EvaluatedLayer,
+    Multiply,
+    vjp_by_autodiff,
+    weight_gradients,
+)
+from bfc_lightning.matmul import linear
 from bfc_lightning.seeds import generator
 from bfc_lightning.types import as_integer
 
 Activation = Callable[..., Any]
 Cut = Literal["none", "features", "readout"]
-VJP = Callable[[Tensor], dict[str, Tensor]]
-"""Maps the gradient with respect to f(x), shape (n,), to those with respect to the parameters."""
-
-Multiply = Callable[..., Tensor]
 
 _EVALUATED_ROWS = 2048
 FEATURE_STD = 0.3
@@ -334,10 +337,10 @@ class DenseNet(nn.Module):
             readout = self.scales[level] * readout
             output = torch.addmv(output, feature, readout)
             known.append(feature)
-            layers.append(_Evaluated(names, below, feature, readout, vjp))
+            layers.append(EvaluatedLayer(names, below, feature, readout, vjp))
 
         def gradients(grad: Tensor) -> dict[str, Tensor]:
-            found = _weight_gradients(layers, parameters, grad, trained, multiply)
+            found = weight_gradients(layers, parameters, grad, trained, multiply)
             for scale, layer in zip(self.scales, layers, strict=False):
                 if layer.names[2] in trained:
                     found[layer.names[2]] = torch.mv(layer.feature.mT, grad).mul_(scale)
@@ -347,69 +350,6 @@ class DenseNet(nn.Module):
             return found
 
         return output, gradients
-
-
-class _Evaluated(NamedTuple):
-    """A layer in the backward pass: names of V, b and v, and what it has computed."""
-
-    names: tuple[str, str, str]
-    below: Tensor
-    feature: Tensor
-    readout: Tensor  # s_l v_l
-    vjp: Callable[[Tensor], Tensor]  # dF_l to dZ_l
-
-
-def _weight_gradients(
-    layers: list[_Evaluated],
-    parameters: Mapping[str, Tensor],
-    grad: Tensor,
-    trained: Collection[str],
-    multiply: Multiply,
-) -> dict[str, Tensor]:
-    """dV_l and db_l of the trained layers."""
-    found: dict[str, Tensor] = {}
-    lowest = 0
-    while lowest < len(layers) and layers[lowest].names[0] not in trained:
-        lowest += 1
-    below = transposed(layers[-1].below, layers[-1].feature.shape[1])
-    higher: list[Tensor] = []  # dZ_{l'} [V_{l',lowest}, ...] of the layers above
-    for level in reversed(range(lowest, len(layers))):
-        layer, width = layers[level], layers[level].feature.shape[1]
-        start = sum(lower.feature.shape[1] for lower in layers[lowest:level])
-        parts = [part[:, start : start + width] for part in higher]
-        if parts:
-            dz = layer.vjp(torch.addr(sum(parts[1:], parts[0]), grad, layer.readout))
-        else:
-            dz = layer.vjp(torch.outer(grad, layer.readout))
-        if layer.names[0] in trained:
-            found[layer.names[0]] = multiply(dz.mT, below[: layer.below.shape[1]])
-            found[layer.names[1]] = dz.sum(0)
-        if level > lowest:
-            higher.append(multiply(dz, parameters[layer.names[0]][:, -start:].mT))
-    return found
-
-
-def vjp_by_autodiff(
-    network: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, trained: Collection[str]
-) -> tuple[Tensor, VJP]:
-    """The output of any module and its vector-Jacobian product, by `torch.func`.
-
-    Args:
-        network: maps inputs (n, d) to outputs (n,).
-        parameters: the value of each parameter, by name.
-        x: the inputs.
-        trained: names of the parameters whose gradients are needed.
-
-    Returns:
-        The output, and the map from the gradient with respect to it to those of the parameters.
-    """
-
-    def output(own: dict[str, Tensor]) -> Tensor:
-        value: Tensor = torch.func.functional_call(network, {**parameters, **own}, (x,))
-        return value
-
-    value, vjp = torch.func.vjp(output, {name: parameters[name] for name in trained})[:2]
-    return value, lambda grad: vjp(grad)[0]
 
 
 def _names(level: int) -> tuple[str, str, str]:

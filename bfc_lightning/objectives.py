@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bfc_lightning.gradients import Multiply
 from bfc_lightning.labels import Classification, Labels, Regression
 from bfc_lightning.matmul import linear
 from bfc_lightning.measures import classification_error, normalized_mse
-from bfc_lightning.networks import DenseNet, Multiply
+from bfc_lightning.networks import DenseNet
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
 

@@ -41,3 +41,42 @@ def stops_early_next(trainer: Trainer) -> bool:
 def log_interval(trainer: Trainer) -> int:
     """`trainer.log_every_n_steps`, which Lightning sets without declaring it."""
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+def count_steps(trainer: Trainer, steps: int) -> None:
+    """Updates Lightning's counters for optimizer steps taken within one training step.
+
+    `global_step` counts optimizer steps with every engine, and the batches of the loop are
+    optimizer steps. Intervals therefore have the same meaning with every engine.
+
+    Args:
+        trainer: the Trainer, within `training_step`. Its loop counts one batch by itself.
+        steps: number of steps taken.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    taken = [
+        loop.manual_optimization.optim_step_progress,
+        loop.automatic_optimization.optim_progress.optimizer.step,
+    ]
+    for progress in taken:
+        for counter in (progress.total, progress.current):
+            counter.ready += steps
+            counter.completed += steps
+    for counter in (loop.batch_progress.total, loop.batch_progress.current):
+        for stage in ("ready", "started", "processed", "completed"):
+            setattr(counter, stage, getattr(counter, stage) + steps - 1)
+    loop._batches_that_stepped += steps - 1
+
+
+def count_stored_steps(checkpoint: dict[str, Any]) -> None:
+    """Copies the step count of a checkpoint to the counter that manual optimization reads.
+
+    Automatic optimization uses one counter, `count_steps` updates both. Lightning restores the
+    counters only later, but callbacks read `global_step` before the first batch.
+    """
+    if "loops" in checkpoint:
+        counters = checkpoint["loops"]["fit_loop"]
+        taken = counters["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+        counters["epoch_loop.manual_optimization.optim_step_progress"]["total"] = dict(
+            taken["total"]
+        )

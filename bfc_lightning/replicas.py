@@ -10,10 +10,11 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
-from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData, in_chunks
+from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData
 from bfc_lightning.medians import median_of
-from bfc_lightning.module import PHASE_KEY, HierarchicalLearner, RunModule, take_steps
-from bfc_lightning.sync_points import SyncPoints
+from bfc_lightning.module import PHASE_KEY, HierarchicalLearner
+from bfc_lightning.run_module import RunModule, take_steps
+from bfc_lightning.sync_points import SyncPoints, in_chunks
 from bfc_lightning.types import Batch, StepChunk
 
 

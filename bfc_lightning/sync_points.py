@@ -1,9 +1,12 @@
 """Training steps after which a chunk of steps must end."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from bfc_lightning.types import as_integer
+from bfc_lightning.types import StepChunk, as_integer
+
+_CHUNK_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,33 @@ def make_sync_points(every: Iterable[int], at: Iterable[int]) -> SyncPoints:
     """
     intervals = tuple(as_integer(interval, "interval") for interval in every)
     return SyncPoints(intervals, frozenset(as_integer(step, "step") for step in at))
+
+
+def in_chunks(
+    draw: Callable[[int], StepChunk], first: int, most: int, *, multiple: int = 1
+) -> Iterator[StepChunk]:
+    """Yields chunks until there are enough batches or a time budget is used up.
+
+    Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The time
+    budget keeps signal handling and the progress bar responsive. The first batch measures the time
+    per batch.
+
+    Args:
+        draw: draws at least one batch, and at most the given number.
+        first: number of optimizer steps before the chunks.
+        most: total number of batches.
+        multiple: chunks end at a multiple of this number of optimizer steps, or after `most`.
+
+    Yields:
+        The chunks, drawn lazily.
+    """
+    began, drawn, wanted = time.monotonic(), 0, multiple - first % multiple
+    while drawn < most:
+        chunk = draw(min(wanted, most - drawn))
+        drawn += len(chunk.labels)
+        yield chunk
+        seconds = time.monotonic() - began
+        if seconds >= _CHUNK_SECONDS:
+            return
+        affordable = int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1))
+        wanted = max(multiple, affordable - affordable % multiple)

@@ -20,6 +20,7 @@ _MODULES = (
     "activations",
     "engine",
     "formulas",
+    "gradients",
     "inputs",
     "kernels",
     "labels",
@@ -28,6 +29,7 @@ _MODULES = (
     "measures",
     "networks",
     "objectives",
+    "stacked",
     "targets",
 )
 

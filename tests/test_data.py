@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-import bfc_lightning.data as data_module
+import bfc_lightning.sync_points as chunks_module
 from bfc_lightning import Gaussian, HierarchicalData, HierarchicalTarget, Regression
-from bfc_lightning.data import check_same_tensors, in_chunks
+from bfc_lightning.data import check_same_tensors
+from bfc_lightning.sync_points import in_chunks
 from bfc_lightning.types import StepChunk
 
 
@@ -126,8 +127,8 @@ def test_processes_must_divide_the_shards():
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 1e9])
 def test_chunks_end_at_multiples_or_at_the_end(monkeypatch, seconds):
     clock = itertools.count(step=0.1)
-    monkeypatch.setattr(data_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(data_module, "_CHUNK_SECONDS", seconds)
+    monkeypatch.setattr(chunks_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(chunks_module, "_CHUNK_SECONDS", seconds)
     done = 13
 
     def draw(most: int) -> StepChunk:

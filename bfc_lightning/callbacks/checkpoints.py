@@ -18,8 +18,8 @@ from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.callbacks.training_log import stop_if_diverged
 from bfc_lightning.files import replacing
 from bfc_lightning.matmul import LIBRARY
-from bfc_lightning.module import RunModule
 from bfc_lightning.replicas import largest_weight
+from bfc_lightning.run_module import RunModule
 
 RECORD_KEY = "bfc_lightning"
 LAST, BEST = "last.ckpt", "best.ckpt"

@@ -27,8 +27,8 @@ from bfc_lightning.figures import (
 )
 from bfc_lightning.files import replacing
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
-from bfc_lightning.module import RunModule
 from bfc_lightning.networks import DenseNet
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.targets import HierarchicalTarget
 
 _LARGEST_FORM = 128

@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from bfc_lightning.files import write_atomically
 from bfc_lightning.medians import summarized
-from bfc_lightning.module import RunModule
+from bfc_lightning.run_module import RunModule
 
 
 class MetricsFile(Logger):

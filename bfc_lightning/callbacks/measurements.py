@@ -23,8 +23,9 @@ from bfc_lightning.measures.battery import (
     take_sample,
     take_snapshot,
 )
-from bfc_lightning.module import HierarchicalLearner, RunModule
+from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.networks import DenseNet
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.schemes import Phase
 
 NUM_SAMPLES = 2**14

@@ -16,7 +16,7 @@ from bfc_lightning.callbacks.loggers import MetricsFile
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.files import write_json
 from bfc_lightning.medians import medians
-from bfc_lightning.module import RunModule
+from bfc_lightning.run_module import RunModule
 
 
 def git_revision() -> str | None:

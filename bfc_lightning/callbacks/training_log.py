@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.callbacks.loggers import log_rows
-from bfc_lightning.module import RunModule
 from bfc_lightning.private import log_interval
+from bfc_lightning.run_module import RunModule
 
 
 def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:

@@ -5,7 +5,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from bfc_lightning.callbacks.loggers import log_metrics
-from bfc_lightning.module import HierarchicalLearner, RunModule
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.schemes import Phase, Scheme
 
 

@@ -21,8 +21,8 @@ from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.cli.console import say
 from bfc_lightning.engine import Clipping, average_over_processes
 from bfc_lightning.formulas import formula_of
-from bfc_lightning.module import RunModule
 from bfc_lightning.replicas import AnyData
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase, Scheme
 from bfc_lightning.sync_points import make_sync_points

@@ -16,9 +16,9 @@ from bfc_lightning.cli.fit import build_learners
 from bfc_lightning.cli.launch import fill_processes
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import replacing, write_json
-from bfc_lightning.module import RunModule
 from bfc_lightning.private import leave_signals_alone
 from bfc_lightning.replicas import AnyData
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import identity, make_trainer
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,

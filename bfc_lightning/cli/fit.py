@@ -32,13 +32,14 @@ from bfc_lightning.cli.launch import close_processes, fill_processes, use_launch
 from bfc_lightning.cli.options import parse
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import remove_unfinished, write_atomically
-from bfc_lightning.module import HierarchicalLearner, RunModule
+from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.private import leave_signals_alone
 from bfc_lightning.replicas import (
     AnyData,
     ReplicatedData,
     ReplicatedLearner,
 )
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import Study, digest, flatten, identity, make_trainer
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,

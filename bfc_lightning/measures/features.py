@@ -5,6 +5,7 @@ diverged learner, give NaN and do not raise.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from functools import cached_property
 from itertools import pairwise
 
@@ -168,7 +169,7 @@ def blocks(num_rows: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise([*starts, num_rows])]
 
 
-class LayerMeasure:
+class LayerMeasure(ABC):
     """A measure of one layer of the learner, which reads blocks of rows, the first half first.
 
     `__init__` computes what depends only on the target. Each shallow copy measures another layer.
@@ -198,12 +199,13 @@ class LayerMeasure:
             measure.read(layer[at], at)
         return measure.result()
 
+    @abstractmethod
     def result(self) -> Tensor:
         """Returns the measure of the layer that has been read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _add(self, rows: Float[Tensor, "b m"], at: slice) -> None:
-        raise NotImplementedError
+        """Adds rows to the sums."""
 
 
 class Probe(LayerMeasure):

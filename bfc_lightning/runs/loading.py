@@ -13,9 +13,9 @@ import yaml
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Labels
-from bfc_lightning.module import RunModule
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.replicas import AnyData, content_of_replica
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import (
     PROBLEM_GROUPS,
     differences,

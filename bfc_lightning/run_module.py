@@ -1,0 +1,138 @@
+"""What one learner and several replicas have in common: the engine, its steps, divergence."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from bfc_lightning.engine import Clipping, Engine
+from bfc_lightning.matmul import linear
+from bfc_lightning.objectives import learner_loss
+from bfc_lightning.private import count_steps
+from bfc_lightning.types import StepChunk
+
+if TYPE_CHECKING:
+    from bfc_lightning.module import HierarchicalLearner
+
+Row = TypeVar("Row")
+
+
+class RunModule(LightningModule, ABC):
+    """What a run trains: one learner, or several replicas that share all operations.
+
+    Args:
+        num_learners: number of learners.
+
+    Attributes:
+        engine: takes the optimizer steps, or None if Lightning does, by autograd.
+        diverged: the step at which each learner was found to have diverged, or None.
+        scores: score and loss of each learner in the last evaluation.
+    """
+
+    def __init__(self, num_learners: int = 1) -> None:
+        super().__init__()
+        self.engine: Engine | None = None
+        self.diverged: list[int | None] = [None] * num_learners
+        self.scores: list[dict[str, float]] = []
+
+    @property
+    @abstractmethod
+    def each(self) -> list["HierarchicalLearner"]:
+        """The learners."""
+
+    @property
+    def score_key(self) -> str:
+        """The metric that is monitored: `val/nmse` or `val/error`."""
+        return f"val/{self.each[0].objective.score_name}"
+
+    def use_engine(
+        self,
+        clipping: Clipping,
+        *,
+        share: Callable[[Tensor], None] | None = None,
+        steps_per_call: int = 0,
+    ) -> None:
+        """Takes several optimizer steps at a time; see `Engine`.
+
+        Args:
+            clipping: gradient clipping of each learner. The Trainer clips only the gradients that
+                it computes itself.
+            share: averages the gradients over all processes. Not needed for a single process.
+            steps_per_call: optimizer steps of one call of the compiled step, 0 for eager steps.
+        """
+        self.automatic_optimization = False
+        first = self.each[0]
+        multiply = linear if len(self.each) == 1 else torch.nn.functional.linear
+        self.engine = Engine(
+            [each.network for each in self.each],
+            learner_loss(first.network, first.objective, first.regularization, multiply=multiply),
+            clipping=clipping,
+            share=share,
+            steps_per_call=steps_per_call,
+        )
+
+    def scales(self, steps: range) -> list[list[float]]:
+        """The scale of the loss of every learner after each number of optimizer steps."""
+        progress = [self.each[0].progress(step) for step in steps]
+        columns = [each.objective.scales(progress) for each in self.each]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def mark_diverged(self, values: Sequence[float], step: int) -> bool:
+        """Marks the learners whose value is not finite as diverged.
+
+        Args:
+            values: one per learner.
+            step: number of optimizer steps taken so far.
+
+        Returns:
+            Whether all learners have diverged.
+        """
+        for number, value in enumerate(values):
+            if self.diverged[number] is None and not math.isfinite(value):
+                self.diverged[number] = step
+        return all(step is not None for step in self.diverged)
+
+    def without_diverged(self, rows: Sequence[Row]) -> list[Row]:
+        """Selects the entries of the learners that have not diverged.
+
+        Args:
+            rows: one per learner.
+
+        Returns:
+            The selected entries.
+        """
+        return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
+
+
+def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -> Tensor:
+    """Takes the optimizer steps of some chunks and updates Lightning's step counters.
+
+    Args:
+        module: the module whose `training_step` calls this function.
+        engine: its engine.
+        chunks: the batches.
+
+    Returns:
+        The losses.
+    """
+    step = module.trainer.global_step
+    optimizers = _as_list(module.optimizers(use_pl_optimizer=False))
+    schedules = _as_list(module.lr_schedulers())
+    losses: list[Tensor] = []
+    for chunk in chunks:
+        steps = range(step, step + len(chunk.labels))
+        losses.append(engine.run(chunk, optimizers, schedules, module.scales(steps), first=step))
+        step = steps.stop
+    taken = torch.cat(losses)
+    count_steps(module.trainer, len(taken))
+    return taken
+
+
+def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
+    if parts is None:
+        return []
+    return parts if isinstance(parts, list) else [parts]
