@@ -265,7 +265,8 @@ class HierarchicalData(LightningDataModule):
             if position in self._validation and split == "val":
                 return self._validation[position]
             drawn = self._stream.batch(split, position, self.eval_batch_size, shards)
-            if split == "val" and self.kept_bytes(drawn.inputs.element_size()):
+            row = drawn.inputs[0].nbytes
+            if split == "val" and self._counts["val"] * row <= _KEPT_BYTES:
                 self._validation[position] = drawn
             return drawn
         if self.reads_blocks:
@@ -288,18 +289,6 @@ class HierarchicalData(LightningDataModule):
         with torch.autocast(batch.inputs.device.type, enabled=False):
             higher = self._stream.target.level_outputs(batch.inputs)[:, level:]
         return batch._replace(labels=batch.labels - higher.sum(dim=1))
-
-    def kept_bytes(self, element_size: int) -> int:
-        """Memory of the cached validation set. Only small validation sets are cached.
-
-        Args:
-            element_size: bytes per number.
-
-        Returns:
-            Bytes, 0 if the validation set is drawn again for every validation.
-        """
-        size = self._counts["val"] * (self.target.input_dim + 2) * element_size
-        return size if size <= _KEPT_BYTES else 0
 
     def draw_chunk(self, most: int, shards: range) -> StepChunk:
         """Draws the next training batches, from one block of the stream.

@@ -22,44 +22,6 @@ LossAndGrad = Callable[
 """(trained, fixed, x, y, scale) -> loss, gradients of the trained parameters by name."""
 
 
-def regression_loss(
-    prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], *, label_variance: float | Tensor
-) -> Float[Tensor, ""]:
-    """E (f - y)^2 / Var(y).
-
-    Var(y) is a constant of the target, so that learning rates transfer between targets.
-
-    Args:
-        prediction: f(x).
-        label: y.
-        label_variance: Var(y), including the noise. A scalar.
-
-    Returns:
-        The mean over the samples. It is 1 for the best constant.
-    """
-    return nn.functional.mse_loss(prediction, label) / label_variance
-
-
-def classification_loss(
-    prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], *, scale: float | Tensor
-) -> Float[Tensor, ""]:
-    """Binary cross-entropy of the logit f / s, s = T Var(G)^(1/2) with the temperature T.
-
-    A low temperature increases the weight of examples near the decision boundary.
-
-    Source: Allen-Zhu and Li, arXiv 2001.04413, classification. The temperature is an addition.
-
-    Args:
-        prediction: f(x).
-        label: y in {0, 1}.
-        scale: s, positive, a scalar.
-
-    Returns:
-        The mean over the samples, in nats.
-    """
-    return nn.functional.binary_cross_entropy_with_logits(prediction / scale, label)
-
-
 def weight_penalty(
     weights: Sequence[Float[Tensor, "_m _fan_in"]], coefficients: Sequence[float]
 ) -> Float[Tensor, ""]:
@@ -146,7 +108,9 @@ class Objective(ABC):
 
 
 class RegressionObjective(Objective):
-    """`regression_loss`, with `normalized_mse` as the score.
+    """The mean squared error in units of Var(y), with `normalized_mse` as the score.
+
+    Var(y) is a constant of the target, so that learning rates transfer between targets.
 
     Args:
         target: G, which provides the variance. It stays on the CPU, so that reading the variance
@@ -170,8 +134,8 @@ class RegressionObjective(Objective):
         label: Float[Tensor, " n"],
         scale: float | Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
-        """`regression_loss`."""
-        return regression_loss(prediction, label, label_variance=scale)
+        """E (f - y)^2 / Var(y), which is 1 for the best constant."""
+        return nn.functional.mse_loss(prediction, label) / scale
 
     def loss_and_grad(
         self,
@@ -179,7 +143,7 @@ class RegressionObjective(Objective):
         label: Float[Tensor, " n"],
         scale: float | Float[Tensor, ""],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """`regression_loss` and 2 (f - y) / (n Var(y))."""
+        """`loss` and 2 (f - y) / (n Var(y))."""
         error = prediction - label
         grad = error * (2 / (scale * len(label)))
         return torch.dot(error, grad) / 2, grad
@@ -190,7 +154,9 @@ class RegressionObjective(Objective):
 
 
 class ClassificationObjective(Objective):
-    """`classification_loss`, with `classification_error` as the score.
+    """Binary cross-entropy, with `classification_error` as the score.
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413, classification. The temperature is an addition.
 
     The temperature decays geometrically over each phase. At a high temperature, the loss depends on
     the whole score. At a low temperature, it depends on the examples near the boundary, which
@@ -234,8 +200,8 @@ class ClassificationObjective(Objective):
         label: Float[Tensor, " n"],
         scale: float | Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
-        """`classification_loss`."""
-        return classification_loss(prediction, label, scale=scale)
+        """Binary cross-entropy of the logit f / s in nats, s the scale."""
+        return nn.functional.binary_cross_entropy_with_logits(prediction / scale, label)
 
     def loss_and_grad(
         self,
@@ -243,7 +209,7 @@ class ClassificationObjective(Objective):
         label: Float[Tensor, " n"],
         scale: float | Float[Tensor, ""],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """`classification_loss` and (sigmoid(f/s) - y) / (n s)."""
+        """`loss` and (sigmoid(f/s) - y) / (n s)."""
         logit = prediction / scale
         grad = (logit.sigmoid() - label) / (scale * len(label))
         return (nn.functional.softplus(logit) - label * logit).mean(), grad

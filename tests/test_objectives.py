@@ -14,7 +14,6 @@ from bfc_lightning.objectives import (
     ClassificationObjective,
     RegressionObjective,
     objective_for,
-    regression_loss,
     weight_penalty,
 )
 from bfc_lightning.seeds import generator
@@ -40,12 +39,6 @@ def numbers(*values):
 
 def batch(labels, signal):
     return Batch(torch.zeros(len(labels), 2, dtype=torch.float64), labels, signal)
-
-
-def test_regression_loss_worked_by_hand():
-    # ((1 - 0)^2 + (2 - 4)^2) / 2 / 2
-    loss = regression_loss(numbers(1, 2), numbers(0, 4), label_variance=2.0)
-    assert float(loss) == 1.25
 
 
 @pytest.mark.parametrize("coefficients", [[0.1], [0.0, 0.3], [0.1, 0.2, 0.3]])

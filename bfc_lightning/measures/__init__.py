@@ -4,7 +4,6 @@ from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.measures.features import (
     consumed_leakage,
     feature_leakage,
-    probe_residual,
     probe_residuals,
     richness,
     weight_leakage,
@@ -33,7 +32,6 @@ __all__ = [
     "normalized_mse",
     "num_monomials",
     "orthogonal_levels",
-    "probe_residual",
     "probe_residuals",
     "richness",
     "truncation_errors",

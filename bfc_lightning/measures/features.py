@@ -47,21 +47,6 @@ def probe_residuals(
     return torch.stack([probe.of(layer) for layer in learner_features], dim=1)
 
 
-def probe_residual(
-    features: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
-) -> Float[Tensor, ""]:
-    """`probe_residuals` of one layer and one level.
-
-    Args:
-        features: F_j.
-        wanted: G_i.
-
-    Returns:
-        1 - R^2, averaged over the k columns.
-    """
-    return probe_residuals([features], [wanted])[0, 0]
-
-
 def feature_leakage(
     preactivations: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
 ) -> Float[Tensor, ""]:
