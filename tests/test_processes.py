@@ -254,7 +254,8 @@ def test_scores_of_two_processes_are_those_of_one(alone):
     scores = []
     for shared in ([], [*SHARED, "2"]):
         argv = ["test", "-c", str(alone / "config.yaml"), "--trainer.callbacks", "null", *shared]
-        code, output = end(start([script("bfc"), *argv]))
+        text = f"import sys; from bfc_lightning.cli import main; sys.exit(main({argv}))"
+        code, output = end(start([sys.executable, "-c", text]))
         assert code == 0, output
         assert output.count("wrote ") == 1
         scores.append(output.partition("metric")[2].partition("bfc:")[0])

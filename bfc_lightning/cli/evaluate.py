@@ -13,7 +13,7 @@ from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.cli.console import describe_replicas, say, show_metrics
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.fit import build_learners
-from bfc_lightning.cli.launch import fill_processes
+from bfc_lightning.cli.launch import close_processes, fill_processes, use_launcher
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import replacing, write_json
 from bfc_lightning.private import leave_signals_alone
@@ -50,7 +50,11 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
         trainer.strategy.precision_plugin.convert_module(model)
         load_state(content, model=model, data=data)
         quiet = {} if command == "predict" else {"verbose": False}
-        outputs = getattr(trainer, command)(model, datamodule=data, **quiet)
+        use_launcher(trainer, [command, *argv])
+        try:
+            outputs = getattr(trainer, command)(model, datamodule=data, **quiet)
+        finally:
+            close_processes(trainer)
     if not trainer.is_global_zero:
         return 0
     title = f"{checkpoint}, step {content['global_step']}"
