@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.experiments.tables import load_results
-    from bfc_lightning.inputs import Gaussian, GaussianMixture, InputDistribution
+    from bfc_lightning.inputs import Gaussian, GaussianMixture, Hypercube, InputDistribution
     from bfc_lightning.labels import Classification, Regression
     from bfc_lightning.linearized import LinearizedDenseNet
     from bfc_lightning.measures.battery import Measure, Snapshot
@@ -41,12 +41,16 @@ if TYPE_CHECKING:
     from bfc_lightning.targets import (
         BackwardCorrection,
         DepthSeparation,
+        HardForKernels,
+        HardForTwoLayers,
         HierarchicalTarget,
         LayeredTarget,
+        PaperTarget,
         QuadraticFeature,
         RichRepresentation,
         Sight,
         SingleIndex,
+        Staircase,
         Target,
     )
 
@@ -69,6 +73,7 @@ _HOMES = {
     "HierarchicalData": "data",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
+    "Hypercube": "inputs",
     "InputDistribution": "inputs",
     "Classification": "labels",
     "Regression": "labels",
@@ -88,12 +93,16 @@ _HOMES = {
     "SampleStream": "stream",
     "BackwardCorrection": "targets",
     "DepthSeparation": "targets",
+    "HardForKernels": "targets",
+    "HardForTwoLayers": "targets",
     "HierarchicalTarget": "targets",
     "LayeredTarget": "targets",
+    "PaperTarget": "targets",
     "QuadraticFeature": "targets",
     "RichRepresentation": "targets",
     "Sight": "targets",
     "SingleIndex": "targets",
+    "Staircase": "targets",
     "Target": "targets",
 }
 
@@ -107,10 +116,13 @@ __all__ = [
     "FiniteStream",
     "Gaussian",
     "GaussianMixture",
+    "HardForKernels",
+    "HardForTwoLayers",
     "HierarchicalData",
     "HierarchicalLearner",
     "HierarchicalTarget",
     "Huber",
+    "Hypercube",
     "InputDistribution",
     "Joint",
     "KernelRidge",
@@ -121,6 +133,7 @@ __all__ = [
     "Measure",
     "Snapshot",
     "OneCycle",
+    "PaperTarget",
     "Progressive",
     "Quadratic",
     "QuadraticChainNTK",
@@ -135,6 +148,7 @@ __all__ = [
     "SequentialKernels",
     "Sight",
     "SingleIndex",
+    "Staircase",
     "SpectralMethod",
     "SteppedThreeLayer",
     "Target",

@@ -1,4 +1,4 @@
-"""Input distributions: the distribution of x in R^d, a Gaussian or a mixture of Gaussians."""
+"""Input distributions: the distribution of x in R^d, Gaussian or on the Boolean cube."""
 
 import math
 from abc import ABC, abstractmethod
@@ -296,6 +296,39 @@ class GaussianMixture(InputDistribution):
             spread, 1, chosen[:, None, None].expand(num_samples, 1, self.input_dim)
         )
         return self.means[chosen] + picked[:, 0]
+
+
+class Hypercube(InputDistribution):
+    """The uniform distribution on the Boolean cube {-1, 1}^d.
+
+    The coordinates are independent random signs, with mean 0 and covariance 1.
+
+    Source: Allen-Zhu and Li, arXiv 1905.10337, experiments; Abbe et al., arXiv 2302.11055.
+
+    Args:
+        input_dim: d, at least 1.
+
+    Raises:
+        ValueError: if `input_dim` is below 1.
+    """
+
+    def __init__(self, input_dim: int) -> None:
+        super().__init__()
+        input_dim = as_integer(input_dim, "input_dim")
+        if input_dim < 1:
+            raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
+        self.input_dim = input_dim
+        self.register_buffer("mean", torch.zeros(input_dim, dtype=torch.float64))
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """The identity."""
+        return torch.ones_like(self.mean).diag()
+
+    def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draws n samples; see `InputDistribution.sample`."""
+        bits = self.mean.new_empty(num_samples, self.input_dim).random_(0, 2, generator=random)
+        return bits.mul_(2).sub_(1)
 
 
 class ProjectedLaw(InputDistribution):

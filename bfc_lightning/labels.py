@@ -138,7 +138,7 @@ class Classification(Labels):
         y = 1[ <w, x - mu> + G(Px) - E G(Px) >= 0 ],   P x = x - Sigma w <w, x - mu>/(w^T Sigma w)
 
     The direction of w is uniform, and w^T Sigma w = Var G(Px). For Gaussian x, the linear score
-    <w, x - mu> is independent of Px. For a mixture, the two are uncorrelated but not independent.
+    <w, x - mu> is independent of Px. For other inputs, the two are only uncorrelated.
     The sum is centered, so each class has a probability near 1/2. The fraction of examples that
     change class when level l is added is proportional to alpha_l.
 

@@ -31,14 +31,19 @@ FEATURE_STD = 0.3
 def expand_scales(level_scales: Sequence[float], depth: int) -> list[float]:
     """Returns a_1..a_depth: the target's alpha_l, with the last one repeated beyond its depth.
 
+    A level without weight in the target gets the first positive scale, so that the output of the
+    learner reads every layer.
+
     Args:
-        level_scales: alpha_1, ..., alpha_L, at least one.
+        level_scales: alpha_1, ..., alpha_L, at least one of them positive.
         depth: number of layers of the learner.
 
     Returns:
         One scale per layer.
     """
-    return [level_scales[min(level, len(level_scales) - 1)] for level in range(depth)]
+    first = next(scale for scale in level_scales if scale)
+    scales = [scale or first for scale in level_scales]
+    return [scales[min(level, len(scales) - 1)] for level in range(depth)]
 
 
 class DenseLayer(nn.Module):
@@ -130,7 +135,7 @@ class DenseNet(nn.Module):
     Args:
         input_dim: d.
         widths: m_1, ..., m_L, one number per layer. Depth 1 is the two-layer baseline.
-        level_scales: a_1, a_2, ..., the target's alpha. The last one is repeated as needed.
+        level_scales: the target's alpha, from which `expand_scales` computes a_1, a_2, ...
         activation: sigma, the square by default. Each layer gets a copy.
         positive_readout: whether v is initialized to +1. Otherwise, half is +1 and half is -1.
         train_readout: whether v is trained.

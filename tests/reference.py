@@ -40,6 +40,41 @@ def target_levels(features, *, signs, scales, normalize):
     return np.array(columns).T
 
 
+def paper_layers(x, *, weights, sources, square_means):
+    """S_1..S_L and G_1..G_L entry by entry, with G_1 = x^2 - E x^2; `sources` maps l to J_l."""
+    depth = max(sources)
+    preactivations = [[] for _ in range(depth)]
+    features = [[] for _ in range(depth)]
+    for row in x:
+        layers = [list(row), [e * e - mean for e, mean in zip(row, square_means, strict=True)]]
+        sums = [list(row)]
+        for level in range(2, depth + 1):
+            width = len(weights[level, level - 1])
+            summed = [
+                sum(
+                    weights[level, source][i][k] * layers[source][k]
+                    for source in sources[level]
+                    for k in range(len(layers[source]))
+                )
+                for i in range(width)
+            ]
+            sums.append(summed)
+            layers.append([entry * entry for entry in summed])
+        for level in range(1, depth + 1):
+            preactivations[level - 1].append(sums[level - 1])
+            features[level - 1].append(layers[level])
+    return [np.array(rows) for rows in preactivations], [np.array(rows) for rows in features]
+
+
+def staircase(x, scales):
+    """alpha_l x_1 ... x_l, one column a level, coordinate by coordinate."""
+    columns = [
+        [scale * math.prod(row[: level + 1]) for level, scale in enumerate(scales)]
+        for row in x.tolist()
+    ]
+    return np.array(columns)
+
+
 def learner(x, *, blocks, biases, readouts, scales, constant, linear=None, activation=np.square):
     """f(x) = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l(x), neuron by neuron."""
     outputs = []

@@ -10,7 +10,7 @@ import torch
 from reference import standard_errors_off
 from scipy import stats
 
-from bfc_lightning.inputs import Gaussian, GaussianMixture, ProjectedLaw, haar_orthogonal
+from bfc_lightning.inputs import Gaussian, GaussianMixture, Hypercube, ProjectedLaw, haar_orthogonal
 from bfc_lightning.seeds import generator
 
 GAUSSIANS = {
@@ -75,6 +75,10 @@ def test_haar_entries_in_three_dimensions_are_uniform_and_both_orientations_equa
 # Gaussian
 
 
+def cube():
+    return Hypercube(4)
+
+
 @pytest.mark.parametrize("make", [*(partial(gaussian, name) for name in GAUSSIANS), mixture])
 def test_distribution_has_the_mean_and_covariance_it_states(make):
     assert_moments(make(), 2**15)
@@ -131,8 +135,11 @@ class Doubled(Gaussian):
 
 @pytest.mark.parametrize(
     "distribution",
-    [Gaussian(4), Gaussian(4, mean=[1.0, 0.0, -2.0, 3.0]), gaussian("power law"), mixture()],
-    ids=["isotropic", "shifted", "power law", "mixture"],
+    [
+        *(Gaussian(4), Gaussian(4, mean=[1.0, 0.0, -2.0, 3.0]), gaussian("power law")),
+        *(mixture(), Hypercube(4)),
+    ],
+    ids=["isotropic", "shifted", "power law", "mixture", "cube"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("num_samples", [1, 33])
@@ -204,6 +211,29 @@ def test_mixture_draws_each_component_as_often_and_as_wide_as_stated():
         assert (standard_errors_off(products, part.covariance.flatten()) < 5).all()
 
 
+# The cube
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cube_draws_every_corner_equally_often(dtype):
+    distribution = Hypercube(3).to(dtype)
+    assert torch.equal(distribution.mean, torch.zeros(3, dtype=dtype))
+    assert torch.equal(distribution.covariance, torch.eye(3, dtype=dtype))
+    x = draw(distribution, 8000)
+    assert x.dtype == dtype
+    assert set(x.flatten().tolist()) == {-1.0, 1.0}
+    corners = ((x + 1) / 2 @ torch.tensor([1.0, 2.0, 4.0], dtype=dtype)).long()
+    counts = corners.bincount(minlength=8).tolist()
+    assert stats.chisquare(counts).pvalue > 1e-3  # n = 8000, 1000 a corner
+
+
+def test_cube_follows_its_generator():
+    assert torch.equal(draw(Hypercube(30), 5, seed=1), draw(Hypercube(30), 5, seed=1))
+    assert not torch.equal(draw(Hypercube(30), 5, seed=1), draw(Hypercube(30), 5, seed=2))
+    random = generator(0, "moves on")
+    assert not torch.equal(Hypercube(30).sample(5, random), Hypercube(30).sample(5, random))
+
+
 # The distribution without one direction
 
 
@@ -211,7 +241,7 @@ def projected(distribution):
     return ProjectedLaw(distribution, torch.tensor([0.3, -1.2, 0.5, 2.0], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture, cube])
 def test_projected_samples_say_nothing_along_the_direction(make):
     distribution = projected(make())
     along = draw(distribution, 1000) @ distribution.direction
@@ -219,7 +249,7 @@ def test_projected_samples_say_nothing_along_the_direction(make):
     torch.testing.assert_close(along, torch.full_like(along, expected), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture, cube])
 def test_projected_distribution_has_the_mean_and_covariance_it_states(make):
     distribution = projected(make())
     assert_moments(distribution, 2**15)
@@ -291,6 +321,11 @@ def test_mixture_refuses_no_component_and_mixed_dimensions():
         GaussianMixture([])
     with pytest.raises(ValueError, match=r"components must have the same input_dim, got"):
         GaussianMixture([Gaussian(2), Gaussian(3)])
+
+
+def test_cube_refuses_no_dimension():
+    with pytest.raises(ValueError, match=r"input_dim must be at least 1, got 0\."):
+        Hypercube(0)
 
 
 def test_input_dim_and_seed_are_integers_of_any_type():

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from bfc_lightning import (
     DenseNet,
     Gaussian,
     HierarchicalTarget,
+    PaperTarget,
     Regression,
     SingleIndex,
 )
@@ -38,6 +40,18 @@ def measured(network, sample) -> dict[str, float]:
 
 def draw(law, n: int = 4096):
     return law.sample(n, torch.Generator().manual_seed(0))
+
+
+def test_undefined_measures_of_a_wide_level_without_weight_are_absent():
+    law = Gaussian(45)
+    target = PaperTarget(law, [2])
+    network = DenseNet(45, [4, 4], level_scales=target.level_scales)
+    named = measured(network, take_sample(draw(law, 512), target, Regression(law), network))
+    absent = {"levels/residual_1", "levels/function_error_1", "features/richness_1"}
+    assert absent.isdisjoint(named)
+    present = {name.replace("_1", "_2") for name in absent}
+    assert present | {"features/residual_1", "features/leakage_1"} <= named.keys()
+    assert all(math.isfinite(value) for value in named.values())
 
 
 def as_learner(target: HierarchicalTarget) -> DenseNet:

@@ -189,6 +189,12 @@ def test_richness_is_the_slow_one(target, x, learned):
         assert expected > 1.01
 
 
+def test_richness_of_a_level_with_too_many_products_is_nan():
+    # 45 * 46 / 2 = 1035 products
+    assert richness(draw(100, 4), draw(100, 45)).isnan()
+    assert richness(draw(100, 4), draw(100, 44)).isfinite()
+
+
 def test_richness_worked_by_hand():
     # S = (a, b, 1) with coins a, b = +-1: of the products, a b, a and b vary, uncorrelated and of
     # variance 1

@@ -16,6 +16,7 @@ from bfc_lightning.measures import (
     orthogonal_levels,
     truncation_errors,
 )
+from bfc_lightning.measures.levels import named_residuals, varying
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget
 
@@ -110,6 +111,14 @@ def test_level_that_lower_ones_explain_has_no_component():
     assert float(components[:, 2].norm()) > 1
     residuals = level_residuals(torch.zeros_like(first), drawn)
     torch.testing.assert_close(residuals, numbers(1, 0, 1), rtol=1e-10, atol=0)
+
+
+def test_constant_level_has_no_residual():
+    first = torch.randn(100, generator=generator(0, "first"), dtype=torch.float64)
+    drawn = torch.stack([torch.zeros_like(first), first, torch.full_like(first, 3.0)], dim=1)
+    assert varying(drawn) == [False, True, False]
+    assert named_residuals(0.5 * first, drawn) == {"levels/residual_2": pytest.approx(0.25)}
+    torch.testing.assert_close(level_shares(drawn), numbers(0, 1, 0), rtol=1e-12, atol=0)
 
 
 # Truncation

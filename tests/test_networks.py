@@ -128,6 +128,11 @@ def test_last_scale_repeats_beyond_the_target_s_depth():
     assert network.scales == pytest.approx([1 / 2, 0.5 / 3, 0.5 / 4], rel=1e-14)
 
 
+def test_layer_of_a_level_without_weight_is_read_at_the_first_positive_scale():
+    assert expand_scales([0.0, 2.0, 0.1], 4) == [2.0, 2.0, 0.1, 0.1]
+    assert expand_scales([0.0, 2.0], 1) == [2.0]
+
+
 # The start
 
 

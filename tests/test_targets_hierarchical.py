@@ -66,7 +66,7 @@ def by_hand(target, x):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("sources", [DENSE, CHAIN, SKIPS])
+@pytest.mark.parametrize("sources", [DENSE, CHAIN, SKIPS, "skip"])
 def test_target_is_the_slow_formula(sources, normalize):
     distribution = Gaussian(6, mean=0.2, condition_number=4.0, seed=5)
     target = HierarchicalTarget(

@@ -8,14 +8,20 @@ import torch
 from scipy import stats
 
 from bfc_lightning.targets.specification import (
+    check_constants,
     draw_weights,
     read_weights,
+    resolve_paper_sources,
+    resolve_paper_widths,
     resolve_scales,
     resolve_signs,
     resolve_sources,
     resolve_widths,
     root_scales,
     root_widths,
+    theorem_scales,
+    theorem_sources,
+    theorem_widths,
 )
 
 DENSE = [[0], [0, 1], [0, 1, 2]]
@@ -119,6 +125,79 @@ def test_listed_sources_are_sorted():
 def test_sources_refused(sources, message):
     with refuses(message):
         resolve_sources(sources, depth=2)
+
+
+def test_skip_leaves_out_the_second_layer_below():
+    skips = [[0], [1], [0, 2], [0, 1, 3], [0, 1, 2, 4]]
+    assert resolve_sources("skip", depth=5) == skips
+    assert resolve_paper_sources("skip", depth=5, constants=(3, 2)) == skips[1:]
+    with refuses("sources must be 'skip' or lists of layers, got 'chain'."):
+        resolve_sources("chain", depth=2)
+
+
+# Theorem 1
+
+
+def test_theorem_widths_worked_by_hand():
+    # C = 2.5 and C_1 = 2: k_2 = 3 from d = 3^(2.5^4) = 4.3e18, and k_3 = 2 from d = 2^(2.5^5)
+    assert theorem_widths(4 * 10**18, 3, constants=(2.5, 2)) == [2, 1]
+    assert theorem_widths(5 * 10**18, 3, constants=(2.5, 2)) == [3, 1]
+    # C > C_1 = 2, so k_2 < d^(1/2^4), which is 2 at d = 2^16
+    assert theorem_widths(2**16, 4, constants=(2.001, 2)) == [1, 1, 1]
+
+
+def test_theorem_scales_worked_by_hand():
+    # d = 2^81: divided by d^(1/9) = 2^9, then by d^(1/27) = 2^3
+    assert theorem_scales(2**81, 4, constants=(3, 2)) == pytest.approx(
+        [1, 2**-9, 2**-12], rel=1e-14
+    )
+
+
+def test_deep_skip_condition_worked_by_hand():
+    # without {2, ..., l - C_1}, and without l - 2
+    close = [[0], [1], [0, 2], [0, 1, 3], [0, 1, 4], [0, 1, 5]]
+    far = [[0], [1], [0, 2], [0, 1, 3], [0, 1, 2, 4], [0, 1, 3, 5]]
+    assert theorem_sources(6, constants=(3, 2)) == close
+    assert theorem_sources(6, constants=(5, 4)) == far
+    assert resolve_paper_sources("theorem", depth=6, constants=(5, 4)) == far[1:]
+
+
+@pytest.mark.parametrize("constants", [(2.0, 2.0), (3.0, 1.5), (float("nan"), 2.0)])
+def test_constants_refused(constants):
+    with refuses(f"constants must be [C, C_1] with C > C_1 >= 2, got {list(constants)}."):
+        check_constants(constants)
+
+
+@pytest.mark.parametrize(
+    ("widths", "depth", "message"),
+    [
+        ("theorem", None, "depth is required with widths: theorem, got None."),
+        ("theorem", 1, "depth must be at least 2, got 1."),
+        ("roots", 3, "widths must be 'theorem' or a list of numbers, got 'roots'."),
+        ([2, 0], None, "widths must all be at least 1, got [2, 0]."),
+        ([2, 3], None, "widths must not grow from input_dim = 8 upwards, got [2, 3]."),
+        ([2, 2], 2, "depth must be one more than the number of widths, 3, got 2."),
+    ],
+)
+def test_paper_widths_refused(widths, depth, message):
+    with refuses(message):
+        resolve_paper_widths(widths, input_dim=8, depth=depth, constants=(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ("dense", "sources must be 'skip', 'theorem' or lists, got 'dense'."),
+        ([[1]], "sources must contain one list for each of the layers 2 to 3, got 1."),
+        ([[0, 1], [0, 2]], "sources of layer 2 must not contain 0, got [0, 1]."),
+        ([[1], [0, 1, 2]], "sources of layer 3 must not contain 1, got [0, 1, 2]."),
+        ([[1], [2]], "sources of layer 3 must contain another layer besides 2, got [2]."),
+        ([[1], [0]], "sources of layer 3 must contain 2, got [0]."),
+    ],
+)
+def test_paper_sources_refused(sources, message):
+    with refuses(message):
+        resolve_paper_sources(sources, depth=3, constants=(3, 2))
 
 
 # Signs

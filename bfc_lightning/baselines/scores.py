@@ -6,7 +6,7 @@ from torch import Tensor
 from bfc_lightning.baselines.base import Baseline, in_chunks
 from bfc_lightning.measures.errors import normalized_mse
 from bfc_lightning.measures.features import probe_residuals
-from bfc_lightning.measures.levels import level_residuals
+from bfc_lightning.measures.levels import named_residuals
 from bfc_lightning.targets import LayeredTarget, Target
 from bfc_lightning.types import Batch
 
@@ -42,8 +42,7 @@ def measures_of(
         The measures by name.
     """
     predictions = in_chunks(baseline.predict, inputs)
-    residuals = level_residuals(predictions, target.level_outputs(inputs)).tolist()
-    named = {f"levels/residual_{level}": r for level, r in enumerate(residuals, start=1)}
+    named = named_residuals(predictions, target.level_outputs(inputs))
     features = baseline.features(inputs)
     if not features or not isinstance(target, LayeredTarget):
         return named

@@ -24,8 +24,8 @@ _DESCRIPTIONS = {
     "baseline": "Fit a method without a Trainer on the problem of a config.",
 }
 _GROUPS = {
-    "inputs": "distribution of x: Gaussian, GaussianMixture, or a class of yours",
-    "target": "the function to learn: HierarchicalTarget, SingleIndex, Sight, ...",
+    "inputs": "distribution of x: Gaussian, GaussianMixture, Hypercube, or a class of yours",
+    "target": "the function to learn: HierarchicalTarget, PaperTarget, SingleIndex, ...",
     "labels": "Regression (default) or Classification",
     "model": "the learner: width, depth, activation, optimizer, schedule, replicas",
     "data": "batch size, number of samples, shards",

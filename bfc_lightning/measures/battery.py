@@ -26,7 +26,7 @@ from bfc_lightning.measures.features import (
 )
 from bfc_lightning.measures.forms import form_error, learner_form, target_form
 from bfc_lightning.measures.functions import Polynomials, function_error
-from bfc_lightning.measures.levels import level_residuals, level_shares, truncation_errors
+from bfc_lightning.measures.levels import level_shares, named_residuals, truncation_errors, varying
 from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
@@ -243,7 +243,8 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
 def output_measures(snapshot: Snapshot) -> dict[str, float]:
     """`levels/nmse` and `levels/residual_l`: the parts of the target that are missing in f.
 
-    They are undefined for a classifier, which learns only the sign of its score.
+    They are undefined for a classifier, which learns only the sign of its score. A level that does
+    not contribute to G has no residual.
 
     Args:
         snapshot: the learner and the points.
@@ -255,16 +256,17 @@ def output_measures(snapshot: Snapshot) -> dict[str, float]:
     if isinstance(sample.labels, Classification):
         return {}
     signal = sample.levels.sum(dim=1)
-    residuals = level_residuals(snapshot.prediction, sample.levels[:, 1:])
     error = normalized_mse(snapshot.prediction, signal, sample.target.variance)
     return {
         "levels/nmse": float(error),
-        **{f"levels/residual_{level}": r for level, r in enumerate(residuals.tolist(), start=1)},
+        **named_residuals(snapshot.prediction, sample.levels[:, 1:]),
     }
 
 
 def feature_measures(snapshot: Snapshot) -> dict[str, float]:
     """`features/residual_l`, `probe_i_j`, `leakage_l` and `richness_l`; see `measures.features`.
+
+    Richness is absent if it is undefined.
 
     Args:
         snapshot: the learner and the points.
@@ -280,7 +282,8 @@ def feature_measures(snapshot: Snapshot) -> dict[str, float]:
                 named[f"features/residual_{level}"] = residual
     for name in ("leakage", "richness"):
         for level, value in enumerate(snapshot.layer_results[name], start=1):
-            named[f"features/{name}_{level}"] = value
+            if name == "leakage" or not math.isnan(value):
+                named[f"features/{name}_{level}"] = value
     return named
 
 
@@ -318,8 +321,9 @@ def function_measures(snapshot: Snapshot) -> dict[str, float]:
 
     `levels/function_error_l` compares the functions, and `levels/function_error_projected_l`
     compares them after projecting off all polynomials of degree <= 2^(l-1); see
-    `measures.functions`. `features/form_error_1` compares the quadratic forms of layer 1 and level
-    1 if the activations of both are quadratic.
+    `measures.functions`. Both are absent for a level that does not contribute to G.
+    `features/form_error_1` compares the quadratic forms of layer 1 and level 1 if the activations
+    of both are quadratic.
 
     Args:
         snapshot: the learner and the points.
@@ -332,8 +336,11 @@ def function_measures(snapshot: Snapshot) -> dict[str, float]:
     named: dict[str, float] = {}
     if not sample.polynomials:
         return named
-    levels = zip(snapshot.outputs.T, sample.levels[:, 1:].T, sample.polynomials, strict=False)
-    for level, (learned, wanted, polynomials) in enumerate(levels, start=1):
+    outputs = sample.levels[:, 1:]
+    levels = zip(snapshot.outputs.T, outputs.T, sample.polynomials, varying(outputs), strict=False)
+    for level, (learned, wanted, polynomials, varies) in enumerate(levels, start=1):
+        if not varies:
+            continue
         named[f"levels/function_error_{level}"] = float(function_error(learned, wanted))
         if polynomials is not None:
             error = float(polynomials.function_error(learned, wanted))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
 
+MOST_PRODUCTS = 1000
 _RIDGE = 1e-6
 _BLOCK = 1024  # the layers of this many rows fit in the CPU cache
 
@@ -142,7 +143,7 @@ def richness(
 
     Returns:
         A number from 1, if all neurons depend on the same form, to k(k+1)/2. It is 0 if the
-        products explain nothing.
+        products explain nothing, and NaN if there are more than 1,000 products.
     """
     return Richness(preactivations).of(features)
 
@@ -267,6 +268,9 @@ class Richness(LayerMeasure):
     def __init__(self, preactivations: Float[Tensor, "n k"]) -> None:
         super().__init__(preactivations)
         columns = range(preactivations.shape[1])
+        if len(columns) * (len(columns) + 1) // 2 > MOST_PRODUCTS:
+            self._forms = preactivations.new_full((self.count, 1), torch.nan)
+            return
         pairs = [preactivations[:, a : a + 1] * preactivations[:, a:] for a in columns]
         products = torch.cat(pairs, dim=1)
         mean = products.mean(dim=0)

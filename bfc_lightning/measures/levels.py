@@ -70,6 +70,33 @@ def level_residuals(
     return ratio(error @ components, components.square().sum(dim=0)).square()
 
 
+def varying(levels: Float[Tensor, "n levels"]) -> list[bool]:
+    """Returns for each level whether its output is not constant. Only these have a residual.
+
+    Args:
+        levels: the level outputs of the target, one column per level.
+    """
+    varies: list[bool] = (levels != levels[0]).any(dim=0).tolist()
+    return varies
+
+
+def named_residuals(
+    prediction: Float[Tensor, " n"], levels: Float[Tensor, "n levels"]
+) -> dict[str, float]:
+    """Returns `level_residuals` as `levels/residual_l`, without the levels that are constant.
+
+    Args:
+        prediction: f(x).
+        levels: the level outputs of the target, one column per level. They sum to G.
+    """
+    residuals = level_residuals(prediction, levels).tolist()
+    return {
+        f"levels/residual_{level}": residual
+        for level, (residual, varies) in enumerate(zip(residuals, varying(levels), strict=True), 1)
+        if varies
+    }
+
+
 def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
     """The fraction of Var G due to each level: E[g_l^2] / Var G.
 

@@ -40,10 +40,12 @@ class HierarchicalTarget(LayeredTarget):
       Their output sums levels 2..L, with alpha_2 = 1. Here, level 1 has k_1 features with weights,
       S_1 = W_{1,0} x, and the output sums levels 1..L. Level l has degree 2^l in both.
     - Their layer l never reads layer l - 2, and for l >= 3 it reads at least one layer besides
-      l - 1. Here, layer l reads all lower layers by default.
+      l - 1. Here, layer l reads all lower layers by default; `sources: skip` leaves out l - 2.
     - In their theorem, all signs are +1. A remark allows -1 for half of the features. Here, signs
       are random by default.
     - They only normalize by subtracting E x^2 in level 1.
+
+    `PaperTarget` is their class without these differences.
 
     Args:
         inputs: the distribution of x, of dimension d = k_0.
@@ -52,8 +54,8 @@ class HierarchicalTarget(LayeredTarget):
             alpha_{l+1} = alpha_l d^(-1/2^l). The information gap grows as alpha_{l+1}/alpha_l
             decreases.
         depth: L, required only with `widths: roots`.
-        sources: J_l for every layer, as lists of layer numbers that contain l - 1. All lower
-            layers by default.
+        sources: J_l for every layer, as lists of layer numbers that contain l - 1; or `skip` for
+            all lower layers except l - 2. All lower layers by default.
         singular_values: [s_min, s_max], the range of the singular values of every W_{l,j}. The
             singular vectors are Haar-distributed.
         signs: w: `random`, `positive` (all +1), or lists of +1 and -1.
@@ -74,7 +76,7 @@ class HierarchicalTarget(LayeredTarget):
         widths: list[int] | Literal["roots"],
         level_scales: float | list[float] | Literal["roots"] = 0.5,
         depth: int | None = None,
-        sources: list[list[int]] | None = None,
+        sources: list[list[int]] | Literal["skip"] | None = None,
         singular_values: tuple[float, float] = (1.0, 1.0),
         signs: Literal["random", "positive"] | list[list[int]] = "random",
         normalize: bool = True,

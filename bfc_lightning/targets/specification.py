@@ -1,6 +1,7 @@
 """Resolves presets, ratios and lists to the parameters of a hierarchical target."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -36,6 +37,58 @@ def root_scales(input_dim: int, depth: int) -> list[float]:
     return scales
 
 
+def check_constants(constants: tuple[float, float]) -> None:
+    """Checks the constants C and C_1 of Theorem 1 of Allen-Zhu and Li, arXiv 2001.04413.
+
+    Raises:
+        ValueError: if not C > C_1 >= 2.
+    """
+    if not constants[0] > constants[1] >= 2:
+        raise ValueError(f"constants must be [C, C_1] with C > C_1 >= 2, got {list(constants)}.")
+
+
+def theorem_widths(input_dim: int, depth: int, *, constants: tuple[float, float]) -> list[int]:
+    """Returns k_l = floor(d^(1/C^(l + C_1))), l = 2..L, the largest widths of Theorem 1.
+
+    The bound d^(1/C^(l + C_1)) is at least 1. It is below 2 for all d < 2^(C^(2 + C_1)), which is
+    more than 2^16 for all valid constants. In practice, all widths are therefore 1.
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413, Theorem 1.
+    """
+    bounds = (input_dim ** constants[0] ** -(level + constants[1]) for level in range(2, depth + 1))
+    return [math.floor(bound + 1e-9) for bound in bounds]
+
+
+def theorem_scales(input_dim: int, depth: int, *, constants: tuple[float, float]) -> list[float]:
+    """Returns alpha_2 = 1, alpha_{l+1} = alpha_l d^(-1/C^l), the smallest gaps of Theorem 1.
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413, Theorem 1.
+    """
+    scales = [1.0]
+    for level in range(2, depth):
+        scales.append(scales[-1] * input_dim ** -(constants[0] ** -level))
+    return scales
+
+
+def skip_sources(depth: int) -> list[list[int]]:
+    """Returns J_l = {0, ..., l-3} and l-1, l = 1..L. No layer reads layer l-2.
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413, section 2.
+    """
+    return [[*range(level - 2), level - 1] for level in range(1, depth + 1)]
+
+
+def theorem_sources(depth: int, *, constants: tuple[float, float]) -> list[list[int]]:
+    """Returns `skip_sources` without 2, ..., l - C_1, l = 1..L: the deep skip condition.
+
+    Source: Allen-Zhu and Li, arXiv 2001.04413, Theorem 1.
+    """
+    return [
+        [source for source in read if not 2 <= source <= level - constants[1]]
+        for level, read in enumerate(skip_sources(depth), start=1)
+    ]
+
+
 def resolve_widths(
     widths: list[int] | Literal["roots"], *, input_dim: int, depth: int | None
 ) -> list[int]:
@@ -53,6 +106,18 @@ def resolve_widths(
         widths = root_widths(input_dim, depth)
     if isinstance(widths, str):
         raise ValueError(f"widths must be 'roots' or a list of numbers, got {widths!r}.")
+    widths = check_widths(widths, input_dim=input_dim)
+    if depth is not None and depth != len(widths):
+        raise ValueError(f"depth must be the number of widths, {len(widths)}, got {depth}.")
+    return widths
+
+
+def check_widths(widths: list[int], *, input_dim: int) -> list[int]:
+    """Returns a list of widths as integers.
+
+    Raises:
+        ValueError: if the widths increase, there is none or one is below 1.
+    """
     widths = [as_integer(width, "width") for width in widths]
     if not widths:
         raise ValueError("widths must contain at least one number, got [].")
@@ -63,8 +128,35 @@ def resolve_widths(
         raise ValueError(
             f"widths must not grow from input_dim = {input_dim} upwards, got {widths}."
         )
-    if depth is not None and depth != len(widths):
-        raise ValueError(f"depth must be the number of widths, {len(widths)}, got {depth}.")
+    return widths
+
+
+def resolve_paper_widths(
+    widths: list[int] | Literal["theorem"],
+    *,
+    input_dim: int,
+    depth: int | None,
+    constants: tuple[float, float],
+) -> list[int]:
+    """Returns k_2..k_L, given a list or the preset of `PaperTarget`.
+
+    Raises:
+        ValueError: if the widths increase, one is below 1, or their number is not `depth` - 1.
+    """
+    depth = None if depth is None else as_integer(depth, "depth")
+    if depth is not None and depth < 2:
+        raise ValueError(f"depth must be at least 2, got {depth}.")
+    if widths == "theorem":
+        if depth is None:
+            raise ValueError("depth is required with widths: theorem, got None.")
+        widths = theorem_widths(input_dim, depth, constants=constants)
+    if isinstance(widths, str):
+        raise ValueError(f"widths must be 'theorem' or a list of numbers, got {widths!r}.")
+    widths = check_widths(widths, input_dim=input_dim)
+    if depth not in (None, len(widths) + 1):
+        raise ValueError(
+            f"depth must be one more than the number of widths, {len(widths) + 1}, got {depth}."
+        )
     return widths
 
 
@@ -94,14 +186,22 @@ def resolve_scales(
     return scales
 
 
-def resolve_sources(sources: list[list[int]] | None, *, depth: int) -> list[list[int]]:
+def resolve_sources(
+    sources: list[list[int]] | Literal["skip"] | None, *, depth: int
+) -> list[list[int]]:
     """Returns J_1..J_L, the lower layers that each layer reads. All by default (a DenseNet).
+
+    `skip` stands for `skip_sources`.
 
     Raises:
         ValueError: if J_l is not a set of layers below l that contains l - 1.
     """
     if sources is None:
         return [list(range(level)) for level in range(1, depth + 1)]
+    if sources == "skip":
+        return skip_sources(depth)
+    if isinstance(sources, str):
+        raise ValueError(f"sources must be 'skip' or lists of layers, got {sources!r}.")
     if len(sources) != depth:
         raise ValueError(
             f"sources must contain one list for each of the {depth} layers, got {len(sources)}."
@@ -114,6 +214,51 @@ def resolve_sources(sources: list[list[int]] | None, *, depth: int) -> list[list
         if level - 1 not in read:
             raise ValueError(f"sources of layer {level} must contain {level - 1}, got {read}.")
     return [sorted(read) for read in sources]
+
+
+def resolve_paper_sources(
+    sources: list[list[int]] | Literal["skip", "theorem"],
+    *,
+    depth: int,
+    constants: tuple[float, float],
+    exempt: tuple[int, ...] = (),
+) -> list[list[int]]:
+    """Returns J_2..J_L, given lists or a preset of `PaperTarget`.
+
+    Args:
+        sources: J_2..J_L, `skip` or `theorem`.
+        depth: L.
+        constants: C and C_1.
+        exempt: layers that may be layer l - 2 in J_l, and that are so with `skip`.
+
+    Raises:
+        ValueError: if J_l is not a set of layers below l that contains l - 1 and, for l >= 3,
+            another layer, but not l - 2.
+    """
+    if sources == "theorem":
+        return theorem_sources(depth, constants=constants)[1:]
+    if sources == "skip":
+        return [
+            sorted({*read, *(source for source in exempt if source <= level - 2)})
+            for level, read in enumerate(skip_sources(depth)[1:], start=2)
+        ]
+    if isinstance(sources, str):
+        raise ValueError(f"sources must be 'skip', 'theorem' or lists, got {sources!r}.")
+    if len(sources) != depth - 1:
+        raise ValueError(
+            f"sources must contain one list for each of the layers 2 to {depth}, "
+            f"got {len(sources)}."
+        )
+    lists = resolve_sources([[0], *sources], depth=depth)[1:]
+    for level, read in enumerate(lists, start=2):
+        if level - 2 in read and level - 2 not in exempt:
+            raise ValueError(f"sources of layer {level} must not contain {level - 2}, got {read}.")
+        if level >= 3 and len(read) < 2:
+            raise ValueError(
+                f"sources of layer {level} must contain another layer besides {level - 1}, "
+                f"got {read}."
+            )
+    return lists
 
 
 def resolve_signs(

@@ -11,10 +11,11 @@ NASTY = [
 ]
 # By the group that they are for.
 CLASSES = {
-    "inputs": ["Gaussian", "GaussianMixture", "InputDistribution"],
+    "inputs": ["Gaussian", "GaussianMixture", "Hypercube", "InputDistribution"],
     "target": [
         *("HierarchicalTarget", "RichRepresentation", "BackwardCorrection", "SingleIndex", "Sight"),
-        *("QuadraticFeature", "DepthSeparation", "Target", "torch.nn.Linear"),
+        *("QuadraticFeature", "DepthSeparation", "Target", "torch.nn.Linear", "PaperTarget"),
+        *("HardForKernels", "HardForTwoLayers", "Staircase"),
     ],
     "labels": ["Regression", "Classification", "bfc_lightning.labels.Classification", "Labels"],
     "scheme": ["Joint", "Progressive", "Layerwise", "bfc_lightning.Layerwise", "Scheme"],
