@@ -69,7 +69,7 @@ class RunModule(LightningModule, ABC):
         multiply = linear if len(self.each) == 1 else torch.nn.functional.linear
         self.engine = Engine(
             [each.network for each in self.each],
-            learner_loss(first.network, first.objective, first.regularization, multiply=multiply),
+            learner_loss(first.network, first.objective, multiply=multiply),
             clipping=clipping,
             share=share,
             steps_per_call=steps_per_call,

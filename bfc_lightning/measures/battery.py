@@ -228,16 +228,29 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
     Returns:
         Numbers by name.
     """
-    named = {}
+    named = share_references(sample.levels)
     if isinstance(sample.labels, Classification):
         errors = truncation_errors(sample.levels).tolist()
-        named = {f"reference/truncated_error_{level}": error for level, error in enumerate(errors)}
+        named |= {f"reference/truncated_error_{level}": error for level, error in enumerate(errors)}
         named["reference/without_last_level"] = errors[-2]
     else:
         named["reference/without_last_level"] = float(level_shares(sample.levels[:, 1:])[-1])
     for level, residuals in enumerate(sample.untrained[: len(sample.features)], start=1):
         named[f"features/residual_{level}_untrained"] = residuals[level - 1]
     return named
+
+
+def share_references(levels: Float[Tensor, "n one_plus_levels"]) -> dict[str, float]:
+    """`reference/share_l`: Var(level l) / sum over levels of Var(level), without the first column.
+
+    Args:
+        levels: `Labels.level_signals`.
+
+    Returns:
+        Numbers by name.
+    """
+    shares = level_shares(levels[:, 1:]).tolist()
+    return {f"reference/share_{level}": share for level, share in enumerate(shares, start=1)}
 
 
 def output_measures(snapshot: Snapshot) -> dict[str, float]:
@@ -376,3 +389,23 @@ MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
     function_measures,
     kernel_measures,
 )
+
+
+@dataclass(frozen=True)
+class Battery:
+    """What is measured for one kind of learner.
+
+    Attributes:
+        take_sample: maps inputs, target, labels and the untrained learner to a sample.
+        take_snapshot: maps a learner and a sample to a snapshot.
+        references: maps a sample to numbers that are constant during a run.
+        measures: map a snapshot to numbers.
+    """
+
+    take_sample: Callable[..., Any]
+    take_snapshot: Callable[..., Any]
+    references: Callable[[Any], dict[str, float]]
+    measures: tuple[Callable[[Any], Mapping[str, float]], ...]
+
+
+DENSE = Battery(take_sample, take_snapshot, reference_levels, MEASURES)
