@@ -195,7 +195,6 @@ class DistilledNet(Learner):
         self.scales = tuple(level_scales)
         self.settings = settings
         self.seed = seed
-        self.is_penalized = True
         self.layers = nn.ModuleList()
         sizes = [self.input_dim, self.input_dim]
         for read, rows in zip(sources, settings.narrow_widths(len(sources) + 1), strict=True):
@@ -217,6 +216,11 @@ class DistilledNet(Learner):
     def depth(self) -> int:
         """L. Layer 1 has no weights."""
         return len(self.layers) + 1
+
+    @property
+    def is_penalized(self) -> bool:
+        """True."""
+        return True
 
     def each_layer(self) -> list[tuple[int, DistilledLayer]]:
         """Layers 2, ..., L with their numbers."""

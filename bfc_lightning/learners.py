@@ -25,7 +25,6 @@ class Learner(nn.Module, ABC):
             `features` blocks gradients to lower layers through the features that a layer reads.
             `readout` blocks gradients to lower layers through their own contribution to f.
         regularization: coefficients of `weight_penalty` that are not buffers.
-        is_penalized: whether `weight_penalty` is part of the training loss.
         is_linearized: whether f is a first-order expansion with fixed features.
         is_distilled: whether the learner has narrow weights, which require scheme `Distillation`.
     """
@@ -35,7 +34,6 @@ class Learner(nn.Module, ABC):
     distilled_depth: int = 0
     cut: Cut = "none"
     regularization: tuple[float, ...] = ()
-    is_penalized: bool = False
     is_linearized: ClassVar[bool] = False
     is_distilled: ClassVar[bool] = False
     __call__: Any
@@ -44,6 +42,11 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def depth(self) -> int:
         """L, the number of the last layer."""
+
+    @property
+    def is_penalized(self) -> bool:
+        """Whether `weight_penalty` is part of the training loss."""
+        return any(self.regularization)
 
     @abstractmethod
     def neuron_weights(self) -> dict[int, Float[Tensor, "m fan_in"]]:

@@ -185,7 +185,6 @@ class DenseNet(Learner):
         self.active_depth = len(widths)
         self.cut: Cut = "none"
         self.regularization = tuple(regularization)
-        self.is_penalized = any(regularization)
         self.init_scale = init_scale
         self.positive_readout = positive_readout
         self.train_readout = train_readout

@@ -144,7 +144,7 @@ def test_target_without_layers_has_levels_and_kernel_only():
     network = DenseNet(8, [16])
     sample = take_sample(draw(law), target, Regression(law), network)
     assert set(measured(network, sample)) == {"levels/nmse", "levels/residual_1", "ntk/drift"}
-    assert set(reference_levels(sample)) == {"reference/without_last_level"}
+    assert set(reference_levels(sample)) == {"reference/share_1", "reference/without_last_level"}
 
 
 def test_float32_learner_has_the_measures_of_its_float64_copy(problem):

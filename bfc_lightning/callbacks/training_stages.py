@@ -105,19 +105,18 @@ class TrainingStages(Callback):
 
 
 def share_step_count(optimizer: torch.optim.Optimizer) -> None:
-    """Gives parameters without optimizer state zeros and the step count of the others.
+    """Gives all parameters the step count of the first one, and new ones a state of zeros.
 
     The engines have one step count per optimizer, and all engines must take the same steps.
     """
-    group = optimizer.param_groups[0]["params"]
-    known: dict[str, Any] = next((optimizer.state[p] for p in group if optimizer.state.get(p)), {})
-    for parameter in group:
-        if not optimizer.state.get(parameter):
-            optimizer.state[parameter] = {
-                name: value.clone() if value.ndim == 0 else torch.zeros_like(parameter)
-                for name, value in known.items()
-                if isinstance(value, Tensor)
-            }
+    first, *others = optimizer.param_groups[0]["params"]
+    for parameter in others:
+        own = optimizer.state[parameter]
+        for name, value in optimizer.state[first].items():
+            if isinstance(value, Tensor):
+                own.setdefault(name, torch.zeros_like(parameter if value.ndim else value))
+                if value.ndim == 0:
+                    own[name].copy_(value)
 
 
 def _learner(module: LightningModule) -> HierarchicalLearner:
