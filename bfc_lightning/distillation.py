@@ -43,6 +43,16 @@ class Thresholds(ABC):
         """Standard deviation of the noise that is added at a check."""
         return self.noise * math.sqrt(self.check_every)
 
+    def limit(self, stage: int, *, scales: Sequence[float], input_dim: int) -> float | None:
+        """Returns the value that the objective must reach, or None if it depends on the run.
+
+        Args:
+            stage: see `ends_stage`.
+            scales: see `ends_stage`.
+            input_dim: see `ends_stage`.
+        """
+        return None
+
     @abstractmethod
     def ends_stage(
         self, stage: int, history: Sequence[float], *, scales: Sequence[float], input_dim: int
@@ -139,13 +149,13 @@ class TheoremThresholds(Thresholds):
             raise ValueError(f"constant must be above 1 and finite, got {constant}.")
         self.constant = constant
 
-    def value(self, stage: int, *, scales: Sequence[float], input_dim: int) -> float:
+    def limit(self, stage: int, *, scales: Sequence[float], input_dim: int) -> float:
         """Returns the threshold that ends a stage.
 
         Args:
-            stage: number of the stage.
-            scales: alpha_2, ..., alpha_L.
-            input_dim: d.
+            stage: see `Thresholds.ends_stage`.
+            scales: see `Thresholds.ends_stage`.
+            input_dim: see `Thresholds.ends_stage`.
         """
         level = 2 + stage // 2
         divisor = 6 if stage % 2 == 0 else 3
@@ -156,7 +166,7 @@ class TheoremThresholds(Thresholds):
         self, stage: int, history: Sequence[float], *, scales: Sequence[float], input_dim: int
     ) -> bool:
         """See `TheoremThresholds`."""
-        return history[-1] <= self.value(stage, scales=scales, input_dim=input_dim)
+        return history[-1] <= self.limit(stage, scales=scales, input_dim=input_dim)
 
 
 class Distillation(OneByOne):
@@ -217,7 +227,7 @@ class Distillation(OneByOne):
         Args:
             depth: L.
         """
-        return 1 if self.thresholds is not None else 2 * (depth - 1)
+        return 1 if self.thresholds is not None else num_stages(depth)
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
         """Returns layers 2 to l, all trained."""
@@ -250,6 +260,24 @@ class Distillation(OneByOne):
     def logged(self, phase: Phase) -> dict[str, int]:
         """Returns the number of layers and of the stage."""
         return {**super().logged(phase), "scheme/stage": stage_of(phase)}
+
+
+def num_stages(depth: int) -> int:
+    """The number of stages: W_l and K_l of layers 2, ..., L.
+
+    Args:
+        depth: L.
+    """
+    return 2 * (depth - 1)
+
+
+def stage_name(stage: int) -> str:
+    """The weights that a stage starts, e.g. `W_2`.
+
+    Args:
+        stage: number of the stage.
+    """
+    return f"{'WK'[stage % 2]}_{2 + stage // 2}"
 
 
 def stage_of(phase: Phase) -> int:

@@ -73,9 +73,9 @@ def test_controls_act_when_the_next_layer_would_join(control, expected):
 def test_thresholds_of_the_theorem():
     rule = TheoremThresholds(constant=2.0)
     sizes = {"scales": [1.0, 0.1], "input_dim": 16}
-    assert rule.value(0, **sizes) == pytest.approx(16 ** (-1 / 24))
-    assert rule.value(1, **sizes) == pytest.approx(16 ** (-1 / 12))
-    assert rule.value(2, **sizes) == pytest.approx(0.01 * 16 ** (-1 / 48))
+    assert rule.limit(0, **sizes) == pytest.approx(16 ** (-1 / 24))
+    assert rule.limit(1, **sizes) == pytest.approx(16 ** (-1 / 12))
+    assert rule.limit(2, **sizes) == pytest.approx(0.01 * 16 ** (-1 / 48))
     assert not rule.ends_stage(0, [2.0, 1.0], **sizes)
     assert rule.ends_stage(0, [2.0, 0.5], **sizes)
 
@@ -93,7 +93,8 @@ def test_plateau_ends_a_stage_only_after_the_objective_has_fallen():
 
 
 def test_stages_by_steps_find_narrow_weights_and_are_logged(tmp_path):
-    assert fit(tmp_path, "--run.name", "run", *DOUBLE) == 0
+    assert fit(tmp_path, "--run.name", "run", *DOUBLE, "--run.figures", "true") == 0
+    assert (tmp_path / "run" / "figures" / "procrustes.png").is_file()
     assert stages(tmp_path / "run") == {0: 0, 20: 1, 40: 2, 60: 3}
     metrics = summary(tmp_path / "run")["metrics"]
     assert metrics["scheme/stage"] == 3
@@ -124,6 +125,16 @@ def test_thresholds_begin_stages_and_halve_eps(tmp_path):
     assert eps[-1] < eps[0]
     factor = checkpoint(tmp_path / "run")["state_dict"]["network.decay_factor"]
     assert float(factor) ** 0.5 * 100 <= eps[-1]
+
+
+def test_stage_that_never_begins_is_reported(tmp_path):
+    rule = ["--scheme.steps", "null", "--scheme.thresholds", "TheoremThresholds"]
+    rule += ["--scheme.thresholds.check_every", "10", "--scheme.thresholds.num_samples", "64"]
+    with pytest.warns(UserWarning, match=r"stage K_2 of scheme\.thresholds never began"):
+        assert fit(tmp_path, "--run.name", "run", *rule, "--trainer.max_steps", "20") == 0
+    metrics = summary(tmp_path / "run")["metrics"]
+    assert metrics["scheme/stage"] == 0
+    assert metrics["scheme/objective"] > metrics["scheme/threshold"]
 
 
 def assert_close_runs(one, other) -> None:

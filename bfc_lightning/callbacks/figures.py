@@ -22,6 +22,7 @@ from bfc_lightning.figures import (
     learning_curves,
     own_style,
     probe_heat_maps,
+    procrustes_distances,
     quadratic_forms,
     series,
 )
@@ -80,6 +81,8 @@ class RunFigures(Callback):
         if series(rows, "features/residual_1")[0]:
             yield "feature_residuals", feature_residuals(rows, title=title)
             yield "probes", probe_heat_maps(rows, title=f"{title}: levels read from layers")
+        if series(rows, "features/procrustes_2")[0]:
+            yield "procrustes", procrustes_distances(rows, title=title)
         if series(rows, "features/leakage_weights_1")[0] and series(rows, "levels/nmse")[0]:
             leaks = leakages(rows, title=title)
             if leaks is not None:

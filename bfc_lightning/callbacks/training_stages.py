@@ -1,6 +1,7 @@
 """Carries out a scheme whose stages end at thresholds of the objective on a fixed subset."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from bfc_lightning.callbacks.loggers import log_metrics
-from bfc_lightning.distillation import Distillation, Thresholds, stage_of
+from bfc_lightning.distillation import Distillation, Thresholds, num_stages, stage_name, stage_of
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.schemes import Phase
@@ -19,7 +20,7 @@ from bfc_lightning.seeds import generator
 class TrainingStages(Callback):
     """Checks the objective every `check_every` steps, and begins a stage when it is due.
 
-    Logs `scheme/objective`, `scheme/eps_0` and `scheme/stage` at each check.
+    Logs `scheme/objective`, `scheme/threshold`, `scheme/eps_0` and `scheme/stage` at each check.
     """
 
     def __init__(self, scheme: Distillation, thresholds: Thresholds, phases: list[Phase]) -> None:
@@ -56,6 +57,18 @@ class TrainingStages(Callback):
             self._checked = step
             self._check(trainer, _learner(pl_module), step)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warns if a stage never began."""
+        network, phase = _learner(pl_module).network, _learner(pl_module).phase
+        assert phase is not None
+        stage = stage_of(phase) + 1
+        if stage < num_stages(network.depth) and trainer.is_global_zero:
+            warnings.warn(
+                f"stage {stage_name(stage)} of scheme.thresholds never began: the objective was "
+                f"{self._history[-1]:.3g} at the last check (scheme/threshold has the threshold).",
+                stacklevel=1,
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """The objective at the checks of the current stage."""
         return {"history": list(self._history)}
@@ -77,14 +90,16 @@ class TrainingStages(Callback):
         if self.thresholds.noise:
             random = generator(network.seed, "noise", step)
             network.add_noise(random, self.thresholds.noise_per_check)
-        is_last = stage == 2 * network.depth - 3
-        if not is_last and self.thresholds.ends_stage(
-            stage, self._history, scales=network.scales, input_dim=network.input_dim
-        ):
-            stage += 1
-            self._begin(trainer, learner, self.scheme.phase_of_stage(phase, stage, network.depth))
-        row = {"scheme/objective": value, "scheme/eps_0": eps, "scheme/stage": stage}
-        log_metrics(trainer, row)
+        sizes: dict[str, Any] = {"scales": network.scales, "input_dim": network.input_dim}
+        limit = self.thresholds.limit(stage, **sizes)
+        row = {"scheme/objective": value, "scheme/eps_0": eps}
+        if stage + 1 < num_stages(network.depth):
+            row |= {} if limit is None else {"scheme/threshold": limit}
+            if self.thresholds.ends_stage(stage, self._history, **sizes):
+                stage += 1
+                phase = self.scheme.phase_of_stage(phase, stage, network.depth)
+                self._begin(trainer, learner, phase)
+        log_metrics(trainer, {**row, "scheme/stage": stage})
 
     def _begin(self, trainer: Trainer, learner: HierarchicalLearner, phase: Phase) -> None:
         self._history = []
