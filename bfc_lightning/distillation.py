@@ -44,13 +44,7 @@ class Thresholds(ABC):
         return self.noise * math.sqrt(self.check_every)
 
     def limit(self, stage: int, *, scales: Sequence[float], input_dim: int) -> float | None:
-        """Returns the value that the objective must reach, or None if it depends on the run.
-
-        Args:
-            stage: see `ends_stage`.
-            scales: see `ends_stage`.
-            input_dim: see `ends_stage`.
-        """
+        """Returns the value that the objective must reach, or None if it depends on the run."""
         return None
 
     @abstractmethod
@@ -150,13 +144,7 @@ class TheoremThresholds(Thresholds):
         self.constant = constant
 
     def limit(self, stage: int, *, scales: Sequence[float], input_dim: int) -> float:
-        """Returns the threshold that ends a stage.
-
-        Args:
-            stage: see `Thresholds.ends_stage`.
-            scales: see `Thresholds.ends_stage`.
-            input_dim: see `Thresholds.ends_stage`.
-        """
+        """Returns the threshold that ends a stage."""
         level = 2 + stage // 2
         divisor = 6 if stage % 2 == 0 else 3
         exponent = -1 / (divisor * self.constant**level)
@@ -222,11 +210,7 @@ class Distillation(OneByOne):
         return None if self.thresholds is None else self.thresholds.check_every
 
     def num_phases(self, depth: int) -> int:
-        """Returns the number of stages, or 1 with thresholds.
-
-        Args:
-            depth: L.
-        """
+        """Returns the number of stages, or 1 with thresholds."""
         return 1 if self.thresholds is not None else num_stages(depth)
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
@@ -246,13 +230,7 @@ class Distillation(OneByOne):
         return [replace(phase, is_open=True) for phase in planned]
 
     def phase_of_stage(self, phase: Phase, stage: int, depth: int) -> Phase:
-        """Returns the phase of a run with thresholds, with the layers of a stage.
-
-        Args:
-            phase: the phase.
-            stage: number of the stage.
-            depth: L.
-        """
+        """Returns the phase of a run with thresholds, with the layers of a stage."""
         active, trained = self.layers_of_phase(stage, depth)
         distilled = self.distilled_in_phase(stage)
         return replace(phase, depth=active, trained=tuple(trained), distilled=distilled)
@@ -263,27 +241,15 @@ class Distillation(OneByOne):
 
 
 def num_stages(depth: int) -> int:
-    """The number of stages: W_l and K_l of layers 2, ..., L.
-
-    Args:
-        depth: L.
-    """
+    """Returns the number of stages: W_l and K_l of layers 2, ..., L."""
     return 2 * (depth - 1)
 
 
 def stage_name(stage: int) -> str:
-    """The weights that a stage starts, e.g. `W_2`.
-
-    Args:
-        stage: number of the stage.
-    """
+    """Returns the weights that a stage starts, e.g. `W_2`."""
     return f"{'WK'[stage % 2]}_{2 + stage // 2}"
 
 
 def stage_of(phase: Phase) -> int:
-    """The number of the stage whose layers a phase has, counted from 0.
-
-    Args:
-        phase: a phase of `Distillation`.
-    """
+    """Returns the number of the stage whose layers a phase has, counted from 0."""
     return 2 * (phase.depth - 2) + int(phase.distilled >= phase.depth)

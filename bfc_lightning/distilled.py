@@ -73,7 +73,7 @@ class DistilledLayer(nn.Module):
         wide: W_l, all blocks side by side, shape (m, q).
         narrow: K_l, shape (k_l, q). Rows beyond the rank that was found are 0 and stay 0, since R_l
             does not read them.
-        mixing: R_l, shape (k_l (k_l + 1)/2, k_l). Initially, all its rows are used.
+        mixing: R_l, shape (k_l (k_l + 1)/2, k_l). Columns beyond the rank are set to 0.
     """
 
     mixing: Tensor
@@ -115,8 +115,7 @@ class DistilledLayer(nn.Module):
             kappa: see `initial_distill`.
 
         Returns:
-            k, at most the number of rows of K_l. R_l keeps k (k + 1)/2 rows and k columns, scaled
-            to N(0, 1/k^2).
+            k, at most the number of rows of K_l. R_l keeps k columns, scaled to N(0, 1/k^2).
         """
         rest, last = initial_distill(self.cross_gram(), kappa)
         rank, most = min(len(last), len(self.narrow)), len(self.narrow)
@@ -124,7 +123,6 @@ class DistilledLayer(nn.Module):
         with torch.no_grad():
             self.narrow.zero_()
             self.narrow[:rank].copy_(narrow[:rank])
-            self.mixing[num_products(rank) :].zero_()
             self.mixing[:, rank:].zero_()
             self.mixing.mul_(most / max(rank, 1))
         return rank
@@ -147,8 +145,11 @@ class DistilledNet(Learner):
     fixed and random. s is `truncated_square` if the module is in training mode, and the square in
     evaluation mode. `features`, `evaluate` and `layer_outputs` always use the square.
 
-    Source: Allen-Zhu and Li, arXiv 2001.04413, the learner network and the training objective. They
-    start at W = 0 and add noise in every step. Here, W starts with noise.
+    Source: Allen-Zhu and Li, arXiv 2001.04413, the learner network and the training objective, with
+    these differences. They start at W = 0 and add noise in every step; here, W starts with noise.
+    Their R_l has k (k + 1)/2 rows for the k that is found; here, it has those of the largest k.
+    With few rows, the map from S to R S squared can be so ill-conditioned that W_{l+1} is not
+    learned.
 
     Args:
         second_moment: E x^2, shape (d,).
@@ -242,19 +243,15 @@ class DistilledNet(Learner):
             layer.narrow.requires_grad_(level in levels and level <= self.distilled_depth)
 
     def distill(self, level: int) -> None:
-        """Starts K_l from W_l and clears the columns of W_{l'}, l' > l, that R_l no longer reads.
+        """Starts K_l from W_l.
 
         Args:
             level: l.
         """
-        layers = dict(self.each_layer())
-        layers[level].distill(self.settings.kappa)
-        with torch.no_grad():
-            for layer in layers.values():
-                layer.wide.mul_(self._read_columns(layer))
+        dict(self.each_layer())[level].distill(self.settings.kappa)
 
     def add_noise(self, random: torch.Generator, std: float) -> None:
-        """Adds Gaussian noise to every entry of the active W_l that affects F.
+        """Adds Gaussian noise to the active W_l.
 
         Args:
             random: a CPU generator.
@@ -263,7 +260,7 @@ class DistilledNet(Learner):
         with torch.no_grad():
             for _, layer in self.each_layer()[: self.active_depth - 1]:
                 noise = torch.randn(layer.wide.shape, generator=random, dtype=torch.float64)
-                layer.wide.add_(std * noise.to(layer.wide) * self._read_columns(layer))
+                layer.wide.add_(std * noise.to(layer.wide))
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """S_2, ..., S_{active_depth}, without truncation."""
@@ -330,17 +327,6 @@ class DistilledNet(Learner):
             read = own.detach() if self.cut == "features" else own
             known.append(square(read @ layer.mixing.mT))
         return outputs, narrow
-
-    def _read_columns(self, layer: DistilledLayer) -> Float[Tensor, " q"]:
-        """1 for the columns of W_l whose input is not always 0, and 0 for the others."""
-        layers = dict(self.each_layer())
-        parts = [
-            (layers[source].mixing != 0).any(dim=1)
-            if source >= 2
-            else torch.ones(size, dtype=torch.bool, device=layer.wide.device)
-            for source, size in zip(layer.sources, layer.fan_ins, strict=True)
-        ]
-        return torch.cat(parts).to(layer.wide.dtype)
 
 
 def num_products(width: int) -> int:

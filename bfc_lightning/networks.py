@@ -310,12 +310,6 @@ class DenseNet(Learner):
 
         Source: the lambda_6 term of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. The
         terms with lambda_3 to lambda_5 are those of `DistilledNet`.
-
-        Args:
-            parameters: all parameters by name.
-
-        Returns:
-            A scalar.
         """
         penalty = parameters["constant"].new_zeros(())
         for name, coefficient in self._penalized():
@@ -353,16 +347,7 @@ class DenseNet(Learner):
             dV_l = dZ_l^T [F_0, ..., F_{l-1}],   db_l = sum_i dZ_l,   dv_l = s_l F_l^T g
             dc = sum_i g_i,   du = x^T g
 
-        Products that no trained parameter needs are skipped.
-
-        Args:
-            parameters: the value of each parameter, by name.
-            x: the inputs.
-            trained: names of the parameters whose gradients are needed, all of active layers.
-            multiply: computes X W^T + b. `vmap` requires PyTorch's.
-
-        Returns:
-            f(x), and the map from g to the gradients of the trained parameters.
+        Products that no trained parameter needs are skipped. See `Learner.output_and_vjp`.
         """
         if self.has_trained_activation:
             return vjp_by_autodiff(self, parameters, x, trained)

@@ -149,19 +149,11 @@ class Scheme(ABC):
         return planned
 
     def distilled_in_phase(self, number: int) -> int:
-        """Returns the last layer whose narrow weights are trained in a phase. 0 by default.
-
-        Args:
-            number: number of the phase, counted from 0.
-        """
+        """Returns the last layer whose narrow weights are trained in a phase. 0 by default."""
         return 0
 
     def logged(self, phase: Phase) -> dict[str, int]:
-        """Returns what is logged when a phase begins.
-
-        Args:
-            phase: the phase.
-        """
+        """Returns what is logged when a phase begins."""
         return {"scheme/active_layers": phase.depth}
 
     def frozen_at(self, step: int) -> frozenset[int]:
@@ -230,11 +222,7 @@ class OneByOne(Scheme):
         return [_controlled(phase, planned[0].depth, self.control) for phase in planned]
 
     def num_phases(self, depth: int) -> int:
-        """Returns the number of phases: one per layer.
-
-        Args:
-            depth: L.
-        """
+        """Returns the number of phases: one per layer."""
         return depth
 
     @property

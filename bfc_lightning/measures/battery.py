@@ -26,7 +26,12 @@ from bfc_lightning.measures.features import (
 )
 from bfc_lightning.measures.forms import form_error, learner_form, target_form
 from bfc_lightning.measures.functions import Polynomials, function_error
-from bfc_lightning.measures.levels import level_shares, named_residuals, truncation_errors, varying
+from bfc_lightning.measures.levels import (
+    named_residuals,
+    named_shares,
+    truncation_errors,
+    varying,
+)
 from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
@@ -228,29 +233,16 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
     Returns:
         Numbers by name.
     """
-    named = share_references(sample.levels)
+    named = named_shares(sample.levels[:, 1:])
     if isinstance(sample.labels, Classification):
         errors = truncation_errors(sample.levels).tolist()
         named |= {f"reference/truncated_error_{level}": error for level, error in enumerate(errors)}
         named["reference/without_last_level"] = errors[-2]
     else:
-        named["reference/without_last_level"] = float(level_shares(sample.levels[:, 1:])[-1])
+        named["reference/without_last_level"] = list(named.values())[-1]
     for level, residuals in enumerate(sample.untrained[: len(sample.features)], start=1):
         named[f"features/residual_{level}_untrained"] = residuals[level - 1]
     return named
-
-
-def share_references(levels: Float[Tensor, "n one_plus_levels"]) -> dict[str, float]:
-    """`reference/share_l`: Var(level l) / sum over levels of Var(level), without the first column.
-
-    Args:
-        levels: `Labels.level_signals`.
-
-    Returns:
-        Numbers by name.
-    """
-    shares = level_shares(levels[:, 1:]).tolist()
-    return {f"reference/share_{level}": share for level, share in enumerate(shares, start=1)}
 
 
 def output_measures(snapshot: Snapshot) -> dict[str, float]:
@@ -393,14 +385,7 @@ MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
 
 @dataclass(frozen=True)
 class Battery:
-    """What is measured for one kind of learner.
-
-    Attributes:
-        take_sample: maps inputs, target, labels and the untrained learner to a sample.
-        take_snapshot: maps a learner and a sample to a snapshot.
-        references: maps a sample to numbers that are constant during a run.
-        measures: map a snapshot to numbers.
-    """
+    """What is measured for one kind of learner, with the signatures of `DENSE`."""
 
     take_sample: Callable[..., Any]
     take_snapshot: Callable[..., Any]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.labels import Labels
-from bfc_lightning.measures.battery import Battery, share_references
+from bfc_lightning.measures.battery import Battery
 from bfc_lightning.measures.errors import normalized_mse
-from bfc_lightning.measures.levels import named_residuals
+from bfc_lightning.measures.levels import named_residuals, named_shares
 from bfc_lightning.measures.safe_linalg import ratio
 from bfc_lightning.targets import LayeredTarget, Target
 
@@ -111,17 +111,7 @@ class DistilledSnapshot:
 def take_distilled_sample(
     inputs: Float[Tensor, "n d"], target: Target, labels: Labels, untrained: DistilledNet
 ) -> DistilledSample:
-    """Evaluates the target.
-
-    Args:
-        inputs: x, float64.
-        target: G, float64, on the device of `inputs`.
-        labels: the labels, on the device of `inputs`.
-        untrained: the learner before its first step. Not used.
-
-    Returns:
-        The sample.
-    """
+    """Evaluates the target; see `battery.take_sample`. The untrained learner is not used."""
     assert isinstance(target, LayeredTarget)
     levels = labels.level_signals(target, inputs)
     return DistilledSample(inputs, levels, target.preactivations(inputs), target, labels)
@@ -129,41 +119,19 @@ def take_distilled_sample(
 
 @torch.no_grad()
 def take_distilled_snapshot(network: DistilledNet, sample: DistilledSample) -> DistilledSnapshot:
-    """Evaluates the learner in float64.
-
-    Args:
-        network: the learner. It is not modified.
-        sample: the points.
-
-    Returns:
-        The argument of all measures.
-    """
+    """Evaluates the learner in float64; see `battery.take_snapshot`."""
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
     prediction = exact.evaluate(sample.inputs)
     return DistilledSnapshot(exact, sample, prediction, exact.features(sample.inputs))
 
 
 def distilled_references(sample: DistilledSample) -> dict[str, float]:
-    """`reference/share_l`, the share of each level in the variance.
-
-    Args:
-        sample: the points.
-
-    Returns:
-        Numbers by name.
-    """
-    return share_references(sample.levels)
+    """`reference/share_l`, the share of each level in the variance."""
+    return named_shares(sample.levels[:, 1:])
 
 
 def distilled_outputs(snapshot: DistilledSnapshot) -> dict[str, float]:
-    """`levels/nmse` and `levels/residual_l`; see `battery.output_measures`.
-
-    Args:
-        snapshot: the learner and the points.
-
-    Returns:
-        Numbers by name.
-    """
+    """`levels/nmse` and `levels/residual_l`; see `battery.output_measures`."""
     sample = snapshot.sample
     signal, variance = sample.levels.sum(dim=1), sample.target.variance
     return {
@@ -176,12 +144,6 @@ def distilled_features(snapshot: DistilledSnapshot) -> dict[str, float]:
     """`features/procrustes_l`, `features/procrustes_raw_l`, `distillation/gap_l` and `rank_l`.
 
     The rank is the number of rows of K_l that were found, 0 before K_l has started.
-
-    Args:
-        snapshot: the learner and the points.
-
-    Returns:
-        Numbers by name.
     """
     named, wanted = {}, snapshot.sample.preactivations
     layers = dict(snapshot.network.each_layer())

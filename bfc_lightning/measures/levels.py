@@ -112,6 +112,19 @@ def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
     return energy / energy.sum()
 
 
+def named_shares(levels: Float[Tensor, "n levels"]) -> dict[str, float]:
+    """`reference/share_l` of `level_shares`.
+
+    Args:
+        levels: the level outputs of the target, one column per level. They sum to G.
+
+    Returns:
+        The shares by name.
+    """
+    shares = level_shares(levels).tolist()
+    return {f"reference/share_{level}": share for level, share in enumerate(shares, start=1)}
+
+
 def truncation_errors(
     levels: Float[Tensor, "n one_plus_levels"],
 ) -> Float[Tensor, " one_plus_levels"]:
