@@ -99,7 +99,7 @@ def test_stages_by_steps_find_narrow_weights_and_are_logged(tmp_path):
     metrics = summary(tmp_path / "run")["metrics"]
     assert metrics["scheme/stage"] == 3
     assert metrics["distillation/rank_2"] >= 1
-    assert metrics["reference/share_2"] + metrics["reference/share_3"] == pytest.approx(1)
+    assert 0 < metrics["reference/share_3"] < metrics["reference/share_2"]
     network = load_run(tmp_path / "run", checkpoint="last").network
     assert (network.active_depth, network.distilled_depth) == (3, 3)
 

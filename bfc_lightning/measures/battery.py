@@ -27,6 +27,7 @@ from bfc_lightning.measures.features import (
 from bfc_lightning.measures.forms import form_error, learner_form, target_form
 from bfc_lightning.measures.functions import Polynomials, function_error
 from bfc_lightning.measures.levels import (
+    level_shares,
     named_residuals,
     named_shares,
     truncation_errors,
@@ -239,7 +240,7 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
         named |= {f"reference/truncated_error_{level}": error for level, error in enumerate(errors)}
         named["reference/without_last_level"] = errors[-2]
     else:
-        named["reference/without_last_level"] = list(named.values())[-1]
+        named["reference/without_last_level"] = float(level_shares(sample.levels[:, 1:])[-1])
     for level, residuals in enumerate(sample.untrained[: len(sample.features)], start=1):
         named[f"features/residual_{level}_untrained"] = residuals[level - 1]
     return named

@@ -113,15 +113,17 @@ def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
 
 
 def named_shares(levels: Float[Tensor, "n levels"]) -> dict[str, float]:
-    """`reference/share_l` of `level_shares`.
+    """The variance of each level relative to that of G: `reference/share_l`.
+
+        Var(o_l) / Var(sum_j o_j)
 
     Args:
-        levels: the level outputs of the target, one column per level. They sum to G.
+        levels: o, the level outputs of the target, one column per level.
 
     Returns:
-        The shares by name.
+        Numbers by name. They sum to 1 only if the levels are uncorrelated.
     """
-    shares = level_shares(levels).tolist()
+    shares = (levels.var(dim=0) / levels.sum(dim=1).var()).tolist()
     return {f"reference/share_{level}": share for level, share in enumerate(shares, start=1)}
 
 
