@@ -174,6 +174,12 @@ def test_replicas_train_in_stages_by_steps_only(tmp_path, capsys):
     assert "scheme.thresholds" in error_line(capsys.readouterr().err)
 
 
+def test_baselines_are_not_fitted_to_the_learner_with_distillation(tmp_path, capsys):
+    argv = ["-c", DISTILLED, "--run.root", str(tmp_path), "--baseline", "KernelRidge"]
+    assert main(["baseline", *argv, "--data.num_train_samples", "64"]) == 2
+    assert "model.distillation" in error_line(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("argv", "key"),
     [

@@ -59,7 +59,7 @@ class TrainingScheme(Callback):
             return
         trainer.lightning_module.zero_grad(set_to_none=True)
         trainer.strategy.setup_optimizers(trainer)
-        _share_gradients_anew(trainer)
+        share_gradients_anew(trainer)
         self._frozen = self.scheme.frozen_at(phase.start)
         log_metrics(trainer, self.scheme.logged(phase))
 
@@ -70,11 +70,11 @@ class TrainingScheme(Callback):
             assert learner.phase is not None
             learner.network.train_layers(set(learner.phase.trained) - frozen)
         trainer.lightning_module.zero_grad(set_to_none=True)
-        _share_gradients_anew(trainer)
+        share_gradients_anew(trainer)
         self._frozen = frozen
 
 
-def _share_gradients_anew(trainer: Trainer) -> None:
+def share_gradients_anew(trainer: Trainer) -> None:
     """Wraps the model again: DDP decides once which gradients the processes share."""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy.model = trainer.lightning_module

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from bfc_lightning.callbacks.loggers import log_metrics
+from bfc_lightning.callbacks.training_scheme import share_gradients_anew
 from bfc_lightning.distillation import Distillation, Thresholds, num_stages, stage_name, stage_of
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.module import HierarchicalLearner
@@ -107,6 +108,7 @@ class TrainingStages(Callback):
         trainer.lightning_module.zero_grad(set_to_none=True)
         for optimizer in trainer.optimizers:
             share_step_count(optimizer)
+        share_gradients_anew(trainer)
         log_metrics(trainer, self.scheme.logged(phase))
 
     def _objective(self, learner: HierarchicalLearner) -> float:
