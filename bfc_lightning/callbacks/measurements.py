@@ -204,8 +204,8 @@ class WeightMarks:
         named, initial = {}, untrained.neuron_weights()
         for level, weights in network.neuron_weights().items():
             if level <= network.active_depth:
-                key, now = f"features/weight_correlation_initial_{level}", weights.cpu()
-                named[key] = float(weight_correlation(now, initial[level].cpu()))
+                key, now = f"features/weight_correlation_initial_{level}", weights.detach().cpu()
+                named[key] = float(weight_correlation(now, initial[level].detach().cpu()))
                 if level in self.kept:
                     key = f"features/weight_correlation_{level}"
                     named[key] = float(weight_correlation(now, self.kept[level]))
