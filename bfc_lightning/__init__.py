@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         TwoLayer,
     )
     from bfc_lightning.data import HierarchicalData
+    from bfc_lightning.distillation import Distillation, PlateauThresholds, TheoremThresholds
+    from bfc_lightning.distilled import DistilledNet
     from bfc_lightning.experiments.tables import load_results
     from bfc_lightning.inputs import Gaussian, GaussianMixture, Hypercube, InputDistribution
     from bfc_lightning.labels import Classification, Regression
@@ -71,6 +73,10 @@ _HOMES = {
     "SequentialKernels": "baselines",
     "SpectralMethod": "baselines",
     "HierarchicalData": "data",
+    "Distillation": "distillation",
+    "PlateauThresholds": "distillation",
+    "TheoremThresholds": "distillation",
+    "DistilledNet": "distilled",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
     "Hypercube": "inputs",
@@ -112,6 +118,8 @@ __all__ = [
     "Classification",
     "DenseNet",
     "DepthSeparation",
+    "Distillation",
+    "DistilledNet",
     "EmpiricalNTK",
     "FiniteStream",
     "Gaussian",
@@ -134,6 +142,7 @@ __all__ = [
     "Snapshot",
     "OneCycle",
     "PaperTarget",
+    "PlateauThresholds",
     "Progressive",
     "Quadratic",
     "QuadraticChainNTK",
@@ -153,6 +162,7 @@ __all__ = [
     "SteppedThreeLayer",
     "Target",
     "ThreeLayer",
+    "TheoremThresholds",
     "TwoLayer",
     "load_results",
     "load_run",

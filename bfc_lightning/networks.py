@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,12 @@ from bfc_lightning.gradients import (
     vjp_by_autodiff,
     weight_gradients,
 )
+from bfc_lightning.learners import Cut, Learner
 from bfc_lightning.matmul import FASTEST, Products, matmul
 from bfc_lightning.seeds import generator
 from bfc_lightning.types import as_integer
 
 Activation = Callable[..., Any]
-Cut = Literal["none", "features", "readout"]
 
 _EVALUATED_ROWS = 2048
 FEATURE_STD = 0.3
@@ -119,7 +119,7 @@ def _check_activation(sigma: Activation) -> None:
         raise ValueError(f"activation must keep the shape (2, 4), got {shape}.")
 
 
-class DenseNet(nn.Module):
+class DenseNet(Learner):
     """The learner.
 
         F_0 = x
@@ -141,23 +141,21 @@ class DenseNet(nn.Module):
         train_readout: whether v is trained.
         linear_readout: whether <u, x> is part of f, initialized to 0. Classification requires it.
         init_scale: s, the factor of the initial hidden weights V.
+        regularization: lambda_l of `weight_penalty`, one per layer. 0 by default.
         seed: seed of the initialization.
 
     Attributes:
         active_depth: only layers 1, ..., active_depth are part of f. Initially L. Set by training
             schemes.
-        cut: which gradients are blocked. Set by training schemes for controls. Requires autograd.
-            `features` blocks gradients through V_{l,j}, j >= 1, to lower layers. `readout` blocks
-            gradients through v_l, l < active_depth, to the weights of layer l, but not to v_l.
+        cut: see `Learner`. `features` blocks gradients through V_{l,j}, j >= 1, to lower layers.
+            `readout` blocks gradients through v_l, l < active_depth, to the weights of layer l, but
+            not to v_l.
         init_scale: s.
-        is_linearized: whether f is a first-order expansion with fixed features.
 
     Raises:
         ValueError: if a size is below 1, there is no layer, the scale is not positive, or the
             activation changes the shape.
     """
-
-    is_linearized = False
 
     def __init__(
         self,
@@ -170,6 +168,7 @@ class DenseNet(nn.Module):
         train_readout: bool = True,
         linear_readout: bool = False,
         init_scale: float = 1.0,
+        regularization: Sequence[float] = (),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -186,6 +185,7 @@ class DenseNet(nn.Module):
         self.input_dim = input_dim
         self.active_depth = len(widths)
         self.cut: Cut = "none"
+        self.regularization = tuple(regularization)
         self.init_scale = init_scale
         self.positive_readout = positive_readout
         self.train_readout = train_readout
@@ -228,6 +228,10 @@ class DenseNet(nn.Module):
     def active_layers(self) -> list[DenseLayer]:
         """Returns the layers that are part of f."""
         return self.dense_layers()[: self.active_depth]
+
+    def neuron_weights(self) -> dict[int, Float[Tensor, "m fan_in"]]:
+        """Returns all V_{l,j} of each layer, by its number."""
+        return {level: layer.weight for level, layer in enumerate(self.dense_layers(), start=1)}
 
     def train_layers(self, levels: Collection[int]) -> None:
         """Enables gradients for the given layers and disables them for all others.
@@ -306,6 +310,32 @@ class DenseNet(nn.Module):
         parts = torch.split(x, _EVALUATED_ROWS)
         return torch.cat([self.output_and_vjp(parameters, part)[0] for part in parts])
 
+    def weight_penalty(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """sum_l lambda_l sum_j |V_{l,j}|_F^2 over active layers, without biases and readouts.
+
+        Source: the lambda_6 term of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. The
+        terms with lambda_3 to lambda_5 are those of `DistilledNet`.
+        """
+        penalty = parameters["constant"].new_zeros(())
+        for name, coefficient in self._penalized():
+            penalty = penalty + coefficient * parameters[name].square().sum()
+        return penalty
+
+    def penalty_grad(
+        self, parameters: Mapping[str, Tensor], trained: Collection[str]
+    ) -> dict[str, Tensor]:
+        """2 lambda_l V_l of the trained layers; see `Learner.penalty_grad`."""
+        return {
+            name: 2 * coefficient * parameters[name]
+            for name, coefficient in self._penalized()
+            if name in trained
+        }
+
+    def _penalized(self) -> list[tuple[str, float]]:
+        """Name and lambda_l of each active V_l."""
+        names = [_names(level)[0] for level in range(self.active_depth)]
+        return list(zip(names, self.regularization, strict=False))
+
     def output_and_vjp(
         self,
         parameters: Mapping[str, Tensor],
@@ -322,16 +352,7 @@ class DenseNet(nn.Module):
             dV_l = dZ_l^T [F_0, ..., F_{l-1}],   db_l = sum_i dZ_l,   dv_l = s_l F_l^T g
             dc = sum_i g_i,   du = x^T g
 
-        Products that no trained parameter needs are skipped.
-
-        Args:
-            parameters: the value of each parameter, by name.
-            x: the inputs.
-            trained: names of the parameters whose gradients are needed, all of active layers.
-            products: how products are computed. `vmap` requires `BATCHABLE`.
-
-        Returns:
-            f(x), and the map from g to the gradients of the trained parameters.
+        Products that no trained parameter needs are skipped. See `Learner.output_and_vjp`.
         """
         if self.has_trained_activation:
             return vjp_by_autodiff(self, parameters, x, trained)

@@ -17,7 +17,7 @@ from bfc_lightning import (
     SingleIndex,
 )
 from bfc_lightning.callbacks.loggers import read_metrics
-from bfc_lightning.callbacks.measurements import Milestones, measure_steps
+from bfc_lightning.callbacks.measurements import Milestones, WeightMarks, measure_steps
 from bfc_lightning.measures.battery import MEASURES, reference_levels, take_sample, take_snapshot
 from bfc_lightning.schemes import Joint, Layerwise, Progressive
 from tests.runs import fit, intervene, same_weights, summary
@@ -144,7 +144,7 @@ def test_target_without_layers_has_levels_and_kernel_only():
     network = DenseNet(8, [16])
     sample = take_sample(draw(law), target, Regression(law), network)
     assert set(measured(network, sample)) == {"levels/nmse", "levels/residual_1", "ntk/drift"}
-    assert set(reference_levels(sample)) == {"reference/without_last_level"}
+    assert set(reference_levels(sample)) == {"reference/share_1", "reference/without_last_level"}
 
 
 def test_float32_learner_has_the_measures_of_its_float64_copy(problem):
@@ -270,3 +270,27 @@ def test_fall_of_the_leakage_counts_from_the_first_low_error():
     assert milestones.compare(2, {"levels/nmse": 1e-3, key: 0.4}) == {f"{key}_fall": 1.0}
     later = milestones.compare(3, {"levels/nmse": 5e-3, key: 0.1})
     assert later[f"{key}_fall"] == pytest.approx(4.0)
+
+
+def test_weights_are_compared_with_those_before_the_next_layer_and_at_the_initialization():
+    untrained = DenseNet(4, [2, 3])
+    network = copy.deepcopy(untrained)
+    marks = WeightMarks()
+    network.active_depth = 1
+    marks.update(network)
+    with torch.no_grad():
+        network.layers[0].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
+        untrained.layers[0].weight.copy_(torch.tensor([[2.0, 0, 0, 0], [0, 0, 1.0, 0]]))
+    assert marks.compare(network, untrained) == {
+        "features/weight_correlation_initial_1": pytest.approx(0.5)
+    }
+    network.active_depth = 2
+    marks.update(network)
+    with torch.no_grad():
+        network.layers[0].weight[1] *= -3
+    marks.update(network)
+    assert marks.compare(network, untrained) == {
+        "features/weight_correlation_1": pytest.approx(0),
+        "features/weight_correlation_initial_1": pytest.approx(0.5),
+        "features/weight_correlation_initial_2": pytest.approx(1),
+    }

@@ -11,20 +11,14 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from bfc_lightning.callbacks.loggers import log_rows
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.measures.battery import (
-    MEASURES,
-    Measure,
-    MeasureSample,
-    Snapshot,
-    reference_levels,
-    take_sample,
-    take_snapshot,
-)
+from bfc_lightning.learners import Learner
+from bfc_lightning.measures.battery import Measure
+from bfc_lightning.measures.distillation import weight_correlation
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.networks import DenseNet
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.schemes import Phase
 
@@ -70,19 +64,21 @@ class Measurements(Callback):
         num_points: int = NUM_POINTS,
     ) -> None:
         self.seconds = 0.0
-        self._measures: list[Callable[[Snapshot], Mapping[str, float]]] = [*MEASURES, *measures]
+        self._measures = list(measures)
         self._phases = phases
         self._steps = measure_steps(phases, num_points)
         self._measured_step = -1
-        self._untrained: list[DenseNet] = []
+        self._untrained: list[Learner] = []
         self._milestones = [Milestones(phases)]
-        self._samples: list[MeasureSample] = []
+        self._marks = [WeightMarks()]
+        self._samples: list[Any] = []
         self._references: list[dict[str, float]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps the untrained learners, before a checkpoint is loaded into them."""
         self._untrained = [copy.deepcopy(each.network) for each in _learners(pl_module)]
         self._milestones = [Milestones(self._phases) for _ in self._untrained]
+        self._marks = [WeightMarks() for _ in self._untrained]
 
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,16 +89,26 @@ class Measurements(Callback):
         device = next(pl_module.parameters()).device
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
-        problems = trainer.datamodule.parts  # type: ignore[attr-defined]
+        problems, learners = trainer.datamodule.parts, _learners(pl_module)  # type: ignore[attr-defined]
         self._samples = [
-            _measure_sample(data, network, device)
-            for data, network in zip(problems, self._untrained, strict=True)
+            _measure_sample(data, learner, network, device)
+            for data, learner, network in zip(problems, learners, self._untrained, strict=True)
         ]
-        self._references = [reference_levels(sample) for sample in self._samples]
+        self._references = [
+            learner.battery.references(sample)
+            for learner, sample in zip(learners, self._samples, strict=True)
+        ]
         self.seconds += time.perf_counter() - started
         log_rows(trainer, self._references, step=0)  # again if resumed, maybe in another folder
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *_: object
+    ) -> None:
+        """Marks the weights of the layers below one that has joined."""
+        for learner, marks in zip(_learners(pl_module), self._marks, strict=True):
+            marks.update(learner.network)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Measures at the steps that are due."""
@@ -118,6 +124,7 @@ class Measurements(Callback):
         return {
             "seconds": self.seconds,
             "milestones": [each.kept for each in self._milestones],
+            "marks": [each.kept for each in self._marks],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -125,6 +132,8 @@ class Measurements(Callback):
         self.seconds = state_dict["seconds"]
         for each, kept in zip(self._milestones, state_dict["milestones"], strict=True):
             each.kept = dict(kept)
+        for marks, weights in zip(self._marks, state_dict["marks"], strict=True):
+            marks.kept = dict(weights)
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,19 +145,26 @@ class Measurements(Callback):
         self._measured_step = step
         rows = []
         for number, learner in enumerate(_learners(pl_module)):
-            row = self._take(learner.network, self._samples[number])
+            row = self._take(learner, self._samples[number])
+            if row:  # the learner has not diverged
+                row |= self._marks[number].compare(learner.network, self._untrained[number])
             compared = {**self._references[number], **row}
             rows.append({**row, **self._milestones[number].compare(step, compared)})
         log_rows(trainer, rows)
         self.seconds += time.perf_counter() - started
 
-    def _take(self, network: DenseNet, sample: MeasureSample) -> dict[str, float]:
+    def _all_measures(
+        self, learner: HierarchicalLearner
+    ) -> list[Callable[[Any], Mapping[str, float]]]:
+        return [*learner.battery.measures, *self._measures]
+
+    def _take(self, learner: HierarchicalLearner, sample: object) -> dict[str, float]:
         """All measures of one learner; none if it has diverged."""
         named: dict[str, float] = {}
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        if not all(bool(parameter.isfinite().all()) for parameter in learner.parameters()):
             return named
-        snapshot = take_snapshot(network, sample)
-        for measure in self._measures:
+        snapshot = learner.battery.take_snapshot(learner.network, sample)
+        for measure in self._all_measures(learner):
             taken = measure(snapshot)
             if not named.keys().isdisjoint(taken):
                 name = type(measure).__name__
@@ -158,13 +174,42 @@ class Measurements(Callback):
 
 
 def _measure_sample(
-    data: HierarchicalData, untrained: DenseNet, device: torch.device
-) -> MeasureSample:
+    data: HierarchicalData, learner: HierarchicalLearner, untrained: Learner, device: torch.device
+) -> object:
     stream = data.make_sample_stream("cpu", torch.float64)
     inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
-    return take_sample(
+    return learner.battery.take_sample(
         inputs.to(device), stream.target.to(device), stream.labels.to(device), untrained
     )
+
+
+class WeightMarks:
+    """Compares the weights of a learner with earlier ones.
+
+    - `features/weight_correlation_l`: with those at the first update of layer l + 1.
+    - `features/weight_correlation_initial_l`: with the initialization.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Tensor] = {}
+
+    def update(self, network: Learner) -> None:
+        """Keeps the weights of the layers below the last active one, once."""
+        for level, weights in network.neuron_weights().items():
+            if level < network.active_depth and level not in self.kept:
+                self.kept[level] = weights.detach().cpu().clone()
+
+    def compare(self, network: Learner, untrained: Learner) -> dict[str, float]:
+        """The correlations of the active layers by name."""
+        named, initial = {}, untrained.neuron_weights()
+        for level, weights in network.neuron_weights().items():
+            if level <= network.active_depth:
+                key, now = f"features/weight_correlation_initial_{level}", weights.detach().cpu()
+                named[key] = float(weight_correlation(now, initial[level].detach().cpu()))
+                if level in self.kept:
+                    key = f"features/weight_correlation_{level}"
+                    named[key] = float(weight_correlation(now, self.kept[level]))
+        return named
 
 
 class Milestones:

@@ -40,7 +40,7 @@ class TrainingScheme(Callback):
         """Enters a phase or freezes layers if the next optimizer step belongs to them."""
         learners, step = _learners(pl_module), trainer.global_step
         if step == 0 and batch_idx == 0 and len(self.phases) > 1:
-            log_metrics(trainer, {"scheme/active_layers": self.phases[0].depth})
+            log_metrics(trainer, self.scheme.logged(self.phases[0]))
         due = next((phase for phase in self.phases if phase.start <= step < phase.stop), None)
         if due is not None and due != learners[0].phase:
             self._enter(trainer, learners, due)
@@ -54,14 +54,14 @@ class TrainingScheme(Callback):
         before = learners[0].phase
         is_longer = before is not None and before.start == phase.start
         for learner in learners:
-            learner.enter_phase(phase)
+            (learner.enter_phase if is_longer else learner.begin_phase)(phase)
         if is_longer:  # a resumed run with more steps keeps optimizer and schedule
             return
         trainer.lightning_module.zero_grad(set_to_none=True)
         trainer.strategy.setup_optimizers(trainer)
-        _share_gradients_anew(trainer)
+        share_gradients_anew(trainer)
         self._frozen = self.scheme.frozen_at(phase.start)
-        log_metrics(trainer, {"scheme/active_layers": phase.depth})
+        log_metrics(trainer, self.scheme.logged(phase))
 
     def _freeze(
         self, trainer: Trainer, learners: list[HierarchicalLearner], frozen: frozenset[int]
@@ -70,11 +70,11 @@ class TrainingScheme(Callback):
             assert learner.phase is not None
             learner.network.train_layers(set(learner.phase.trained) - frozen)
         trainer.lightning_module.zero_grad(set_to_none=True)
-        _share_gradients_anew(trainer)
+        share_gradients_anew(trainer)
         self._frozen = frozen
 
 
-def _share_gradients_anew(trainer: Trainer) -> None:
+def share_gradients_anew(trainer: Trainer) -> None:
     """Wraps the model again: DDP decides once which gradients the processes share."""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy.model = trainer.lightning_module
