@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from bfc_lightning.data import HierarchicalData
     from bfc_lightning.experiments.tables import load_results
+    from bfc_lightning.fresh_starts import FreezeBelow, PullBelow
     from bfc_lightning.inputs import Gaussian, GaussianMixture, Hypercube, InputDistribution
     from bfc_lightning.labels import Classification, Regression
     from bfc_lightning.linearized import LinearizedDenseNet
@@ -71,6 +72,8 @@ _HOMES = {
     "SequentialKernels": "baselines",
     "SpectralMethod": "baselines",
     "HierarchicalData": "data",
+    "FreezeBelow": "fresh_starts",
+    "PullBelow": "fresh_starts",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
     "Hypercube": "inputs",
@@ -114,6 +117,7 @@ __all__ = [
     "DepthSeparation",
     "EmpiricalNTK",
     "FiniteStream",
+    "FreezeBelow",
     "Gaussian",
     "GaussianMixture",
     "HardForKernels",
@@ -135,6 +139,7 @@ __all__ = [
     "OneCycle",
     "PaperTarget",
     "Progressive",
+    "PullBelow",
     "Quadratic",
     "QuadraticChainNTK",
     "QuadraticFeature",

@@ -16,7 +16,7 @@ from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Labels
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.networks import Activation, DenseNet
-from bfc_lightning.objectives import objective_for, weight_penalty
+from bfc_lightning.objectives import objective_for, pull_penalty, weight_penalty
 from bfc_lightning.private import count_stored_steps
 from bfc_lightning.run_module import RunModule, take_steps
 from bfc_lightning.schedules import OneCycle, make_schedule
@@ -156,6 +156,12 @@ class HierarchicalLearner(RunModule):
         if any(self.regularization):
             weights = [layer.weight for layer in self.network.active_layers()]
             loss = loss + weight_penalty(weights, self.regularization)
+        if self.network.pull:
+            tensors = {
+                **dict(self.network.named_parameters()),
+                **dict(self.network.named_buffers()),
+            }
+            loss = loss + pull_penalty(self.network, tensors)[0]
         return loss
 
     def progress(self, step: int) -> float:

@@ -149,6 +149,7 @@ class DenseNet(nn.Module):
         cut: which gradients are blocked. Set by training schemes for controls. Requires autograd.
             `features` blocks gradients through V_{l,j}, j >= 1, to lower layers. `readout` blocks
             gradients through v_l, l < active_depth, to the weights of layer l, but not to v_l.
+        pull: coefficient of the penalty of `pull_towards`. Initially 0. Set by training schemes.
         init_scale: s.
         is_linearized: whether f is a first-order expansion with fixed features.
 
@@ -186,6 +187,7 @@ class DenseNet(nn.Module):
         self.input_dim = input_dim
         self.active_depth = len(widths)
         self.cut: Cut = "none"
+        self.pull = 0.0
         self.init_scale = init_scale
         self.positive_readout = positive_readout
         self.train_readout = train_readout
@@ -240,6 +242,19 @@ class DenseNet(nn.Module):
         for level, layer in enumerate(self.dense_layers(), start=1):
             layer.requires_grad_(level in levels)
             layer.readout.requires_grad_(level in levels and self.train_readout)
+
+    def pull_towards(self, weights: Sequence[Float[Tensor, "_m _fan_in"]], pull: float) -> None:
+        """Adds pull * sum_l |V_l - V'_l|^2 to the training loss.
+
+        V'_l becomes a buffer `anchor` of layer l, which is not part of `state_dict`.
+
+        Args:
+            weights: V'_1, V'_2, ... of the lowest layers.
+            pull: the coefficient.
+        """
+        self.pull = pull
+        for layer, weight in zip(self.dense_layers(), weights, strict=False):
+            layer.register_buffer("anchor", weight.to(layer.weight), persistent=False)
 
     def activate(
         self, x: Float[Tensor, "n d"]

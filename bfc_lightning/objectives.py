@@ -43,6 +43,25 @@ def weight_penalty(
     return penalty
 
 
+def pull_penalty(
+    network: DenseNet, tensors: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """The penalty pull * sum_l |V_l - V'_l|^2 with its gradients; see `DenseNet.pull_towards`.
+
+    Args:
+        network: the learner, which provides the coefficient.
+        tensors: parameters and buffers by name. Layers without V'_l are not pulled.
+
+    Returns:
+        A scalar, and the gradient of each pulled V_l by name.
+    """
+    anchors = [name for name in tensors if name.endswith(".anchor")]
+    names = [name.removesuffix("anchor") + "weight" for name in anchors]
+    gaps = [tensors[name] - tensors[anchor] for name, anchor in zip(names, anchors, strict=True)]
+    penalty = weight_penalty(gaps, [network.pull] * len(gaps))
+    return penalty, {name: 2 * network.pull * gap for name, gap in zip(names, gaps, strict=True)}
+
+
 class Objective(ABC):
     """The loss and the score for one type of labels.
 
@@ -280,6 +299,10 @@ def learner_loss(
             for name, coefficient in zip(names, regularization, strict=False):
                 if name in trained:
                     gradients[name] = gradients[name] + 2 * coefficient * parameters[name]
+        if network.pull:
+            penalty, pulls = pull_penalty(network, parameters)
+            loss = loss + penalty
+            gradients |= {name: gradients[name] + grad for name, grad in pulls.items()}
         return loss, gradients
 
     return loss_and_grad

@@ -25,6 +25,9 @@ class Phase:
         taught: last level of the target that is part of the labels; None for all levels.
         cut: which gradients are blocked, see `DenseNet.cut`.
         lr_factor: factor of the learning rate.
+        is_fresh: whether the trained parameters start from their initialization.
+        pull: coefficient of sum_l |V_l - V'_l|^2 in the loss, over the layers of the phase before,
+            with V'_l their weights at its end.
     """
 
     start: int
@@ -34,6 +37,8 @@ class Phase:
     taught: int | None = None
     cut: Cut = "none"
     lr_factor: float = 1.0
+    is_fresh: bool = False
+    pull: float = 0.0
 
     @property
     def is_intervened(self) -> bool:

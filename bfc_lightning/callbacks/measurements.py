@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from bfc_lightning.callbacks.loggers import log_rows
 from bfc_lightning.data import HierarchicalData
+from bfc_lightning.measures import weight_correlation
 from bfc_lightning.measures.battery import (
     MEASURES,
     Measure,
@@ -76,6 +78,7 @@ class Measurements(Callback):
         self._measured_step = -1
         self._untrained: list[DenseNet] = []
         self._milestones = [Milestones(phases)]
+        self._marks: list[WeightMarks] = []
         self._samples: list[MeasureSample] = []
         self._references: list[dict[str, float]] = []
 
@@ -83,6 +86,7 @@ class Measurements(Callback):
         """Keeps the untrained learners, before a checkpoint is loaded into them."""
         self._untrained = [copy.deepcopy(each.network) for each in _learners(pl_module)]
         self._milestones = [Milestones(self._phases) for _ in self._untrained]
+        self._marks = [WeightMarks(self._phases, each) for each in self._untrained]
 
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,6 +122,7 @@ class Measurements(Callback):
         return {
             "seconds": self.seconds,
             "milestones": [each.kept for each in self._milestones],
+            "weights": [each.kept for each in self._marks],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -125,6 +130,8 @@ class Measurements(Callback):
         self.seconds = state_dict["seconds"]
         for each, kept in zip(self._milestones, state_dict["milestones"], strict=True):
             each.kept = dict(kept)
+        for marks, weights in zip(self._marks, state_dict["weights"], strict=True):
+            marks.kept = dict(weights)
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,6 +144,8 @@ class Measurements(Callback):
         rows = []
         for number, learner in enumerate(_learners(pl_module)):
             row = self._take(learner.network, self._samples[number])
+            if row:
+                row |= self._marks[number].compare(step, learner.network)
             compared = {**self._references[number], **row}
             rows.append({**row, **self._milestones[number].compare(step, compared)})
         log_rows(trainer, rows)
@@ -217,6 +226,40 @@ class Milestones:
             self.kept.setdefault(key, named[key])
         has_both = key in named and key in self.kept
         return {f"{key}_fall": _ratio(self.kept[key], named[key])} if has_both else {}
+
+
+class WeightMarks:
+    """Compares the weights of lower layers with those before the first layer above joined.
+
+    `features/weight_correlation_l` is the correlation with the weights at the end of the last phase
+    before a layer above l joined, and `features/weight_correlation_initial_l` that with the
+    initialization. Both exist after that phase.
+    """
+
+    def __init__(self, phases: Sequence[Phase], untrained: DenseNet) -> None:
+        self.kept: dict[int, Tensor] = {}
+        self._untrained = untrained
+        self._starts: dict[int, int] = {}
+        for before, after in pairwise(phases):
+            if after.depth > before.depth and not untrained.is_linearized:
+                for level in range(1, before.depth + 1):
+                    self._starts.setdefault(level, after.start)
+
+    def compare(self, step: int, network: DenseNet) -> dict[str, float]:
+        """The correlations after a number of steps, by name; keeps the weights that are due."""
+        named = {}
+        for level, start in self._starts.items():
+            now, initial = (
+                each.dense_layers()[level - 1].weight.detach().to("cpu", torch.float64)
+                for each in (network, self._untrained)
+            )
+            if step == start:
+                self.kept.setdefault(level, now)
+            if step > start and level in self.kept:
+                key = "features/weight_correlation"
+                named[f"{key}_{level}"] = float(weight_correlation(now, self.kept[level]))
+                named[f"{key}_initial_{level}"] = float(weight_correlation(now, initial))
+        return named
 
 
 def _learners(module: LightningModule) -> list[HierarchicalLearner]:
