@@ -104,7 +104,9 @@ class FreezeBelow(_FirstLayersThenAll):
         super().__init__(first, steps)
         self.depth = as_integer(depth, "depth")
         if not 0 <= self.depth <= self.first:
-            raise ValueError(f"depth must be in [0, {self.first}], got {depth}.")
+            raise ValueError(
+                f"scheme.depth must be between 0 and scheme.first, {self.first}, got {depth}."
+            )
 
     def num_frozen(self) -> int:
         """Returns first - depth."""

@@ -17,7 +17,8 @@ from bfc_lightning import (
     SingleIndex,
 )
 from bfc_lightning.callbacks.loggers import read_metrics
-from bfc_lightning.callbacks.measurements import Milestones, measure_steps
+from bfc_lightning.callbacks.measurements import Milestones, WeightMarks, measure_steps
+from bfc_lightning.fresh_starts import FreezeBelow
 from bfc_lightning.measures.battery import MEASURES, reference_levels, take_sample, take_snapshot
 from bfc_lightning.schemes import Joint, Layerwise, Progressive
 from tests.runs import fit, intervene, same_weights, summary
@@ -220,6 +221,38 @@ def test_classes_with_positive_signs_are_measured(tmp_path):
     metrics = summary(tmp_path / "tiny")["metrics"]
     assert 0 < metrics["features/consumed_leakage_1"] <= 1
     assert metrics["reference/truncated_error_2"] == 0
+
+
+# Marks of weights, worked by hand
+
+
+def test_weights_are_compared_with_those_before_a_layer_above_joined():
+    network = DenseNet(4, [3, 3, 3])
+    untrained = copy.deepcopy(network)
+    weight = network.dense_layers()[0].weight.requires_grad_(False)
+    marks = WeightMarks(Progressive(10).phases(3, 0), untrained)
+    assert marks.compare(5, network) == {}
+    initial = weight.clone()
+    weight.copy_(initial.flip(1))
+    assert marks.compare(10, network) == {}  # the mark itself
+    weight.copy_(-2 * initial.flip(1))
+    later = marks.compare(20, network)
+    assert later["features/weight_correlation_1"] == pytest.approx(-1.0)
+    cosine = torch.nn.functional.cosine_similarity(weight, initial, dim=1).mean()
+    assert later["features/weight_correlation_initial_1"] == pytest.approx(float(cosine), abs=1e-6)
+    assert "features/weight_correlation_2" not in later
+    last = marks.compare(25, network)
+    assert last["features/weight_correlation_1"] == pytest.approx(-1.0)
+    assert last["features/weight_correlation_2"] == pytest.approx(1.0)
+    assert "features/weight_correlation_3" not in last
+
+
+@pytest.mark.parametrize(("scheme", "levels"), [(Joint(), 0), (FreezeBelow(2, 1, 10), 2)])
+def test_layers_below_a_layer_that_joins_have_marks(scheme, levels):
+    network = DenseNet(4, [3, 3, 3])
+    marks = WeightMarks(scheme.phases(3, 20), network)
+    marks.compare(10, network)
+    assert len(marks.compare(15, network)) == 2 * levels
 
 
 # Milestones, worked by hand
