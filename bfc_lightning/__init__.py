@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bfc_lightning.distillation import Distillation, PlateauThresholds, TheoremThresholds
     from bfc_lightning.distilled import DistilledNet
     from bfc_lightning.experiments.tables import load_results
+    from bfc_lightning.fresh_starts import FreezeBelow, PullBelow
     from bfc_lightning.inputs import Gaussian, GaussianMixture, Hypercube, InputDistribution
     from bfc_lightning.labels import Classification, Regression
     from bfc_lightning.linearized import LinearizedDenseNet
@@ -77,6 +78,8 @@ _HOMES = {
     "PlateauThresholds": "distillation",
     "TheoremThresholds": "distillation",
     "DistilledNet": "distilled",
+    "FreezeBelow": "fresh_starts",
+    "PullBelow": "fresh_starts",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
     "Hypercube": "inputs",
@@ -122,6 +125,7 @@ __all__ = [
     "DistilledNet",
     "EmpiricalNTK",
     "FiniteStream",
+    "FreezeBelow",
     "Gaussian",
     "GaussianMixture",
     "HardForKernels",
@@ -144,6 +148,7 @@ __all__ = [
     "PaperTarget",
     "PlateauThresholds",
     "Progressive",
+    "PullBelow",
     "Quadratic",
     "QuadraticChainNTK",
     "QuadraticFeature",

@@ -312,6 +312,19 @@ class DistilledNet(Learner):
                 penalty = penalty + whole[number] * rows.sum()
         return penalty
 
+    def penalty_grad(
+        self, parameters: Mapping[str, Tensor], trained: Collection[str]
+    ) -> dict[str, Tensor]:
+        """See `Learner.penalty_grad`. Computed by `torch.func`."""
+
+        def penalty(own: dict[str, Tensor]) -> Tensor:
+            return self.weight_penalty({**parameters, **own})
+
+        gradients: dict[str, Tensor] = torch.func.grad(penalty)({
+            name: parameters[name] for name in trained
+        })
+        return gradients
+
     def _truncated(self, z: Tensor) -> Tensor:
         return truncated_square(z, self.settings.truncation)
 

@@ -1,7 +1,7 @@
 """What a learner offers to engines, training schemes and measures."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -64,9 +64,19 @@ class Learner(nn.Module, ABC):
     def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Returns f(x), up to rounding, without autograd."""
 
-    @abstractmethod
+    def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:
+        """Returns the terms c |M|_F^2 of the regularizer, with dM/dV = 1 for a parameter V.
+
+        Args:
+            parameters: all parameters and buffers by name.
+
+        Returns:
+            The name of V, c and M for each term.
+        """
+        return []
+
     def weight_penalty(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """The regularizer as a pure function.
+        """The regularizer as a pure function, the sum over `penalized`.
 
         Args:
             parameters: all parameters and buffers by name.
@@ -74,6 +84,8 @@ class Learner(nn.Module, ABC):
         Returns:
             A scalar, in units of the loss.
         """
+        terms = [factor * part.square().sum() for _, factor, part in self.penalized(parameters)]
+        return torch.stack(terms).sum()
 
     def penalty_grad(
         self, parameters: Mapping[str, Tensor], trained: Collection[str]
@@ -87,13 +99,11 @@ class Learner(nn.Module, ABC):
         Returns:
             Gradients by name. Names with a zero gradient may be missing.
         """
-
-        def penalty(own: dict[str, Tensor]) -> Tensor:
-            return self.weight_penalty({**parameters, **own})
-
-        gradients: dict[str, Tensor] = torch.func.grad(penalty)({
-            name: parameters[name] for name in trained
-        })
+        gradients: dict[str, Tensor] = {}
+        for name, factor, part in self.penalized(parameters):
+            if name in trained:
+                own = 2 * factor * part
+                gradients[name] = gradients[name] + own if name in gradients else own
         return gradients
 
     def output_and_vjp(
@@ -116,6 +126,15 @@ class Learner(nn.Module, ABC):
             f(x), and the map from the gradient with respect to f(x) to those of the parameters.
         """
         return vjp_by_autodiff(self, parameters, x, trained)
+
+    def pull_towards(self, weights: Sequence[Float[Tensor, "_m _fan_in"]], pull: float) -> None:
+        """Adds a penalty on the distance from earlier weights, if the learner supports it.
+
+        Args:
+            weights: the earlier weights of the lowest layers.
+            pull: the coefficient.
+        """
+        raise NotImplementedError
 
     def distill(self, level: int) -> None:
         """Starts the narrow weights of a layer, if the learner has any.

@@ -150,6 +150,7 @@ class DenseNet(Learner):
         cut: see `Learner`. `features` blocks gradients through V_{l,j}, j >= 1, to lower layers.
             `readout` blocks gradients through v_l, l < active_depth, to the weights of layer l, but
             not to v_l.
+        pull: coefficient of the penalty of `pull_towards`. Initially 0. Set by training schemes.
         init_scale: s.
 
     Raises:
@@ -186,6 +187,7 @@ class DenseNet(Learner):
         self.active_depth = len(widths)
         self.cut: Cut = "none"
         self.regularization = tuple(regularization)
+        self.pull = 0.0
         self.init_scale = init_scale
         self.positive_readout = positive_readout
         self.train_readout = train_readout
@@ -244,6 +246,19 @@ class DenseNet(Learner):
         for level, layer in enumerate(self.dense_layers(), start=1):
             layer.requires_grad_(level in levels)
             layer.readout.requires_grad_(level in levels and self.train_readout)
+
+    def pull_towards(self, weights: Sequence[Float[Tensor, "_m _fan_in"]], pull: float) -> None:
+        """Adds pull * sum_l |V_l - V'_l|^2 to the training loss.
+
+        V'_l becomes a buffer `anchor` of layer l, which is not part of `state_dict`.
+
+        Args:
+            weights: V'_1, V'_2, ... of the lowest layers.
+            pull: the coefficient.
+        """
+        self.pull = pull
+        for layer, weight in zip(self.dense_layers(), weights, strict=False):
+            layer.register_buffer("anchor", weight.to(layer.weight), persistent=False)
 
     def activate(
         self, x: Float[Tensor, "n d"]
@@ -310,31 +325,25 @@ class DenseNet(Learner):
         parts = torch.split(x, _EVALUATED_ROWS)
         return torch.cat([self.output_and_vjp(parameters, part)[0] for part in parts])
 
-    def weight_penalty(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """sum_l lambda_l sum_j |V_{l,j}|_F^2 over active layers, without biases and readouts.
+    @property
+    def is_penalized(self) -> bool:
+        """Whether any coefficient is not 0."""
+        return any((self.pull, *self.regularization))
+
+    def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:
+        """lambda_l and V_l of the active layers, and with `pull_towards` pull and V_l - V'_l.
 
         Source: the lambda_6 term of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. The
         terms with lambda_3 to lambda_5 are those of `DistilledNet`.
         """
-        penalty = parameters["constant"].new_zeros(())
-        for name, coefficient in self._penalized():
-            penalty = penalty + coefficient * parameters[name].square().sum()
-        return penalty
-
-    def penalty_grad(
-        self, parameters: Mapping[str, Tensor], trained: Collection[str]
-    ) -> dict[str, Tensor]:
-        """2 lambda_l V_l of the trained layers; see `Learner.penalty_grad`."""
-        return {
-            name: 2 * coefficient * parameters[name]
-            for name, coefficient in self._penalized()
-            if name in trained
-        }
-
-    def _penalized(self) -> list[tuple[str, float]]:
-        """Name and lambda_l of each active V_l."""
         names = [_names(level)[0] for level in range(self.active_depth)]
-        return list(zip(names, self.regularization, strict=False))
+        pairs = zip(names, self.regularization, strict=False)
+        parts = [(name, factor, parameters[name]) for name, factor in pairs if factor]
+        for name in names if self.pull else []:
+            anchor = parameters.get(name.replace("weight", "anchor"))
+            if anchor is not None:
+                parts.append((name, self.pull, parameters[name] - anchor))
+        return parts
 
     def output_and_vjp(
         self,

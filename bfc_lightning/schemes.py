@@ -27,6 +27,9 @@ class Phase:
         lr_factor: factor of the learning rate.
         distilled: K_2, ..., K_distilled are trained, see `DistilledNet`. 0 for a DenseNet.
         is_open: whether the optimizer covers all layers, also those that join during the phase.
+        is_fresh: whether the trained parameters start from their initialization.
+        pull: coefficient of sum_l |V_l - V'_l|^2 in the loss, over the layers of the phase before,
+            with V'_l their weights at its end.
     """
 
     start: int
@@ -38,6 +41,8 @@ class Phase:
     lr_factor: float = 1.0
     distilled: int = 0
     is_open: bool = False
+    is_fresh: bool = False
+    pull: float = 0.0
 
     @property
     def is_intervened(self) -> bool:

@@ -277,7 +277,7 @@ def test_weights_are_compared_with_those_before_the_next_layer_and_at_the_initia
     network = copy.deepcopy(untrained)
     marks = WeightMarks()
     network.active_depth = 1
-    marks.update(network)
+    marks.update(network, 1)
     with torch.no_grad():
         network.layers[0].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
         untrained.layers[0].weight.copy_(torch.tensor([[2.0, 0, 0, 0], [0, 0, 1.0, 0]]))
@@ -285,10 +285,10 @@ def test_weights_are_compared_with_those_before_the_next_layer_and_at_the_initia
         "features/weight_correlation_initial_1": pytest.approx(0.5)
     }
     network.active_depth = 2
-    marks.update(network)
+    marks.update(network, 2)
     with torch.no_grad():
         network.layers[0].weight[1] *= -3
-    marks.update(network)
+    marks.update(network, 2)
     assert marks.compare(network, untrained) == {
         "features/weight_correlation_1": pytest.approx(0),
         "features/weight_correlation_initial_1": pytest.approx(0.5),

@@ -16,8 +16,8 @@ from torch import Tensor
 from bfc_lightning.callbacks.loggers import log_rows
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.learners import Learner
+from bfc_lightning.measures import weight_correlation
 from bfc_lightning.measures.battery import Measure
-from bfc_lightning.measures.distillation import weight_correlation
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.schemes import Phase
@@ -106,12 +106,15 @@ class Measurements(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *_: object
     ) -> None:
-        """Marks the weights of the layers below one that has joined."""
-        for learner, marks in zip(_learners(pl_module), self._marks, strict=True):
-            marks.update(learner.network)
+        """Marks weights if a layer may have joined within the phase."""
+        if self._phases[0].is_open:
+            self._mark(pl_module, _learners(pl_module)[0].network.active_depth)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Measures at the steps that are due."""
+        """Marks weights at the end of a phase; measures at the steps that are due."""
+        for phase in self._phases:
+            if phase.start == trainer.global_step:
+                self._mark(pl_module, phase.depth)
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
@@ -153,6 +156,10 @@ class Measurements(Callback):
         log_rows(trainer, rows)
         self.seconds += time.perf_counter() - started
 
+    def _mark(self, module: LightningModule, depth: int) -> None:
+        for learner, marks in zip(_learners(module), self._marks, strict=True):
+            marks.update(learner.network, depth)
+
     def _all_measures(
         self, learner: HierarchicalLearner
     ) -> list[Callable[[Any], Mapping[str, float]]]:
@@ -186,17 +193,17 @@ def _measure_sample(
 class WeightMarks:
     """Compares the weights of a learner with earlier ones.
 
-    - `features/weight_correlation_l`: with those at the first update of layer l + 1.
+    - `features/weight_correlation_l`: with those just before a layer above l joined.
     - `features/weight_correlation_initial_l`: with the initialization.
     """
 
     def __init__(self) -> None:
         self.kept: dict[int, Tensor] = {}
 
-    def update(self, network: Learner) -> None:
-        """Keeps the weights of the layers below the last active one, once."""
+    def update(self, network: Learner, depth: int) -> None:
+        """Keeps the weights of the layers below layer `depth`, which joins, once."""
         for level, weights in network.neuron_weights().items():
-            if level < network.active_depth and level not in self.kept:
+            if level < depth and level not in self.kept:
                 self.kept[level] = weights.detach().cpu().clone()
 
     def compare(self, network: Learner, untrained: Learner) -> dict[str, float]:

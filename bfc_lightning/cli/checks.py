@@ -60,6 +60,8 @@ def check_scheme(
             "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
             f"{scheme.freeze}."
         )
+    if any(phase.pull for phase in phases) and model.network.is_linearized:
+        raise RunError("scheme.pull needs features that move, got model.linearized: true.")
     if scheme.control is None:
         return
     if not isinstance(model.objective, RegressionObjective):

@@ -55,23 +55,6 @@ def gram_gap(narrow: Float[Tensor, "k q"], wide: Float[Tensor, "m q"]) -> Float[
     return ratio((narrow.T @ narrow - gram).norm(), gram.norm())
 
 
-def weight_correlation(
-    now: Float[Tensor, "m q"], before: Float[Tensor, "m q"]
-) -> Float[Tensor, ""]:
-    """Mean over neurons of the cosine between the weights of a neuron at two steps.
-
-    Source: "how much" in the experiments of Allen-Zhu and Li, arXiv 2001.04413.
-
-    Args:
-        now: weights of a layer, one row per neuron.
-        before: the same at an earlier step.
-
-    Returns:
-        1 if all weights are the same up to positive factors.
-    """
-    return torch.nn.functional.cosine_similarity(now.double(), before.double(), dim=1).mean()
-
-
 @dataclass
 class DistilledSample:
     """Fixed points and the target on them.
