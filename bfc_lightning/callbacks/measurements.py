@@ -254,7 +254,7 @@ class WeightMarks:
                 for each in (network, self._untrained)
             )
             if step == start:
-                self.kept.setdefault(level, now)
+                self.kept.setdefault(level, now.clone())
             if step > start and level in self.kept:
                 key = "features/weight_correlation"
                 named[f"{key}_{level}"] = float(weight_correlation(now, self.kept[level]))
