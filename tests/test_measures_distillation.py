@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bfc_lightning.measures.distillation import gram_gap, procrustes, weight_correlation
+from bfc_lightning.measures.distillation import gram_gap, procrustes
 
 
 def normal(*shape, seed=0):
@@ -44,9 +44,3 @@ def test_gram_gap_sees_neither_rotations_nor_the_number_of_rows():
     narrow = torch.linalg.qr(wide)[1]
     assert float(gram_gap(narrow, wide)) == pytest.approx(0, abs=1e-12)
     assert float(gram_gap(torch.zeros(2, 4).double(), wide)) == 1
-
-
-def test_weight_correlation_is_a_mean_of_cosines():
-    before = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    now = torch.tensor([[3.0, 0.0], [1.0, 0.0]])
-    assert float(weight_correlation(now, before)) == pytest.approx(0.5)
