@@ -73,9 +73,9 @@ class PlateauThresholds(Thresholds):
         fall: as above.
         ratio: as above.
         patience: as above.
-        check_every: see `Thresholds`.
-        num_samples: see `Thresholds`.
-        noise: see `Thresholds`.
+        check_every: see `Thresholds`, also for the others.
+        num_samples: size of the subset.
+        noise: of the algorithm, per step.
 
     Raises:
         ValueError: if a number is out of range.
@@ -123,9 +123,9 @@ class TheoremThresholds(Thresholds):
 
     Args:
         constant: C, above 1.
-        check_every: see `Thresholds`.
-        num_samples: see `Thresholds`.
-        noise: see `Thresholds`.
+        check_every: see `Thresholds`, also for the others.
+        num_samples: size of the subset.
+        noise: of the algorithm, per step.
 
     Raises:
         ValueError: if a number is out of range.

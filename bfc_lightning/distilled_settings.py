@@ -27,7 +27,8 @@ class Distilled:
     Source: Allen-Zhu and Li, arXiv 2001.04413. kbar_2 is our choice.
 
     Args:
-        widths: the largest k_2, ..., k_L that can be found, one number or one per layer.
+        widths: the largest k_2, ..., k_L that can be found, one number or one per layer. R_l has
+            k (k + 1)/2 rows for the largest k_l.
         truncation: B' of `truncated_square`.
         kappa: bound of the singular values of the target's weights and their inverses.
         noise: standard deviation of the initial W. W = 0 is a saddle.

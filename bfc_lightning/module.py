@@ -126,7 +126,7 @@ class HierarchicalLearner(RunModule):
                 linearized=not linearized,
                 regularization=not regularization,
             )
-            self.network = distilled_net(target, labels, distillation, width=width, seed=seed)
+            self.network = _distilled_net(target, labels, distillation, width=width, seed=seed)
             self.battery = DISTILLED
         else:
             decay = _per_layer("regularization", regularization, depth)
@@ -325,20 +325,10 @@ class HierarchicalLearner(RunModule):
         self.scores = [{f"{split}/{name}": float(m.compute()) for name, m in metrics.items()}]
 
 
-def distilled_net(
+def _distilled_net(
     target: Target, labels: Labels, settings: Distilled, *, width: int | list[int], seed: int
 ) -> DistilledNet:
     """The learner with distillation for a target.
-
-    Args:
-        target: provides E x^2, the sources and the level scales.
-        labels: provide the variance.
-        settings: see `Distilled`.
-        width: m.
-        seed: seed of the initialization.
-
-    Returns:
-        The learner.
 
     Raises:
         ValueError: if the target has another first level, or the labels are classes.

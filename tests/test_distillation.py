@@ -137,6 +137,12 @@ def test_stage_that_never_begins_is_reported(tmp_path):
     assert metrics["scheme/objective"] > metrics["scheme/threshold"]
 
 
+def test_run_may_end_right_after_a_stage_began(tmp_path):
+    argv = [*THRESHOLDS, "--trainer.max_steps", "12"]
+    with pytest.warns(UserWarning, match=r"stage W_3 of scheme\.thresholds never began"):
+        assert fit(tmp_path, "--run.name", "run", *argv) == 0
+
+
 def assert_close_runs(one, other) -> None:
     first, second = (checkpoint(folder)["state_dict"] for folder in (one, other))
     for key, value in first.items():

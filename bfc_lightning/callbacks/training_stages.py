@@ -30,6 +30,7 @@ class TrainingStages(Callback):
         self.first = phases[0]
         self._history: list[float] = []
         self._checked = -1
+        self._last, self._limit = math.nan, "not fixed"
         self._subset: tuple[Tensor, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -65,8 +66,8 @@ class TrainingStages(Callback):
         stage = stage_of(phase) + 1
         if stage < num_stages(network.depth) and trainer.is_global_zero:
             warnings.warn(
-                f"stage {stage_name(stage)} of scheme.thresholds never began: the objective was "
-                f"{self._history[-1]:.3g} at the last check (scheme/threshold has the threshold).",
+                f"stage {stage_name(stage)} of scheme.thresholds never began: see scheme/objective "
+                f"and scheme/threshold in metrics.csv, last {self._last:.3g} and {self._limit}.",
                 stacklevel=1,
             )
 
@@ -85,6 +86,7 @@ class TrainingStages(Callback):
         assert phase is not None
         value, stage = self._objective(learner), stage_of(phase)
         self._history.append(value)
+        self._last = value
         eps = network.settings.eps_0 * math.sqrt(float(network.decay_factor))
         if value < eps**2 / 4:
             network.decay_factor.div_(4)
@@ -95,7 +97,8 @@ class TrainingStages(Callback):
         limit = self.thresholds.limit(stage, **sizes)
         row = {"scheme/objective": value, "scheme/eps_0": eps}
         if stage + 1 < num_stages(network.depth):
-            row |= {} if limit is None else {"scheme/threshold": limit}
+            if limit is not None:
+                row["scheme/threshold"], self._limit = limit, f"{limit:.3g}"
             if self.thresholds.ends_stage(stage, self._history, **sizes):
                 stage += 1
                 phase = self.scheme.phase_of_stage(phase, stage, network.depth)

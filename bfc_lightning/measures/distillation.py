@@ -57,15 +57,7 @@ def gram_gap(narrow: Float[Tensor, "k q"], wide: Float[Tensor, "m q"]) -> Float[
 
 @dataclass
 class DistilledSample:
-    """Fixed points and the target on them.
-
-    Attributes:
-        inputs: x, float64.
-        levels: the levels of the signal, `Labels.level_signals`, shape (n, 1 + levels).
-        preactivations: S*_1, ..., S*_L.
-        target: G, float64, on the device of the sample.
-        labels: the labels, on the device of the sample.
-    """
+    """Fixed points and the target on them. The attributes are those of `MeasureSample`."""
 
     inputs: Float[Tensor, "n d"]
     levels: Float[Tensor, "n one_plus_levels"]
@@ -76,14 +68,7 @@ class DistilledSample:
 
 @dataclass
 class DistilledSnapshot:
-    """A learner with distillation at one step of a run, evaluated on a fixed sample.
-
-    Attributes:
-        network: the learner, float64.
-        sample: the points.
-        prediction: F(x), without truncation.
-        features: S_2, ..., without truncation.
-    """
+    """A learner with distillation in float64, with F(x) and S_2, ... on a fixed sample."""
 
     network: DistilledNet
     sample: DistilledSample
@@ -106,11 +91,6 @@ def take_distilled_snapshot(network: DistilledNet, sample: DistilledSample) -> D
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
     prediction = exact.evaluate(sample.inputs)
     return DistilledSnapshot(exact, sample, prediction, exact.features(sample.inputs))
-
-
-def distilled_references(sample: DistilledSample) -> dict[str, float]:
-    """`reference/share_l`, the share of each level in the variance."""
-    return named_shares(sample.levels[:, 1:])
 
 
 def distilled_outputs(snapshot: DistilledSnapshot) -> dict[str, float]:
@@ -144,6 +124,6 @@ def distilled_features(snapshot: DistilledSnapshot) -> dict[str, float]:
 DISTILLED = Battery(
     take_distilled_sample,
     take_distilled_snapshot,
-    distilled_references,
+    lambda sample: named_shares(sample.levels[:, 1:]),
     (distilled_outputs, distilled_features),
 )
