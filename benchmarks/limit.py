@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.loops import BareLoop, mean_seconds
 from benchmarks.workload import Workload
-from bfc_lightning.matmul import linear
+from bfc_lightning.matmul import matmul
 
 
 class Limit:
@@ -50,7 +50,7 @@ class Limit:
     def _add(self, x: Tensor, weight: Tensor) -> None:
         """Adds the product X W^T."""
         self.flops += 2 * x.numel() * len(weight)
-        self._matmuls.append(partial(linear, x.contiguous(), weight.contiguous()))
+        self._matmuls.append(partial(matmul, x.contiguous(), weight.contiguous().mT))
 
     def _multiply(self) -> None:
         for multiply in self._matmuls:

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bfc_lightning.matmul import transposed
+from bfc_lightning.matmul import Products, as_right_factor
 
-Multiply = Callable[..., Tensor]
 VJP = Callable[[Tensor], dict[str, Tensor]]
 """Maps the gradient with respect to f(x), shape (n,), to those with respect to the parameters."""
 
@@ -28,7 +27,7 @@ def weight_gradients(
     parameters: Mapping[str, Tensor],
     grad: Tensor,
     trained: Collection[str],
-    multiply: Multiply,
+    products: Products,
 ) -> dict[str, Tensor]:
     """dV_l and db_l of the trained layers; see `DenseNet.output_and_vjp`.
 
@@ -37,7 +36,7 @@ def weight_gradients(
         parameters: the value of each parameter, by name.
         grad: the gradient with respect to f(x), shape (n,).
         trained: names of the parameters whose gradients are needed.
-        multiply: computes X W^T.
+        products: how products are computed.
 
     Returns:
         The gradients by name.
@@ -46,21 +45,20 @@ def weight_gradients(
     lowest = 0
     while lowest < len(layers) and layers[lowest].names[0] not in trained:
         lowest += 1
-    below = transposed(layers[-1].below, layers[-1].feature.shape[1])
-    higher: list[Tensor] = []  # dZ_{l'} [V_{l',lowest}, ...] of the layers above
-    for level in reversed(range(lowest, len(layers))):
-        layer, width = layers[level], layers[level].feature.shape[1]
-        start = sum(lower.feature.shape[1] for lower in layers[lowest:level])
-        parts = [part[:, start : start + width] for part in higher]
-        if parts:
-            dz = layer.vjp(torch.addr(sum(parts[1:], parts[0]), grad, layer.readout))
-        else:
-            dz = layer.vjp(torch.outer(grad, layer.readout))
+    if lowest == len(layers):
+        return found
+    below = as_right_factor(layers[-1].below, layers[-1].feature.shape[1])
+    # dF_l of the layers that remain, side by side
+    df = torch.outer(grad, torch.cat([layer.readout for layer in layers[lowest:]]))
+    start = df.shape[1]
+    for layer in reversed(layers[lowest:]):
+        stop, start = start, start - layer.feature.shape[1]
+        dz = layer.vjp(df[:, start:stop])
         if layer.names[0] in trained:
-            found[layer.names[0]] = multiply(dz.mT, below[: layer.below.shape[1]])
+            found[layer.names[0]] = products.multiply(dz.mT, below[:, : layer.below.shape[1]])
             found[layer.names[1]] = dz.sum(0)
-        if level > lowest:
-            higher.append(multiply(dz, parameters[layer.names[0]][:, -start:].mT))
+        if start:
+            products.add(df[:, :start], dz, parameters[layer.names[0]][:, -start:])
     return found
 
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bfc_lightning.gradients import VJP, Multiply, vjp_by_autodiff
-from bfc_lightning.matmul import linear
+from bfc_lightning.gradients import VJP, vjp_by_autodiff
+from bfc_lightning.matmul import FASTEST, Products
 
 Cut = Literal["none", "features", "readout"]
 
@@ -102,7 +102,7 @@ class Learner(nn.Module, ABC):
         x: Float[Tensor, "n d"],
         trained: Collection[str] = (),
         *,
-        multiply: Multiply = linear,
+        products: Products = FASTEST,
     ) -> tuple[Float[Tensor, " n"], VJP]:
         """f(x) and its vector-Jacobian product, as pure functions of the parameters.
 
@@ -110,7 +110,7 @@ class Learner(nn.Module, ABC):
             parameters: the value of each parameter, by name.
             x: the inputs.
             trained: names of the parameters whose gradients are needed, all of active layers.
-            multiply: computes X W^T + b. `vmap` requires PyTorch's.
+            products: how products are computed. `vmap` requires `BATCHABLE`.
 
         Returns:
             f(x), and the map from the gradient with respect to f(x) to those of the parameters.

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from bfc_lightning.gradients import VJP, Multiply, vjp_by_autodiff
-from bfc_lightning.matmul import linear
+from bfc_lightning.gradients import VJP, vjp_by_autodiff
+from bfc_lightning.matmul import FASTEST, Products
 from bfc_lightning.networks import DenseNet
 
 _CHUNK = 2048  # the activations of this many rows fit in the cache
@@ -85,7 +85,7 @@ class LinearizedDenseNet(DenseNet):
         x: Float[Tensor, "n d"],
         trained: Collection[str] = (),
         *,
-        multiply: Multiply = linear,
+        products: Products = FASTEST,
     ) -> tuple[Float[Tensor, " n"], VJP]:
         """See `DenseNet.output_and_vjp`. The gradient is that of `torch.func`."""
         return vjp_by_autodiff(self, parameters, x, trained)

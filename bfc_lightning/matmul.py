@@ -1,5 +1,8 @@
 """Matrix products of training, computed by the faster of MKL and oneDNN on this processor."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,14 +41,15 @@ def is_large(like: Tensor, num_multiplications: int) -> bool:
     Returns:
         Whether it is faster.
     """
-    is_float = like.device.type == "cpu" and like.dtype == torch.float32
-    return LIBRARY == "onednn" and is_float and num_multiplications >= _FEWEST
+    if num_multiplications < _FEWEST or LIBRARY != "onednn":
+        return False
+    return like.device.type == "cpu" and like.dtype == torch.float32
 
 
-def linear(
-    x: Float[Tensor, "n k"], weight: Float[Tensor, "m k"], bias: Float[Tensor, " m"] | None = None
+def matmul(
+    x: Float[Tensor, "n k"], weight: Float[Tensor, "k m"], bias: Float[Tensor, " m"] | None = None
 ) -> Float[Tensor, "n m"]:
-    """X W^T + b, by the faster library. It has no gradient and cannot be batched by `vmap`.
+    """X W + b, by the faster library. It has no gradient and cannot be batched by `vmap`.
 
     Args:
         x: X.
@@ -55,23 +59,59 @@ def linear(
     Returns:
         The result, in new memory.
     """
-    if not is_large(x, len(x) * weight.numel()):
-        return torch.nn.functional.linear(x, weight, bias)
+    if not is_large(x, x.shape[0] * weight.numel()):
+        return _plain_matmul(x, weight, bias)
     multiply = _traceable if torch.compiler.is_compiling() else _by_onednn
-    return multiply(x.contiguous(), weight.contiguous(), bias)  # slow for other layouts
+    return multiply(x.contiguous(), weight.mT.contiguous(), bias)  # slow for other layouts
 
 
-def transposed(x: Float[Tensor, "n k"], width: int) -> Float[Tensor, "k n"]:
-    """X^T, copied once if products with it are large; its first rows are then contiguous, too.
+def add_matmul(
+    total: Float[Tensor, "n m"], x: Float[Tensor, "n k"], weight: Float[Tensor, "k m"]
+) -> None:
+    """T <- T + X W, by the faster library.
+
+    Args:
+        total: T, modified.
+        x: X.
+        weight: W.
+    """
+    if is_large(x, x.shape[0] * weight.numel()):
+        total.add_(matmul(x, weight))
+    else:
+        total.addmm_(x, weight)
+
+
+def _plain_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+
+
+def _plain_add(total: Tensor, x: Tensor, weight: Tensor) -> None:
+    total.add_(torch.mm(x, weight))
+
+
+class Products(NamedTuple):
+    """How a learner computes X W + b, as `matmul`, and T <- T + X W, as `add_matmul`."""
+
+    multiply: Callable[..., Tensor]
+    add: Callable[[Tensor, Tensor, Tensor], None]
+
+
+FASTEST = Products(matmul, add_matmul)
+BATCHABLE = Products(_plain_matmul, _plain_add)
+"""PyTorch's default products, which `vmap` can batch."""
+
+
+def as_right_factor(x: Float[Tensor, "n k"], height: int) -> Float[Tensor, "n k"]:
+    """X, stored by columns if products with it are large, so that no product copies it.
 
     Args:
         x: X.
-        width: number of rows of the other factor.
+        height: number of rows of the left factor.
 
     Returns:
-        A view or a copy.
+        X or a copy.
     """
-    return x.mT.contiguous() if is_large(x, x.numel() * width) else x.mT
+    return x.mT.contiguous().mT if is_large(x, x.numel() * height) else x
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -13,12 +14,11 @@ from bfc_lightning.activations import Quadratic, activation_vjp
 from bfc_lightning.gradients import (
     VJP,
     EvaluatedLayer,
-    Multiply,
     vjp_by_autodiff,
     weight_gradients,
 )
 from bfc_lightning.learners import Cut, Learner
-from bfc_lightning.matmul import linear
+from bfc_lightning.matmul import FASTEST, Products, matmul
 from bfc_lightning.seeds import generator
 from bfc_lightning.types import as_integer
 
@@ -79,8 +79,9 @@ class DenseLayer(nn.Module):
 
     def preactivation(self, below: Float[Tensor, "n fan_in"]) -> Float[Tensor, "n m_l"]:
         """Returns Z_l, given the concatenation of F_0, ..., F_{l-1}."""
-        multiply = nn.functional.linear if torch.is_grad_enabled() else linear
-        return multiply(below, self.weight, self.bias)
+        if torch.is_grad_enabled():
+            return nn.functional.linear(below, self.weight, self.bias)
+        return matmul(below, self.weight.mT, self.bias)
 
     def initialize(self, *, scale: float, positive_readout: bool, random: torch.Generator) -> None:
         """Draws V_{l,0} ~ s N(0, 1/d) and V_{l,j} ~ s N(0, 0.3^2/m_j) and sets b = 0.
@@ -218,6 +219,10 @@ class DenseNet(Learner):
 
     def dense_layers(self) -> list[DenseLayer]:
         """Returns the layers with their type."""
+        return self._dense_layers
+
+    @cached_property
+    def _dense_layers(self) -> list[DenseLayer]:
         return [layer for layer in self.layers if isinstance(layer, DenseLayer)]
 
     def active_layers(self) -> list[DenseLayer]:
@@ -337,7 +342,7 @@ class DenseNet(Learner):
         x: Float[Tensor, "n d"],
         trained: Collection[str] = (),
         *,
-        multiply: Multiply = linear,
+        products: Products = FASTEST,
     ) -> tuple[Float[Tensor, " n"], VJP]:
         """f(x) and its vector-Jacobian product, as pure functions of the parameters.
 
@@ -352,21 +357,22 @@ class DenseNet(Learner):
         if self.has_trained_activation:
             return vjp_by_autodiff(self, parameters, x, trained)
         known, layers = [x], []
-        output = parameters["constant"].expand(len(x))
+        output = parameters["constant"].expand(x.shape[0])
         if self.linear is not None:
             output = torch.addmv(output, x, parameters["linear"])
         for level, layer in enumerate(self.active_layers()):
             names = _names(level)
             weight, bias, readout = (parameters[name] for name in names)
             below = torch.cat(known, dim=1) if level else x
-            feature, vjp = activation_vjp(layer.activation, multiply(below, weight, bias))
+            z = products.multiply(below, weight.mT, bias)
+            feature, vjp = activation_vjp(layer.activation, z)
             readout = self.scales[level] * readout
             output = torch.addmv(output, feature, readout)
             known.append(feature)
             layers.append(EvaluatedLayer(names, below, feature, readout, vjp))
 
         def gradients(grad: Tensor) -> dict[str, Tensor]:
-            found = weight_gradients(layers, parameters, grad, trained, multiply)
+            found = weight_gradients(layers, parameters, grad, trained, products)
             for scale, layer in zip(self.scales, layers, strict=False):
                 if layer.names[2] in trained:
                     found[layer.names[2]] = torch.mv(layer.feature.mT, grad).mul_(scale)
@@ -378,6 +384,7 @@ class DenseNet(Learner):
         return output, gradients
 
 
+@cache
 def _names(level: int) -> tuple[str, str, str]:
     """Names of V, b and v of a layer, counted from 0."""
     return f"layers.{level}.weight", f"layers.{level}.bias", f"layers.{level}.readout"

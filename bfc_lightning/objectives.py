@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bfc_lightning.gradients import Multiply
 from bfc_lightning.labels import Classification, Labels, Regression
 from bfc_lightning.learners import Learner
-from bfc_lightning.matmul import linear
+from bfc_lightning.matmul import FASTEST, Products
 from bfc_lightning.measures import classification_error, normalized_mse
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
@@ -123,7 +122,7 @@ class RegressionObjective(Objective):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         """`loss` and 2 (f - y) / (n Var(y))."""
         error = prediction - label
-        grad = error * (2 / (scale * len(label)))
+        grad = error * (2 / (scale * label.shape[0]))
         return torch.dot(error, grad) / 2, grad
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
@@ -189,7 +188,7 @@ class ClassificationObjective(Objective):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
         """`loss` and (sigmoid(f/s) - y) / (n s)."""
         logit = prediction / scale
-        grad = (logit.sigmoid() - label) / (scale * len(label))
+        grad = (logit.sigmoid() - label) / (scale * label.shape[0])
         return (nn.functional.softplus(logit) - label * logit).mean(), grad
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
@@ -226,14 +225,14 @@ def learner_loss(
     network: Learner,
     objective: Objective,
     *,
-    multiply: Multiply = linear,
+    products: Products = FASTEST,
 ) -> LossAndGrad:
     """The training loss of a learner, as a pure function of its parameters.
 
     Args:
         network: the learner. Its active layers are those of the function.
         objective: the loss of its predictions.
-        multiply: see `Learner.output_and_vjp`.
+        products: see `Learner.output_and_vjp`.
 
     Returns:
         A function of the trained parameters and all other tensors by name, of x, y and the scale.
@@ -248,7 +247,7 @@ def learner_loss(
         scale: float | Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         parameters = {**trained, **fixed}
-        prediction, vjp = network.output_and_vjp(parameters, x, trained, multiply=multiply)
+        prediction, vjp = network.output_and_vjp(parameters, x, trained, products=products)
         loss, grad = objective.loss_and_grad(prediction, y, scale)
         gradients = vjp(grad)
         if network.is_penalized:

@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from bfc_lightning.engine import Clipping, Engine
-from bfc_lightning.matmul import linear
+from bfc_lightning.matmul import BATCHABLE, FASTEST
 from bfc_lightning.objectives import learner_loss
 from bfc_lightning.private import count_steps
 from bfc_lightning.types import StepChunk
@@ -66,10 +66,10 @@ class RunModule(LightningModule, ABC):
         """
         self.automatic_optimization = False
         first = self.each[0]
-        multiply = linear if len(self.each) == 1 else torch.nn.functional.linear
+        products = FASTEST if len(self.each) == 1 else BATCHABLE
         self.engine = Engine(
             [each.network for each in self.each],
-            learner_loss(first.network, first.objective, multiply=multiply),
+            learner_loss(first.network, first.objective, products=products),
             clipping=clipping,
             share=share,
             steps_per_call=steps_per_call,

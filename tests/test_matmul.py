@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bfc_lightning import matmul
-from bfc_lightning.matmul import _by_onednn, linear
+import bfc_lightning.matmul as module
+from bfc_lightning.matmul import _by_onednn, add_matmul, matmul
 from bfc_lightning.networks import DenseNet
 
 need_onednn = pytest.mark.skipif(
@@ -21,9 +21,9 @@ def calls(monkeypatch):
         called.append(given)
         return _by_onednn(*given)
 
-    monkeypatch.setattr(matmul, "LIBRARY", "onednn")
-    monkeypatch.setattr(matmul, "_FEWEST", 1)
-    monkeypatch.setattr(matmul, "_by_onednn", count)
+    monkeypatch.setattr(module, "LIBRARY", "onednn")
+    monkeypatch.setattr(module, "_FEWEST", 1)
+    monkeypatch.setattr(module, "_by_onednn", count)
     return called
 
 
@@ -36,27 +36,37 @@ def random(*shape, seed=0):
 def test_products_of_views_are_those_of_double_precision(calls, bias):
     x, weight = random(40, 30)[:, :17], random(25, 9, seed=1)[8:].T
     expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-    torch.testing.assert_close(linear(x, weight, bias), expected.float())
+    torch.testing.assert_close(matmul(x, weight.T, bias), expected.float())
+    assert len(calls) == 1
+
+
+@need_onednn
+def test_product_is_added_to_columns_of_a_matrix(calls):
+    x, weight, total = random(40, 17), random(17, 9, seed=1), random(40, 12, seed=2)
+    expected = total.double()
+    expected[:, :9] += x.double() @ weight.double()
+    add_matmul(total[:, :9], x, weight)
+    torch.testing.assert_close(total, expected.float())
     assert len(calls) == 1
 
 
 @need_onednn
 def test_product_is_the_same_each_time(calls):
     x, weight = random(128, 512), random(192, 512, seed=1)
-    seen = [linear(x, weight) for _ in range(50)]
+    seen = [matmul(x, weight.T) for _ in range(50)]
     assert all(torch.equal(each, seen[0]) for each in seen)
 
 
 @need_onednn
 def test_only_large_products_in_single_precision_are_taken(calls, monkeypatch):
-    monkeypatch.setattr(matmul, "_FEWEST", 60)
+    monkeypatch.setattr(module, "_FEWEST", 60)
     for x, weight, taken in (
         (random(3, 5), random(4, 5), 1),
         (random(3, 5), random(3, 5), 0),
         (random(3, 5).double(), random(4, 5).double(), 0),
     ):
         calls.clear()
-        linear(x, weight)
+        matmul(x, weight.T)
         assert len(calls) == taken
 
 
@@ -74,9 +84,9 @@ def test_processors_with_wide_vectors_that_mkl_does_not_use(monkeypatch, known, 
     for library in (torch.backends.mkldnn, torch.backends.mkl):
         monkeypatch.setattr(library, "is_available", lambda: True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
-    assert matmul._mkl_is_held_back() is expected
+    assert module._mkl_is_held_back() is expected
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not matmul._mkl_is_held_back()
+    assert not module._mkl_is_held_back()
 
 
 @need_onednn

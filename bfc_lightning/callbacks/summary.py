@@ -88,7 +88,6 @@ class Summary(Callback):
             return
         parts = trainer.datamodule.parts  # type: ignore[attr-defined]
         samples = parts[0].batch_size * len(parts) * trainer.accumulate_grad_batches
-        self.metrics.save()
         rate = samples * (trainer.global_step - self._first) / (time.perf_counter() - self._began)
         content: dict[str, Any] = {
             "status": status,
