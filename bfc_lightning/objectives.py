@@ -257,3 +257,24 @@ def learner_loss(
         return loss, gradients
 
     return loss_and_grad
+
+
+@torch.no_grad()
+def objective_with_penalty(
+    network: Learner, objective: Objective, x: Float[Tensor, "n d"], y: Float[Tensor, " n"]
+) -> float:
+    """E (F - y)^2 + Reg on a sample, in the units of y^2. For regression.
+
+    Args:
+        network: the learner.
+        objective: the objective, whose scale is Var(y).
+        x: the inputs.
+        y: the labels.
+
+    Returns:
+        The value.
+    """
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    [variance] = objective.scales([0.0])
+    error = (network(x) - y).square().mean()
+    return float(error + variance * network.weight_penalty(tensors))

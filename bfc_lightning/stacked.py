@@ -167,6 +167,24 @@ class OptimizerRows:
             state.setdefault("step", torch.zeros(()))
 
 
+def share_step_count(optimizer: Optimizer) -> None:
+    """Gives all parameters the step count of the first one, and new ones a state of zeros.
+
+    The engines have one step count per optimizer, and all engines must take the same steps.
+
+    Args:
+        optimizer: the optimizer.
+    """
+    first, *others = optimizer.param_groups[0]["params"]
+    for parameter in others:
+        own = optimizer.state[parameter]
+        for name, value in optimizer.state[first].items():
+            if isinstance(value, Tensor):
+                own.setdefault(name, torch.zeros_like(parameter if value.ndim else value))
+                if value.ndim == 0:
+                    own[name].copy_(value)
+
+
 def _trained(learner: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in learner.named_parameters() if p.requires_grad}
 

@@ -14,8 +14,10 @@ from bfc_lightning.callbacks.training_scheme import share_gradients_anew
 from bfc_lightning.distillation import Distillation, Thresholds, num_stages, stage_name, stage_of
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.objectives import objective_with_penalty
 from bfc_lightning.schemes import Phase
 from bfc_lightning.seeds import generator
+from bfc_lightning.stacked import share_step_count
 
 
 class TrainingStages(Callback):
@@ -84,7 +86,9 @@ class TrainingStages(Callback):
         network, phase = learner.network, learner.phase
         assert isinstance(network, DistilledNet)
         assert phase is not None
-        value, stage = self._objective(learner), stage_of(phase)
+        assert self._subset is not None
+        value = objective_with_penalty(network, learner.objective, *self._subset)
+        stage = stage_of(phase)
         self._history.append(value)
         self._last = value
         eps = network.settings.eps_0 * math.sqrt(float(network.decay_factor))
@@ -113,30 +117,6 @@ class TrainingStages(Callback):
             share_step_count(optimizer)
         share_gradients_anew(trainer)
         log_metrics(trainer, self.scheme.logged(phase))
-
-    def _objective(self, learner: HierarchicalLearner) -> float:
-        """E (F - y)^2 + Reg on the subset."""
-        assert self._subset is not None
-        network, (x, y) = learner.network, self._subset
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        [variance] = learner.objective.scales([0.0])
-        error = (network(x) - y).square().mean()
-        return float(error + variance * network.weight_penalty(tensors))
-
-
-def share_step_count(optimizer: torch.optim.Optimizer) -> None:
-    """Gives all parameters the step count of the first one, and new ones a state of zeros.
-
-    The engines have one step count per optimizer, and all engines must take the same steps.
-    """
-    first, *others = optimizer.param_groups[0]["params"]
-    for parameter in others:
-        own = optimizer.state[parameter]
-        for name, value in optimizer.state[first].items():
-            if isinstance(value, Tensor):
-                own.setdefault(name, torch.zeros_like(parameter if value.ndim else value))
-                if value.ndim == 0:
-                    own[name].copy_(value)
 
 
 def _learner(module: LightningModule) -> HierarchicalLearner:
