@@ -37,7 +37,7 @@ _LABELS = {
     "features/richness": "richness of layer {}",
     "levels/residual": "residual of level {} (1: all missing)",
     "levels/function_error": "Var(c - o) / Var(o) of layer and level {}",
-    "levels/function_error_projected": "the same without lower polynomials, level {}",
+    "levels/function_error_projected": "projected function error of level {}",
     "ntk/drift": "drift of the kernel",
     "train/loss": "training loss",
 }
