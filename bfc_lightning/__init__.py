@@ -27,7 +27,10 @@ if TYPE_CHECKING:
         TwoLayer,
     )
     from bfc_lightning.data import HierarchicalData
+    from bfc_lightning.distillation import Distillation, PlateauThresholds, TheoremThresholds
+    from bfc_lightning.distilled import DistilledNet
     from bfc_lightning.experiments.tables import load_results
+    from bfc_lightning.fresh_starts import FreezeBelow, PullBelow
     from bfc_lightning.inputs import Gaussian, GaussianMixture, Hypercube, InputDistribution
     from bfc_lightning.labels import Classification, Regression
     from bfc_lightning.linearized import LinearizedDenseNet
@@ -71,6 +74,12 @@ _HOMES = {
     "SequentialKernels": "baselines",
     "SpectralMethod": "baselines",
     "HierarchicalData": "data",
+    "Distillation": "distillation",
+    "PlateauThresholds": "distillation",
+    "TheoremThresholds": "distillation",
+    "DistilledNet": "distilled",
+    "FreezeBelow": "fresh_starts",
+    "PullBelow": "fresh_starts",
     "Gaussian": "inputs",
     "GaussianMixture": "inputs",
     "Hypercube": "inputs",
@@ -112,8 +121,11 @@ __all__ = [
     "Classification",
     "DenseNet",
     "DepthSeparation",
+    "Distillation",
+    "DistilledNet",
     "EmpiricalNTK",
     "FiniteStream",
+    "FreezeBelow",
     "Gaussian",
     "GaussianMixture",
     "HardForKernels",
@@ -134,7 +146,9 @@ __all__ = [
     "Snapshot",
     "OneCycle",
     "PaperTarget",
+    "PlateauThresholds",
     "Progressive",
+    "PullBelow",
     "Quadratic",
     "QuadraticChainNTK",
     "QuadraticFeature",
@@ -153,6 +167,7 @@ __all__ = [
     "SteppedThreeLayer",
     "Target",
     "ThreeLayer",
+    "TheoremThresholds",
     "TwoLayer",
     "load_results",
     "load_run",

@@ -13,15 +13,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.labels import Labels
+from bfc_lightning.distilled import DistilledNet
+from bfc_lightning.distilled_settings import Distilled
+from bfc_lightning.labels import Labels, Regression
+from bfc_lightning.learners import Learner
 from bfc_lightning.linearized import LinearizedDenseNet
+from bfc_lightning.measures.battery import DENSE
+from bfc_lightning.measures.distillation import DISTILLED
 from bfc_lightning.networks import Activation, DenseNet
-from bfc_lightning.objectives import objective_for, weight_penalty
+from bfc_lightning.objectives import objective_for
 from bfc_lightning.private import count_stored_steps
 from bfc_lightning.run_module import RunModule, take_steps
 from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.schemes import Phase
-from bfc_lightning.targets import Target
+from bfc_lightning.targets import PaperTarget, Target
 from bfc_lightning.types import Batch, StepChunk
 
 # A small beta_2, since squared gradients decay by orders of magnitude during a run.
@@ -56,6 +61,9 @@ class HierarchicalLearner(RunModule):
         linear_readout: whether the learner has a linear term <u, x>. Classification requires it.
         linearized: whether the learner is replaced by its first-order expansion at initialization,
             whose tangent kernel and features are fixed.
+        distillation: replaces the DenseNet by a learner with distillation, see `Distilled`. It
+            requires a `PaperTarget` and the training scheme `Distillation`. `width` is then that of
+            W. Other settings of the DenseNet must keep their defaults.
         regularization: lambda, the coefficient of sum_j |V_{l,j}|^2, one number or one per layer.
         temperature: temperature of the logit in units of the target's standard deviation, for
             classification.
@@ -86,6 +94,7 @@ class HierarchicalLearner(RunModule):
         train_readout: bool = True,
         linear_readout: bool = False,
         linearized: bool = False,
+        distillation: Distilled | None = None,
         regularization: float | list[float] = 0.0,
         temperature: float = 0.25,
         final_temperature: float | None = None,
@@ -103,26 +112,44 @@ class HierarchicalLearner(RunModule):
         self.objective = objective_for(
             target, labels, temperature=temperature, final_temperature=final_temperature
         )
-        self.regularization = _per_layer("regularization", regularization, depth)
-        if min(self.regularization) < 0:
-            raise ValueError(f"regularization must be at least 0, got {regularization}.")
-        if linearized and any(self.regularization):
-            raise ValueError(
-                f"regularization must be 0 for a linearized learner, got {regularization}."
+        seed = 0 if seed is None else seed
+        self.network: Learner
+        self.battery = DENSE
+        if distillation is not None:
+            _check_distillation(
+                depth=depth == target.depth,
+                activation=activation is None,
+                positive_readout=not positive_readout,
+                init_scale=init_scale is None,
+                train_readout=train_readout,
+                linear_readout=not linear_readout,
+                linearized=not linearized,
+                regularization=not regularization,
             )
-        if init_scale is None:
-            init_scale = 1.0 if linearized else INIT_SCALE
-        self.network = (LinearizedDenseNet if linearized else DenseNet)(
-            target.input_dim,
-            _per_layer("width", width, depth),
-            level_scales=target.level_scales,
-            activation=activation,
-            positive_readout=positive_readout,
-            init_scale=init_scale,
-            train_readout=train_readout,
-            linear_readout=linear_readout,
-            seed=0 if seed is None else seed,
-        )
+            self.network = _distilled_net(target, labels, distillation, width=width, seed=seed)
+            self.battery = DISTILLED
+        else:
+            decay = _per_layer("regularization", regularization, depth)
+            if min(decay) < 0:
+                raise ValueError(f"regularization must be at least 0, got {regularization}.")
+            if linearized and any(decay):
+                raise ValueError(
+                    f"regularization must be 0 for a linearized learner, got {regularization}."
+                )
+            if init_scale is None:
+                init_scale = 1.0 if linearized else INIT_SCALE
+            self.network = (LinearizedDenseNet if linearized else DenseNet)(
+                target.input_dim,
+                _per_layer("width", width, depth),
+                level_scales=target.level_scales,
+                activation=activation,
+                positive_readout=positive_readout,
+                init_scale=init_scale,
+                train_readout=train_readout,
+                linear_readout=linear_readout,
+                regularization=decay,
+                seed=seed,
+            )
         self.phase: Phase | None = None
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
@@ -153,9 +180,12 @@ class HierarchicalLearner(RunModule):
             data: HierarchicalData = self.trainer.datamodule  # type: ignore[attr-defined]
             batch = data.truncate_labels(batch, self.phase.taught)
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
-        if any(self.regularization):
-            weights = [layer.weight for layer in self.network.active_layers()]
-            loss = loss + weight_penalty(weights, self.regularization)
+        if self.network.is_penalized:
+            tensors = {
+                **dict(self.network.named_parameters()),
+                **dict(self.network.named_buffers()),
+            }
+            loss = loss + self.network.weight_penalty(tensors)
         return loss
 
     def progress(self, step: int) -> float:
@@ -199,8 +229,20 @@ class HierarchicalLearner(RunModule):
         """
         self.phase = phase
         self.network.active_depth = phase.depth
+        self.network.distilled_depth = phase.distilled
         self.network.cut = phase.cut
         self.network.train_layers(phase.trained)
+
+    def begin_phase(self, phase: Phase) -> None:
+        """Enters a phase during training and starts the narrow weights that it adds.
+
+        Args:
+            phase: phase of the training scheme.
+        """
+        before = 1 if self.phase is None else max(1, self.phase.distilled)
+        self.enter_phase(phase)
+        for level in range(before + 1, phase.distilled + 1):
+            self.network.distill(level)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the phase, since the weights do not determine which layers are active.
@@ -233,7 +275,8 @@ class HierarchicalLearner(RunModule):
         Raises:
             ValueError: if the phase scales the learning rate and the schedule ignores the factor.
         """
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        is_open = self.phase is not None and self.phase.is_open
+        trainable = [p for p in self.parameters() if p.requires_grad or is_open]
         optimizer = self.make_optimizer(trainable)
         if self.phase is not None and self.phase.lr_factor != 1:
             for group in optimizer.param_groups:
@@ -280,6 +323,42 @@ class HierarchicalLearner(RunModule):
         for name, metric in metrics.items():
             self.log(f"{split}/{name}", metric, logger=False)
         self.scores = [{f"{split}/{name}": float(m.compute()) for name, m in metrics.items()}]
+
+
+def _distilled_net(
+    target: Target, labels: Labels, settings: Distilled, *, width: int | list[int], seed: int
+) -> DistilledNet:
+    """The learner with distillation for a target.
+
+    Raises:
+        ValueError: if the target has another first level, or the labels are classes.
+    """
+    if not isinstance(target, PaperTarget):
+        raise ValueError(f"distillation requires a PaperTarget, got {type(target).__name__}.")
+    if not isinstance(labels, Regression):
+        raise ValueError("distillation requires regression, got labels that are classes.")
+    if isinstance(width, list):
+        raise ValueError(f"width must be one number with distillation, got {width}.")
+    return DistilledNet(
+        target.square_mean,
+        target.sources,
+        level_scales=target.level_scales[1:],
+        width=width,
+        settings=settings,
+        variance=float(labels.label_variance(target)),
+        seed=seed,
+    )
+
+
+def _check_distillation(**is_default: bool) -> None:
+    """Checks that all settings of the DenseNet have their defaults.
+
+    Raises:
+        ValueError: if one has not.
+    """
+    for name, kept in is_default.items():
+        if not kept:
+            raise ValueError(f"{name} must keep its default with distillation.")
 
 
 def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:

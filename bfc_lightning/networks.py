@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,12 @@ from bfc_lightning.gradients import (
     vjp_by_autodiff,
     weight_gradients,
 )
+from bfc_lightning.learners import Cut, Learner
 from bfc_lightning.matmul import FASTEST, Products, matmul
 from bfc_lightning.seeds import generator
 from bfc_lightning.types import as_integer
 
 Activation = Callable[..., Any]
-Cut = Literal["none", "features", "readout"]
 
 _EVALUATED_ROWS = 2048
 FEATURE_STD = 0.3
@@ -119,7 +119,7 @@ def _check_activation(sigma: Activation) -> None:
         raise ValueError(f"activation must keep the shape (2, 4), got {shape}.")
 
 
-class DenseNet(nn.Module):
+class DenseNet(Learner):
     """The learner.
 
         F_0 = x
@@ -141,23 +141,22 @@ class DenseNet(nn.Module):
         train_readout: whether v is trained.
         linear_readout: whether <u, x> is part of f, initialized to 0. Classification requires it.
         init_scale: s, the factor of the initial hidden weights V.
+        regularization: lambda_l of `weight_penalty`, one per layer. 0 by default.
         seed: seed of the initialization.
 
     Attributes:
         active_depth: only layers 1, ..., active_depth are part of f. Initially L. Set by training
             schemes.
-        cut: which gradients are blocked. Set by training schemes for controls. Requires autograd.
-            `features` blocks gradients through V_{l,j}, j >= 1, to lower layers. `readout` blocks
-            gradients through v_l, l < active_depth, to the weights of layer l, but not to v_l.
+        cut: see `Learner`. `features` blocks gradients through V_{l,j}, j >= 1, to lower layers.
+            `readout` blocks gradients through v_l, l < active_depth, to the weights of layer l, but
+            not to v_l.
+        pull: coefficient of the penalty of `pull_towards`. Initially 0. Set by training schemes.
         init_scale: s.
-        is_linearized: whether f is a first-order expansion with fixed features.
 
     Raises:
         ValueError: if a size is below 1, there is no layer, the scale is not positive, or the
             activation changes the shape.
     """
-
-    is_linearized = False
 
     def __init__(
         self,
@@ -170,6 +169,7 @@ class DenseNet(nn.Module):
         train_readout: bool = True,
         linear_readout: bool = False,
         init_scale: float = 1.0,
+        regularization: Sequence[float] = (),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -186,6 +186,8 @@ class DenseNet(nn.Module):
         self.input_dim = input_dim
         self.active_depth = len(widths)
         self.cut: Cut = "none"
+        self.regularization = tuple(regularization)
+        self.pull = 0.0
         self.init_scale = init_scale
         self.positive_readout = positive_readout
         self.train_readout = train_readout
@@ -229,6 +231,10 @@ class DenseNet(nn.Module):
         """Returns the layers that are part of f."""
         return self.dense_layers()[: self.active_depth]
 
+    def neuron_weights(self) -> dict[int, Float[Tensor, "m fan_in"]]:
+        """Returns all V_{l,j} of each layer, by its number."""
+        return {level: layer.weight for level, layer in enumerate(self.dense_layers(), start=1)}
+
     def train_layers(self, levels: Collection[int]) -> None:
         """Enables gradients for the given layers and disables them for all others.
 
@@ -240,6 +246,19 @@ class DenseNet(nn.Module):
         for level, layer in enumerate(self.dense_layers(), start=1):
             layer.requires_grad_(level in levels)
             layer.readout.requires_grad_(level in levels and self.train_readout)
+
+    def pull_towards(self, weights: Sequence[Float[Tensor, "_m _fan_in"]], pull: float) -> None:
+        """Adds pull * sum_l |V_l - V'_l|^2 to the training loss.
+
+        V'_l becomes a buffer `anchor` of layer l, which is not part of `state_dict`.
+
+        Args:
+            weights: V'_1, V'_2, ... of the lowest layers.
+            pull: the coefficient.
+        """
+        self.pull = pull
+        for layer, weight in zip(self.dense_layers(), weights, strict=False):
+            layer.register_buffer("anchor", weight.to(layer.weight), persistent=False)
 
     def activate(
         self, x: Float[Tensor, "n d"]
@@ -306,6 +325,26 @@ class DenseNet(nn.Module):
         parts = torch.split(x, _EVALUATED_ROWS)
         return torch.cat([self.output_and_vjp(parameters, part)[0] for part in parts])
 
+    @property
+    def is_penalized(self) -> bool:
+        """Whether any coefficient is not 0."""
+        return any((self.pull, *self.regularization))
+
+    def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:
+        """lambda_l and V_l of the active layers, and with `pull_towards` pull and V_l - V'_l.
+
+        Source: the lambda_6 term of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. The
+        terms with lambda_3 to lambda_5 are those of `DistilledNet`.
+        """
+        names = [_names(level)[0] for level in range(self.active_depth)]
+        pairs = zip(names, self.regularization, strict=False)
+        parts = [(name, factor, parameters[name]) for name, factor in pairs if factor]
+        for name in names if self.pull else []:
+            anchor = parameters.get(name.replace("weight", "anchor"))
+            if anchor is not None:
+                parts.append((name, self.pull, parameters[name] - anchor))
+        return parts
+
     def output_and_vjp(
         self,
         parameters: Mapping[str, Tensor],
@@ -322,16 +361,7 @@ class DenseNet(nn.Module):
             dV_l = dZ_l^T [F_0, ..., F_{l-1}],   db_l = sum_i dZ_l,   dv_l = s_l F_l^T g
             dc = sum_i g_i,   du = x^T g
 
-        Products that no trained parameter needs are skipped.
-
-        Args:
-            parameters: the value of each parameter, by name.
-            x: the inputs.
-            trained: names of the parameters whose gradients are needed, all of active layers.
-            products: how products are computed. `vmap` requires `BATCHABLE`.
-
-        Returns:
-            f(x), and the map from g to the gradients of the trained parameters.
+        Products that no trained parameter needs are skipped. See `Learner.output_and_vjp`.
         """
         if self.has_trained_activation:
             return vjp_by_autodiff(self, parameters, x, trained)

@@ -1,4 +1,4 @@
-"""Objectives: the training loss, the reported score and the weight penalty."""
+"""Objectives: the training loss and the reported score."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.labels import Classification, Labels, Regression
+from bfc_lightning.learners import Learner
 from bfc_lightning.matmul import FASTEST, Products
 from bfc_lightning.measures import classification_error, normalized_mse
-from bfc_lightning.networks import DenseNet
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
 
@@ -19,28 +19,6 @@ LossAndGrad = Callable[
     tuple[Tensor, dict[str, Tensor]],
 ]
 """(trained, fixed, x, y, scale) -> loss, gradients of the trained parameters by name."""
-
-
-def weight_penalty(
-    weights: Sequence[Float[Tensor, "_m _fan_in"]], coefficients: Sequence[float]
-) -> Float[Tensor, ""]:
-    """sum_l lambda_l sum_j |V_{l,j}|_F^2, without biases and readouts.
-
-    Source: the lambda_6 term of the regularizer of Allen-Zhu and Li, arXiv 2001.04413. The terms
-    with lambda_3 to lambda_5 couple the wide weights W of a layer to their distilled weights K. A
-    `DenseNet` has no K.
-
-    Args:
-        weights: V_1, V_2, ... of the active layers.
-        coefficients: lambda_l, at least one per weight.
-
-    Returns:
-        A scalar.
-    """
-    penalty = weights[0].new_zeros(())
-    for coefficient, weight in zip(coefficients, weights, strict=False):
-        penalty = penalty + coefficient * weight.square().sum()
-    return penalty
 
 
 class Objective(ABC):
@@ -244,9 +222,8 @@ def objective_for(
 
 
 def learner_loss(
-    network: DenseNet,
+    network: Learner,
     objective: Objective,
-    regularization: Sequence[float],
     *,
     products: Products = FASTEST,
 ) -> LossAndGrad:
@@ -255,8 +232,7 @@ def learner_loss(
     Args:
         network: the learner. Its active layers are those of the function.
         objective: the loss of its predictions.
-        regularization: lambda_l of `weight_penalty`, one per layer.
-        products: see `DenseNet.output_and_vjp`.
+        products: see `Learner.output_and_vjp`.
 
     Returns:
         A function of the trained parameters and all other tensors by name, of x, y and the scale.
@@ -274,12 +250,31 @@ def learner_loss(
         prediction, vjp = network.output_and_vjp(parameters, x, trained, products=products)
         loss, grad = objective.loss_and_grad(prediction, y, scale)
         gradients = vjp(grad)
-        if any(regularization):
-            names = [f"layers.{level}.weight" for level in range(network.active_depth)]
-            loss = loss + weight_penalty([parameters[name] for name in names], regularization)
-            for name, coefficient in zip(names, regularization, strict=False):
-                if name in trained:
-                    gradients[name] = gradients[name] + 2 * coefficient * parameters[name]
+        if network.is_penalized:
+            loss = loss + network.weight_penalty(parameters)
+            for name, own in network.penalty_grad(parameters, trained).items():
+                gradients[name] = gradients[name] + own
         return loss, gradients
 
     return loss_and_grad
+
+
+@torch.no_grad()
+def objective_with_penalty(
+    network: Learner, objective: Objective, x: Float[Tensor, "n d"], y: Float[Tensor, " n"]
+) -> float:
+    """E (F - y)^2 + Reg on a sample, in the units of y^2. For regression.
+
+    Args:
+        network: the learner.
+        objective: the objective, whose scale is Var(y).
+        x: the inputs.
+        y: the labels.
+
+    Returns:
+        The value.
+    """
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    [variance] = objective.scales([0.0])
+    error = (network(x) - y).square().mean()
+    return float(error + variance * network.weight_penalty(tensors))

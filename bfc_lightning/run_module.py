@@ -69,7 +69,7 @@ class RunModule(LightningModule, ABC):
         products = FASTEST if len(self.each) == 1 else BATCHABLE
         self.engine = Engine(
             [each.network for each in self.each],
-            learner_loss(first.network, first.objective, first.regularization, products=products),
+            learner_loss(first.network, first.objective, products=products),
             clipping=clipping,
             share=share,
             steps_per_call=steps_per_call,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import ClassVar, Literal, get_args
 
-from bfc_lightning.networks import Cut
+from bfc_lightning.learners import Cut
 from bfc_lightning.types import as_integer
 
 Control = Literal["taught_levels", "detach_features", "detach_readout", "restart", "subtract"]
@@ -25,6 +25,11 @@ class Phase:
         taught: last level of the target that is part of the labels; None for all levels.
         cut: which gradients are blocked, see `DenseNet.cut`.
         lr_factor: factor of the learning rate.
+        distilled: K_2, ..., K_distilled are trained, see `DistilledNet`. 0 for a DenseNet.
+        is_open: whether the optimizer covers all layers, also those that join during the phase.
+        is_fresh: whether the trained parameters start from their initialization.
+        pull: coefficient of sum_l |V_l - V'_l|^2 in the loss, over the layers of the phase before,
+            with V'_l their weights at its end.
     """
 
     start: int
@@ -34,6 +39,10 @@ class Phase:
     taught: int | None = None
     cut: Cut = "none"
     lr_factor: float = 1.0
+    distilled: int = 0
+    is_open: bool = False
+    is_fresh: bool = False
+    pull: float = 0.0
 
     @property
     def is_intervened(self) -> bool:
@@ -62,12 +71,14 @@ class Scheme(ABC):
 
     Attributes:
         control: the control experiment, if any.
+        distills: whether the scheme requires a learner with distillation.
 
     Raises:
         ValueError: if a step is negative.
     """
 
     control: Control | None = None
+    distills: ClassVar[bool] = False
 
     def __init__(self, freeze: dict[int, int] | None = None) -> None:
         self.freeze = {
@@ -106,6 +117,11 @@ class Scheme(ABC):
         """Whether the phases depend on the length of the run."""
         return False
 
+    @property
+    def check_steps(self) -> int | None:
+        """The training steps between checks that may change what is trained, or None."""
+        return None
+
     def phases(self, depth: int, max_steps: int) -> list[Phase]:
         """Returns the phases of the run.
 
@@ -132,8 +148,18 @@ class Scheme(ABC):
             active, trained = self.layers_of_phase(number, depth)
             frozen = self.frozen_at(start)
             kept = tuple(layer for layer in trained if layer not in frozen)
-            planned.append(Phase(start, stop, active, kept))
+            planned.append(
+                Phase(start, stop, active, kept, distilled=self.distilled_in_phase(number))
+            )
         return planned
+
+    def distilled_in_phase(self, number: int) -> int:
+        """Returns the last layer whose narrow weights are trained in a phase. 0 by default."""
+        return 0
+
+    def logged(self, phase: Phase) -> dict[str, int]:
+        """Returns what is logged when a phase begins."""
+        return {"scheme/active_layers": phase.depth}
 
     def frozen_at(self, step: int) -> frozenset[int]:
         """Returns the layers that are frozen after `step` training steps."""
@@ -152,7 +178,7 @@ class Joint(Scheme):
         return depth, range(1, depth + 1)
 
 
-class _OneByOne(Scheme):
+class OneByOne(Scheme):
     """Layers are added one after another, one per phase."""
 
     controls: ClassVar[tuple[str, ...]] = get_args(Control)
@@ -183,10 +209,11 @@ class _OneByOne(Scheme):
             ValueError: if there is not one factor per phase, or a control has no second phase.
         """
         planned = super().phases(depth, max_steps)
-        factors = [1.0] * depth if self.lr_factors is None else self.lr_factors
-        if len(factors) != depth:
+        count = self.num_phases(depth)
+        factors = [1.0] * count if self.lr_factors is None else self.lr_factors
+        if len(factors) != count:
             raise ValueError(
-                f"scheme.lr_factors must be one number for each of {depth} layers, got {factors}."
+                f"scheme.lr_factors must be one number for each of {count} phases, got {factors}."
             )
         planned = [
             replace(phase, lr_factor=factor) for phase, factor in zip(planned, factors, strict=True)
@@ -197,10 +224,11 @@ class _OneByOne(Scheme):
             raise ValueError(
                 f"scheme.control {self.control} requires at least 2 layers, got {depth}."
             )
-        return [
-            _controlled(phase, number, self.control)
-            for number, phase in enumerate(planned, start=1)
-        ]
+        return [_controlled(phase, planned[0].depth, self.control) for phase in planned]
+
+    def num_phases(self, depth: int) -> int:
+        """Returns the number of phases: one per layer."""
+        return depth
 
     @property
     def stretches(self) -> bool:
@@ -211,26 +239,27 @@ class _OneByOne(Scheme):
         """Returns `steps`, or `max_steps` divided equally with any remainder in the last phases.
 
         Raises:
-            ValueError: if there is not one number per layer, or fewer training steps than layers.
+            ValueError: if there is not one number per phase, or fewer training steps than phases.
         """
+        count = self.num_phases(depth)
         if isinstance(self.steps, int):
-            return [self.steps] * depth
+            return [self.steps] * count
         if self.steps is not None:
-            if len(self.steps) != depth:
+            if len(self.steps) != count:
                 raise ValueError(
-                    f"scheme.steps must be one number or one for each of {depth} layers, "
+                    f"scheme.steps must be one number or one for each of {count} phases, "
                     f"got {self.steps}."
                 )
             return list(self.steps)
-        if max_steps < depth:
+        if max_steps < count:
             raise ValueError(
-                f"trainer.max_steps must be at least 1 for each of {depth} layers, got {max_steps}."
+                f"trainer.max_steps must be at least 1 for each of {count} phases, got {max_steps}."
             )
-        bounds = [max_steps * number // depth for number in range(depth + 1)]
+        bounds = [max_steps * number // count for number in range(count + 1)]
         return [stop - start for start, stop in pairwise(bounds)]
 
 
-class Progressive(_OneByOne):
+class Progressive(OneByOne):
     """Layer l is added in phase l, and all lower layers are still trained.
 
     Controls test whether a lower layer improves *because* a higher layer was added. Each control
@@ -260,7 +289,7 @@ class Progressive(_OneByOne):
         return number + 1, range(1, number + 2)
 
 
-class Layerwise(_OneByOne):
+class Layerwise(OneByOne):
     """Layer l is added in phase l, and only this layer is trained.
 
     Args:
@@ -290,18 +319,19 @@ class Layerwise(_OneByOne):
         return number + 1, [number + 1]
 
 
-def _controlled(phase: Phase, number: int, control: Control) -> Phase:
-    """Applies a control to phase `number`, counted from 1."""
+def _controlled(phase: Phase, first: int, control: Control) -> Phase:
+    """Applies a control to a phase of a run that starts with `first` layers."""
     if control == "taught_levels":
-        return replace(phase, taught=number)
-    if number == 1:
+        return replace(phase, taught=phase.depth)
+    if phase.depth == first:
         return phase
     if control == "detach_features":
         return replace(phase, cut="features")
     if control == "detach_readout":
         return replace(phase, cut="readout")
-    first = replace(phase, depth=1, trained=tuple(set(phase.trained) & {1}))
-    return first if control == "restart" else replace(first, taught=1)
+    kept = tuple(layer for layer in phase.trained if layer <= first)
+    same = replace(phase, depth=first, trained=kept, distilled=min(phase.distilled, first))
+    return same if control == "restart" else replace(same, taught=first)
 
 
 def _as_integers(steps: int | Sequence[int] | None) -> int | list[int] | None:

@@ -78,11 +78,18 @@ class StackedParameters:
             }
             for learner in learners
         ]
+        self._others = list(others[0].values())
+        self._versions = [tensor._version for tensor in self._others]
         self.fixed = {name: torch.stack([each[name] for each in others]) for name in others[0]}
         self.first = self.layout.named(self.values[0]), others[0]
 
     def is_current(self) -> bool:
-        """Whether the same parameters are trained, and are still views of the rows."""
+        """Whether the same parameters are trained and are still views, and no buffer has changed.
+
+        Buffers of other learners than the first are not checked. They change together.
+        """
+        if [tensor._version for tensor in self._others] != self._versions:
+            return False
         for learner, row in zip(self._learners, self.values, strict=True):
             trained = _trained(learner)
             pairs = zip(trained.values(), self.layout.views(row), strict=False)
@@ -158,6 +165,24 @@ class OptimizerRows:
         state[name] = slot
         if name == "exp_avg":
             state.setdefault("step", torch.zeros(()))
+
+
+def share_step_count(optimizer: Optimizer) -> None:
+    """Gives all parameters the step count of the first one, and new ones a state of zeros.
+
+    The engines have one step count per optimizer, and all engines must take the same steps.
+
+    Args:
+        optimizer: the optimizer.
+    """
+    first, *others = optimizer.param_groups[0]["params"]
+    for parameter in others:
+        own = optimizer.state[parameter]
+        for name, value in optimizer.state[first].items():
+            if isinstance(value, Tensor):
+                own.setdefault(name, torch.zeros_like(parameter if value.ndim else value))
+                if value.ndim == 0:
+                    own[name].copy_(value)
 
 
 def _trained(learner: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,12 +18,15 @@ from jaxtyping import AbstractArray, install_import_hook
 
 _MODULES = (
     "activations",
+    "distilled",
+    "distilled_settings",
     "engine",
     "formulas",
     "gradients",
     "inputs",
     "kernels",
     "labels",
+    "learners",
     "linearized",
     "matmul",
     "measures",

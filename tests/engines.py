@@ -19,8 +19,8 @@ class Steps:
         make_schedule = settings.pop("schedule", None)
         self.schedules = [make_schedule(self.optimizer)] if make_schedule else []
         self.progress = settings.pop("progress", lambda step: 0.0)
-        coefficients = settings.pop("regularization", [0.0] * network.depth)
-        loss = learner_loss(network, objective, coefficients)
+        network.regularization = settings.pop("regularization", network.regularization)
+        loss = learner_loss(network, objective)
         self.engine = Engine([network], loss, **settings)
         self.taken = 0
 

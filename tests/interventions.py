@@ -95,6 +95,18 @@ class PoisonAt(Callback):
                 learner.network.constant.fill_(float("nan"))
 
 
+class WeightsAt(Callback):
+    """Saves the weights just before a training step."""
+
+    def __init__(self, step: int, path: str) -> None:
+        self.step = step
+        self.path = path
+
+    def on_train_batch_start(self, trainer, pl_module, *args) -> None:
+        if trainer.global_step == self.step:
+            torch.save(pl_module.state_dict(), self.path)
+
+
 class FailInSetup(Callback):
     """Fails after the run folder was made."""
 

@@ -52,6 +52,7 @@ def judged(folder, narrow, wide=(1.0,) * 5, **changes):
 
 
 TERM_OF_WIDE = {"learner": "wide", "metric": "x"}
+SLOPE = {"learner": "a", "metric": "x", "axis": "d", "labels": ["4", "9"]}
 MISTAKES = {
     "key too many": ({"color": "red"}, "'color' is not accepted"),
     "unknown profile": ({"runs": {"quick": "few.yaml", "slow": "few.yaml"}}, "runs .*slow"),
@@ -60,6 +61,10 @@ MISTAKES = {
     "no bound": ({"conditions": [{"what": "x", "value": TERM_OF_WIDE}]}, "at_least <= at_most"),
     "bounds that exclude each other": (condition(at_most=0.5), "got 1.0 and 0.5"),
     "bound that is no number": (condition(at_least="ten"), "at_least.*ten"),
+    "slope of one number": (
+        {"conditions": [{"what": "x", "slope": SLOPE | {"labels": ["4"]}, "at_least": 1}]},
+        "at least two labels",
+    ),
     "unknown key": (condition(ratio={"of": {**TERM_OF_WIDE, "and": 1}}), "'and'"),
 }
 
@@ -84,6 +89,7 @@ def test_file_that_is_no_mapping_is_named(text, tmp_path):
 OF_A = {"learner": "a", "metric": "x"}
 MISFITS = {
     "learner must be one of a, b, got 'c'": {"value": {**OF_A, "learner": "c", "at": {"d": 8}}},
+    "claim .* d must be one of 4, 8, got '9'": {"slope": SLOPE},
     r"at of a must have \['d'\], got \[\]": {"value": OF_A},
     "d must be one of 4, 8, got '9'": {"value": {**OF_A, "at": {"d": 9}}},
     "exponents need an experiment with scaling": {"exponent": {"of": "a", "minus": "b"}},
@@ -116,6 +122,13 @@ def test_seeds_are_drawn_together_for_all_terms():
     values = np.array([1.0, 10.0, 100.0, 1000.0, 10000.0])
     found = effect_of(np.stack([2 * values, values]))
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+def test_slope_is_that_of_logarithms_over_the_numbers():
+    """x = 3 d^2 s with the same factor s of a seed at every d: the slope is 2 on every draw."""
+    dims, seeds = np.array([4.0, 9.0, 20.0]), np.array([0.5, 1.0, 2.0, 3.0, 4.0])
+    found = effect_of(3 * dims[:, None] ** 2 * seeds, dims)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_interval_is_that_of_all_draws():

@@ -324,7 +324,7 @@ def test_several_learners_equal_single_ones_and_may_diverge_alone(settings):
     single = [cases[0].engine(OPTIMIZERS["Adam"], copy.deepcopy(each)) for each in networks]
     with torch.no_grad():
         networks[1].constant.fill_(torch.nan)
-    loss = learner_loss(networks[0], cases[0].objective, [0.0, 0.0], products=BATCHABLE)
+    loss = learner_loss(networks[0], cases[0].objective, products=BATCHABLE)
     engine = Engine(networks, loss)
     optimizers = [OPTIMIZERS["Adam"](trainable(network)) for network in networks]
     chunk = cases[0].part(0, 50)
@@ -342,7 +342,7 @@ def test_several_learners_equal_single_ones_and_may_diverge_alone(settings):
 
 def test_learners_of_different_shapes_are_refused():
     networks = [DenseNet(3, [2]), DenseNet(3, [4])]
-    engine = Engine(networks, learner_loss(networks[0], Case().objective, [0.0]))
+    engine = Engine(networks, learner_loss(networks[0], Case().objective))
     optimizers = [SGD(network.parameters(), lr=0.1) for network in networks]
     with pytest.raises(ValueError, match="must have the same shape, got 2 shapes"):
         engine.run(Case().part(0, 1), optimizers, [], [[1.0, 1.0]])

@@ -55,6 +55,10 @@ RUNS = {
     "joint": LOGGED,
     "progressive": [*LOGGED, "--scheme", "Progressive", "--scheme.steps", "[37, 63]"],
     "layerwise": [*BARE, "--scheme", "Layerwise", "--scheme.steps", "50"],
+    "pulled": [
+        *(*LOGGED, "--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.1"),
+        *("--scheme.steps", "[37, 63]", "--model.regularization", "0.01"),
+    ],
     "frozen": [*BARE, "--scheme.freeze", '{"1": 33}', "--model.optimizer", "AdamW"],
     "classes": [*LOGGED, *CLASSES, "--model.final_temperature", "0.05"],
     "finite": [*BARE, "--data.num_train_samples", "100"],

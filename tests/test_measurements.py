@@ -17,7 +17,7 @@ from bfc_lightning import (
     SingleIndex,
 )
 from bfc_lightning.callbacks.loggers import read_metrics
-from bfc_lightning.callbacks.measurements import Milestones, measure_steps
+from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.measures.battery import MEASURES, reference_levels, take_sample, take_snapshot
 from bfc_lightning.schemes import Joint, Layerwise, Progressive
 from tests.runs import fit, intervene, same_weights, summary
@@ -144,7 +144,7 @@ def test_target_without_layers_has_levels_and_kernel_only():
     network = DenseNet(8, [16])
     sample = take_sample(draw(law), target, Regression(law), network)
     assert set(measured(network, sample)) == {"levels/nmse", "levels/residual_1", "ntk/drift"}
-    assert set(reference_levels(sample)) == {"reference/without_last_level"}
+    assert set(reference_levels(sample)) == {"reference/share_1", "reference/without_last_level"}
 
 
 def test_float32_learner_has_the_measures_of_its_float64_copy(problem):
@@ -220,53 +220,3 @@ def test_classes_with_positive_signs_are_measured(tmp_path):
     metrics = summary(tmp_path / "tiny")["metrics"]
     assert 0 < metrics["features/consumed_leakage_1"] <= 1
     assert metrics["reference/truncated_error_2"] == 0
-
-
-# Milestones, worked by hand
-
-
-UNTRAINED = {"features/residual_1_untrained": 0.8, "features/residual_2_untrained": 0.9}
-
-
-def residuals(*values: float) -> dict[str, float]:
-    named = {f"features/residual_{level}": v for level, v in enumerate(values, start=1)}
-    return {**UNTRAINED, **named}
-
-
-def test_correction_is_the_residual_when_the_next_layer_joined_over_that_now():
-    milestones = Milestones(Progressive(10).phases(3, 0))
-    assert "features/correction_1" not in milestones.compare(5, residuals(0.5))
-    assert milestones.compare(10, residuals(0.2))["features/correction_1"] == 1.0
-    later = milestones.compare(15, residuals(0.05, 0.6))
-    assert later["features/correction_1"] == pytest.approx(4.0)
-    assert "features/correction_2" not in later
-    milestones.compare(20, residuals(0.05, 0.3))
-    last = milestones.compare(25, residuals(0.0, 0.1))
-    assert last["features/correction_1"] == float("inf")
-    assert last["features/correction_2"] == pytest.approx(3.0)
-
-
-@pytest.mark.parametrize("scheme", [Joint(), Layerwise(10)])
-def test_layers_that_do_not_train_on_have_no_correction(scheme):
-    milestones = Milestones(scheme.phases(2, 20))
-    for step in (10, 15):
-        named = milestones.compare(step, residuals(0.2, 0.3))
-        assert not [key for key in named if "correction" in key]
-
-
-def test_halved_step_is_the_first_one_and_stays():
-    milestones = Milestones(Joint().phases(2, 100))
-    assert milestones.compare(1, {**residuals(0.5, 0.9), "levels/residual_1": 0.6}) == {}
-    named = milestones.compare(7, {**residuals(0.4, 0.6), "levels/residual_1": 0.5})
-    assert named == {"features/halved_step_1": 7, "levels/halved_step_1": 7}
-    later = milestones.compare(9, {**residuals(0.7, 0.45), "levels/residual_1": 0.9})
-    assert later == {**named, "features/halved_step_2": 9}
-
-
-def test_fall_of_the_leakage_counts_from_the_first_low_error():
-    milestones = Milestones(Joint().phases(2, 100))
-    key = "features/consumed_leakage_1"
-    assert milestones.compare(1, {"levels/nmse": 2e-3, key: 0.9}) == {}
-    assert milestones.compare(2, {"levels/nmse": 1e-3, key: 0.4}) == {f"{key}_fall": 1.0}
-    later = milestones.compare(3, {"levels/nmse": 5e-3, key: 0.1})
-    assert later[f"{key}_fall"] == pytest.approx(4.0)

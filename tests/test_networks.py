@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from reference import learner
+from reference import learner, penalty
 from scipy import stats
 from torch import nn
 from torch.func import functional_call, stack_module_state
@@ -295,6 +295,36 @@ def test_stacked_networks_answer_like_separate_ones():
     together = torch.vmap(answer)(parameters, buffers, x)
     apart = torch.stack([network(row) for network, row in zip(networks, x, strict=True)])
     torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
+
+
+# The penalty
+
+
+@pytest.mark.parametrize("coefficients", [[0.1], [0.0, 0.3], [0.1, 0.2, 0.3]])
+def test_penalty_is_the_sum_over_all_weights(coefficients):
+    widths = [4, 3, 2][: len(coefficients)]
+    network = DenseNet(3, widths, linear_readout=True, regularization=coefficients).double()
+    blocks = {
+        (level, source): layer.block(source).detach().numpy()
+        for level, layer in enumerate(network.layers, start=1)
+        for source in range(level)
+    }
+    expected = penalty(blocks, coefficients)
+    found = network.weight_penalty(dict(network.named_parameters()))
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_penalty_pulls_on_weights_only():
+    network = DenseNet(3, [4, 2], linear_readout=True, regularization=[0.5, 0.1]).double()
+    parameters = dict(network.named_parameters())
+    network.weight_penalty(parameters).backward()
+    by_hand = network.penalty_grad(parameters, parameters)
+    assert set(by_hand) == {"layers.0.weight", "layers.1.weight"}
+    for name, parameter in parameters.items():
+        if name in by_hand:
+            torch.testing.assert_close(by_hand[name].detach(), parameter.grad)
+        else:
+            assert parameter.grad is None
 
 
 # What a user gets wrong

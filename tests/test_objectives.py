@@ -5,16 +5,13 @@ import re
 
 import pytest
 import torch
-from reference import penalty
 
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Labels, Regression
-from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import (
     ClassificationObjective,
     RegressionObjective,
     objective_for,
-    weight_penalty,
 )
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import Target
@@ -39,32 +36,6 @@ def numbers(*values):
 
 def batch(labels, signal):
     return Batch(torch.zeros(len(labels), 2, dtype=torch.float64), labels, signal)
-
-
-@pytest.mark.parametrize("coefficients", [[0.1], [0.0, 0.3], [0.1, 0.2, 0.3]])
-def test_penalty_is_the_sum_over_all_weights(coefficients):
-    widths = [4, 3, 2][: len(coefficients)]
-    network = DenseNet(3, widths, linear_readout=True).double()
-    blocks = {
-        (level, source): layer.block(source).detach().numpy()
-        for level, layer in enumerate(network.layers, start=1)
-        for source in range(level)
-    }
-    expected = penalty(blocks, coefficients)
-    assert float(
-        weight_penalty([layer.weight for layer in network.layers], coefficients).detach()
-    ) == pytest.approx(expected, rel=1e-12)
-
-
-def test_penalty_pulls_on_weights_only():
-    network = DenseNet(3, [4, 2], linear_readout=True).double()
-    weight_penalty([layer.weight for layer in network.layers], [0.5, 0.1]).backward()
-    for coefficient, layer in zip([0.5, 0.1], network.layers, strict=True):
-        torch.testing.assert_close(layer.weight.grad, 2 * coefficient * layer.weight.detach())
-        assert layer.bias.grad is None
-        assert layer.readout.grad is None
-    assert network.constant.grad is None
-    assert network.linear.grad is None
 
 
 def loss_of(objective, prediction, labels, progress=0.0):

@@ -87,6 +87,12 @@ def test_final_values_without_any_history_stand_side_by_side():
     assert panel.get_yscale() == "log"
 
 
+def test_long_labels_of_points_have_a_setting_per_line():
+    labels = ["depth=3,num_train_samples=null", "depth=3,num_train_samples=600"]
+    (panel,) = figure_of(experiment(seeds=[0], point=labels), lambda *_: 0.5).axes
+    assert ticks_of(panel) == [label.replace(",", "\n") for label in labels]
+
+
 def test_numeric_axis_is_logarithmic_and_in_order():
     spec = experiment([""], lr=RATES)
     figure = figure_of(spec, lambda name, lr, seed: float(lr) * 10**seed)

@@ -90,7 +90,7 @@ def test_learning_rate_factors_belong_to_phases():
     [
         (lambda: Progressive(0), r"steps must be at least 1 in every phase, got 0\."),
         (lambda: Layerwise([5, 0]), r"steps must be at least 1 in every phase"),
-        (lambda: Layerwise([5, 5]).phases(3, 9), r"one for each of 3 layers, got \[5, 5\]\."),
+        (lambda: Layerwise([5, 5]).phases(3, 9), r"one for each of 3 phases, got \[5, 5\]\."),
         (lambda: Layerwise().phases(3, 2), r"trainer.max_steps must be at least 1 for each of 3"),
         (lambda: Joint(freeze={4: 1}).phases(3, 9), r"must name layers 1 to 3, got 4\."),
         (lambda: Joint(freeze={0: 1}).phases(3, 9), r"must name layers 1 to 3, got 0\."),

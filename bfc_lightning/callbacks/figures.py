@@ -22,6 +22,7 @@ from bfc_lightning.figures import (
     learning_curves,
     own_style,
     probe_heat_maps,
+    procrustes_distances,
     quadratic_forms,
     series,
 )
@@ -80,17 +81,16 @@ class RunFigures(Callback):
         if series(rows, "features/residual_1")[0]:
             yield "feature_residuals", feature_residuals(rows, title=title)
             yield "probes", probe_heat_maps(rows, title=f"{title}: levels read from layers")
+        if series(rows, "features/procrustes_2")[0]:
+            yield "procrustes", procrustes_distances(rows, title=title)
         if series(rows, "features/leakage_weights_1")[0] and series(rows, "levels/nmse")[0]:
             leaks = leakages(rows, title=title)
             if leaks is not None:
                 yield "leakage", leaks
         target = trainer.datamodule.target  # type: ignore[attr-defined]
         network = module.each[0].network
-        has_form = not network.is_linearized and isinstance(
-            network.dense_layers()[0].activation, Quadratic
-        )
         is_small = isinstance(target, HierarchicalTarget) and target.input_dim <= _LARGEST_FORM
-        if has_form and is_small:
+        if is_small and isinstance(network, DenseNet) and _has_form(network):
             yield "quadratic_form", _forms(network, target, title)
 
 
@@ -101,6 +101,11 @@ def _render(figure: Figure) -> NDArray[np.uint8]:
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
     return pixels
+
+
+def _has_form(network: DenseNet) -> bool:
+    is_quadratic = isinstance(network.dense_layers()[0].activation, Quadratic)
+    return is_quadratic and not network.is_linearized
 
 
 @torch.no_grad()

@@ -1,11 +1,8 @@
 """Measures on a fixed sample, at steps that are evenly spaced on a logarithmic axis."""
 
 import copy
-import math
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,24 +11,16 @@ from lightning.pytorch.callbacks import Callback
 
 from bfc_lightning.callbacks.loggers import log_rows
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.measures.battery import (
-    MEASURES,
-    Measure,
-    MeasureSample,
-    Snapshot,
-    reference_levels,
-    take_sample,
-    take_snapshot,
-)
+from bfc_lightning.learners import Learner
+from bfc_lightning.measures.battery import Measure
+from bfc_lightning.milestones import Milestones, WeightMarks
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.networks import DenseNet
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.schemes import Phase
 
 NUM_SAMPLES = 2**14
 NUM_POINTS = 30
 _POINTS_OF_PHASE = 9
-_LOW_ERROR = 1e-3
 
 
 def measure_steps(phases: Sequence[Phase], num_points: int = NUM_POINTS) -> set[int]:
@@ -70,19 +59,21 @@ class Measurements(Callback):
         num_points: int = NUM_POINTS,
     ) -> None:
         self.seconds = 0.0
-        self._measures: list[Callable[[Snapshot], Mapping[str, float]]] = [*MEASURES, *measures]
+        self._measures = list(measures)
         self._phases = phases
         self._steps = measure_steps(phases, num_points)
         self._measured_step = -1
-        self._untrained: list[DenseNet] = []
+        self._untrained: list[Learner] = []
         self._milestones = [Milestones(phases)]
-        self._samples: list[MeasureSample] = []
+        self._marks = [WeightMarks()]
+        self._samples: list[Any] = []
         self._references: list[dict[str, float]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps the untrained learners, before a checkpoint is loaded into them."""
         self._untrained = [copy.deepcopy(each.network) for each in _learners(pl_module)]
         self._milestones = [Milestones(self._phases) for _ in self._untrained]
+        self._marks = [WeightMarks() for _ in self._untrained]
 
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,19 +84,32 @@ class Measurements(Callback):
         device = next(pl_module.parameters()).device
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
-        problems = trainer.datamodule.parts  # type: ignore[attr-defined]
+        problems, learners = trainer.datamodule.parts, _learners(pl_module)  # type: ignore[attr-defined]
         self._samples = [
-            _measure_sample(data, network, device)
-            for data, network in zip(problems, self._untrained, strict=True)
+            _measure_sample(data, learner, network, device)
+            for data, learner, network in zip(problems, learners, self._untrained, strict=True)
         ]
-        self._references = [reference_levels(sample) for sample in self._samples]
+        self._references = [
+            learner.battery.references(sample)
+            for learner, sample in zip(learners, self._samples, strict=True)
+        ]
         self.seconds += time.perf_counter() - started
         log_rows(trainer, self._references, step=0)  # again if resumed, maybe in another folder
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *_: object
+    ) -> None:
+        """Marks weights if a layer may have joined within the phase."""
+        if self._phases[0].is_open:
+            self._mark(pl_module, _learners(pl_module)[0].network.active_depth)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Measures at the steps that are due."""
+        """Marks weights at the end of a phase; measures at the steps that are due."""
+        for phase in self._phases:
+            if phase.start == trainer.global_step:
+                self._mark(pl_module, phase.depth)
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
@@ -118,6 +122,7 @@ class Measurements(Callback):
         return {
             "seconds": self.seconds,
             "milestones": [each.kept for each in self._milestones],
+            "marks": [each.kept for each in self._marks],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -125,6 +130,8 @@ class Measurements(Callback):
         self.seconds = state_dict["seconds"]
         for each, kept in zip(self._milestones, state_dict["milestones"], strict=True):
             each.kept = dict(kept)
+        for marks, weights in zip(self._marks, state_dict["marks"], strict=True):
+            marks.kept = dict(weights)
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,19 +143,30 @@ class Measurements(Callback):
         self._measured_step = step
         rows = []
         for number, learner in enumerate(_learners(pl_module)):
-            row = self._take(learner.network, self._samples[number])
+            row = self._take(learner, self._samples[number])
+            if row:  # the learner has not diverged
+                row |= self._marks[number].compare(learner.network, self._untrained[number])
             compared = {**self._references[number], **row}
             rows.append({**row, **self._milestones[number].compare(step, compared)})
         log_rows(trainer, rows)
         self.seconds += time.perf_counter() - started
 
-    def _take(self, network: DenseNet, sample: MeasureSample) -> dict[str, float]:
+    def _mark(self, module: LightningModule, depth: int) -> None:
+        for learner, marks in zip(_learners(module), self._marks, strict=True):
+            marks.update(learner.network, depth)
+
+    def _all_measures(
+        self, learner: HierarchicalLearner
+    ) -> list[Callable[[Any], Mapping[str, float]]]:
+        return [*learner.battery.measures, *self._measures]
+
+    def _take(self, learner: HierarchicalLearner, sample: object) -> dict[str, float]:
         """All measures of one learner; none if it has diverged."""
         named: dict[str, float] = {}
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        if not all(bool(parameter.isfinite().all()) for parameter in learner.parameters()):
             return named
-        snapshot = take_snapshot(network, sample)
-        for measure in self._measures:
+        snapshot = learner.battery.take_snapshot(learner.network, sample)
+        for measure in self._all_measures(learner):
             taken = measure(snapshot)
             if not named.keys().isdisjoint(taken):
                 name = type(measure).__name__
@@ -158,71 +176,15 @@ class Measurements(Callback):
 
 
 def _measure_sample(
-    data: HierarchicalData, untrained: DenseNet, device: torch.device
-) -> MeasureSample:
+    data: HierarchicalData, learner: HierarchicalLearner, untrained: Learner, device: torch.device
+) -> object:
     stream = data.make_sample_stream("cpu", torch.float64)
     inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
-    return take_sample(
+    return learner.battery.take_sample(
         inputs.to(device), stream.target.to(device), stream.labels.to(device), untrained
     )
-
-
-class Milestones:
-    """Compares a measurement with earlier ones of the same run.
-
-    - `features/correction_l`: `residual_l` just before the first update of the phase in which layer
-      l + 1 joins, divided by `residual_l` now, if layer l continues to train.
-    - `features/halved_step_l`: the first measured step at which `residual_l` is at most half the
-      untrained learner's; `levels/halved_step_l`: at which `levels/residual_l` is at most 1/2.
-    - `features/consumed_leakage_1_fall`: the consumed leakage when `levels/nmse` was first at most
-      1e-3, divided by that now.
-    """
-
-    def __init__(self, phases: Iterable[Phase]) -> None:
-        self.kept: dict[str, float] = {}
-        self._joins = {
-            after.start: before.depth
-            for before, after in pairwise(phases)
-            if after.depth > before.depth and before.depth in after.trained
-        }
-
-    def compare(self, step: int, named: Mapping[str, float]) -> dict[str, float]:
-        """The numbers that follow from measures and references, by name, and from earlier ones."""
-        if step in self._joins:
-            key = f"features/residual_{self._joins[step]}"
-            if key in named:
-                self.kept[key] = named[key]
-        corrections = {
-            key.replace("residual", "correction"): _ratio(value, named[key])
-            for key, value in self.kept.items()
-            if key.startswith("features/residual_") and key in named
-        }
-        return {**corrections, **self._halved(step, named), **self._fall(named)}
-
-    def _halved(self, step: int, named: Mapping[str, float]) -> dict[str, float]:
-        reached = {}
-        for key, value in named.items():
-            if re.fullmatch(r"(features|levels)/residual_\d+", key):
-                mark = key.replace("residual", "halved_step")
-                whole = 1.0 if key.startswith("levels") else named.get(f"{key}_untrained", 0.0)
-                if value <= whole / 2:
-                    self.kept.setdefault(mark, step)
-                if mark in self.kept:
-                    reached[mark] = self.kept[mark]
-        return reached
-
-    def _fall(self, named: Mapping[str, float]) -> dict[str, float]:
-        key = "features/consumed_leakage_1"
-        if key in named and named.get("levels/nmse", math.inf) <= _LOW_ERROR:
-            self.kept.setdefault(key, named[key])
-        has_both = key in named and key in self.kept
-        return {f"{key}_fall": _ratio(self.kept[key], named[key])} if has_both else {}
 
 
 def _learners(module: LightningModule) -> list[HierarchicalLearner]:
     assert isinstance(module, RunModule)
     return module.each
-
-
-def _ratio(before: float, now: float) -> float:
-    return before / now if now else math.inf

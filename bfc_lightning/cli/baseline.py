@@ -31,6 +31,8 @@ def baseline_command(argv: Sequence[str]) -> int:
         config = study.config
         if config.model.num_replicas != 1:
             raise RunError(f"model.num_replicas must be 1, got {config.model.num_replicas}.")
+        if config.model.distillation is not None:
+            raise RunError("model.distillation must be null, since baselines read a DenseNet.")
         if config.model.init_scale is None:
             config.model.init_scale = 1.0  # the default of learners that are trained is smaller
         objects, _, _ = build_learners(study)

@@ -41,13 +41,27 @@ def _check_monitor(monitor: str | None, metrics: Sequence[str]) -> None:
         raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
 
 
-def check_scheme(model: HierarchicalLearner, scheme: Scheme, phases: Sequence[Phase]) -> None:
+def check_scheme(
+    model: HierarchicalLearner, scheme: Scheme, phases: Sequence[Phase], *, num_replicas: int
+) -> None:
     """Refuses what learner, optimizer or target cannot have."""
+    if model.network.is_distilled != scheme.distills:
+        name = type(scheme).__name__
+        raise RunError(
+            f"scheme must be Distillation exactly if model.distillation is set, got {name}."
+        )
+    if scheme.check_steps is not None and num_replicas > 1:
+        raise RunError(
+            "scheme.thresholds requires model.num_replicas 1, since replicas share their phases, "
+            f"got {num_replicas}. Set scheme.steps instead."
+        )
     if scheme.freeze and isinstance(model.make_optimizer(list(model.parameters())), LBFGS):
         raise RunError(
             "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
             f"{scheme.freeze}."
         )
+    if any(phase.pull for phase in phases) and model.network.is_linearized:
+        raise RunError("scheme.pull needs features that move, got model.linearized: true.")
     if scheme.control is None:
         return
     if not isinstance(model.objective, RegressionObjective):

@@ -75,6 +75,7 @@ def resolve_engine(
         learner.enter_phase(phases[0])
     every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
     every += [trainer.val_check_interval] if isinstance(trainer.val_check_interval, int) else []
+    every += [scheme.check_steps] if scheme.check_steps is not None else []
     listens = any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks)
     if listens and len(model.each) == 1:
         data.parts[0].reads_blocks = True  # single batches, with the samples of chunks
@@ -152,7 +153,7 @@ def _mark(model: RunModule, data: AnyData, clipping: Clipping, length: int) -> P
     shapes = [(name, p.shape, p.dtype, p.requires_grad) for name, p in learner.named_parameters()]
     parts = (
         *(versions(), torch.get_num_threads(), len(model.each), data.batch_size, length, clipping),
-        *(learner.network, learner.objective.score_name, learner.regularization, shapes),
+        *(learner.network, learner.objective.score_name, learner.network.regularization, shapes),
         learner.make_optimizer([torch.nn.Parameter(torch.zeros(1))]),
     )
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
@@ -163,7 +164,7 @@ def _mark(model: RunModule, data: AnyData, clipping: Clipping, length: int) -> P
 def _seconds_saved(model: RunModule, data: AnyData) -> float:
     """Time that a compiled step saves, from times measured for two and three layers."""
     network = model.each[0].network
-    features = data.batch_size * sum(layer.width for layer in network.dense_layers())
+    features = data.batch_size * sum(len(each) for each in network.neuron_weights().values())
     replicas = len(model.each)
     return replicas * (network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE)
 

@@ -24,6 +24,7 @@ from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
+from bfc_lightning.callbacks.training_stages import TrainingStages
 from bfc_lightning.cli.checks import as_list, check_callbacks, check_scheme
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result
 from bfc_lightning.cli.engines import resolve_engine
@@ -31,6 +32,7 @@ from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.launch import close_processes, fill_processes, use_launcher
 from bfc_lightning.cli.options import parse
 from bfc_lightning.data import HierarchicalData
+from bfc_lightning.distillation import Distillation
 from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.private import leave_signals_alone
@@ -126,7 +128,7 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     objects, model, data = build_learners(study)
     first = model.each[0]
     phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
-    check_scheme(first, objects.scheme, phases)
+    check_scheme(first, objects.scheme, phases, num_replicas=len(model.each))
     check_callbacks(as_list(objects.trainer.callbacks), [model.score_key, "val/loss"])
     settings = study.settings(study.resolved(study.config.seed_everything))
     schedule = first.make_schedule
@@ -159,7 +161,7 @@ def _is_large(model: HierarchicalLearner, data: HierarchicalData) -> bool:
 
     A small one gains little, and beside another process it waits for the others tenfold.
     """
-    weights = sum(layer.weight.numel() for layer in model.network.dense_layers())
+    weights = sum(each.numel() for each in model.network.neuron_weights().values())
     return 6 * data.batch_size * weights >= _FLOPS_OF_ONE_THREAD
 
 
@@ -240,7 +242,7 @@ def build_trainer(
         "max_steps": run.phases[-1].stop,
         "val_check_interval": interval,
         "logger": loggers,
-        "callbacks": [TrainingScheme(run.objects.scheme, run.phases), *users, *bar, *callbacks],
+        "callbacks": [scheme_callback(run), *users, *bar, *callbacks],
         "default_root_dir": str(folder),
     }
     trainer = make_trainer(**options)
@@ -264,6 +266,14 @@ def build_trainer(
     if changes:
         say(f"warning: results will agree only to rounding, since {'; '.join(changes)}.")
     return trainer
+
+
+def scheme_callback(run: Run) -> Callback:
+    """The callback that carries out the scheme, by steps or by thresholds."""
+    scheme = run.objects.scheme
+    if isinstance(scheme, Distillation) and scheme.thresholds is not None:
+        return TrainingStages(scheme, scheme.thresholds, run.phases)
+    return TrainingScheme(scheme, run.phases)
 
 
 def write_config(study: Study, folder: Path, command: str, **resolved: str) -> None:

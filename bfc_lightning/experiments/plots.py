@@ -37,7 +37,7 @@ _LABELS = {
     "features/richness": "richness of layer {}",
     "levels/residual": "residual of level {} (1: all missing)",
     "levels/function_error": "Var(c - o) / Var(o) of layer and level {}",
-    "levels/function_error_projected": "the same without lower polynomials, level {}",
+    "levels/function_error_projected": "projected function error of level {}",
     "ntk/drift": "drift of the kernel",
     "train/loss": "training loss",
 }
@@ -111,7 +111,8 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
     figure.suptitle(title)
     found = [panel.get_legend_handles_labels() for panel in figure.axes]
     if handles := {label: handle for pair in found for handle, label in zip(*pair, strict=True)}:
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+        columns = min(4, int(figure.get_figwidth() // 1.8))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -199,9 +200,20 @@ def _draw_over_axis(
     panel.set_xticks(ticks, list(places))
     if not is_numeric:
         panel.set_xlim(-0.5, len(ticks) - 0.5)
-        panel.tick_params(axis="x", rotation=0 if sum(map(len, places)) < 40 else 30)
+        _fit_words(panel, list(places))
     panel.minorticks_off()
     panel.set(xlabel=name, ylabel=metric_label(metric))
+
+
+def _fit_words(panel: Axes, labels: list[str]) -> None:
+    """Rotates long tick labels; those of several settings have one setting per line instead."""
+    if sum(map(len, labels)) < 40:
+        return
+    if not any("," in label for label in labels):
+        panel.tick_params(axis="x", rotation=30)
+        return
+    lines = [label.replace(",", "\n") for label in labels]
+    panel.set_xticks(panel.get_xticks(), lines, fontsize="xx-small")
 
 
 def _draw_medians(panel: Axes, data: pd.DataFrame, looks: Looks, is_line: bool = True) -> None:

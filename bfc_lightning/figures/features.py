@@ -51,6 +51,30 @@ def feature_residuals(rows: Rows, *, title: str) -> Figure:
     return figure
 
 
+def procrustes_distances(rows: Rows, *, title: str) -> Figure:
+    """The distance of the features of a learner with distillation from those of the target.
+
+    Args:
+        rows: the rows of a run, as in `metrics.csv`, with `features/procrustes_l`.
+        title: title of the figure.
+
+    Returns:
+        A figure with one panel. Vertical lines mark the stages.
+    """
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    figure.suptitle(title)
+    panel = figure.subplots()
+    offset = step_axis(panel, rows)
+    for number, key in enumerate(numbered_keys([rows], "features/procrustes_")):
+        level = key.rsplit("_", 1)[1]
+        draw_band(panel, [rows], key, number=number, label=f"level {level}", offset=offset)
+    panel.set_yscale("log")
+    panel.set_ylabel("E|S* - U S|² / E|S*|², U the best rotation")
+    panel.grid(alpha=0.3)
+    panel.legend(frameon=False, loc="lower left")
+    return figure
+
+
 def leakages(rows: Rows, *, title: str) -> Figure | None:
     """The leakage of layer 1 outside the first level, next to the error.
 

@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 
+from bfc_lightning.distillation import stage_name
+
 # The color-blind safe palette of Okabe and Ito.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -108,8 +110,8 @@ def joined_layers(rows: Rows) -> list[tuple[float, int]]:
 def step_axis(panel: Axes, rows: Rows) -> int:
     """Formats the axis of the optimizer steps.
 
-    The axis is logarithmic by default. If layers join during the run, it is linear, and vertical
-    lines mark the steps.
+    The axis is logarithmic by default. If layers join or stages begin during the run, it is linear,
+    and vertical lines mark the steps.
 
     Args:
         panel: the axes.
@@ -118,16 +120,26 @@ def step_axis(panel: Axes, rows: Rows) -> int:
     Returns:
         The offset to add to the steps, which makes step 0 visible.
     """
-    joins = joined_layers(rows)
-    offset = 0 if joins else 1
+    events = _stages(rows) or [
+        (step, f"layer {layer} joins" if step else f"layer {layer} alone")
+        for step, layer in joined_layers(rows)
+    ]
+    offset = 0 if events else 1
     panel.set_xscale("log" if offset else "linear")
     panel.set_xlabel("optimizer steps + 1" if offset else "optimizer steps")
     above = blended_transform_factory(panel.transData, panel.transAxes)
-    for step, layer in joins:
-        event = f"layer {layer} joins" if step else f"layer {layer} alone"
+    for step, event in events:
         panel.axvline(step, color="gray", linewidth=0.8, zorder=0)
         panel.text(step, 1.01, f" {event}", transform=above, fontsize=8, color="dimgray")
     return offset
+
+
+def _stages(rows: Rows) -> list[tuple[float, str]]:
+    """The steps at which stages of `Distillation` begin, and the weights that they start."""
+    steps, stages = series(rows, "scheme/stage")
+    before = [-1.0, *stages]
+    pairs = zip(steps, stages, before, strict=False)
+    return [(step, f"${stage_name(int(s))}$") for step, s, b in pairs if s != b]
 
 
 def numbered_keys(runs: Sequence[Rows], prefix: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Measures of what a learner has learned: pure functions of samples in float64."""
 
+from bfc_lightning.measures.correlation import weight_correlation
 from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.measures.features import (
     consumed_leakage,
@@ -35,5 +36,6 @@ __all__ = [
     "probe_residuals",
     "richness",
     "truncation_errors",
+    "weight_correlation",
     "weight_leakage",
 ]

@@ -26,7 +26,13 @@ from bfc_lightning.measures.features import (
 )
 from bfc_lightning.measures.forms import form_error, learner_form, target_form
 from bfc_lightning.measures.functions import Polynomials, function_error
-from bfc_lightning.measures.levels import level_shares, named_residuals, truncation_errors, varying
+from bfc_lightning.measures.levels import (
+    level_shares,
+    named_residuals,
+    named_shares,
+    truncation_errors,
+    varying,
+)
 from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.targets import HierarchicalTarget, LayeredTarget, Target
@@ -228,10 +234,10 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
     Returns:
         Numbers by name.
     """
-    named = {}
+    named = named_shares(sample.levels[:, 1:])
     if isinstance(sample.labels, Classification):
         errors = truncation_errors(sample.levels).tolist()
-        named = {f"reference/truncated_error_{level}": error for level, error in enumerate(errors)}
+        named |= {f"reference/truncated_error_{level}": error for level, error in enumerate(errors)}
         named["reference/without_last_level"] = errors[-2]
     else:
         named["reference/without_last_level"] = float(level_shares(sample.levels[:, 1:])[-1])
@@ -376,3 +382,16 @@ MEASURES: tuple[Callable[[Snapshot], Mapping[str, float]], ...] = (
     function_measures,
     kernel_measures,
 )
+
+
+@dataclass(frozen=True)
+class Battery:
+    """What is measured for one kind of learner, with the signatures of `DENSE`."""
+
+    take_sample: Callable[..., Any]
+    take_snapshot: Callable[..., Any]
+    references: Callable[[Any], dict[str, float]]
+    measures: tuple[Callable[[Any], Mapping[str, float]], ...]
+
+
+DENSE = Battery(take_sample, take_snapshot, reference_levels, MEASURES)

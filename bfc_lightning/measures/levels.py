@@ -112,6 +112,21 @@ def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
     return energy / energy.sum()
 
 
+def named_shares(levels: Float[Tensor, "n levels"]) -> dict[str, float]:
+    """The variance of each level relative to that of G: `reference/share_l`.
+
+        Var(o_l) / Var(sum_j o_j)
+
+    Args:
+        levels: o, the level outputs of the target, one column per level.
+
+    Returns:
+        Numbers by name. They sum to 1 only if the levels are uncorrelated.
+    """
+    shares = (levels.var(dim=0) / levels.sum(dim=1).var()).tolist()
+    return {f"reference/share_{level}": share for level, share in enumerate(shares, start=1)}
+
+
 def truncation_errors(
     levels: Float[Tensor, "n one_plus_levels"],
 ) -> Float[Tensor, " one_plus_levels"]:

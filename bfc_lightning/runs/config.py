@@ -18,6 +18,7 @@ from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 
+from bfc_lightning import fresh_starts  # noqa: F401, its schemes are found by name
 from bfc_lightning.callbacks.measurements import NUM_POINTS
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.inputs import InputDistribution
@@ -155,7 +156,7 @@ class Study(LightningCLI):
         """Adds the problem, the scheme, the measures and the run folder."""
         add_problem_arguments(parser)
         parser.add_subclass_arguments(
-            Scheme, "scheme", help="Joint (all layers at once), Progressive or Layerwise training."
+            Scheme, "scheme", help="Joint (all layers at once, the default), Progressive, ..."
         )
         parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
         parser.add_argument(

@@ -13,7 +13,7 @@ import yaml
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Labels
-from bfc_lightning.networks import DenseNet
+from bfc_lightning.learners import Learner
 from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import (
@@ -28,7 +28,15 @@ from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, SUMMARY, RunError, fi
 from bfc_lightning.targets import Target
 
 _CONTENT = {"state_dict", "global_step", "optimizer_states", RECORD_KEY}
-_NETWORK_KEYS = ("width", "depth", "activation", "linear_readout", "linearized", "num_replicas")
+_NETWORK_KEYS = (
+    "width",
+    "depth",
+    "activation",
+    "linear_readout",
+    "linearized",
+    "distillation",
+    "num_replicas",
+)
 _LENGTH = "trainer.max_steps"
 
 
@@ -151,7 +159,7 @@ class LoadedRun(NamedTuple):
 
     target: Target
     labels: Labels
-    network: DenseNet
+    network: Learner
     data: HierarchicalData
     config: dict[str, Any]
     step: int

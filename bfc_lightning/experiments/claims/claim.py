@@ -47,6 +47,21 @@ class Exponent:
 
 
 @dataclass(frozen=True)
+class Slope:
+    """A term at several numbers of an axis; the slope of its logarithm over theirs."""
+
+    learner: str
+    metric: str
+    axis: str
+    labels: list[str] = field(hash=False)
+
+    @property
+    def terms(self) -> list[Term]:
+        """One for each number."""
+        return [Term(self.learner, self.metric, {self.axis: label}) for label in self.labels]
+
+
+@dataclass(frozen=True)
 class Condition:
     """Bounds of an effect: the median of a term, or one of the others."""
 
@@ -54,12 +69,15 @@ class Condition:
     value: Term | None = None
     ratio: Ratio | None = None
     exponent: Exponent | None = None
+    slope: Slope | None = None
     at_least: float = -math.inf
     at_most: float = math.inf
 
     @property
     def terms(self) -> list[Term]:
-        """Those of a value or ratio."""
+        """Those of a value, ratio or slope."""
+        if self.slope is not None:
+            return self.slope.terms
         if self.ratio is not None:
             return [self.ratio.of, self.ratio.to]
         return [] if self.value is None else [self.value]
@@ -119,8 +137,11 @@ def _parsed(kind: type, content: object, where: str = "") -> Namespace:
 
 def _condition(entry: object, where: str) -> Condition:
     condition = Condition(**vars(_parsed(Condition, entry, f"{where}: ")))
-    if [condition.value, condition.ratio, condition.exponent].count(None) != 2:
-        raise ValueError(f"{where} must have one of value, ratio, exponent, got {entry!r}.")
+    kinds = [condition.value, condition.ratio, condition.exponent, condition.slope]
+    if kinds.count(None) != len(kinds) - 1:
+        raise ValueError(f"{where} must have one of value, ratio, exponent, slope, got {entry!r}.")
+    if condition.slope is not None and len(set(map(float, condition.slope.labels))) < 2:
+        raise ValueError(f"{where} must have at least two labels, got {entry!r}.")
     low, high = condition.at_least, condition.at_most
     if not low <= high or not (math.isfinite(low) or math.isfinite(high)):
         raise ValueError(f"{where} must have finite at_least <= at_most, got {low} and {high}.")

@@ -51,14 +51,18 @@ def verdict_on(condition: Condition, estimate: Estimate) -> str:
     return UNDECIDED
 
 
-def effect_of(values: Floats) -> Estimate:
+def effect_of(values: Floats, numbers: Floats | None = None) -> Estimate:
     """The median of a term over seeds, or the ratio of the medians of two, with its interval.
 
-    The values are (terms, seeds); the same seeds are drawn for both terms.
+    With numbers, it is the least-squares slope of the logarithms of the medians over theirs. The
+    values are (terms, seeds); the same seeds are drawn for all terms.
     """
     medians = np.median(values[:, draws(values.shape[1])], axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = medians[0] / medians[1] if len(medians) > 1 else medians[0]
+        if numbers is not None:
+            found = np.polyfit(np.log(numbers), np.log(medians), 1)[0]
+        else:
+            found = medians[0] / medians[1] if len(medians) > 1 else medians[0]
     return Estimate(float(found[0]), *interval(found[1:]))
 
 
@@ -72,7 +76,10 @@ def _judge(condition: Condition, experiment: Experiment, results: pd.DataFrame) 
         reason = f"the exponents have no difference: {estimate.reason}."
     elif not reason:
         table = [[values[seed] for seed in experiment.seeds] for values, _ in found]
-        estimate, reason = effect_of(np.array(table)), "the effect is not finite: a median is 0."
+        slope = condition.slope
+        numbers = None if slope is None else np.array([float(label) for label in slope.labels])
+        reason = "the effect is not finite: a median is 0."
+        estimate = effect_of(np.array(table), numbers)
     if estimate and not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
         estimate = None
     bounds = {"at_least": condition.at_least, "at_most": condition.at_most}
@@ -107,6 +114,8 @@ def effect_in_words(condition: Condition) -> str:
     if condition.exponent is not None:
         return f"exponent of {condition.exponent.of} - exponent of {condition.exponent.minus}"
     of, to = condition.terms[0], condition.terms[-1]
+    if condition.slope is not None:
+        return f"{of.metric}: slope of {of.learner} over {condition.slope.axis}"
     if condition.ratio is None:
         return f"{of.metric}: {of.label}"
     if of.metric == to.metric:

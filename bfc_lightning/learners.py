@@ -1,0 +1,145 @@
+"""What a learner offers to engines, training schemes and measures."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bfc_lightning.gradients import VJP, vjp_by_autodiff
+from bfc_lightning.matmul import FASTEST, Products
+
+Cut = Literal["none", "features", "readout"]
+
+
+class Learner(nn.Module, ABC):
+    """A network f: R^d -> R whose layers can be added to f one after another.
+
+    Attributes:
+        input_dim: d.
+        active_depth: only layers up to this one are part of f. Set by training schemes.
+        distilled_depth: number of the last layer whose narrow weights train, see `DistilledNet`.
+        cut: which gradients are blocked. Set by training schemes for controls. Requires autograd.
+            `features` blocks gradients to lower layers through the features that a layer reads.
+            `readout` blocks gradients to lower layers through their own contribution to f.
+        regularization: coefficients of `weight_penalty` that are not buffers.
+        is_linearized: whether f is a first-order expansion with fixed features.
+        is_distilled: whether the learner has narrow weights, which require scheme `Distillation`.
+    """
+
+    input_dim: int
+    active_depth: int
+    distilled_depth: int = 0
+    cut: Cut = "none"
+    regularization: tuple[float, ...] = ()
+    is_linearized: ClassVar[bool] = False
+    is_distilled: ClassVar[bool] = False
+    __call__: Any
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """L, the number of the last layer."""
+
+    @property
+    def is_penalized(self) -> bool:
+        """Whether `weight_penalty` is part of the training loss."""
+        return any(self.regularization)
+
+    @abstractmethod
+    def neuron_weights(self) -> dict[int, Float[Tensor, "m fan_in"]]:
+        """Returns the hidden weights of each layer by its number. A row is a neuron."""
+
+    @abstractmethod
+    def train_layers(self, levels: Collection[int]) -> None:
+        """Enables gradients for the given layers and disables them for all others.
+
+        Args:
+            levels: numbers of the layers.
+        """
+
+    @abstractmethod
+    def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Returns f(x), up to rounding, without autograd."""
+
+    def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:
+        """Returns the terms c |M|_F^2 of the regularizer, with dM/dV = 1 for a parameter V.
+
+        Args:
+            parameters: all parameters and buffers by name.
+
+        Returns:
+            The name of V, c and M for each term.
+        """
+        return []
+
+    def weight_penalty(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """The regularizer as a pure function, the sum over `penalized`.
+
+        Args:
+            parameters: all parameters and buffers by name.
+
+        Returns:
+            A scalar, in units of the loss.
+        """
+        terms = [factor * part.square().sum() for _, factor, part in self.penalized(parameters)]
+        return torch.stack(terms).sum()
+
+    def penalty_grad(
+        self, parameters: Mapping[str, Tensor], trained: Collection[str]
+    ) -> dict[str, Tensor]:
+        """The gradient of `weight_penalty`.
+
+        Args:
+            parameters: all parameters and buffers by name.
+            trained: names of the parameters whose gradients are needed.
+
+        Returns:
+            Gradients by name. Names with a zero gradient may be missing.
+        """
+        gradients: dict[str, Tensor] = {}
+        for name, factor, part in self.penalized(parameters):
+            if name in trained:
+                own = 2 * factor * part
+                gradients[name] = gradients[name] + own if name in gradients else own
+        return gradients
+
+    def output_and_vjp(
+        self,
+        parameters: Mapping[str, Tensor],
+        x: Float[Tensor, "n d"],
+        trained: Collection[str] = (),
+        *,
+        products: Products = FASTEST,
+    ) -> tuple[Float[Tensor, " n"], VJP]:
+        """f(x) and its vector-Jacobian product, as pure functions of the parameters.
+
+        Args:
+            parameters: the value of each parameter, by name.
+            x: the inputs.
+            trained: names of the parameters whose gradients are needed, all of active layers.
+            products: how products are computed. `vmap` requires `BATCHABLE`.
+
+        Returns:
+            f(x), and the map from the gradient with respect to f(x) to those of the parameters.
+        """
+        return vjp_by_autodiff(self, parameters, x, trained)
+
+    def pull_towards(self, weights: Sequence[Float[Tensor, "_m _fan_in"]], pull: float) -> None:
+        """Adds a penalty on the distance from earlier weights, if the learner supports it.
+
+        Args:
+            weights: the earlier weights of the lowest layers.
+            pull: the coefficient.
+        """
+        raise NotImplementedError
+
+    def distill(self, level: int) -> None:
+        """Starts the narrow weights of a layer, if the learner has any.
+
+        Args:
+            level: the number of the layer.
+        """
+        return

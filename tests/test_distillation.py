@@ -1,0 +1,203 @@
+"""Algorithm 1 in whole runs: stages, thresholds, controls, resuming."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from bfc_lightning import Distillation, PlateauThresholds, TheoremThresholds
+from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.cli import main
+from bfc_lightning.distillation import stage_of
+from bfc_lightning.runs.loading import load_run
+from tests.interventions import SimulatedKillError
+from tests.runs import DOUBLE, assert_same_run, checkpoint, error_line, intervene, summary
+
+DISTILLED = "tests/configs/distilled.yaml"
+PLATEAU = ["--scheme.thresholds", "PlateauThresholds", "--scheme.thresholds.check_every", "5"]
+THRESHOLDS = [
+    *("--scheme.steps", "null", *PLATEAU, "--scheme.thresholds.fall", "1.0"),
+    *("--scheme.thresholds.ratio", "0.1", "--scheme.thresholds.patience", "1"),
+    *("--scheme.thresholds.num_samples", "64", "--scheme.thresholds.noise", "1e-3"),
+    *("--model.distillation.lambda_6", "1e-3", "--model.distillation.eps_0", "100"),
+    *("--trainer.max_steps", "80"),
+]
+
+
+def fit(root, *argv: str) -> int:
+    return main(["fit", "-c", DISTILLED, "--run.root", str(root), *argv])
+
+
+def stages(folder) -> dict[int, int]:
+    """The stage from each step on."""
+    rows = [row for row in read_metrics(folder / "metrics.csv") if "scheme/stage" in row]
+    found: dict[int, int] = {}
+    for row in rows:
+        if row["scheme/stage"] not in found.values():
+            found[row["step"]] = row["scheme/stage"]
+    return found
+
+
+# Phases
+
+
+def test_stages_start_wide_and_narrow_weights_in_turn():
+    phases = Distillation(steps=[1, 2, 3, 4]).phases(3, 100)
+    assert [(p.start, p.stop, p.depth, p.trained, p.distilled) for p in phases] == [
+        (0, 1, 2, (2,), 1),
+        (1, 3, 2, (2,), 2),
+        (3, 6, 3, (2, 3), 2),
+        (6, 10, 3, (2, 3), 3),
+    ]
+    assert [stage_of(phase) for phase in phases] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("control", "expected"),
+    [
+        ("restart", [(2, 1, None), (2, 2, None), (2, 2, None), (2, 2, None)]),
+        ("taught_levels", [(2, 1, 2), (2, 2, 2), (3, 2, 3), (3, 3, 3)]),
+        ("subtract", [(2, 1, None), (2, 2, None), (2, 2, 2), (2, 2, 2)]),
+    ],
+)
+def test_controls_act_when_the_next_layer_would_join(control, expected):
+    phases = Distillation(steps=5, control=control).phases(3, 100)
+    assert [(phase.depth, phase.distilled, phase.taught) for phase in phases] == expected
+
+
+# Thresholds
+
+
+def test_thresholds_of_the_theorem():
+    rule = TheoremThresholds(constant=2.0)
+    sizes = {"scales": [1.0, 0.1], "input_dim": 16}
+    assert rule.limit(0, **sizes) == pytest.approx(16 ** (-1 / 24))
+    assert rule.limit(1, **sizes) == pytest.approx(16 ** (-1 / 12))
+    assert rule.limit(2, **sizes) == pytest.approx(0.01 * 16 ** (-1 / 48))
+    assert not rule.ends_stage(0, [2.0, 1.0], **sizes)
+    assert rule.ends_stage(0, [2.0, 0.5], **sizes)
+
+
+def test_plateau_ends_a_stage_only_after_the_objective_has_fallen():
+    rule = PlateauThresholds(fall=0.5, ratio=0.9, patience=2)
+    sizes = {"scales": [1.0], "input_dim": 4}
+    assert not rule.ends_stage(0, [1.0, 1.0, 1.0, 1.0], **sizes)
+    assert rule.ends_stage(1, [1.0, 1.0, 1.0, 1.0], **sizes)
+    assert not rule.ends_stage(0, [1.0, 0.4, 0.3, 0.2], **sizes)
+    assert rule.ends_stage(0, [1.0, 0.4, 0.39, 0.38], **sizes)
+
+
+# Runs
+
+
+def test_stages_by_steps_find_narrow_weights_and_are_logged(tmp_path):
+    assert fit(tmp_path, "--run.name", "run", *DOUBLE, "--run.figures", "true") == 0
+    assert (tmp_path / "run" / "figures" / "procrustes.png").is_file()
+    assert stages(tmp_path / "run") == {0: 0, 20: 1, 40: 2, 60: 3}
+    metrics = summary(tmp_path / "run")["metrics"]
+    assert metrics["scheme/stage"] == 3
+    assert metrics["distillation/rank_2"] >= 1
+    assert 0 < metrics["reference/share_3"] < metrics["reference/share_2"]
+    network = load_run(tmp_path / "run", checkpoint="last").network
+    assert (network.active_depth, network.distilled_depth) == (3, 3)
+
+
+@pytest.mark.parametrize("step", [20, 33])
+@pytest.mark.parametrize("argv", [[], THRESHOLDS], ids=["steps", "thresholds"])
+def test_killed_run_continues_bit_for_bit(tmp_path, argv, step):
+    assert fit(tmp_path, "--run.name", "whole", *argv) == 0
+    with pytest.raises(SimulatedKillError):
+        fit(tmp_path, "--run.name", "killed", *argv, *intervene("RaiseAt", step=step))
+    assert fit(tmp_path, "--run.name", "killed", *argv, "--resume", "auto") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_thresholds_begin_stages_and_halve_eps(tmp_path):
+    assert fit(tmp_path, "--run.name", "run", *THRESHOLDS) == 0
+    found = stages(tmp_path / "run")
+    assert list(found.values()) == [0, 1, 2, 3]
+    assert all(step % 5 == 0 for step in found)
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    eps = [row["scheme/eps_0"] for row in rows if "scheme/eps_0" in row]
+    assert eps[0] == pytest.approx(100)
+    assert eps[-1] < eps[0]
+    factor = checkpoint(tmp_path / "run")["state_dict"]["network.decay_factor"]
+    assert float(factor) ** 0.5 * 100 <= eps[-1]
+
+
+def test_stage_that_never_begins_is_reported(tmp_path):
+    rule = ["--scheme.steps", "null", "--scheme.thresholds", "TheoremThresholds"]
+    rule += ["--scheme.thresholds.check_every", "10", "--scheme.thresholds.num_samples", "64"]
+    with pytest.warns(UserWarning, match=r"stage K_2 of scheme\.thresholds never began"):
+        assert fit(tmp_path, "--run.name", "run", *rule, "--trainer.max_steps", "20") == 0
+    metrics = summary(tmp_path / "run")["metrics"]
+    assert metrics["scheme/stage"] == 0
+    assert metrics["scheme/objective"] > metrics["scheme/threshold"]
+
+
+def test_run_may_end_right_after_a_stage_began(tmp_path):
+    argv = [*THRESHOLDS, "--trainer.max_steps", "12"]
+    with pytest.warns(UserWarning, match=r"stage W_3 of scheme\.thresholds never began"):
+        assert fit(tmp_path, "--run.name", "run", *argv) == 0
+
+
+def assert_close_runs(one, other) -> None:
+    first, second = (checkpoint(folder)["state_dict"] for folder in (one, other))
+    for key, value in first.items():
+        assert float((value - second[key]).norm()) <= 1e-10 * max(1e-3, float(value.norm())), key
+
+
+@pytest.mark.parametrize("argv", [[], THRESHOLDS], ids=["steps", "thresholds"])
+def test_engines_agree(tmp_path, argv):
+    for name in ("eager", "autograd"):
+        assert fit(tmp_path, "--run.name", name, *argv, *DOUBLE, "--engine", name) == 0
+    assert_close_runs(tmp_path / "eager", tmp_path / "autograd")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argv", [[], THRESHOLDS], ids=["steps", "thresholds"])
+def test_compiled_engine_agrees(tmp_path, argv):
+    """In a process without the checks of shapes, which cannot be compiled."""
+    assert fit(tmp_path, "--run.name", "eager", *argv, *DOUBLE, "--engine", "eager") == 0
+    command = ["fit", "-c", DISTILLED, "--run.root", str(tmp_path), "--run.name", "compiled"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bfc_lightning", *command, *argv, *DOUBLE, "--engine", "compiled"],
+        env={**os.environ, "JAXTYPING_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_close_runs(tmp_path / "eager", tmp_path / "compiled")
+
+
+def test_replicas_train_in_stages_by_steps_only(tmp_path, capsys):
+    assert fit(tmp_path, "--run.name", "run", "--model.num_replicas", "2") == 0
+    assert len(summary(tmp_path / "run")["replicas"]) == 2
+    assert fit(tmp_path, "--run.name", "other", *THRESHOLDS, "--model.num_replicas", "2") == 2
+    assert "scheme.thresholds" in error_line(capsys.readouterr().err)
+
+
+def test_baselines_are_not_fitted_to_the_learner_with_distillation(tmp_path, capsys):
+    argv = ["-c", DISTILLED, "--run.root", str(tmp_path), "--baseline", "KernelRidge"]
+    assert main(["baseline", *argv, "--data.num_train_samples", "64"]) == 2
+    assert "model.distillation" in error_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("argv", "key"),
+    [
+        (["--scheme", "Joint"], "model.distillation"),
+        (["--model.distillation", "null"], "model.distillation"),
+        (["--model.init_scale", "0.5"], "init_scale"),
+        (["--model.width", "[8, 8]"], "width"),
+        (["--target", "SingleIndex"], "PaperTarget"),
+        (["--scheme.control", "detach_readout"], "control"),
+        (PLATEAU, "steps cannot be combined with thresholds"),
+    ],
+)
+def test_mistakes_are_one_line_errors(tmp_path, capsys, argv, key):
+    assert fit(tmp_path, *argv) == 2
+    assert re.search(key, error_line(capsys.readouterr().err))

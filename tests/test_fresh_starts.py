@@ -1,0 +1,189 @@
+"""FreezeBelow and PullBelow: phases, fresh starts, the pull, resuming."""
+
+import re
+
+import pytest
+import torch
+
+from bfc_lightning.fresh_starts import FreezeBelow, PullBelow
+from bfc_lightning.runs.loading import load_run
+from bfc_lightning.schemes import Phase
+from tests.engines import gap
+from tests.launches import end, fit_argv, script, start
+from tests.runs import BARE, DOUBLE, assert_same_run, checkpoint, error_line, fit, intervene
+
+FREEZE = ["--scheme", "FreezeBelow", "--scheme.first", "1", "--scheme.depth"]
+PULL = ["--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.3"]
+STEPS = ["--scheme.steps", "[8, 12]"]
+SGD = ["--trainer.gradient_clip_val", "null", "--model.lr_scheduler", "null"]
+SGD += ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.05"]
+SGD += [*DOUBLE, *BARE]
+
+
+@pytest.mark.parametrize(("depth", "trained"), [(0, (3, 4)), (1, (2, 3, 4)), (2, (1, 2, 3, 4))])
+def test_first_layers_above_the_frozen_ones_train_again(depth, trained):
+    assert FreezeBelow(2, depth, [10, 30]).phases(4, 0) == [
+        Phase(0, 10, 2, (1, 2)),
+        Phase(10, 40, 4, trained, is_fresh=True),
+    ]
+
+
+def test_pulled_layers_are_all_trained():
+    assert PullBelow(2, 0.1, 10).phases(3, 0) == [
+        Phase(0, 10, 2, (1, 2)),
+        Phase(10, 20, 3, (1, 2, 3), is_fresh=True, pull=0.1),
+    ]
+
+
+def test_length_of_the_run_is_halved_by_default():
+    scheme = FreezeBelow(1, 0)
+    assert scheme.stretches
+    assert not FreezeBelow(1, 0, 5).stretches
+    assert [(phase.start, phase.stop) for phase in scheme.phases(2, 21)] == [(0, 10), (10, 21)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FreezeBelow(0, 0), r"first must be at least 1, got 0\."),
+        (lambda: FreezeBelow(2, 3), r"scheme.depth must be between 0 and .*, 2, got 3"),
+        (lambda: FreezeBelow(2, -1), r"scheme.depth must be between 0 and .*, 2, got -1"),
+        (lambda: FreezeBelow(1, 1.0), r"depth must be an integer"),
+        (lambda: FreezeBelow(1, 0, [5]), r"one for each of 2 phases, got \[5\]\."),
+        (lambda: FreezeBelow(1, 0, []), r"one for each of 2 phases, got \[\]\."),
+        (lambda: FreezeBelow(1, 0, [5, 0]), r"steps must be at least 1 in every phase"),
+        (lambda: PullBelow(1, 0.0), r"pull must be positive and finite, got 0\.0\."),
+        (lambda: PullBelow(1, float("nan")), r"pull must be positive and finite, got nan\."),
+        (lambda: PullBelow(2, 1.0).phases(2, 9), r"less than the number of layers, 2, got 2\."),
+        (lambda: PullBelow(1, 1.0).phases(2, 1), r"trainer.max_steps must be at least 1 for each"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+MISTAKES = {
+    "first": ([*FREEZE, "0", "--scheme.first", "2"], r"scheme.first must be less than .* 2, got 2"),
+    "depth": ([*FREEZE, "2"], r"scheme.depth must be between 0 and scheme.first, 1, got 2"),
+    "linearized": ([*PULL, "--model.linearized", "true"], r"scheme.pull .*model.linearized: true"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_one_line(tmp_path, capsys, mistake):
+    argv, message = MISTAKES[mistake]
+    assert fit(tmp_path / "logs", *argv) == 2
+    assert re.search(message, error_line(capsys.readouterr().err))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("untrained")
+    assert fit(root, *SGD, "--model.optimizer.lr", "0", "--trainer.max_steps", "1") == 0
+    return load_run(root / "tiny", checkpoint="last")
+
+
+def by_hand(run, *, frozen: bool, pull: float) -> dict[str, torch.Tensor]:
+    """The weights after 8 steps of SGD of layer 1 alone and 12 fresh ones of both layers."""
+    initial = {name: value.detach() for name, value in run.network.named_parameters()}
+    parameters = {name: value.clone().requires_grad_() for name, value in initial.items()}
+    stream = run.data.make_stream("cpu", torch.float64)
+    for step in range(20):
+        if step == 8:
+            earlier = parameters["layers.0.weight"].detach().clone()
+            for name in parameters:
+                if not (frozen and name.startswith("layers.0.")):
+                    parameters[name] = initial[name].clone().requires_grad_()
+        x, y, _ = stream.batch("train", step, run.data.batch_size)
+        output, known = parameters["constant"], x
+        for level in range(1 if step < 8 else 2):
+            names = (f"layers.{level}.{name}" for name in ("weight", "bias", "readout"))
+            weight, bias, readout = (parameters[name] for name in names)
+            features = (known @ weight.T + bias) ** 2
+            output = output + run.network.scales[level] * features @ readout
+            known = torch.cat([known, features], dim=1)
+        loss = (output - y).square().mean() / run.target.variance
+        if step >= 8:
+            loss = loss + pull * (parameters["layers.0.weight"] - earlier).square().sum()
+        fixed = "layers.1." if step < 8 else "layers.0." if frozen else "none"
+        moved = [name for name in parameters if not name.startswith(fixed)]
+        grads = torch.autograd.grad(loss, [parameters[name] for name in moved])
+        with torch.no_grad():
+            for name, grad in zip(moved, grads, strict=True):
+                parameters[name] -= 0.05 * grad
+    return {f"network.{name}": value.detach() for name, value in parameters.items()}
+
+
+CASES = {
+    "frozen": ([*FREEZE, "0"], True, 0.0),
+    "free": ([*FREEZE, "1"], False, 0.0),
+    "pulled": (PULL, False, 0.3),
+}
+
+
+@pytest.mark.parametrize("engine", ["eager", "autograd"])
+@pytest.mark.parametrize("name", CASES)
+def test_run_equals_a_training_loop_written_out(untrained, tmp_path, name, engine):
+    argv, frozen, pull = CASES[name]
+    assert fit(tmp_path, *SGD, *argv, *STEPS, "--engine", engine) == 0
+    expected = by_hand(untrained, frozen=frozen, pull=pull)
+    assert gap(checkpoint(tmp_path / "tiny")["state_dict"], expected) < 1e-10
+
+
+@pytest.mark.slow
+def test_compiled_run_equals_a_training_loop_written_out(untrained, tmp_path):
+    argv = [*fit_argv(tmp_path, *SGD, *PULL, *STEPS), "--engine", "compiled"]
+    code, output = end(start([script("bfc"), *argv], JAXTYPING_DISABLE="1"))
+    assert code == 0, output
+    expected = by_hand(untrained, frozen=False, pull=0.3)
+    assert gap(checkpoint(tmp_path / "tiny")["state_dict"], expected) < 1e-10
+
+
+def test_each_replica_is_pulled_to_its_own_weights(tmp_path):
+    argv = [*PULL, *STEPS, *DOUBLE, *BARE]
+    assert fit(tmp_path, *argv, "--model.num_replicas", "2") == 0
+    weights = checkpoint(tmp_path / "tiny")["state_dict"]
+    for number in range(2):
+        alone = ["--run.name", str(number), "--seed_everything", str(number)]
+        assert fit(tmp_path, *argv, *alone, "--engine", "autograd") == 0
+        single = checkpoint(tmp_path / str(number))["state_dict"]
+        own = {name: weights[f"learners.{number}.{name}"] for name in single}
+        assert gap(own, single) < 1e-10
+
+
+def test_frozen_layers_keep_every_bit_and_the_others_start_from_their_initialization(tmp_path):
+    argv = ["--target.widths", "[3, 2, 2]", *BARE, "--scheme", "FreezeBelow"]
+    argv += ["--scheme.first", "2", "--scheme.depth", "1", "--scheme.steps", "[10, 10]"]
+    for step in (0, 10):
+        argv += intervene("WeightsAt", step=step, path=tmp_path / f"{step}.pt")
+    assert fit(tmp_path, *argv) == 0
+    initial, fresh = (torch.load(tmp_path / f"{step}.pt") for step in (0, 10))
+    after = checkpoint(tmp_path / "tiny")["state_dict"]
+    for name in initial:
+        is_frozen = name.startswith("network.layers.0.")
+        assert torch.equal(fresh[name], after[name]) == is_frozen, name
+        assert torch.equal(fresh[name], initial[name]) == (not is_frozen), name
+
+
+@pytest.mark.parametrize(
+    ("argv", "engine"),
+    [
+        (PULL, "eager"),
+        pytest.param(PULL, "autograd", marks=pytest.mark.slow),
+        pytest.param([*FREEZE, "0"], "eager", marks=pytest.mark.slow),
+        pytest.param([*FREEZE, "1"], "eager", marks=pytest.mark.slow),
+    ],
+)
+def test_resumed_run_equals_the_run_that_was_not_interrupted(tmp_path, argv, engine):
+    argv = [*argv, *STEPS, "--trainer.val_check_interval", "4", "--engine", engine]
+    assert fit(tmp_path, "--run.name", "whole", *argv) == 0
+    for step in (5, 8, 9):
+        cut = [*argv, "--run.name", f"cut-{step}"]
+        assert fit(tmp_path, *cut, *intervene("SignalAt", step=step)) == 130
+        assert checkpoint(tmp_path / f"cut-{step}")["global_step"] == step
+        assert fit(tmp_path, *cut, "--resume", "auto") == 0
+        assert_same_run(tmp_path / "whole", tmp_path / f"cut-{step}")
+    header = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "features/weight_correlation_1" in header
