@@ -199,6 +199,26 @@ class HierarchicalData(LightningDataModule):
         assert isinstance(labels, Labels)
         return SampleStream(target, labels, seed=self.seed, num_shards=self.num_shards)
 
+    def fixed_sample(
+        self, num_samples: int, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """The first samples of a fixed training set, or others that are not trained on.
+
+        Args:
+            num_samples: number of samples, at most the size of a fixed set.
+            device: device on which samples are drawn.
+            dtype: dtype of the samples.
+
+        Returns:
+            Inputs and labels.
+        """
+        stream = self.make_stream(device, dtype)
+        if isinstance(stream, FiniteStream):
+            batch = stream.train_set
+        else:
+            batch = stream.batch("train_set", 0, num_samples + -num_samples % self.num_shards)
+        return batch.inputs[:num_samples], batch.labels[:num_samples]
+
     def train_dataloader(self) -> BatchRequests:
         """Unlimited requests. The Trainer stops at `max_steps`."""
         return BatchRequests("train")

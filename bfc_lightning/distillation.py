@@ -11,13 +11,14 @@ from bfc_lightning.types import as_integer
 
 
 class Thresholds(ABC):
-    """Rules that end a stage, by the objective on a fixed subset of the training samples.
+    """Rules that end a stage, by the objective on a fixed sample.
 
         Obj = E (F - y)^2 + Reg
 
     Args:
         check_every: training steps between two evaluations of the objective.
-        num_samples: size of the subset.
+        num_samples: size of the sample. It is part of a fixed training set, if there is one, and
+            otherwise a sample that is not trained on.
         noise: standard deviation of the noise that the algorithm adds to W in each step. The noise
             of all steps between two checks is added at once, with standard deviation
             noise check_every^(1/2).
@@ -74,7 +75,8 @@ class PlateauThresholds(Thresholds):
         ratio: as above.
         patience: as above.
         check_every: see `Thresholds`, also for the others.
-        num_samples: size of the subset.
+        num_samples: size of the sample. It is part of a fixed training set, if there is one, and
+            otherwise a sample that is not trained on.
         noise: of the algorithm, per step.
 
     Raises:
@@ -124,7 +126,8 @@ class TheoremThresholds(Thresholds):
     Args:
         constant: C, above 1.
         check_every: see `Thresholds`, also for the others.
-        num_samples: size of the subset.
+        num_samples: size of the sample. It is part of a fixed training set, if there is one, and
+            otherwise a sample that is not trained on.
         noise: of the algorithm, per step.
 
     Raises:
@@ -172,7 +175,6 @@ class Distillation(OneByOne):
     Args:
         steps: length of each stage, one number or one number per stage. By default,
             `trainer.max_steps` is divided equally.
-        freeze: for each layer, the training step from which it is no longer trained.
         lr_factors: factors of the learning rate, one per stage.
         control: see `Progressive`. `detach_readout` is not available.
         thresholds: rules that end a stage, in place of `steps`. The run has `trainer.max_steps`.
@@ -187,14 +189,13 @@ class Distillation(OneByOne):
     def __init__(
         self,
         steps: int | list[int] | None = None,
-        freeze: dict[int, int] | None = None,
         lr_factors: list[float] | None = None,
         control: Literal["taught_levels", "detach_features", "restart", "subtract"] | None = None,
         thresholds: Thresholds | None = None,
     ) -> None:
-        super().__init__(steps, freeze, lr_factors, control)
+        super().__init__(steps, None, lr_factors, control)
         self.thresholds = thresholds
-        others = {"steps": steps, "freeze": freeze, "lr_factors": lr_factors, "control": control}
+        others = {"steps": steps, "lr_factors": lr_factors, "control": control}
         used = [name for name, value in others.items() if value]
         if thresholds is not None and used:
             raise ValueError(f"{used[0]} cannot be combined with thresholds.")
@@ -212,6 +213,10 @@ class Distillation(OneByOne):
     def num_phases(self, depth: int) -> int:
         """Returns the number of stages, or 1 with thresholds."""
         return 1 if self.thresholds is not None else num_stages(depth)
+
+    def num_graphs(self, depth: int, num_phases: int) -> int:
+        """Returns the number of stages."""
+        return num_stages(depth)
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
         """Returns layers 2 to l, all trained."""

@@ -3,6 +3,7 @@
 Source: Allen-Zhu and Li, arXiv 2001.04413.
 """
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
@@ -248,7 +249,12 @@ class DistilledNet(Learner):
         Args:
             level: l.
         """
-        dict(self.each_layer())[level].distill(self.settings.kappa)
+        if not dict(self.each_layer())[level].distill(self.settings.kappa or 1.0):
+            warnings.warn(
+                f"K_{level} has no rows: no singular value of W_{level} reaches 1/(10 kappa^2). "
+                "Train W longer, with more noise, or with another model.distillation.kappa.",
+                stacklevel=1,
+            )
 
     def add_noise(self, random: torch.Generator, std: float) -> None:
         """Adds Gaussian noise to the active W_l.

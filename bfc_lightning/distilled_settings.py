@@ -22,7 +22,7 @@ class Distilled:
         lambda_3 = alpha_l^2 d^(-1/(6 C^l)),   lambda_4 = alpha_l^2 d^(-1/(3 C^l)),
         lambda_5 = alpha_l^2 d^(-1/(2 C^l)),   lambda_6 = eps_0^2 / (kbar_l L kappa)^8
 
-    where kbar_l is the largest k_j that layer l reads, and 1 for l = 2.
+    where kbar_l is the largest of the `widths` that layer l reads, and 1 for l = 2.
 
     Source: Allen-Zhu and Li, arXiv 2001.04413. kbar_2 is our choice.
 
@@ -30,14 +30,15 @@ class Distilled:
         widths: the largest k_2, ..., k_L that can be found, one number or one per layer. R_l has
             k (k + 1)/2 rows for the largest k_l.
         truncation: B' of `truncated_square`.
-        kappa: bound of the singular values of the target's weights and their inverses.
+        kappa: bound of the singular values of the target's weights and their inverses, by default
+            that of the target.
         noise: standard deviation of the initial W. W = 0 is a saddle.
         lambda_3: of |K_last^T K_< - W_last^T W_<|^2, one number or one per layer.
         lambda_4: of |K_last^T K_last - W_last^T W_last|^2.
         lambda_5: of |K^T K - W^T W|^2.
         lambda_6: of |K|^2 + |W|^2.
         constant: C.
-        eps_0: initial eps_0, an upper bound of the root of the objective.
+        eps_0: initial eps_0. The paper starts from an upper bound of the root of the objective.
 
     Raises:
         ValueError: if a number is out of range.
@@ -45,7 +46,7 @@ class Distilled:
 
     widths: int | list[int]
     truncation: float = 30.0
-    kappa: float = 1.0
+    kappa: float | None = None
     noise: float = 0.01
     lambda_3: float | list[float] | None = None
     lambda_4: float | list[float] | None = None
@@ -61,7 +62,7 @@ class Distilled:
                 raise ValueError(
                     f"{name} must be above {bound:g} and finite, got {getattr(self, name)}."
                 )
-        if not 1 <= self.kappa < math.inf:
+        if self.kappa is not None and not 1 <= self.kappa < math.inf:
             raise ValueError(f"kappa must be at least 1 and finite, got {self.kappa}.")
 
     def narrow_widths(self, depth: int) -> list[int]:
@@ -95,7 +96,7 @@ class Distilled:
             One row per coefficient and one column per layer, in float64.
 
         Raises:
-            ValueError: if a coefficient is negative or a list has another length.
+            ValueError: if a coefficient is negative or not finite, or a list has another length.
         """
         depth, widths = len(scales) + 1, self.narrow_widths(len(scales) + 1)
         given = (self.lambda_3, self.lambda_4, self.lambda_5, self.lambda_6)
@@ -103,8 +104,8 @@ class Distilled:
         for number, row in enumerate(given, start=3):
             if row is not None:
                 rows.append(_per_layer(f"lambda_{number}", row, depth))
-                if min(rows[-1]) < 0:
-                    raise ValueError(f"lambda_{number} must be at least 0, got {row}.")
+                if not all(0 <= each < math.inf for each in rows[-1]):
+                    raise ValueError(f"lambda_{number} must be at least 0 and finite, got {row}.")
             elif number < 6:
                 divisor = {3: 6, 4: 3, 5: 2}[number]
                 rows.append([
@@ -115,7 +116,8 @@ class Distilled:
                 largest = [
                     max([widths[j - 2] for j in read if j >= 2], default=1) for read in sources
                 ]
-                rows.append([self.eps_0**2 / (k * depth * self.kappa) ** 8 for k in largest])
+                kappa = self.kappa or 1.0
+                rows.append([self.eps_0**2 / (k * depth * kappa) ** 8 for k in largest])
         return torch.tensor(rows, dtype=torch.float64)
 
 

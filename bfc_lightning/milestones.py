@@ -77,9 +77,9 @@ class WeightMarks:
         self.kept: dict[int, Tensor] = {}
 
     def update(self, network: Learner, depth: int) -> None:
-        """Keeps the weights of the layers below layer `depth`, which joins, once."""
+        """Keeps the weights of the active layers below layer `depth`, which joins, once."""
         for level, weights in network.neuron_weights().items():
-            if level < depth and level not in self.kept:
+            if level <= min(depth - 1, network.active_depth) and level not in self.kept:
                 self.kept[level] = weights.detach().cpu().clone()
 
     def compare(self, network: Learner, untrained: Learner) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import torch
@@ -335,6 +335,8 @@ def _distilled_net(
     """
     if not isinstance(target, PaperTarget):
         raise ValueError(f"distillation requires a PaperTarget, got {type(target).__name__}.")
+    if not target.has_positive_signs:
+        raise ValueError("distillation requires target.signs: positive, got balanced.")
     if not isinstance(labels, Regression):
         raise ValueError("distillation requires regression, got labels that are classes.")
     if isinstance(width, list):
@@ -344,7 +346,7 @@ def _distilled_net(
         target.sources,
         level_scales=target.level_scales[1:],
         width=width,
-        settings=settings,
+        settings=settings if settings.kappa else replace(settings, kappa=target.kappa),
         variance=float(labels.label_variance(target)),
         seed=seed,
     )

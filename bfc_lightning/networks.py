@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -204,6 +204,7 @@ class DenseNet(Learner):
             DenseLayer(sizes[:level], sizes[level], copy.deepcopy(sigma))
             for level in range(1, len(sizes))
         )
+        self._names = [_names(level) for level in range(self.depth)]
         self.constant = nn.Parameter(torch.zeros(()))
         self.linear = nn.Parameter(torch.zeros(input_dim)) if linear_readout else None
         for level, layer in enumerate(self.dense_layers(), start=1):
@@ -370,7 +371,7 @@ class DenseNet(Learner):
         if self.linear is not None:
             output = torch.addmv(output, x, parameters["linear"])
         for level, layer in enumerate(self.active_layers()):
-            names = _names(level)
+            names = self._names[level]
             weight, bias, readout = (parameters[name] for name in names)
             below = torch.cat(known, dim=1) if level else x
             z = products.multiply(below, weight.mT, bias)
@@ -393,7 +394,6 @@ class DenseNet(Learner):
         return output, gradients
 
 
-@cache
 def _names(level: int) -> tuple[str, str, str]:
     """Names of V, b and v of a layer, counted from 0."""
     return f"layers.{level}.weight", f"layers.{level}.bias", f"layers.{level}.readout"

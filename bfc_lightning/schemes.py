@@ -21,7 +21,7 @@ class Phase:
         start: number of training steps before the phase.
         stop: number of training steps at the end of the phase.
         depth: layers 1, ..., depth are part of f.
-        trained: numbers of the trained layers. c and u are always trained.
+        trained: numbers of the trained layers. c and u, if any, are always trained.
         taught: last level of the target that is part of the labels; None for all levels.
         cut: which gradients are blocked, see `DenseNet.cut`.
         lr_factor: factor of the learning rate.
@@ -116,6 +116,15 @@ class Scheme(ABC):
     def stretches(self) -> bool:
         """Whether the phases depend on the length of the run."""
         return False
+
+    def num_graphs(self, depth: int, num_phases: int) -> int:
+        """Returns the number of training steps that differ in what they train.
+
+        Args:
+            depth: L.
+            num_phases: number of phases.
+        """
+        return num_phases
 
     @property
     def check_steps(self) -> int | None:

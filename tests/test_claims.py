@@ -63,7 +63,11 @@ MISTAKES = {
     "bound that is no number": (condition(at_least="ten"), "at_least.*ten"),
     "slope of one number": (
         {"conditions": [{"what": "x", "slope": SLOPE | {"labels": ["4"]}, "at_least": 1}]},
-        "at least two labels",
+        "at least two positive",
+    ),
+    "slope of words": (
+        {"conditions": [{"what": "x", "slope": SLOPE | {"labels": ["a", "b"]}, "at_least": 1}]},
+        r"conditions\.0: labels must be numbers",
     ),
     "unknown key": (condition(ratio={"of": {**TERM_OF_WIDE, "and": 1}}), "'and'"),
 }

@@ -201,3 +201,28 @@ def test_baselines_are_not_fitted_to_the_learner_with_distillation(tmp_path, cap
 def test_mistakes_are_one_line_errors(tmp_path, capsys, argv, key):
     assert fit(tmp_path, *argv) == 2
     assert re.search(key, error_line(capsys.readouterr().err))
+
+
+MISFITS = {
+    "scheme without the learner": (["-c", "quickstart", "--scheme", "Distillation"], "requires"),
+    "learner without the scheme": (["-c", DISTILLED, "--scheme", "Joint"], "J"),
+    "balanced signs": (["-c", DISTILLED, "--target.signs", "balanced"], "pos"),
+    "infinite lambda": (
+        ["-c", DISTILLED, "--model.distillation.lambda_5", ".nan"],
+        "lambda_5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_learner_scheme_and_target_must_fit(name, tmp_path, capsys):
+    argv, part = MISFITS[name]
+    assert main(["fit", *argv, "--run.root", str(tmp_path)]) == 2
+    assert part in error_line(capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layer_without_rank_is_reported(tmp_path):
+    argv = ["fit", "-c", DISTILLED, "--run.root", str(tmp_path)]
+    with pytest.warns(UserWarning, match=r"K_\d has no rows"):
+        assert main([*argv, "--model.distillation.noise", "1e-5", "--scheme.steps", "2"]) == 0

@@ -208,7 +208,7 @@ def test_hundred_steps_of_an_engine_are_those_of_autograd():
     labels = Regression(inputs)
     target = PaperTarget(inputs, [2, 1], level_scales=0.1)
     objective = RegressionObjective(target, labels)
-    network = make_net(noise=0.1, lambda_6=0.01)
+    network = make_net(noise=0.1, lambda_6=0.01, kappa=30.0)
     for level in (2, 3):
         network.distill(level)
     plain = copy.deepcopy(network)

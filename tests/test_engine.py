@@ -355,7 +355,7 @@ def test_learners_of_different_shapes_are_refused():
 def test_compiled_steps_are_those_of_autograd_however_chunks_are_cut():
     """In a process without the checks of shapes, which cannot be compiled."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.test_engine"],
+        [sys.executable, "-W", "error::UserWarning", "-m", "tests.test_engine"],
         env={**os.environ, "JAXTYPING_DISABLE": "1"},
         capture_output=True,
         text=True,

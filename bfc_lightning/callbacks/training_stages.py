@@ -1,4 +1,4 @@
-"""Carries out a scheme whose stages end at thresholds of the objective on a fixed subset."""
+"""Carries out a scheme whose stages end at thresholds of the objective on a fixed sample."""
 
 import math
 import warnings
@@ -40,17 +40,16 @@ class TrainingStages(Callback):
         _learner(pl_module).enter_phase(self.first)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the subset; keeps the length of a run that was resumed with more steps."""
+        """Draws the sample; keeps the length of a run that was resumed with more steps."""
         learner = _learner(pl_module)
         assert learner.phase is not None
         learner.phase = self.scheme.phase_of_stage(
             self.first, stage_of(learner.phase), learner.network.depth
         )
         data, parameter = trainer.datamodule, next(pl_module.parameters())  # type: ignore[attr-defined]
-        count = self.thresholds.num_samples + -self.thresholds.num_samples % data.num_shards
-        stream = data.make_sample_stream(parameter.device, parameter.dtype)
-        batch = stream.batch("train_set", 0, count)
-        self._subset = batch.inputs, batch.labels
+        self._subset = data.fixed_sample(
+            self.thresholds.num_samples, parameter.device, parameter.dtype
+        )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import (
 )
 from torch.optim import LBFGS
 
+from bfc_lightning.learners import Learner
+from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.runs.folder import RunError
@@ -41,15 +43,22 @@ def _check_monitor(monitor: str | None, metrics: Sequence[str]) -> None:
         raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
 
 
+def check_distillation(network: Learner, scheme: Scheme, measures: Sequence[Measure]) -> None:
+    """Refuses a scheme or measures that do not belong to the learner."""
+    if network.is_distilled and not scheme.distills:
+        name = type(scheme).__name__
+        raise RunError(f"scheme must be Distillation with model.distillation, got {name}.")
+    if scheme.distills and not network.is_distilled:
+        raise RunError("scheme Distillation requires model.distillation, got null.")
+    if network.is_distilled and measures:
+        names = ", ".join(type(each).__name__ for each in measures)
+        raise RunError(f"measures must be empty with model.distillation, got {names}.")
+
+
 def check_scheme(
     model: HierarchicalLearner, scheme: Scheme, phases: Sequence[Phase], *, num_replicas: int
 ) -> None:
     """Refuses what learner, optimizer or target cannot have."""
-    if model.network.is_distilled != scheme.distills:
-        name = type(scheme).__name__
-        raise RunError(
-            f"scheme must be Distillation exactly if model.distillation is set, got {name}."
-        )
     if scheme.check_steps is not None and num_replicas > 1:
         raise RunError(
             "scheme.thresholds requires model.num_replicas 1, since replicas share their phases, "

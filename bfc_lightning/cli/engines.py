@@ -84,10 +84,11 @@ def resolve_engine(
         steps = {*measure_steps(phases, num_measures), *starts, *scheme.freeze.values()}
         data.sync_points = make_sync_points([1] if listens else every, [*steps, trainer.max_steps])
     clipping = _take_over_clipping(trainer)
-    reason = "a callback listens to every step" if listens else _why_eager(trainer, len(phases))
+    graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
+    reason = "a callback listens to every step" if listens else _why_eager(trainer, graphs)
     length = _steps_per_call(every, data.block_length)
     mark = _mark(model, data, clipping, length)
-    saved = _seconds_saved(model, data) * phases[-1].stop / len(phases)
+    saved = _seconds_saved(model, data) * phases[-1].stop / graphs
     cost = _WARM + (0.0 if mark.exists() else _COLD / num_alike)
     if reason is None and (wanted == "compiled" or (wanted == "auto" and saved > cost)):
         if not mark.exists():
@@ -169,12 +170,12 @@ def _seconds_saved(model: RunModule, data: AnyData) -> float:
     return replicas * (network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE)
 
 
-def _why_eager(trainer: Trainer, num_phases: int) -> str | None:
+def _why_eager(trainer: Trainer, num_graphs: int) -> str | None:
     """Why steps cannot be compiled, or None."""
     if isinstance(trainer.strategy, DDPStrategy):
         return "several processes share gradients after every step"
-    if num_phases > _MOST_GRAPHS:
-        return f"there are more than {_MOST_GRAPHS} phases"
+    if num_graphs > _MOST_GRAPHS:
+        return f"there are more than {_MOST_GRAPHS} phases or stages"
     compilers = [os.environ.get("CXX"), "g++", "clang++"]
     if not any(shutil.which(name) for name in compilers if name):
         return "there is no C++ compiler"

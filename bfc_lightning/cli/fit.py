@@ -25,7 +25,7 @@ from bfc_lightning.callbacks.summary import Summary
 from bfc_lightning.callbacks.training_log import TrainingLog
 from bfc_lightning.callbacks.training_scheme import TrainingScheme
 from bfc_lightning.callbacks.training_stages import TrainingStages
-from bfc_lightning.cli.checks import as_list, check_callbacks, check_scheme
+from bfc_lightning.cli.checks import as_list, check_callbacks, check_distillation, check_scheme
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result
 from bfc_lightning.cli.engines import resolve_engine
 from bfc_lightning.cli.errors import usage_errors
@@ -127,6 +127,7 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     """Builds the objects, and refuses what can be refused before anything is written."""
     objects, model, data = build_learners(study)
     first = model.each[0]
+    check_distillation(first.network, objects.scheme, as_list(objects.measures))
     phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
     check_scheme(first, objects.scheme, phases, num_replicas=len(model.each))
     check_callbacks(as_list(objects.trainer.callbacks), [model.score_key, "val/loss"])

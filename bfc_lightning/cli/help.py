@@ -29,7 +29,7 @@ _GROUPS = {
     "labels": "Regression (default) or Classification",
     "model": "the learner: width, depth, activation, optimizer, schedule, replicas",
     "data": "batch size, number of samples, shards",
-    "scheme": "Joint (default), Progressive, Layerwise, FreezeBelow or PullBelow training",
+    "scheme": "Joint (default), Progressive, Layerwise, FreezeBelow, PullBelow or Distillation",
     "trainer": "length, validation, precision, devices, loggers, callbacks",
     "run": "name, root, overwrite, figures, threads",
     "baseline": "the method: KernelRidge, RandomFeatures, TwoLayer, ...",

@@ -83,6 +83,7 @@ class PaperTarget(LayeredTarget):
             raise ValueError(f"kappa must be at least 1 and finite, got {kappa}.")
         if signs not in ("positive", "balanced"):
             raise ValueError(f"signs must be 'positive' or 'balanced', got {signs!r}.")
+        self.kappa = kappa
         self.widths = resolve_paper_widths(
             widths, input_dim=self.input_dim, depth=depth, constants=constants
         )

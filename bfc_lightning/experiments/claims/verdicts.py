@@ -60,7 +60,8 @@ def effect_of(values: Floats, numbers: Floats | None = None) -> Estimate:
     medians = np.median(values[:, draws(values.shape[1])], axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
         if numbers is not None:
-            found = np.polyfit(np.log(numbers), np.log(medians), 1)[0]
+            x = np.log(numbers) - np.log(numbers).mean()
+            found = x @ np.log(medians) / (x @ x)
         else:
             found = medians[0] / medians[1] if len(medians) > 1 else medians[0]
     return Estimate(float(found[0]), *interval(found[1:]))
