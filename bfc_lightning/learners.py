@@ -136,6 +136,29 @@ class Learner(nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def weights_up_to(self, depth: int) -> list[Float[Tensor, "_m _fan_in"]]:
+        """Copies the hidden weights of the lowest layers.
+
+        Args:
+            depth: number of the last layer.
+
+        Returns:
+            One tensor per layer.
+        """
+        weights = self.neuron_weights().items()
+        return [weight.detach().clone() for level, weight in weights if level <= depth]
+
+    @torch.no_grad()
+    def restore_trained(self, earlier: Mapping[str, Tensor]) -> None:
+        """Gives trained parameters earlier values, in place, since engines use views of them.
+
+        Args:
+            earlier: the values by name.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(earlier[name])
+
     def distill(self, level: int) -> None:
         """Starts the narrow weights of a layer, if the learner has any.
 

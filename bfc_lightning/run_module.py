@@ -108,6 +108,16 @@ class RunModule(LightningModule, ABC):
         return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
 
 
+def learners_of(module: LightningModule) -> list["HierarchicalLearner"]:
+    """The learners that a Trainer's module trains.
+
+    Args:
+        module: the module.
+    """
+    assert isinstance(module, RunModule)
+    return module.each
+
+
 def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -> Tensor:
     """Takes the optimizer steps of some chunks and updates Lightning's step counters.
 

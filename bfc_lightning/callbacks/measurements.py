@@ -15,7 +15,7 @@ from bfc_lightning.learners import Learner
 from bfc_lightning.measures.battery import Measure
 from bfc_lightning.milestones import Milestones, WeightMarks
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.run_module import RunModule
+from bfc_lightning.run_module import learners_of
 from bfc_lightning.schemes import Phase
 
 NUM_SAMPLES = 2**14
@@ -71,7 +71,7 @@ class Measurements(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps the untrained learners, before a checkpoint is loaded into them."""
-        self._untrained = [copy.deepcopy(each.network) for each in _learners(pl_module)]
+        self._untrained = [copy.deepcopy(each.network) for each in learners_of(pl_module)]
         self._milestones = [Milestones(self._phases) for _ in self._untrained]
         self._marks = [WeightMarks() for _ in self._untrained]
 
@@ -84,7 +84,7 @@ class Measurements(Callback):
         device = next(pl_module.parameters()).device
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
-        problems, learners = trainer.datamodule.parts, _learners(pl_module)  # type: ignore[attr-defined]
+        problems, learners = trainer.datamodule.parts, learners_of(pl_module)  # type: ignore[attr-defined]
         self._samples = [
             _measure_sample(data, learner, network, device)
             for data, learner, network in zip(problems, learners, self._untrained, strict=True)
@@ -103,7 +103,7 @@ class Measurements(Callback):
     ) -> None:
         """Marks weights if a layer may have joined within the phase."""
         if self._phases[0].is_open:
-            self._mark(pl_module, _learners(pl_module)[0].network.active_depth)
+            self._mark(pl_module, learners_of(pl_module)[0].network.active_depth)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Marks weights at the end of a phase; measures at the steps that are due."""
@@ -142,7 +142,7 @@ class Measurements(Callback):
         started = time.perf_counter()
         self._measured_step = step
         rows = []
-        for number, learner in enumerate(_learners(pl_module)):
+        for number, learner in enumerate(learners_of(pl_module)):
             row = self._take(learner, self._samples[number])
             if row:  # the learner has not diverged
                 row |= self._marks[number].compare(learner.network, self._untrained[number])
@@ -152,7 +152,7 @@ class Measurements(Callback):
         self.seconds += time.perf_counter() - started
 
     def _mark(self, module: LightningModule, depth: int) -> None:
-        for learner, marks in zip(_learners(module), self._marks, strict=True):
+        for learner, marks in zip(learners_of(module), self._marks, strict=True):
             marks.update(learner.network, depth)
 
     def _all_measures(
@@ -183,8 +183,3 @@ def _measure_sample(
     return learner.battery.take_sample(
         inputs.to(device), stream.target.to(device), stream.labels.to(device), untrained
     )
-
-
-def _learners(module: LightningModule) -> list[HierarchicalLearner]:
-    assert isinstance(module, RunModule)
-    return module.each

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from bfc_lightning.callbacks.loggers import log_metrics
-from bfc_lightning.learners import Learner
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.run_module import RunModule
+from bfc_lightning.run_module import learners_of
 from bfc_lightning.schemes import Phase, Scheme
 
 
@@ -32,17 +30,17 @@ class TrainingScheme(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first phase before there is an optimizer; a checkpoint then loads its own."""
-        for learner in _learners(pl_module):
+        for learner in learners_of(pl_module):
             learner.enter_phase(self.phases[0])
         if any(phase.is_fresh for phase in self.phases):
             self._initial = [
                 {name: value.detach().clone() for name, value in each.network.named_parameters()}
-                for each in _learners(pl_module)
+                for each in learners_of(pl_module)
             ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads which layers the optimizer of the phase leaves out."""
-        learners = _learners(pl_module)
+        learners = learners_of(pl_module)
         phase = learners[0].phase
         assert phase is not None
         self._frozen = self.scheme.frozen_at(phase.start)
@@ -61,7 +59,7 @@ class TrainingScheme(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Enters a phase or freezes layers if the next optimizer step belongs to them."""
-        learners, step = _learners(pl_module), trainer.global_step
+        learners, step = learners_of(pl_module), trainer.global_step
         if step == 0 and batch_idx == 0 and len(self.phases) > 1:
             log_metrics(trainer, self.scheme.logged(self.phases[0]))
         due = next((phase for phase in self.phases if phase.start <= step < phase.stop), None)
@@ -77,7 +75,7 @@ class TrainingScheme(Callback):
         before = learners[0].phase
         is_longer = before is not None and before.start == phase.start
         if phase.pull and before is not None and not is_longer:
-            self._anchors = [_weights_up_to(before.depth, each.network) for each in learners]
+            self._anchors = [each.network.weights_up_to(before.depth) for each in learners]
             self._pull(learners, phase.pull)
         for learner in learners:
             (learner.enter_phase if is_longer else learner.begin_phase)(phase)
@@ -85,7 +83,7 @@ class TrainingScheme(Callback):
             return
         if phase.is_fresh:
             for learner, initial in zip(learners, self._initial, strict=True):
-                _reset(learner.network, initial)
+                learner.network.restore_trained(initial)
         trainer.lightning_module.zero_grad(set_to_none=True)
         trainer.strategy.setup_optimizers(trainer)
         share_gradients_anew(trainer)
@@ -107,26 +105,8 @@ class TrainingScheme(Callback):
         self._frozen = frozen
 
 
-def _weights_up_to(depth: int, network: Learner) -> list[Tensor]:
-    weights = network.neuron_weights().items()
-    return [weight.detach().clone() for level, weight in weights if level <= depth]
-
-
-@torch.no_grad()
-def _reset(network: nn.Module, initial: dict[str, Tensor]) -> None:
-    """Gives every trained parameter its initial value, in place, since engines use views."""
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            parameter.copy_(initial[name])
-
-
 def share_gradients_anew(trainer: Trainer) -> None:
     """Wraps the model again: DDP decides once which gradients the processes share."""
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy.model = trainer.lightning_module
         trainer.strategy.configure_ddp()
-
-
-def _learners(module: LightningModule) -> list[HierarchicalLearner]:
-    assert isinstance(module, RunModule)
-    return module.each

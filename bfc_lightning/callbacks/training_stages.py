@@ -15,6 +15,7 @@ from bfc_lightning.distillation import Distillation, Thresholds, num_stages, sta
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.objectives import objective_with_penalty
+from bfc_lightning.run_module import learners_of
 from bfc_lightning.schemes import Phase
 from bfc_lightning.seeds import generator
 from bfc_lightning.stacked import share_step_count
@@ -37,11 +38,11 @@ class TrainingStages(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first stage before there is an optimizer; a checkpoint then loads its own."""
-        _learner(pl_module).enter_phase(self.first)
+        learners_of(pl_module)[0].enter_phase(self.first)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the sample; keeps the length of a run that was resumed with more steps."""
-        learner = _learner(pl_module)
+        learner = learners_of(pl_module)[0]
         assert learner.phase is not None
         learner.phase = self.scheme.phase_of_stage(
             self.first, stage_of(learner.phase), learner.network.depth
@@ -58,11 +59,12 @@ class TrainingStages(Callback):
         step = trainer.global_step
         if step % self.thresholds.check_every == 0 and step != self._checked:
             self._checked = step
-            self._check(trainer, _learner(pl_module), step)
+            self._check(trainer, learners_of(pl_module)[0], step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warns if a stage never began."""
-        network, phase = _learner(pl_module).network, _learner(pl_module).phase
+        [learner] = learners_of(pl_module)
+        network, phase = learner.network, learner.phase
         assert phase is not None
         stage = stage_of(phase) + 1
         if stage < num_stages(network.depth) and trainer.is_global_zero:
@@ -116,8 +118,3 @@ class TrainingStages(Callback):
             share_step_count(optimizer)
         share_gradients_anew(trainer)
         log_metrics(trainer, self.scheme.logged(phase))
-
-
-def _learner(module: LightningModule) -> HierarchicalLearner:
-    assert isinstance(module, HierarchicalLearner)
-    return module
