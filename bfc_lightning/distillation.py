@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from bfc_lightning.schemes import OneByOne, Phase
 from bfc_lightning.types import as_integer
@@ -74,10 +74,7 @@ class PlateauThresholds(Thresholds):
         fall: as above.
         ratio: as above.
         patience: as above.
-        check_every: see `Thresholds`, also for the others.
-        num_samples: size of the sample. It is part of a fixed training set, if there is one, and
-            otherwise a sample that is not trained on.
-        noise: of the algorithm, per step.
+        **settings: see `Thresholds`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -88,11 +85,9 @@ class PlateauThresholds(Thresholds):
         fall: float = 0.5,
         ratio: float = 0.95,
         patience: int = 5,
-        check_every: int = 200,
-        num_samples: int = 4096,
-        noise: float = 0.0,
+        **settings: Any,  # noqa: ANN401, those of the base class
     ) -> None:
-        super().__init__(check_every, num_samples, noise)
+        super().__init__(**settings)
         self.fall = fall
         self.ratio = ratio
         self.patience = as_integer(patience, "patience")
@@ -125,10 +120,7 @@ class TheoremThresholds(Thresholds):
 
     Args:
         constant: C, above 1.
-        check_every: see `Thresholds`, also for the others.
-        num_samples: size of the sample. It is part of a fixed training set, if there is one, and
-            otherwise a sample that is not trained on.
-        noise: of the algorithm, per step.
+        **settings: see `Thresholds`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -137,11 +129,9 @@ class TheoremThresholds(Thresholds):
     def __init__(
         self,
         constant: float = 3.0,
-        check_every: int = 200,
-        num_samples: int = 4096,
-        noise: float = 0.0,
+        **settings: Any,  # noqa: ANN401, those of the base class
     ) -> None:
-        super().__init__(check_every, num_samples, noise)
+        super().__init__(**settings)
         if not 1 < constant < math.inf:
             raise ValueError(f"constant must be above 1 and finite, got {constant}.")
         self.constant = constant

@@ -1,7 +1,7 @@
 """What a learner offers to engines, training schemes and measures."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -126,15 +126,6 @@ class Learner(nn.Module, ABC):
             f(x), and the map from the gradient with respect to f(x) to those of the parameters.
         """
         return vjp_by_autodiff(self, parameters, x, trained)
-
-    def pull_towards(self, weights: Sequence[Float[Tensor, "_m _fan_in"]], pull: float) -> None:
-        """Adds a penalty on the distance from earlier weights, if the learner supports it.
-
-        Args:
-            weights: the earlier weights of the lowest layers.
-            pull: the coefficient.
-        """
-        raise NotImplementedError
 
     def weights_up_to(self, depth: int) -> list[Float[Tensor, "_m _fan_in"]]:
         """Copies the hidden weights of the lowest layers.

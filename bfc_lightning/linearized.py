@@ -1,6 +1,6 @@
 """The linearized learner: the first-order expansion of a DenseNet at its initialization."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from bfc_lightning.gradients import VJP, vjp_by_autodiff
-from bfc_lightning.matmul import FASTEST, Products
+from bfc_lightning.learners import Learner
 from bfc_lightning.networks import DenseNet
 
 _CHUNK = 2048  # the activations of this many rows fit in the cache
@@ -79,16 +78,7 @@ class LinearizedDenseNet(DenseNet):
         """Returns f_lin(x), computed by `forward`."""
         return self.forward(x)
 
-    def output_and_vjp(
-        self,
-        parameters: Mapping[str, Tensor],
-        x: Float[Tensor, "n d"],
-        trained: Collection[str] = (),
-        *,
-        products: Products = FASTEST,
-    ) -> tuple[Float[Tensor, " n"], VJP]:
-        """See `DenseNet.output_and_vjp`. The gradient is that of `torch.func`."""
-        return vjp_by_autodiff(self, parameters, x, trained)
+    output_and_vjp = Learner.output_and_vjp  # by `torch.func`
 
     def _initialization(self) -> dict[str, nn.Parameter]:
         """theta_0 by name."""

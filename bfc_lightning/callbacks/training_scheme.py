@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bfc_lightning.callbacks.loggers import log_metrics
 from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.networks import DenseNet
 from bfc_lightning.run_module import learners_of
 from bfc_lightning.schemes import Phase, Scheme
 
@@ -92,6 +93,7 @@ class TrainingScheme(Callback):
 
     def _pull(self, learners: list[HierarchicalLearner], pull: float) -> None:
         for learner, weights in zip(learners, self._anchors, strict=True):
+            assert isinstance(learner.network, DenseNet)  # the others are refused before
             learner.network.pull_towards(weights, pull)
 
     def _freeze(

@@ -1,5 +1,6 @@
 """Features during training: the residual of each level in its layer, and leakage."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bfc_lightning.figures.style import (
@@ -32,21 +33,14 @@ def feature_residuals(rows: Rows, *, title: str) -> Figure:
     Returns:
         A figure with one panel.
     """
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    figure.suptitle(title)
-    panel = figure.subplots()
-    offset = step_axis(panel, rows)
+    figure, panel = _level_curves(rows, "features/residual_", title)
     for number, key in enumerate(numbered_keys([rows], "features/residual_")):
-        level = key.rsplit("_", 1)[1]
-        draw_band(panel, [rows], key, number=number, label=f"level {level}", offset=offset)
         _, untrained, _, _ = bands([rows], f"{key}_untrained")
         for value in untrained[:1]:
             color = COLORS[number % len(COLORS)]
             panel.axhline(value, color=color, linestyle=":", linewidth=1.2)
     panel.plot([], [], color="gray", linestyle=":", label="untrained")
-    panel.set_yscale("log")
     panel.set_ylabel("1 - R² of the level's features, probed from its layer")
-    panel.grid(alpha=0.3)
     panel.legend(frameon=False, loc="lower left", ncols=2)
     return figure
 
@@ -61,18 +55,24 @@ def procrustes_distances(rows: Rows, *, title: str) -> Figure:
     Returns:
         A figure with one panel. Vertical lines mark the stages.
     """
+    figure, panel = _level_curves(rows, "features/procrustes_", title)
+    panel.set_ylabel("E|S* - U S|² / E|S*|², U the best rotation")
+    panel.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def _level_curves(rows: Rows, stem: str, title: str) -> tuple[Figure, Axes]:
+    """A panel with a curve for each level, on a logarithmic axis."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     figure.suptitle(title)
     panel = figure.subplots()
     offset = step_axis(panel, rows)
-    for number, key in enumerate(numbered_keys([rows], "features/procrustes_")):
+    for number, key in enumerate(numbered_keys([rows], stem)):
         level = key.rsplit("_", 1)[1]
         draw_band(panel, [rows], key, number=number, label=f"level {level}", offset=offset)
     panel.set_yscale("log")
-    panel.set_ylabel("E|S* - U S|² / E|S*|², U the best rotation")
     panel.grid(alpha=0.3)
-    panel.legend(frameon=False, loc="lower left")
-    return figure
+    return figure, panel
 
 
 def leakages(rows: Rows, *, title: str) -> Figure | None:
