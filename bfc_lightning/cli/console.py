@@ -80,6 +80,8 @@ def hide_chatter() -> None:
     # The loaders hold numbers of batches, not data.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    # A login node has `srun`, too.
+    warnings.filterwarnings("ignore", message="The `srun` command is available.*")
     # A checkpoint of a user's ModelCheckpoint is taken after the step, as with autograd.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")
     threading.excepthook = _report_thread
