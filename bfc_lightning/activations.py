@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bfc_lightning.types import check_positive
+
 
 class Quadratic(nn.Module):
     """sigma(z) = z^2.
@@ -39,8 +41,7 @@ class Huber(nn.Module):
 
     def __init__(self, threshold: float = 4.0) -> None:
         super().__init__()
-        if threshold <= 0:
-            raise ValueError(f"threshold must be positive, got {threshold}.")
+        check_positive(threshold=threshold)
         self.threshold = threshold
 
     def forward(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -63,7 +64,7 @@ def activation_vjp(
         z: pre-activations.
 
     Returns:
-        The value and the vector-Jacobian product g -> g sigma'(z).
+        The value and g -> g sigma'(z).
     """
     if type(sigma) is Quadratic:  # eagerly, a fraction of the time of `torch.func.vjp`
         return z * z, lambda grad: torch.addcmul(z.new_zeros(()), grad, z, value=2)

@@ -1,4 +1,4 @@
-"""Medians and ranges of the metrics of several replicas."""
+"""Medians and ranges of the metrics of several replicas. Non-finite values are ignored."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,45 +6,23 @@ from statistics import median
 
 
 def median_of(values: Sequence[float]) -> float:
-    """The median of the finite values, or NaN if there are none.
-
-    Args:
-        values: one per replica.
-
-    Returns:
-        The median.
-    """
+    """The median of the finite values, or NaN if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return median(finite) if finite else math.nan
 
 
-def summarized(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median of each metric. If replicas differ, `low/KEY` and `high/KEY` hold the range.
-
-    Args:
-        rows: one per replica, values by key. Non-finite values are ignored.
-
-    Returns:
-        Values by key.
-    """
-    together: dict[str, float] = {}
-    for key, values in _finite_values(rows).items():
-        together[key] = median(values)
-        if min(values) < max(values):
-            together[f"low/{key}"], together[f"high/{key}"] = min(values), max(values)
-    return together
-
-
 def medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median of each metric, without ranges.
-
-    Args:
-        rows: one per replica, values by key. Non-finite values are ignored.
-
-    Returns:
-        Values by key.
-    """
+    """The median of each metric over the rows, one row per replica."""
     return {key: median(values) for key, values in _finite_values(rows).items()}
+
+
+def summarized(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """`medians`. If replicas differ, `low/KEY` and `high/KEY` hold the range of a metric."""
+    summary = medians(rows)
+    for key, values in _finite_values(rows).items():
+        if min(values) < max(values):
+            summary |= {f"low/{key}": min(values), f"high/{key}": max(values)}
+    return summary
 
 
 def _finite_values(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from bfc_lightning.types import as_integer
+from bfc_lightning.types import as_integer, check_positive
 
 _LENGTH_ARGUMENTS = ("total_steps", "T_max", "total_iters")
 
@@ -53,11 +53,7 @@ class OneCycle(LambdaLR):
             raise ValueError(f"total_steps must be at least 1, got {total_steps}.")
         if not 0 <= warmup_fraction < 1:
             raise ValueError(f"warmup_fraction must lie in [0, 1), got {warmup_fraction}.")
-        if start_factor <= 0 or final_factor <= 0:
-            raise ValueError(
-                "start_factor and final_factor must be positive, "
-                f"got {start_factor} and {final_factor}."
-            )
+        check_positive(start_factor=start_factor, final_factor=final_factor)
         if decay < 1:
             raise ValueError(f"decay must be at least 1, got {decay}.")
         self.total_steps = total_steps
@@ -90,13 +86,10 @@ def _factory_class(
 
 
 def open_length(factory: Callable[..., LRScheduler]) -> str | None:
-    """Returns the name of the argument for the length of a schedule if it is not set.
+    """Returns the name of the length of a schedule if it is not set, e.g. `T_max`, or None.
 
     Args:
         factory: a scheduler class or a partial of one. It is called with the optimizer.
-
-    Returns:
-        `total_steps`, `T_max` or `total_iters`. None if the schedule needs no length.
     """
     maker, given = _factory_class(factory)
     if not inspect.isclass(maker):

@@ -21,9 +21,6 @@ def derive_seed(seed: SupportsIndex, *names: str | SupportsIndex) -> int:
     Args:
         seed: any integer.
         names: strings and integers that identify the use, e.g. `"target", "weights", 2`.
-
-    Returns:
-        An int in [0, 2^63).
     """
     parts = [
         f"str:{name}" if isinstance(name, str) else f"int:{as_integer(name, 'name of a seed')}"
@@ -37,16 +34,7 @@ def derive_seed(seed: SupportsIndex, *names: str | SupportsIndex) -> int:
 def generator(
     seed: SupportsIndex, *names: str | SupportsIndex, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Creates a generator seeded with `derive_seed(seed, *names)`.
-
-    Args:
-        seed: any integer.
-        names: strings and integers that identify the use.
-        device: device of the generator.
-
-    Returns:
-        A new generator.
-    """
+    """Creates a generator on a device, seeded with `derive_seed(seed, *names)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
 
 
@@ -63,9 +51,6 @@ def counter_seed(key: SupportsIndex, counter: SupportsIndex) -> int:
     Args:
         key: identifies the family, from `derive_seed`.
         counter: index of the member, in [0, 2^32).
-
-    Returns:
-        An int in [0, 2^32).
 
     Raises:
         ValueError: if the counter is outside [0, 2^32).

@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from bfc_lightning.types import StepChunk, as_integer
 
 _CHUNK_SECONDS = 0.3
 
 
-@dataclass(frozen=True)
 class SyncPoints:
     """Training steps followed by a log row, a validation, a measurement or a new phase.
 
@@ -18,17 +16,12 @@ class SyncPoints:
         at: single steps.
     """
 
-    every: tuple[int, ...]
-    at: frozenset[int]
+    def __init__(self, every: Iterable[int], at: Iterable[int]) -> None:
+        self.every = [as_integer(interval, "interval") for interval in every]
+        self.at = [as_integer(step, "step") for step in at]
 
     def steps_until_next(self, step: int) -> int:
-        """Returns the number of training steps until the next sync point.
-
-        Args:
-            step: number of completed training steps.
-
-        Returns:
-            The number of steps, at least 1.
+        """Returns the number of training steps from `step` to the next sync point, at least 1.
 
         Raises:
             ValueError: if there is no sync point after `step`.
@@ -39,20 +32,6 @@ class SyncPoints:
         if not later:
             raise ValueError(f"there must be a sync point after step {step}, got none.")
         return min(later)
-
-
-def make_sync_points(every: Iterable[int], at: Iterable[int]) -> SyncPoints:
-    """Creates `SyncPoints` from any iterables.
-
-    Args:
-        every: intervals.
-        at: single steps.
-
-    Returns:
-        The sync points.
-    """
-    intervals = tuple(as_integer(interval, "interval") for interval in every)
-    return SyncPoints(intervals, frozenset(as_integer(step, "step") for step in at))
 
 
 def in_chunks(

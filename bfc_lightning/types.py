@@ -1,4 +1,4 @@
-"""Types that every other module shares: batches, and the conversion of integer arguments."""
+"""Types and checks of arguments that every other module shares."""
 
 import operator
 from typing import NamedTuple, SupportsIndex
@@ -7,25 +7,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def as_integer(value: SupportsIndex, name: str) -> int:
+def as_integer(value: SupportsIndex, name: str, *, least: int | None = None) -> int:
     """Converts an integer of any type, e.g. a NumPy integer, to an `int`.
 
     Args:
         value: the integer. Floats, strings and bools are rejected.
         name: name of the argument in the error message.
-
-    Returns:
-        The same integer.
+        least: smallest valid value. There is none by default.
 
     Raises:
-        ValueError: if `value` is not an integer.
+        ValueError: if `value` is not an integer, or is too small.
     """
     try:
-        if not isinstance(value, bool):
-            return int(operator.index(value))
+        converted = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        pass
-    raise ValueError(f"{name} must be an integer, got {value!r}.")
+        converted = None
+    if converted is None:
+        raise ValueError(f"{name} must be an integer, got {value!r}.")
+    if least is not None and converted < least:
+        raise ValueError(f"{name} must be at least {least}, got {converted}.")
+    return int(converted)
+
+
+def check_positive(**values: float) -> None:
+    """Checks numbers, given by their names.
+
+    Raises:
+        ValueError: if one is not positive.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}.")
 
 
 class Batch(NamedTuple):
@@ -43,12 +55,7 @@ class Batch(NamedTuple):
 
 
 class StepChunk(NamedTuple):
-    """The batches of several consecutive training steps.
-
-    Attributes:
-        inputs: x, one batch per training step.
-        labels: y.
-    """
+    """The inputs x and the labels y of several consecutive training steps."""
 
     inputs: Float[Tensor, "steps n d"]
     labels: Float[Tensor, "steps n"]

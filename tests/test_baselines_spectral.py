@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bfc_lightning import Gaussian, HierarchicalTarget, SpectralMethod
-from bfc_lightning.baselines.spectral import gap, second_moment, whitening
+from bfc_lightning.baselines.base import second_moment
+from bfc_lightning.baselines.spectral import gap, whitening
 from bfc_lightning.runs.folder import RunError
 from tests.baseline_tasks import error, make_task
 

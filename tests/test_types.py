@@ -21,3 +21,9 @@ def test_integers_of_every_type_become_ints(value):
 def test_other_values_are_rejected_by_name(value):
     with pytest.raises(ValueError, match=re.escape(f"step must be an integer, got {value!r}.")):
         as_integer(value, "step")
+
+
+def test_integers_have_a_least_value():
+    assert as_integer(1, "step", least=1) == 1
+    with pytest.raises(ValueError, match=r"step must be at least 1, got 0\."):
+        as_integer(np.int64(0), "step", least=1)

@@ -11,7 +11,6 @@ from bfc_lightning.baselines.tangent import (
     LearnerNTK,
     QuadraticChainNTK,
     ReLUChainNTK,
-    TangentKernel,
 )
 from bfc_lightning.baselines.three_layer import SteppedThreeLayer, ThreeLayer, TwoLayer
 
@@ -27,7 +26,6 @@ __all__ = [
     "SequentialKernels",
     "SpectralMethod",
     "SteppedThreeLayer",
-    "TangentKernel",
     "Task",
     "ThreeLayer",
     "TwoLayer",

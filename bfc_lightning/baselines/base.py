@@ -35,60 +35,35 @@ class Task:
 class Baseline(ABC):
     """A rival of joint training, e.g. kernel ridge regression.
 
-    To add a baseline, subclass this class. Settings are arguments of `__init__`, and the fitted
-    state is stored in attributes. `bfc baseline` and `bfc compare` accept the class path.
+    To add a baseline, subclass this class. Settings are arguments of `__init__`. `bfc baseline` and
+    `bfc compare` accept the class path.
     """
 
     @abstractmethod
     def fit(self, task: Task) -> None:
-        """Fits the samples.
-
-        Args:
-            task: the samples and the learner.
-        """
+        """Fits the samples of a task."""
 
     @abstractmethod
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Predicts new samples, at most 2,048 per call.
-
-        Args:
-            x: the inputs, float64.
-
-        Returns:
-            f(x).
-        """
+        """Returns f(x) for float64 inputs, at most 2,048 per call."""
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
-        """The learned features, one tensor per layer; none by default.
-
-        Args:
-            x: the inputs, float64.
-
-        Returns:
-            F_1(x), F_2(x), ...; an empty list by default.
-        """
+        """The learned features F_1(x), F_2(x), ... for float64 inputs; none by default."""
         return []
 
     def chosen(self) -> dict[str, float]:
-        """The settings that `fit` chose, for the log; none by default.
-
-        Returns:
-            The values by name.
-        """
+        """The settings that `fit` chose by name, for the log; none by default."""
         return {}
 
 
-def in_chunks(
-    function: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"], size: int = _CHUNK
-) -> Float[Tensor, " n"]:
-    """Evaluates a function of rows, one block at a time.
+def in_chunks(function: Callable[[Tensor], Tensor], x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Evaluates a function of rows, 2,048 rows at a time."""
+    return torch.cat([function(rows) for rows in torch.split(x, _CHUNK)])
 
-    Args:
-        function: a function from (m, d) to (m,) or (m, k).
-        x: all rows.
-        size: the number of rows per block.
 
-    Returns:
-        The values of all rows.
+def second_moment(x: Float[Tensor, "n d"], r: Float[Tensor, " n"]) -> Float[Tensor, "d d"]:
+    """E[r (x x^T - 1)] over samples x and values r.
+
+    Source: for x ~ N(0, 1) it is the mean Hessian of r, by Stein's lemma.
     """
-    return torch.cat([function(rows) for rows in torch.split(x, size)])
+    return (x.T * r) @ x / len(x) - r.mean() * torch.eye(x.shape[1], dtype=x.dtype)

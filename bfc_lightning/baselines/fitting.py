@@ -21,10 +21,7 @@ _NUM_MEASURED = 2**14
 class Samples:
     """The samples of a problem: drawn in float32, as in `bfc fit`, and stored as float64.
 
-    Attributes:
-        train: the fixed training set.
-        val: the validation split, used as the holdout.
-        test: the test split.
+    The validation split `val` is the holdout.
     """
 
     train: Batch
@@ -34,12 +31,6 @@ class Samples:
 
 def draw_samples(data: HierarchicalData) -> Samples:
     """Draws the samples that a run of `bfc fit` would use.
-
-    Args:
-        data: the problem, with a fixed training set.
-
-    Returns:
-        The samples.
 
     Raises:
         RunError: if there is no fixed training set, or the labels are classes.

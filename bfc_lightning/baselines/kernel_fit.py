@@ -1,12 +1,15 @@
 """Kernel ridge regression with any kernel, in the memory of one Gram matrix."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bfc_lightning.baselines.base import Baseline, Task
 from bfc_lightning.runs.folder import RunError
+from bfc_lightning.types import check_positive
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """A function of points (n, d) and (m, d) that returns K, of shape (n, m)."""
@@ -68,3 +71,29 @@ def _upper_gram(kernel: Kernel, x: Tensor) -> Tensor:
             tile = kernel(rows, x[left : left + _COLUMNS])
             gram[top : top + _ROWS, left : left + _COLUMNS] = tile
     return gram
+
+
+class KernelMethod(Baseline):
+    """f(x) = mean(y) + sum_i c_i K(x, x_i) with (K + n ridge) c = y - mean(y).
+
+    Args:
+        ridge: the ridge penalty per sample, positive.
+    """
+
+    def __init__(self, ridge: float = 1e-4) -> None:
+        check_positive(ridge=ridge)
+        self.ridge = ridge
+
+    @abstractmethod
+    def kernel_of(self, task: Task) -> Kernel:
+        """The kernel K of a task."""
+
+    def fit(self, task: Task) -> None:
+        """Solves for the coefficients c."""
+        x, y = task.train.inputs, task.train.labels
+        self._mean = y.mean()
+        self._fit = KernelFit(self.kernel_of(task), x, y - self._mean, ridge=self.ridge)
+
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """f(x)."""
+        return self._mean + self._fit(x)

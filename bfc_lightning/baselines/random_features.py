@@ -10,6 +10,7 @@ from torch import Tensor
 from bfc_lightning.baselines.base import Baseline, Task
 from bfc_lightning.baselines.readout import fit_readout
 from bfc_lightning.seeds import generator
+from bfc_lightning.types import as_integer, check_positive
 
 ActivationName = Literal["relu", "quadratic"]
 _ACTIVATIONS = {"relu": torch.relu, "quadratic": torch.square}
@@ -39,11 +40,8 @@ class RandomFeatures(Baseline):
     ) -> None:
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be relu or quadratic, got {activation!r}.")
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}.")
-        if not ridge > 0:
-            raise ValueError(f"ridge must be positive, got {ridge}.")
-        self.width = width
+        check_positive(ridge=ridge)
+        self.width = as_integer(width, "width", least=1)
         self.activation = activation
         self.ridge = ridge
 

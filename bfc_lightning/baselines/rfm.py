@@ -10,6 +10,7 @@ from torch import Tensor
 from bfc_lightning.baselines.base import Baseline, Task
 from bfc_lightning.measures import monomials
 from bfc_lightning.runs.folder import RunError
+from bfc_lightning.types import as_integer, check_positive
 
 _UNSEEN = 0.01  # share of the trace of M in the eigenvectors that features omit
 
@@ -46,17 +47,13 @@ class RecursiveFeatureMachine(Baseline):
         ridge: float = 1e-7,
         iterations: int = 3,
     ) -> None:
-        for name, value in (("bandwidth", bandwidth), ("ridge", ridge)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
+        check_positive(bandwidth=bandwidth, ridge=ridge)
         if not 0 < exponent <= 2:
             raise ValueError(f"exponent must lie in (0, 2], got {exponent}.")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}.")
         self.bandwidth = bandwidth
         self.exponent = exponent
         self.ridge = ridge
-        self.iterations = iterations
+        self.iterations = as_integer(iterations, "iterations", least=1)
         self._package = _xrfm()
 
     def fit(self, task: Task) -> None:

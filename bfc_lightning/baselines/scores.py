@@ -12,16 +12,7 @@ from bfc_lightning.types import Batch
 
 
 def error_of(baseline: Baseline, samples: Batch, variance: Float[Tensor, ""]) -> float:
-    """E(f - G)^2 / Var G over samples of the noise-free signal G.
-
-    Args:
-        baseline: a fitted baseline.
-        samples: the samples.
-        variance: Var G.
-
-    Returns:
-        The error; NaN if a prediction is NaN.
-    """
+    """E(f - G)^2 / Var G of a fitted baseline over samples. NaN if a prediction is NaN."""
     predictions = in_chunks(baseline.predict, samples.inputs)
     return float(normalized_mse(predictions, samples.signal, variance))
 
@@ -31,15 +22,13 @@ def measures_of(
 ) -> dict[str, float]:
     """`levels/residual_l`; `features/residual_l` and `probe_i_j` if there are features.
 
-    See `measures.levels` and `measures.features`.
-
     Args:
         baseline: a fitted baseline.
         target: G, float64.
         inputs: the points at which to evaluate.
 
     Returns:
-        The measures by name.
+        The measures of `measures.levels` and `measures.features` by name.
     """
     predictions = in_chunks(baseline.predict, inputs)
     named = named_residuals(predictions, target.level_outputs(inputs))

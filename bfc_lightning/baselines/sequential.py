@@ -1,31 +1,15 @@
 """Sequential kernels: one polynomial kernel per level, fitted to the previous residual."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
-from bfc_lightning.baselines.kernel_fit import Kernel, KernelFit
+from bfc_lightning.baselines.kernel_fit import KernelFit
+from bfc_lightning.baselines.kernel_ridge import polynomial_kernel
 from bfc_lightning.runs.folder import RunError
-
-
-def polynomial_kernel(squarings: int) -> Kernel:
-    """K(x, x') = (1 + <x, x'> / d)^(2^squarings), by squaring in place.
-
-    Args:
-        squarings: l, for the degree 2^l.
-
-    Returns:
-        K.
-    """
-
-    def kernel(x: Tensor, other: Tensor) -> Tensor:
-        values = (x @ other.T).div_(x.shape[1]).add_(1)
-        for _ in range(squarings):
-            values.square_()
-        return values
-
-    return kernel
 
 
 class SequentialKernels(Baseline):
@@ -72,9 +56,9 @@ class SequentialKernels(Baseline):
         self._stages: list[KernelFit] = []
         residual = y - self._mean
         for stage, ridge in enumerate(ridges, start=1):
-            fitted = KernelFit(polynomial_kernel(stage), x, residual, ridge=ridge)
-            residual = residual - fitted(x)
-            self._stages.append(fitted)
+            kernel = partial(polynomial_kernel, degree=2**stage)
+            self._stages.append(KernelFit(kernel, x, residual, ridge=ridge))
+            residual = residual - self._stages[-1](x)
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""

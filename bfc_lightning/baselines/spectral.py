@@ -1,22 +1,21 @@
 """The spectral method: estimate the few relevant directions, then fit a polynomial in them."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.base import Baseline, Task, second_moment
 from bfc_lightning.baselines.kernel_fit import KernelFit
-from bfc_lightning.baselines.polynomials import (
-    NormalEquations,
-    Polynomial,
-    fit_polynomial,
-)
-from bfc_lightning.baselines.sequential import polynomial_kernel
+from bfc_lightning.baselines.kernel_ridge import polynomial_kernel
+from bfc_lightning.baselines.polynomials import Polynomial, fit_polynomial
+from bfc_lightning.baselines.readout import fit_standardized
 from bfc_lightning.measures import monomials, num_monomials
 from bfc_lightning.runs.folder import RunError
+from bfc_lightning.types import as_integer, check_positive
 
 _MOST_MONOMIALS = 5000
-_CHUNK = 1024
 
 
 class SpectralMethod(Baseline):
@@ -64,15 +63,11 @@ class SpectralMethod(Baseline):
             raise ValueError(
                 f"widths must be a list of at least one positive integer, got {widths}."
             )
-        for name, value in (("ridge", ridge), ("kernel_ridge", kernel_ridge)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
-        if refinements < 0:
-            raise ValueError(f"refinements must be at least 0, got {refinements}.")
+        check_positive(ridge=ridge, kernel_ridge=kernel_ridge)
         self.widths = widths
         self.ridge = ridge
         self.kernel_ridge = kernel_ridge
-        self.refinements = refinements
+        self.refinements = as_integer(refinements, "refinements", least=0)
 
     def fit(self, task: Task) -> None:
         """Finds the directions and fits the polynomials.
@@ -96,10 +91,9 @@ class SpectralMethod(Baseline):
             residual = y - self._polynomial(white @ self._directions)
         self._rest: KernelFit | None = None
         if self._polynomial.degree < 2 ** len(widths):
+            kernel = partial(polynomial_kernel, degree=2 ** len(widths))
             z = white @ self._directions
-            self._rest = KernelFit(
-                polynomial_kernel(len(widths)), z, residual, ridge=self.kernel_ridge
-            )
+            self._rest = KernelFit(kernel, z, residual, ridge=self.kernel_ridge)
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """p(z), plus the last kernel if there is one."""
@@ -151,16 +145,17 @@ class SpectralMethod(Baseline):
     def _refine(self, white: Tensor, y: Tensor) -> None:
         """Takes one joint Gauss-Newton step in U and p."""
         off, degree = _complement(self._directions), self._polynomial.degree
-        normal = NormalEquations()
-        for rows, values in zip(torch.split(white, _CHUNK), torch.split(y, _CHUNK), strict=True):
+
+        def columns(rows: Tensor) -> Tensor:
             z = rows @ self._directions
             turns = torch.einsum("na,nb->nab", self._polynomial.gradient(z), rows @ off)
-            columns = torch.cat([monomials(z, degree), turns.flatten(start_dim=1)], dim=1)
-            normal.add(columns, values)
-        solution = normal.solve(self.ridge)
-        count = num_monomials(z.shape[1], degree)
+            return torch.cat([monomials(z, degree), turns.flatten(start_dim=1)], dim=1)
+
+        solution = fit_standardized(columns, white, y, ridge=self.ridge)
+        k = self._directions.shape[1]
+        count = num_monomials(k, degree)
         self._polynomial = Polynomial(degree, solution[:count])
-        turned = self._directions + off @ solution[count:].reshape(z.shape[1], -1).T
+        turned = self._directions + off @ solution[count:].reshape(k, -1).T
         left, _, right = torch.linalg.svd(turned, full_matrices=False)
         self._directions = left @ right  # the nearest orthonormal frame, so p stays valid
 
@@ -168,14 +163,8 @@ class SpectralMethod(Baseline):
 def whitening(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """The mean m and C^(-1/2) of the samples, so that (x - m) C^(-1/2) has covariance 1.
 
-    Args:
-        x: the samples, more than d.
-
-    Returns:
-        m and C^(-1/2).
-
     Raises:
-        RunError: if there are too few samples.
+        RunError: if there are at most d samples.
     """
     if len(x) <= x.shape[1]:
         raise RunError(f"data.num_train_samples must be above {x.shape[1]}, got {len(x)}.")
@@ -183,29 +172,11 @@ def whitening(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tenso
     return x.mean(dim=0), (vectors / values.sqrt()) @ vectors.T
 
 
-def second_moment(x: Float[Tensor, "n d"], r: Float[Tensor, " n"]) -> Float[Tensor, "d d"]:
-    """E[r (x x^T - 1)] over the samples.
-
-    Source: for Gaussian x it is the mean Hessian of r, by Stein's lemma.
-
-    Args:
-        x: the whitened inputs.
-        r: the values.
-
-    Returns:
-        The symmetric matrix.
-    """
-    return (x.T * r) @ x / len(x) - r.mean() * torch.eye(x.shape[1], dtype=x.dtype)
-
-
 def gap(values: Float[Tensor, " d"]) -> int:
     """The number of values before the largest ratio of neighbors within the first quarter.
 
     Args:
         values: positive values in decreasing order.
-
-    Returns:
-        The number, at least 1 if there are values.
     """
     first = values[: max(2, len(values) // 4 + 1)]
     return len(first) if len(first) < 2 else int((first[:-1] / first[1:]).argmax()) + 1

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bfc_lightning.baselines.base import Baseline, Task
+from bfc_lightning.baselines.base import Baseline, Task, in_chunks, second_moment
 from bfc_lightning.baselines.readout import fit_readout
 from bfc_lightning.seeds import generator
-from bfc_lightning.types import Batch
+from bfc_lightning.types import Batch, as_integer, check_positive
 
 _HEAD_WIDTH = 256
 _HEAD_SPREAD = 2.0
@@ -37,11 +37,8 @@ def gradient_steps(
         y: the centered labels.
         neurons: the initial w.
         num_steps: the number of steps, at least 1.
-
-    Returns:
-        w after the steps, with rows of norm 1.
     """
-    moment = (x.T * y) @ x / len(x) - y.mean() * torch.eye(x.shape[1], dtype=x.dtype)
+    moment = second_moment(x, y)
     for _ in range(num_steps):
         moved = neurons @ moment
         neurons = moved / moved.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
@@ -49,27 +46,39 @@ def gradient_steps(
 
 
 class _Staged(Baseline):
-    """The common part of the networks: width, ridge, and a split of the samples into stages."""
+    """The common part of the networks, which splits the samples into stages.
+
+    Args:
+        width: m.
+        ridge: the ridge penalty per sample of the readout of the neurons.
+        num_steps: the number of gradient steps on the neurons, 1 in the paper.
+        shares: the shares of the samples for each stage, equal by default.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
 
     num_stages: int
 
     def __init__(
-        self, shares: list[float], width: int = 2048, ridge: float = 1e-4, num_steps: int = 1
+        self,
+        width: int = 2048,
+        ridge: float = 1e-4,
+        num_steps: int = 1,
+        shares: list[float] | None = None,
     ) -> None:
+        if shares is None:
+            shares = [1 / self.num_stages] * self.num_stages
         is_share = len(shares) == self.num_stages and min(shares) > 0
         if not is_share or abs(sum(shares) - 1) > 1e-9:
             raise ValueError(
                 f"shares must be {self.num_stages} positive numbers that sum to 1, got {shares}."
             )
-        for name, value in (("width", width), ("num_steps", num_steps)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if not ridge > 0:
-            raise ValueError(f"ridge must be positive, got {ridge}.")
+        check_positive(ridge=ridge)
         self.shares = shares
-        self.width = width
+        self.width = as_integer(width, "width", least=1)
         self.ridge = ridge
-        self.num_steps = num_steps
+        self.num_steps = as_integer(num_steps, "num_steps", least=1)
 
     def begin(self, task: Task) -> list[Batch]:
         """Stores the mean label, draws neurons and biases, and splits the samples by stage."""
@@ -82,6 +91,16 @@ class _Staged(Baseline):
         cuts = [round(end * len(task.train.labels)) for end in ends]
         columns = [torch.tensor_split(column, cuts) for column in task.train]
         return [Batch(*parts) for parts in zip(*columns, strict=True)]
+
+    def step_neurons(self, samples: Batch) -> None:
+        """Takes `gradient_steps`."""
+        y = samples.labels - self._mean
+        self._neurons = gradient_steps(samples.inputs, y, self._neurons, self.num_steps)
+
+    def fit_neurons(self, samples: Batch) -> Tensor:
+        """The readout of the neurons by ridge regression."""
+        y = samples.labels - self._mean
+        return fit_readout(self.hidden, samples.inputs, y, ridge=self.ridge)
 
     def hidden(self, x: Tensor) -> Tensor:
         """m^(-1/2) relu(<w_i, x> + b_i)."""
@@ -98,36 +117,15 @@ class TwoLayer(_Staged):
     with b_i ~ N(0, 1).
 
     Source: Damian, Lee and Soltanolkotabi, arXiv 2206.15144, algorithm 1.
-
-    Args:
-        width: m.
-        ridge: the ridge penalty per sample of the readout.
-        num_steps: the number of gradient steps on the hidden layer; 1 in the paper.
-        shares: the shares of the samples for 1 and 2; halves by default.
-
-    Raises:
-        ValueError: if a number is out of range.
     """
 
     num_stages = 2
 
-    def __init__(
-        self,
-        width: int = 2048,
-        ridge: float = 1e-4,
-        num_steps: int = 1,
-        shares: list[float] | None = None,
-    ) -> None:
-        super().__init__([0.5, 0.5] if shares is None else shares, width, ridge, num_steps)
-
     def fit(self, task: Task) -> None:
         """Trains both stages."""
         first, second = self.begin(task)
-        self._neurons = gradient_steps(
-            first.inputs, first.labels - self._mean, self._neurons, self.num_steps
-        )
-        y = second.labels - self._mean
-        self._weights = fit_readout(self.hidden, second.inputs, y, ridge=self.ridge)
+        self.step_neurons(first)
+        self._weights = self.fit_neurons(second)
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""
@@ -151,8 +149,7 @@ class _WithHead(_Staged):
     def settle(self, weights: Tensor, x: Tensor) -> None:
         """Stores h, scaled to standard deviation 1 over x."""
         self._weights = weights
-        values = torch.cat([self._middle(rows) for rows in torch.split(x, 2048)])
-        self._weights = weights / values.std()
+        self._weights = weights / in_chunks(self._middle, x).std()
 
     def fit_head(self, samples: Batch, task: Task) -> None:
         """Fits the readout sum_j c_j relu(s_j h(x) + b_j) by ridge regression."""
@@ -201,7 +198,7 @@ class ThreeLayer(_WithHead):
     num_stages = 2
 
     def __init__(self, width: int = 4096, shares: list[float] | None = None) -> None:
-        super().__init__([0.5, 0.5] if shares is None else shares, width)
+        super().__init__(width, shares=shares)
 
     def fit(self, task: Task) -> None:
         """Trains both stages."""
@@ -225,40 +222,18 @@ class SteppedThreeLayer(_WithHead):
            scaled to unit variance
         3. f(x) = mean(y) + sum_j c_j relu(s_j h(x) + b_j), c by ridge on the last
 
-    with b_i ~ N(0, 1), b_j ~ N(0, 4) and signs s_j.
+    with b_i ~ N(0, 1), b_j ~ N(0, 4) and signs s_j. The last stage needs few samples, since it fits
+    a function of one variable.
 
     Source: Dandi, Pesce, Zdeborova and Krzakala, arXiv 2502.13961, layerwise training of three
     layers. Ridge regression for the middle layer, instead of a gradient step, is ours.
-
-    Args:
-        width: m.
-        ridge: the ridge penalty per sample of the middle layer.
-        num_steps: the number of gradient steps on the first layer; 1 in the paper.
-        shares: the shares of the samples for 1, 2 and 3; thirds by default. The last stage needs
-            few samples, since it fits a function of one variable.
-
-    Raises:
-        ValueError: if a number is out of range.
     """
 
     num_stages = 3
 
-    def __init__(
-        self,
-        width: int = 2048,
-        ridge: float = 1e-4,
-        num_steps: int = 1,
-        shares: list[float] | None = None,
-    ) -> None:
-        super().__init__([1 / 3] * 3 if shares is None else shares, width, ridge, num_steps)
-
     def fit(self, task: Task) -> None:
         """Trains all stages."""
         first, second, third = self.begin(task)
-        self._neurons = gradient_steps(
-            first.inputs, first.labels - self._mean, self._neurons, self.num_steps
-        )
-        y = second.labels - self._mean
-        weights = fit_readout(self.hidden, second.inputs, y, ridge=self.ridge)
-        self.settle(weights, second.inputs)
+        self.step_neurons(first)
+        self.settle(self.fit_neurons(second), second.inputs)
         self.fit_head(third, task)

@@ -25,7 +25,7 @@ from bfc_lightning.replicas import AnyData
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase, Scheme
-from bfc_lightning.sync_points import make_sync_points
+from bfc_lightning.sync_points import SyncPoints
 
 Engine = Literal["auto", "compiled", "eager", "autograd"]
 
@@ -82,7 +82,7 @@ def resolve_engine(
     else:
         starts = {phase.start for phase in phases}
         steps = {*measure_steps(phases, num_measures), *starts, *scheme.freeze.values()}
-        data.sync_points = make_sync_points([1] if listens else every, [*steps, trainer.max_steps])
+        data.sync_points = SyncPoints([1] if listens else every, [*steps, trainer.max_steps])
     clipping = _take_over_clipping(trainer)
     graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
     reason = "a callback listens to every step" if listens else _why_eager(trainer, graphs)
