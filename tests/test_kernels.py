@@ -12,12 +12,9 @@ import torch
 from bfc_lightning.activations import Huber
 from bfc_lightning.kernels import (
     has_positive_readout,
-    learner_nngp,
     learner_ntk,
-    quadratic_chain_nngp,
     quadratic_chain_ntk,
     readout_scales,
-    relu_chain_nngp,
     relu_chain_ntk,
 )
 from bfc_lightning.kernels.moments import linear_covariance, rectified
@@ -25,12 +22,7 @@ from bfc_lightning.networks import FEATURE_STD, DenseNet
 from bfc_lightning.seeds import generator
 
 STORED = json.loads((Path(__file__).parent / "oracles/neural_tangents_chain.json").read_text())
-CHAINS = {
-    ("quadratic", "ntk"): quadratic_chain_ntk,
-    ("quadratic", "nngp"): quadratic_chain_nngp,
-    ("relu", "ntk"): relu_chain_ntk,
-    ("relu", "nngp"): relu_chain_nngp,
-}
+CHAINS = {"quadratic": quadratic_chain_ntk, "relu": relu_chain_ntk}
 SCALES = [1.0, 0.5, 0.25]
 
 
@@ -39,12 +31,10 @@ def points(count: int, dim: int = 5, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", STORED["cases"], ids=lambda c: f"{c['activation']}{c['depth']}")
-@pytest.mark.parametrize("kind", ["ntk", "nngp"])
-def test_chain_has_the_values_of_an_independent_implementation(case, kind):
+def test_chain_has_the_values_of_an_independent_implementation(case):
     x, other = (torch.tensor(STORED[name], dtype=torch.float64) for name in ("x", "other"))
-    chain = CHAINS[case["activation"], kind]
-    found = chain(x, other, case["depth"], case["bias_std"])
-    np.testing.assert_allclose(found, case[kind], rtol=1e-10)
+    found = CHAINS[case["activation"]](x, other, case["depth"], case["bias_std"])
+    np.testing.assert_allclose(found, case["ntk"], rtol=1e-10)
 
 
 def expectation(function, covariance: np.ndarray) -> float:
@@ -137,18 +127,6 @@ def test_jacobians_of_wide_learners_come_near_as_one_over_the_root_of_the_width(
     assert errors[-1] < 0.15
 
 
-def test_outputs_of_wide_learners_have_the_covariance_of_the_nngp():
-    x = points(3)
-    outputs = []
-    for seed in range(2000):
-        network = DenseNet(5, [64, 64], level_scales=SCALES, seed=seed).double()
-        with torch.no_grad():
-            outputs.append(network(x).numpy())
-    found = np.cov(np.array(outputs).T)
-    expected = learner_nngp(x, x, SCALES[:2]).numpy()
-    assert np.linalg.norm(found - expected) < 0.15 * np.linalg.norm(expected)
-
-
 @pytest.mark.parametrize("bias_std", [0.0, 0.7])
 def test_kernels_of_a_point_with_itself_are_symmetric_and_positive(bias_std):
     x = points(30)
@@ -165,7 +143,7 @@ def test_what_the_formulas_do_not_cover_is_refused():
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         quadratic_chain_ntk(points(1), points(1), 0)
     with pytest.raises(ValueError, match="bias_std must not be negative, got -1"):
-        relu_chain_nngp(points(1), points(1), 1, -1.0)
+        relu_chain_ntk(points(1), points(1), 1, -1.0)
     with pytest.raises(ValueError, match=r"width must be the same .* got \[4, 6\]"):
         readout_scales(DenseNet(5, [4, 6], positive_readout=True))
     with pytest.raises(ValueError, match=r"model.init_scale must be 1 .* got 0.1"):
@@ -204,12 +182,11 @@ def gradient(kernel, x: torch.Tensor) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("chain", [relu_chain_ntk, relu_chain_nngp])
 @pytest.mark.parametrize("bias_std", [0.0, 0.7])
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("dim", [1, 2, 8, 300])
-def test_relu_kernels_at_equal_points_agree_in_float32_and_float64(chain, bias_std, depth, dim):
-    kernel = partial(chain, depth=depth, bias_std=bias_std)
+def test_relu_kernels_at_equal_points_agree_in_float32_and_float64(bias_std, depth, dim):
+    kernel = partial(relu_chain_ntk, depth=depth, bias_std=bias_std)
     x, exact = coincident(dim, torch.float32), coincident(dim, torch.float64)
     assert kernel(x, x).dtype == torch.float32
     torch.testing.assert_close(kernel(x, x).double(), kernel(exact, exact), rtol=1e-6, atol=1e-6)
@@ -219,10 +196,9 @@ def test_relu_kernels_at_equal_points_agree_in_float32_and_float64(chain, bias_s
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("chain", [relu_chain_ntk, relu_chain_nngp])
 @pytest.mark.parametrize("bias_std", [0.0, 0.7])
-def test_gradient_of_a_relu_kernel_at_equal_points_is_the_symmetric_difference(chain, bias_std):
-    kernel = partial(chain, depth=2, bias_std=bias_std)
+def test_gradient_of_a_relu_kernel_at_equal_points_is_the_symmetric_difference(bias_std):
+    kernel = partial(relu_chain_ntk, depth=2, bias_std=bias_std)
     x, width = points(6), 1e-5
     expected = torch.empty_like(x)
     for column in range(x.shape[1]):

@@ -1,4 +1,4 @@
-"""Kernels of plain chains of layers with quadratic or ReLU activations."""
+"""Tangent kernels of plain chains of layers with quadratic or ReLU activations."""
 
 from collections.abc import Callable
 
@@ -9,27 +9,6 @@ from bfc_lightning.kernels.moments import Covariance, linear_covariance, rectifi
 from bfc_lightning.types import as_integer
 
 _Step = Callable[[Covariance], tuple[Covariance, Tensor]]
-
-
-def quadratic_chain_nngp(
-    x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
-) -> Float[Tensor, "n m"]:
-    """NNGP kernel of a chain of quadratic layers: the covariance of its output at initialization.
-
-    This is K_{L+1} of `quadratic_chain_ntk`.
-
-    Source: Lee et al., arXiv 1711.00165, section 2.3.
-
-    Args:
-        x: points.
-        other: points.
-        depth: L, the number of hidden layers, at least 1.
-        bias_std: s, at least 0.
-
-    Returns:
-        K_{L+1}(x, x').
-    """
-    return _chain(_quadratic_step, linear_covariance(x, other), depth, bias_std)[0]
 
 
 def quadratic_chain_ntk(
@@ -54,35 +33,14 @@ def quadratic_chain_ntk(
 
     Args:
         x: points.
-        other: points.
+        other: points x'.
         depth: L, the number of hidden layers, at least 1.
         bias_std: s, at least 0.
 
     Returns:
         Theta_{L+1}(x, x').
     """
-    return _chain(_quadratic_step, linear_covariance(x, other), depth, bias_std)[1]
-
-
-def relu_chain_nngp(
-    x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
-) -> Float[Tensor, "n m"]:
-    """NNGP kernel of a chain of ReLU layers: the covariance of its output at initialization.
-
-    This is K_{L+1} of `relu_chain_ntk`.
-
-    Source: Lee et al., arXiv 1711.00165, section 2.3; Cho and Saul (2009).
-
-    Args:
-        x: points.
-        other: points.
-        depth: L, the number of hidden layers, at least 1.
-        bias_std: s, at least 0.
-
-    Returns:
-        K_{L+1}(x, x').
-    """
-    return _chain(rectified, _relu_inputs(x, other), depth, bias_std)[0].to(x.dtype)
+    return _chain_ntk(_quadratic_step, linear_covariance(x, other), depth, bias_std)
 
 
 def relu_chain_ntk(
@@ -106,41 +64,36 @@ def relu_chain_ntk(
 
     Args:
         x: points.
-        other: points.
+        other: points x'.
         depth: L, the number of hidden layers, at least 1.
         bias_std: s, at least 0.
 
     Returns:
         Theta_{L+1}(x, x').
     """
-    return _chain(rectified, _relu_inputs(x, other), depth, bias_std)[1].to(x.dtype)
+    dtype = x.dtype
+    if x.device.type != "mps":  # MPS has no float64
+        x, other = x.double(), other.double()  # an angle loses half of the digits of its cosine
+    inputs = linear_covariance(x, other, variance=2.0)
+    return _chain_ntk(rectified, inputs, depth, bias_std).to(dtype)
 
 
 def _quadratic_step(before: Covariance) -> tuple[Covariance, Tensor]:
     return squared(before), 4 * before.cross
 
 
-def _relu_inputs(x: Tensor, other: Tensor) -> Covariance:
-    """The covariance of the inputs in float64: an angle loses half of the digits of its cosine."""
-    if x.device.type != "mps":  # MPS has no float64
-        x, other = x.double(), other.double()
-    return linear_covariance(x, other, variance=2.0)
-
-
-def _chain(step: _Step, inputs: Covariance, depth: int, bias_std: float) -> tuple[Tensor, Tensor]:
-    """K and Theta after `depth` layers.
+def _chain_ntk(step: _Step, inputs: Covariance, depth: int, bias_std: float) -> Tensor:
+    """Theta after `depth` layers.
 
     Raises:
-        ValueError: if depth or bias_std is out of range.
+        ValueError: if bias_std is negative.
     """
-    if as_integer(depth, "depth") < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}.")
     if not bias_std >= 0:
         raise ValueError(f"bias_std must not be negative, got {bias_std}.")
     covariance = inputs.shifted(bias_std**2)
     tangent = covariance.cross
-    for _ in range(depth):
+    for _ in range(as_integer(depth, "depth", least=1)):
         after, derivatives = step(covariance)
         covariance = after.shifted(bias_std**2)
         tangent = covariance.cross + derivatives * tangent
-    return covariance.cross, tangent
+    return tangent

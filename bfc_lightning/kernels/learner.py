@@ -69,7 +69,7 @@ def learner_ntk(
 
     Args:
         x: points.
-        other: points.
+        other: points x'.
         scales: a_1, ..., a_L.
         train_readout: whether v is trained.
         linear_readout: whether <u, x> is part of f.
@@ -112,45 +112,11 @@ def _below(cubic: Sides, scale: float, covariance: Covariance) -> Sides:
     return Sides(left, right)
 
 
-def learner_nngp(
-    x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], scales: Sequence[float]
-) -> Float[Tensor, "n m"]:
-    """NNGP kernel of the infinitely wide learner: the covariance of its output at initialization.
-
-    The signs v are fixed and sum to 0. Given the lower layers, the terms of v_l^T F_l are
-    independent, and their means cancel. Only the covariance of two squares contributes, and
-    different layers are uncorrelated:
-
-        Cov(f(x), f(x')) = sum_l a_l^2 2 Sigma_l(x,x')^2
-
-    Sigma_l is defined in `learner_ntk`. c and u are initialized to 0.
-
-    Source: derived here, following Lee et al., arXiv 1711.00165, section 2.2.
-
-    Args:
-        x: points.
-        other: points.
-        scales: a_1, ..., a_L.
-
-    Returns:
-        The covariance at all pairs.
-    """
-    covariance = linear_covariance(x, other)
-    kernel = torch.zeros_like(covariance.cross)
-    for scale in scales:
-        kernel += 2 * scale**2 * covariance.cross.square()
-        covariance = covariance.plus(FEATURE_STD**2, squared(covariance))
-    return kernel
-
-
 def readout_scales(network: DenseNet) -> list[float]:
-    """Returns a_1, ..., a_L of a learner whose infinite-width limit is known.
+    """Returns a_1, ..., a_L, without m_l^(-1/2), of a learner with a known infinite-width limit.
 
     Args:
         network: the learner at initialization.
-
-    Returns:
-        a_l, without the factor m_l^(-1/2).
 
     Raises:
         ValueError: if the activation is not `Quadratic`, the initialization scale is not 1, the
@@ -184,11 +150,7 @@ def readout_scales(network: DenseNet) -> list[float]:
 
 
 def has_positive_readout(network: DenseNet) -> bool:
-    """Returns whether all readouts are +1 and at least one layer has several neurons.
-
-    Args:
-        network: the learner at initialization.
-    """
+    """Returns whether all readouts are +1 and at least one layer has several neurons."""
     layers = network.dense_layers()
     is_positive = all(bool((layer.readout == 1).all()) for layer in layers)
     return is_positive and any(layer.width > 1 for layer in layers)

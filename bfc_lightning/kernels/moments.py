@@ -33,12 +33,7 @@ class Covariance(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """One number for each point of either set.
-
-    Attributes:
-        left: at x.
-        right: at x'.
-    """
+    """One number for each point x and for each point x'."""
 
     left: Float[Tensor, "n 1"]
     right: Float[Tensor, "1 m"]
@@ -53,11 +48,8 @@ def linear_covariance(
 
     Args:
         x: points.
-        other: points.
+        other: points x'.
         variance: d times the variance of a weight.
-
-    Returns:
-        The covariance at all pairs.
     """
     factor = variance / x.shape[1]
     left, right = (factor * points.square().sum(dim=1) for points in (x, other))
@@ -75,9 +67,6 @@ def squared(before: Covariance) -> Covariance:
 
     Args:
         before: q.
-
-    Returns:
-        The uncentered covariance of the squares.
     """
     cross, left, right = before
     return Covariance(2 * cross.square() + left * right, 3 * left.square(), 3 * right.square())
@@ -95,9 +84,6 @@ def cubic_products(before: Covariance, linear: float, cubic: Sides) -> Float[Ten
         before: q.
         linear: a.
         cubic: c, at x and at x'.
-
-    Returns:
-        The mean at all pairs.
     """
     cross, left, right = before
     mixed = 3 * linear * (cubic.left * left + cubic.right * right)
