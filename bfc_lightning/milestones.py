@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from bfc_lightning.learners import Learner
-from bfc_lightning.measures import weight_correlation
+from bfc_lightning.measures.correlation import weight_correlation
 from bfc_lightning.schemes import Phase
 
 _LOW_ERROR = 1e-3

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bfc_lightning.labels import Classification, Labels, Regression
 from bfc_lightning.learners import Learner
 from bfc_lightning.matmul import FASTEST, Products
-from bfc_lightning.measures import classification_error, normalized_mse
+from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
 

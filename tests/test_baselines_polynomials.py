@@ -6,7 +6,7 @@ import torch
 
 from bfc_lightning.baselines.polynomials import Polynomial, fit_polynomial
 from bfc_lightning.baselines.readout import fit_standardized
-from bfc_lightning.measures import monomials, num_monomials
+from bfc_lightning.measures.functions import monomials, num_monomials
 from tests import baseline_tasks as slow
 
 

@@ -13,7 +13,7 @@ from bfc_lightning import (
 )
 from bfc_lightning.baselines.base import Task
 from bfc_lightning.kernels import learner_ntk, quadratic_chain_ntk, relu_chain_ntk
-from bfc_lightning.measures import empirical_ntk
+from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.runs.folder import RunError
 from tests.baseline_tasks import error, make_task

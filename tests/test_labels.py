@@ -8,7 +8,7 @@ from scipy import stats
 
 from bfc_lightning.inputs import Gaussian, GaussianMixture, ProjectedLaw
 from bfc_lightning.labels import Classification, Regression
-from bfc_lightning.measures import truncation_errors
+from bfc_lightning.measures.levels import truncation_errors
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget, RichRepresentation
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bfc_lightning.measures import weight_correlation
+from bfc_lightning.measures.correlation import weight_correlation
 
 
 def test_correlation_is_the_mean_cosine_of_the_rows():

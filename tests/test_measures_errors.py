@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bfc_lightning.inputs import Gaussian
-from bfc_lightning.measures import classification_error, normalized_mse
+from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget
 

@@ -8,11 +8,11 @@ import reference
 import torch
 
 from bfc_lightning.inputs import Gaussian
-from bfc_lightning.measures import (
+from bfc_lightning.measures.features import (
+    Leakage,
+    Richness,
     consumed_leakage,
-    feature_leakage,
     probe_residuals,
-    richness,
     weight_leakage,
 )
 from bfc_lightning.networks import DenseNet
@@ -56,6 +56,14 @@ def learned(network, x):
     """Z_1.. and F_1.. of an untrained learner."""
     with torch.no_grad():
         return network.activate(x)
+
+
+def feature_leakage(preactivations, wanted):
+    return Leakage(wanted).of(preactivations)
+
+
+def richness(features, preactivations):
+    return Richness(preactivations).of(features)
 
 
 # Probes

@@ -4,10 +4,7 @@ import pytest
 import reference
 import torch
 
-from bfc_lightning.measures import (
-    consumed_leakage,
-    weight_leakage,
-)
+from bfc_lightning.measures.features import consumed_leakage, weight_leakage
 from bfc_lightning.seeds import generator
 
 

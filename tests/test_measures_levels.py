@@ -8,15 +8,16 @@ from reference import level_residuals as slow_residuals
 from reference import orthogonal_levels as slow_orthogonal
 
 from bfc_lightning.inputs import Gaussian
-from bfc_lightning.measures import (
+from bfc_lightning.measures.errors import normalized_mse
+from bfc_lightning.measures.levels import (
     level_components,
     level_residuals,
     level_shares,
-    normalized_mse,
+    named_residuals,
     orthogonal_levels,
     truncation_errors,
+    varying,
 )
-from bfc_lightning.measures.levels import named_residuals, varying
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget
 

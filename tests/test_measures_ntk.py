@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bfc_lightning.activations import Huber, Quadratic
-from bfc_lightning.measures import empirical_ntk, kernel_drift
+from bfc_lightning.measures.ntk import empirical_ntk, kernel_drift
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.seeds import generator
 

@@ -8,7 +8,7 @@ import torch
 from reference import staircase, standard_errors_off
 
 from bfc_lightning.inputs import Gaussian, Hypercube
-from bfc_lightning.measures import level_shares
+from bfc_lightning.measures.levels import level_shares
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import Staircase
 from tests.runs import fit, summary

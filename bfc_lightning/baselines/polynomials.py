@@ -8,7 +8,7 @@ from torch.func import grad
 
 from bfc_lightning.baselines.base import in_chunks
 from bfc_lightning.baselines.readout import fit_standardized
-from bfc_lightning.measures import monomials
+from bfc_lightning.measures.functions import monomials
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, Task
-from bfc_lightning.measures import monomials
+from bfc_lightning.measures.functions import monomials
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.types import as_integer, check_positive
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bfc_lightning.baselines.base import Baseline, in_chunks
 from bfc_lightning.measures.errors import normalized_mse
-from bfc_lightning.measures.features import probe_residuals
+from bfc_lightning.measures.features import named_probes, probe_residuals
 from bfc_lightning.measures.levels import named_residuals
 from bfc_lightning.targets import LayeredTarget, Target
 from bfc_lightning.types import Batch
@@ -35,8 +35,5 @@ def measures_of(
     features = baseline.features(inputs)
     if not features or not isinstance(target, LayeredTarget):
         return named
-    for level, row in enumerate(probe_residuals(features, target.features(inputs)).tolist(), 1):
-        named.update({f"features/probe_{level}_{layer}": r for layer, r in enumerate(row, 1)})
-        if level <= len(row):
-            named[f"features/residual_{level}"] = row[level - 1]
-    return named
+    residuals = probe_residuals(features, target.features(inputs))
+    return {**named, **named_probes(residuals.T.tolist())}

@@ -11,7 +11,7 @@ from bfc_lightning.baselines.kernel_fit import KernelFit
 from bfc_lightning.baselines.kernel_ridge import polynomial_kernel
 from bfc_lightning.baselines.polynomials import Polynomial, fit_polynomial
 from bfc_lightning.baselines.readout import fit_standardized
-from bfc_lightning.measures import monomials, num_monomials
+from bfc_lightning.measures.functions import monomials, num_monomials
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.types import as_integer, check_positive
 

@@ -17,7 +17,7 @@ from bfc_lightning.kernels import (
     readout_scales,
     relu_chain_ntk,
 )
-from bfc_lightning.measures import empirical_ntk
+from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.types import as_integer
 
@@ -45,7 +45,7 @@ class LearnerNTK(KernelMethod):
 
 
 class EmpiricalNTK(KernelMethod):
-    """The tangent kernel of the learner at its initialization: see `measures.empirical_ntk`.
+    """The tangent kernel of the learner at its initialization: see `measures.ntk.empirical_ntk`.
 
     Unlike `LearnerNTK`, it weights layers by their widths, since the learner trains V itself.
     """

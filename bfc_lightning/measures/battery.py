@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bfc_lightning.activations import Quadratic
 from bfc_lightning.labels import Classification, Labels, Regression
-from bfc_lightning.measures.errors import normalized_mse
 from bfc_lightning.measures.features import (
     LayerMeasure,
     Leakage,
@@ -22,14 +21,15 @@ from bfc_lightning.measures.features import (
     Richness,
     blocks,
     consumed_leakage,
+    named_probes,
     weight_leakage,
 )
 from bfc_lightning.measures.forms import form_error, learner_form, target_form
 from bfc_lightning.measures.functions import Polynomials, function_error
 from bfc_lightning.measures.levels import (
     level_shares,
-    named_residuals,
     named_shares,
+    output_errors,
     truncation_errors,
     varying,
 )
@@ -47,7 +47,7 @@ class MeasureSample:
     Attributes:
         inputs: x, float64.
         arguments: the argument of the target at x: x, or P x for classification.
-        levels: the levels of the signal, `Labels.level_signals`, shape (n, 1 + levels).
+        levels: the levels of the signal, `Labels.level_signals`.
         preactivations: S_1..S_L at `arguments`, empty if the target has no layers.
         features: G_1..G_L at `arguments`, empty if the target has no layers.
         target: G, float64, on the device of the sample.
@@ -115,9 +115,6 @@ class Measure(ABC):
     def __call__(self, snapshot: Snapshot) -> Mapping[str, float]:
         """Measures the learner, without modifying it.
 
-        Args:
-            snapshot: the learner and the points.
-
         Returns:
             Numbers by the name under which they are logged.
         """
@@ -133,9 +130,6 @@ def take_sample(
         target: G, float64, on the device of `inputs`.
         labels: the labels, on the device of `inputs`.
         untrained: the learner before its first step.
-
-    Returns:
-        The sample.
     """
     network = copy.deepcopy(untrained)
     network.active_depth = network.depth
@@ -181,9 +175,6 @@ def take_snapshot(network: DenseNet, sample: MeasureSample) -> Snapshot:
     Args:
         network: the learner, in any precision, on any device. It is not modified.
         sample: the points.
-
-    Returns:
-        The argument of all measures.
     """
     exact = copy.deepcopy(network).to(sample.inputs).requires_grad_(False)
     exact.cut = "none"
@@ -227,12 +218,6 @@ def reference_levels(sample: MeasureSample) -> dict[str, float]:
     `reference/without_last_level` is the error of a perfect learner of every level but the last.
     For classes, `reference/truncated_error_l` is the error of the score truncated after level l.
     `features/residual_l_untrained` is `features/residual_l` of the untrained learner.
-
-    Args:
-        sample: the points.
-
-    Returns:
-        Numbers by name.
     """
     named = named_shares(sample.levels[:, 1:])
     if isinstance(sample.labels, Classification):
@@ -251,41 +236,19 @@ def output_measures(snapshot: Snapshot) -> dict[str, float]:
 
     They are undefined for a classifier, which learns only the sign of its score. A level that does
     not contribute to G has no residual.
-
-    Args:
-        snapshot: the learner and the points.
-
-    Returns:
-        Numbers by name, empty for classes.
     """
     sample = snapshot.sample
     if isinstance(sample.labels, Classification):
         return {}
-    signal = sample.levels.sum(dim=1)
-    error = normalized_mse(snapshot.prediction, signal, sample.target.variance)
-    return {
-        "levels/nmse": float(error),
-        **named_residuals(snapshot.prediction, sample.levels[:, 1:]),
-    }
+    return output_errors(snapshot.prediction, sample.levels, sample.target.variance)
 
 
 def feature_measures(snapshot: Snapshot) -> dict[str, float]:
     """`features/residual_l`, `probe_i_j`, `leakage_l` and `richness_l`; see `measures.features`.
 
-    Richness is absent if it is undefined.
-
-    Args:
-        snapshot: the learner and the points.
-
-    Returns:
-        Numbers by name, empty if the target has no layers.
+    Richness is absent if it is undefined. A target without layers has none of them.
     """
-    named = {}
-    for layer, residuals in enumerate(snapshot.layer_results["probe"], start=1):
-        for level, residual in enumerate(residuals, start=1):
-            named[f"features/probe_{level}_{layer}"] = residual
-            if level == layer:
-                named[f"features/residual_{level}"] = residual
+    named = named_probes(snapshot.layer_results["probe"])
     for name in ("leakage", "richness"):
         for level, value in enumerate(snapshot.layer_results[name], start=1):
             if name == "leakage" or not math.isnan(value):
@@ -299,12 +262,6 @@ def weight_measures(snapshot: Snapshot) -> dict[str, float]:
     The consumed leakage of a perfect learner is certain to be 0 only if every sign of the target is
     positive, the learner's readout was initialized to +1 and layer 1 is quadratic. Otherwise it is
     not measured. A trained readout may become negative, so it enters with its absolute value.
-
-    Args:
-        snapshot: the learner and the points.
-
-    Returns:
-        Numbers by name, empty if the target has no weights.
     """
     target, layers = snapshot.sample.target, snapshot.network.active_layers()
     if not isinstance(target, HierarchicalTarget):
@@ -329,14 +286,8 @@ def function_measures(snapshot: Snapshot) -> dict[str, float]:
     compares them after projecting off all polynomials of degree <= 2^(l-1); see
     `measures.functions`. Both are absent for a level that does not contribute to G.
     `features/form_error_1` compares the quadratic forms of layer 1 and level 1 if the activations
-    of both are quadratic.
-
-    Args:
-        snapshot: the learner and the points.
-
-    Returns:
-        Numbers by name, empty for classes, for a linearized learner and for a target without
-        layers.
+    of both are quadratic. None is defined for classes, for a linearized learner and for a target
+    without layers.
     """
     sample, network = snapshot.sample, snapshot.network
     named: dict[str, float] = {}
@@ -365,12 +316,6 @@ def kernel_measures(snapshot: Snapshot) -> dict[str, float]:
     The reference is the initialization at scale 1, independent of `init_scale`. At a small scale,
     the kernel of the initialization is dominated by the biases, and any training would count as
     drift. See `measures.ntk`.
-
-    Args:
-        snapshot: the learner and the points.
-
-    Returns:
-        The number by its name.
     """
     return {"ntk/drift": float(kernel_drift(snapshot.kernel, snapshot.sample.kernel))}
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.labels import Labels
 from bfc_lightning.measures.battery import Battery
-from bfc_lightning.measures.errors import normalized_mse
-from bfc_lightning.measures.levels import named_residuals, named_shares
+from bfc_lightning.measures.levels import named_shares, output_errors
 from bfc_lightning.measures.safe_linalg import ratio
 from bfc_lightning.targets import LayeredTarget, Target
 
@@ -26,9 +25,6 @@ def procrustes(wanted: Float[Tensor, "n a"], learned: Float[Tensor, "n b"]) -> F
     Args:
         wanted: S* of the target.
         learned: S of the learner.
-
-    Returns:
-        A number of at least 0.
     """
     count = len(wanted)
     if not (wanted.isfinite().all() and learned.isfinite().all()):
@@ -94,13 +90,9 @@ def take_distilled_snapshot(network: DistilledNet, sample: DistilledSample) -> D
 
 
 def distilled_outputs(snapshot: DistilledSnapshot) -> dict[str, float]:
-    """`levels/nmse` and `levels/residual_l`; see `battery.output_measures`."""
+    """`levels/nmse` and `levels/residual_l`."""
     sample = snapshot.sample
-    signal, variance = sample.levels.sum(dim=1), sample.target.variance
-    return {
-        "levels/nmse": float(normalized_mse(snapshot.prediction, signal, variance)),
-        **named_residuals(snapshot.prediction, sample.levels[:, 1:]),
-    }
+    return output_errors(snapshot.prediction, sample.levels, sample.target.variance)
 
 
 def distilled_features(snapshot: DistilledSnapshot) -> dict[str, float]:

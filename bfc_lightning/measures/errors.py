@@ -7,15 +7,12 @@ from torch import Tensor
 def normalized_mse(
     prediction: Float[Tensor, " n"], signal: Float[Tensor, " n"], variance: float | Tensor
 ) -> Float[Tensor, ""]:
-    """E (f - G)^2 / Var G, with respect to the noise-free target.
+    """E (f - G)^2 / Var G: 0 for a perfect learner, 1 for the best constant.
 
     Args:
         prediction: f(x).
-        signal: G(x).
+        signal: G(x), without noise.
         variance: Var G, a scalar.
-
-    Returns:
-        0 for a perfect learner, 1 for the best constant.
     """
     return (prediction - signal).square().mean() / variance
 
@@ -28,8 +25,5 @@ def classification_error(
     Args:
         prediction: f(x). Its sign is the predicted class.
         signal: the score. Its sign is the class.
-
-    Returns:
-        A fraction in [0, 1].
     """
     return ((prediction >= 0) != (signal >= 0)).to(prediction.dtype).mean()

@@ -23,49 +23,24 @@ _BLOCK = 1024  # the layers of this many rows fit in the CPU cache
 def probe_residuals(
     learner_features: list[Float[Tensor, "n _m"]], target_features: list[Float[Tensor, "n _k"]]
 ) -> Float[Tensor, "levels layers"]:
-    """Residuals of linear probes of the target's layers on the learner's: `features/residual_l`.
-
-        residual_{i,j} = mean over a of sum_x (G_{i,a} - fit_{i,a})^2 / sum_x (G_{i,a} - mean)^2
-
-    This is 1 - R^2 on the second half of the rows, with the mean of the second half. The fit of G_i
-    on F_j is a ridge regression with intercept on the first half. The columns of F_j are
-    standardized and constant columns are dropped. The penalty is 1e-6 times the number of fitted
-    rows. All levels share one Cholesky factor per learner layer.
-
-    Source: own definition, for "features" in Allen-Zhu and Li, arXiv 2001.04413.
-
-    Args:
-        learner_features: F_1, F_2, ..., at least one layer.
-        target_features: G_1, G_2, ..., at least one level.
-
-    Returns:
-        A matrix with one row per target level and one column per learner layer. An entry is 0 if
-        the layer determines the level linearly and about 1 if it carries no linear information
-        about it. It is NaN if the fit fails numerically, as it can in float32 with dependent
-        columns.
-    """
+    """`Probe` of every layer of the learner, one column per layer and one row per target level."""
     probe = Probe(target_features)
     return torch.stack([probe.of(layer) for layer in learner_features], dim=1)
 
 
-def feature_leakage(
-    preactivations: Float[Tensor, "n m"], wanted: Float[Tensor, "n k"]
-) -> Float[Tensor, ""]:
-    """Variance of a layer outside the target's directions: `features/leakage_l`.
-
-        1 - sum_i Var(fit_i) / sum_i Var(Z_i)
-
-    The fit is the least-squares regression of Z on S, with intercept, on the first half of the
-    rows. Both variances are computed on the second half.
+def named_probes(layers: list[list[float]]) -> dict[str, float]:
+    """Returns residuals as `features/probe_i_j`, of level i in layer j, and `features/residual_l`.
 
     Args:
-        preactivations: Z_l of the learner.
-        wanted: S_l of the target. Its columns may be constant or linearly dependent.
-
-    Returns:
-        0 if Z_l is linear in S_l, 1 if it is constant or independent of S_l.
+        layers: `Probe` of each layer, one number per level.
     """
-    return Leakage(wanted).of(preactivations)
+    named = {}
+    for layer, residuals in enumerate(layers, start=1):
+        for level, residual in enumerate(residuals, start=1):
+            named[f"features/probe_{level}_{layer}"] = residual
+            if level == layer:
+                named[f"features/residual_{level}"] = residual
+    return named
 
 
 def weight_leakage(
@@ -78,8 +53,8 @@ def weight_leakage(
     P is the orthogonal projector onto the row space of W.
 
     Args:
-        weight: V_{1,0}.
-        target_weight: W_{1,0}, of any rank.
+        weight: V = V_{1,0}.
+        target_weight: W = W_{1,0}, of any rank.
 
     Returns:
         0 if every row of V lies in the row space of W, 1 if V is 0 or all rows are orthogonal to
@@ -105,8 +80,8 @@ def consumed_leakage(
 
         |Q_i|_F^2 = q_i^T (M * M) q_i,   M = V_{1,0} V_{1,0}^T,   q_i row i of V_{2,1}
 
-    For P Q_i P, V_{1,0} P replaces V_{1,0}. The leakage of a perfect learner is
-    certain to be 0 only if all entries of the readout are positive.
+    For P Q_i P, V_{1,0} P replaces V_{1,0}. The leakage of a perfect learner is certain to be 0
+    only if all entries of the readout are positive.
 
     Source: own definition, for the corrected lower layer in Allen-Zhu and Li, arXiv 2001.04413.
 
@@ -124,32 +99,8 @@ def consumed_leakage(
     return 1 - ratio(readout.abs() @ inside, readout.abs() @ everywhere)
 
 
-def richness(
-    features: Float[Tensor, "n m"], preactivations: Float[Tensor, "n k"]
-) -> Float[Tensor, ""]:
-    """Number of independent quadratic forms of the target in a layer: `features/richness_l`.
-
-        (sum_i s_i^2)^2 / sum_i s_i^4
-
-    This is the participation ratio of the singular values s of C. C holds the least-squares
-    coefficients of the standardized F_l on the k(k+1)/2 products S_a S_b, a <= b, centered and
-    whitened. All rows are used.
-
-    Source: own definition, for "rich representation" on the slides of Allen-Zhu and Li.
-
-    Args:
-        features: F_l of the learner.
-        preactivations: S_l of the target.
-
-    Returns:
-        A number from 1, if all neurons depend on the same form, to k(k+1)/2. It is 0 if the
-        products explain nothing, and NaN if there are more than 1,000 products.
-    """
-    return Richness(preactivations).of(features)
-
-
 def blocks(num_rows: int) -> list[slice]:
-    """Returns the row numbers of blocks of at most 1,024 rows, those of the first half first."""
+    """Returns slices of at most 1,024 rows, those of the first half first."""
     half = num_rows // 2
     starts = [*range(0, half, _BLOCK), *range(half, num_rows, _BLOCK)]
     return [slice(start, stop) for start, stop in pairwise([*starts, num_rows])]
@@ -195,7 +146,24 @@ class LayerMeasure(ABC):
 
 
 class Probe(LayerMeasure):
-    """`probe_residuals` of one layer, one number per level."""
+    """Residuals of linear probes of the target's levels in a layer: `features/residual_l`.
+
+        residual_i = mean over a of sum_x (G_{i,a} - fit_{i,a})^2 / sum_x (G_{i,a} - mean)^2
+
+    This is 1 - R^2 on the second half of the rows, with the mean of the second half. The fit of G_i
+    on F is a ridge regression with intercept on the first half. The columns of F are standardized
+    and constant columns are dropped. The penalty is 1e-6 times the number of fitted rows. All
+    levels share one Cholesky factor.
+
+    A residual is 0 if the layer determines the level linearly and about 1 if it carries no linear
+    information about it. It is NaN if the fit fails numerically, as it can in float32 with
+    dependent columns.
+
+    Source: own definition, for "features" in Allen-Zhu and Li, arXiv 2001.04413.
+
+    Args:
+        target_features: G_1, G_2, ..., at least one level.
+    """
 
     def __init__(self, target_features: list[Float[Tensor, "n _k"]]) -> None:
         wanted = torch.cat(target_features, dim=1)
@@ -217,7 +185,7 @@ class Probe(LayerMeasure):
             self._rest = self._rest + rest.square().sum(dim=1)
 
     def result(self) -> Float[Tensor, " levels"]:
-        """See `LayerMeasure`."""
+        """Returns residual_1, residual_2, ..."""
         residuals = torch.split(ratio(self._rest, self._spread), self._sizes)
         return torch.stack([level.mean() for level in residuals])
 
@@ -235,7 +203,17 @@ class Probe(LayerMeasure):
 
 
 class Leakage(LayerMeasure):
-    """`feature_leakage` of one layer."""
+    """Variance of a layer outside the target's directions: `features/leakage_l`.
+
+        1 - sum_i Var(fit_i) / sum_i Var(Z_i)
+
+    The fit is the least-squares regression of Z on S, with intercept, on the first half of the
+    rows. Both variances are computed on the second half. The leakage is 0 if Z_l is linear in S_l,
+    and 1 if it is constant or independent of S_l.
+
+    Args:
+        wanted: S_l of the target. Its columns may be constant or linearly dependent.
+    """
 
     def __init__(self, wanted: Float[Tensor, "n k"]) -> None:
         super().__init__(wanted)
@@ -255,7 +233,7 @@ class Leakage(LayerMeasure):
             self._squares = self._squares + rows.flatten().dot(rows.flatten())
 
     def result(self) -> Float[Tensor, ""]:
-        """See `LayerMeasure`."""
+        """Returns the leakage."""
         coefficients = self._root @ (self._root.T @ self._cross) / self.half
         explained = (coefficients * (self._scored @ coefficients)).sum()
         total = self._squares - self._total.square().sum() / (self.count - self.half)
@@ -263,7 +241,22 @@ class Leakage(LayerMeasure):
 
 
 class Richness(LayerMeasure):
-    """`richness` of one layer. Blocks are summed in the precision of the learner."""
+    """Number of independent quadratic forms of the target in a layer: `features/richness_l`.
+
+        (sum_i s_i^2)^2 / sum_i s_i^4
+
+    This is the participation ratio of the singular values s of C. C holds the least-squares
+    coefficients of the standardized F_l on the k(k+1)/2 products S_a S_b, a <= b, centered and
+    whitened. All rows are used. Blocks are summed in the precision of the learner.
+
+    The richness is 1 if all neurons depend on the same form, at most k(k+1)/2, and 0 if the
+    products explain nothing. It is NaN if there are more than 1,000 products.
+
+    Source: own definition, for "rich representation" on the slides of Allen-Zhu and Li.
+
+    Args:
+        preactivations: S_l of the target.
+    """
 
     def __init__(self, preactivations: Float[Tensor, "n k"]) -> None:
         super().__init__(preactivations)
@@ -283,7 +276,7 @@ class Richness(LayerMeasure):
         self._cross = self._cross + (self._forms[at].to(rows).T @ rows).to(self._forms)
 
     def result(self) -> Float[Tensor, ""]:
-        """See `LayerMeasure`."""
+        """Returns the richness."""
         mean = self._total / self.count
         variance = (self._squares / self.count - mean.square()).clamp(min=0)
         coefficients = self._cross * inverse_std(self._shift + mean, variance) / self.count

@@ -14,12 +14,6 @@ def learner_form(network: DenseNet) -> Float[Tensor, "d d"]:
         A = a_1 m_1^(-1/2) V_{1,0}^T diag(v_1) V_{1,0}
 
     Source: the definition of f in `DenseNet`, without biases.
-
-    Args:
-        network: the learner.
-
-    Returns:
-        A symmetric matrix.
     """
     layer = network.dense_layers()[0]
     seen = layer.block(0)
@@ -32,12 +26,6 @@ def target_form(target: HierarchicalTarget) -> Float[Tensor, "d d"]:
         A = W_{1,0}^T diag(r) W_{1,0},   r the weight of each square of the first level in G
 
     Source: the definition of G in `HierarchicalTarget`.
-
-    Args:
-        target: G.
-
-    Returns:
-        A symmetric matrix of rank at most k_1.
     """
     weight = target.weight(1, 0)
     return (weight.T * target.square_weights(1)) @ weight
@@ -75,9 +63,6 @@ def in_target_basis(
         learner: symmetric.
         target: symmetric.
         num_directions: number of eigenvectors of the target at the start of the basis.
-
-    Returns:
-        The learner's form and the target's form in this basis.
     """
     own = _eigenvectors(target)
     directions, rest = own[:, :num_directions], own[:, num_directions:]

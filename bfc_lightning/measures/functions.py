@@ -125,28 +125,12 @@ class Polynomials:
 
 
 def num_monomials(num_variables: int, degree: int) -> int:
-    """(k + degree)! / (k! degree!), including the constant.
-
-    Args:
-        num_variables: k.
-        degree: the maximum degree.
-
-    Returns:
-        The number of columns of `monomials`.
-    """
+    """The number of `monomials` of k variables, (k + degree)! / (k! degree!)."""
     return math.comb(num_variables + degree, degree)
 
 
 def monomials(z: Float[Tensor, "n k"], degree: int) -> Float[Tensor, "n p"]:
-    """All monomials 1, z_1, ..., z_k, z_1 z_1, z_1 z_2, ... up to a degree.
-
-    Args:
-        z: one sample per row.
-        degree: the maximum degree.
-
-    Returns:
-        One column per monomial, the constant first.
-    """
+    """All monomials 1, z_1, ..., z_k, z_1 z_1, z_1 z_2, ... up to a degree, as columns."""
     if degree < 2:
         return torch.cat([z.new_ones(len(z), 1), z][: degree + 1], dim=1)
     left, right = (monomials(z, half).T.contiguous() for half in _halves(degree))

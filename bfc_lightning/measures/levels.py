@@ -1,9 +1,14 @@
-"""Decomposition of a prediction into the levels of the target."""
+"""Decomposition of a prediction into the levels of the target.
+
+`levels` are the level outputs o_1, ..., o_L of the target on a sample, one column per level. They
+sum to G.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bfc_lightning.measures.errors import normalized_mse
 from bfc_lightning.measures.safe_linalg import ratio
 
 
@@ -12,14 +17,9 @@ def orthogonal_levels(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n lev
 
         h_l = o_l - sum_{i<l} h_i <o_l, h_i> / <h_i, h_i>,   o_l the centered output of level l
 
+    A column is 0 if its level is a linear combination of lower levels.
+
     Source: Gram-Schmidt on the sample.
-
-    Args:
-        levels: the level outputs, one column per level.
-
-    Returns:
-        h, with columns of mean 0 that are orthogonal on the sample. A column is 0 if its level is a
-        linear combination of lower levels.
     """
     centered = levels - levels.mean(dim=0)
     done: list[Tensor] = []
@@ -38,12 +38,6 @@ def level_components(levels: Float[Tensor, "n levels"]) -> Float[Tensor, "n leve
         g_l = h_l <G, h_l> / <h_l, h_l>
 
     They sum to G - E G on the sample.
-
-    Args:
-        levels: the level outputs of the target, one column per level. They sum to G.
-
-    Returns:
-        g, one column per level.
     """
     orthogonal = orthogonal_levels(levels)
     total = levels.sum(dim=1)
@@ -58,12 +52,7 @@ def level_residuals(
 
         (E[(f - G) g_l] / E[g_l^2])^2
 
-    Args:
-        prediction: f(x).
-        levels: the level outputs of the target, one column per level. They sum to G.
-
-    Returns:
-        One number per level: 0 if the level is learned, 1 for any constant f.
+    It is 0 if level l is learned, and 1 for any constant f.
     """
     components = level_components(levels)
     error = prediction - levels.sum(dim=1)
@@ -71,11 +60,7 @@ def level_residuals(
 
 
 def varying(levels: Float[Tensor, "n levels"]) -> list[bool]:
-    """Returns for each level whether its output is not constant. Only these have a residual.
-
-    Args:
-        levels: the level outputs of the target, one column per level.
-    """
+    """Returns for each level whether its output is not constant. Only these have a residual."""
     varies: list[bool] = (levels != levels[0]).any(dim=0).tolist()
     return varies
 
@@ -83,12 +68,7 @@ def varying(levels: Float[Tensor, "n levels"]) -> list[bool]:
 def named_residuals(
     prediction: Float[Tensor, " n"], levels: Float[Tensor, "n levels"]
 ) -> dict[str, float]:
-    """Returns `level_residuals` as `levels/residual_l`, without the levels that are constant.
-
-    Args:
-        prediction: f(x).
-        levels: the level outputs of the target, one column per level. They sum to G.
-    """
+    """Returns `level_residuals` as `levels/residual_l`, without the levels that are constant."""
     residuals = level_residuals(prediction, levels).tolist()
     return {
         f"levels/residual_{level}": residual
@@ -97,16 +77,27 @@ def named_residuals(
     }
 
 
+def output_errors(
+    prediction: Float[Tensor, " n"],
+    levels: Float[Tensor, "n one_plus_levels"],
+    variance: Float[Tensor, ""],
+) -> dict[str, float]:
+    """`levels/nmse` and `levels/residual_l` of a prediction.
+
+    Args:
+        prediction: f(x).
+        levels: the levels of the signal, `Labels.level_signals`.
+        variance: Var G.
+    """
+    nmse = normalized_mse(prediction, levels.sum(dim=1), variance)
+    return {"levels/nmse": float(nmse), **named_residuals(prediction, levels[:, 1:])}
+
+
 def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
     """The fraction of Var G due to each level: E[g_l^2] / Var G.
 
-    The last entry is the normalized error of a learner that has learned every level but the last.
-
-    Args:
-        levels: the level outputs of the target, one column per level. They sum to G.
-
-    Returns:
-        One number per level. They sum to 1.
+    They sum to 1. The last one is the normalized error of a learner that has learned every level
+    but the last.
     """
     energy = level_components(levels).square().sum(dim=0)
     return energy / energy.sum()
@@ -117,11 +108,7 @@ def named_shares(levels: Float[Tensor, "n levels"]) -> dict[str, float]:
 
         Var(o_l) / Var(sum_j o_j)
 
-    Args:
-        levels: o, the level outputs of the target, one column per level.
-
-    Returns:
-        Numbers by name. They sum to 1 only if the levels are uncorrelated.
+    They sum to 1 only if the levels are uncorrelated.
     """
     shares = (levels.var(dim=0) / levels.sum(dim=1).var()).tolist()
     return {f"reference/share_{level}": share for level, share in enumerate(shares, start=1)}
@@ -132,15 +119,13 @@ def truncation_errors(
 ) -> Float[Tensor, " one_plus_levels"]:
     """Classification error of the score truncated after level 0, 1, ..., L.
 
-    Every level is centered first, so that the threshold remains balanced after truncation.
+    Every level is centered first, so that the threshold remains balanced after truncation. The last
+    error is 0.
 
     Source: "about alpha_l of the examples need level l" (the slides, classification).
 
     Args:
         levels: the levels of the score, `Labels.level_signals`.
-
-    Returns:
-        One error per truncation. The last is 0.
     """
     score = levels.sum(dim=1)
     centered = levels - levels.mean(dim=0) + score.mean() / levels.shape[1]

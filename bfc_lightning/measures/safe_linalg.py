@@ -9,15 +9,7 @@ _ROUNDING = 1000
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, or 0 if the denominator is 0.
-
-    Args:
-        numerator: any shape.
-        denominator: a shape that broadcasts with the numerator.
-
-    Returns:
-        numerator / denominator, elementwise.
-    """
+    """The quotient, elementwise with broadcasting, or 0 if the denominator is 0."""
     safe = torch.where(denominator == 0, torch.ones_like(denominator), denominator)
     return torch.where(denominator == 0, torch.zeros_like(numerator), numerator / safe)
 
@@ -25,15 +17,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def inverse_std(
     mean: Float[Tensor, " columns"], variance: Float[Tensor, " columns"]
 ) -> Float[Tensor, " columns"]:
-    """1/std of each column, or 0 if the column is constant up to rounding.
-
-    Args:
-        mean: mean of each column.
-        variance: variance of each column.
-
-    Returns:
-        The factor that standardizes each centered column.
-    """
+    """1/std of each column, or 0 if the column is constant up to rounding."""
     constant = variance <= (_tolerance(mean) * mean).square()
     return ratio(1 - constant.to(variance), variance.sqrt())
 
@@ -44,14 +28,12 @@ def whitening(covariance: Float[Tensor, "k k"], mean: Float[Tensor, " k"]) -> Fl
         D A D = U diag(s) U^T,   R = D U diag(s^(-1/2))
 
     D holds the inverse standard deviations, 0 for constant columns. s^(-1/2) is 0 if s is 0 up to
-    rounding. R^T A R is diagonal with entries 1 and 0. R R^T inverts A on its range.
+    rounding. R^T A R is diagonal with entries 1 and 0. R R^T inverts A on its range. The number of
+    zero columns of R is the rank deficiency of A.
 
     Args:
         covariance: A, with finite entries.
         mean: mean of each column, which sets the rounding tolerance.
-
-    Returns:
-        R. The number of its zero columns is the rank deficiency of A.
     """
     scale = inverse_std(mean, covariance.diagonal())
     eigenvalues, vectors = torch.linalg.eigh(scale[:, None] * covariance * scale)
@@ -64,11 +46,7 @@ def whitening(covariance: Float[Tensor, "k k"], mean: Float[Tensor, " k"]) -> Fl
 def row_basis(matrix: Float[Tensor, "k d"]) -> Float[Tensor, "r d"]:
     """B, an orthonormal basis of the row space. B^T B is the projector onto it.
 
-    Args:
-        matrix: of any rank, with finite entries.
-
-    Returns:
-        B, with r = min(k, d) rows. Rows beyond the rank are 0.
+    It has r = min(k, d) rows. Those beyond the rank are 0.
     """
     _, singular_values, rows = torch.linalg.svd(matrix, full_matrices=False)
     kept = singular_values > _tolerance(matrix) * singular_values[0]
