@@ -12,7 +12,8 @@ from bfc_lightning import (
     ReLUChainNTK,
 )
 from bfc_lightning.baselines.base import Task
-from bfc_lightning.kernels import learner_ntk, quadratic_chain_ntk, relu_chain_ntk
+from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
+from bfc_lightning.kernels.learner import learner_ntk
 from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.runs.folder import RunError

@@ -10,13 +10,8 @@ import pytest
 import torch
 
 from bfc_lightning.activations import Huber
-from bfc_lightning.kernels import (
-    has_positive_readout,
-    learner_ntk,
-    quadratic_chain_ntk,
-    readout_scales,
-    relu_chain_ntk,
-)
+from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
+from bfc_lightning.kernels.learner import has_positive_readout, learner_ntk, readout_scales
 from bfc_lightning.kernels.moments import linear_covariance, rectified
 from bfc_lightning.networks import FEATURE_STD, DenseNet
 from bfc_lightning.seeds import generator

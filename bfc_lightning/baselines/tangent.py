@@ -10,13 +10,8 @@ from functools import partial
 
 from bfc_lightning.baselines.base import Task
 from bfc_lightning.baselines.kernel_fit import Kernel, KernelMethod
-from bfc_lightning.kernels import (
-    has_positive_readout,
-    learner_ntk,
-    quadratic_chain_ntk,
-    readout_scales,
-    relu_chain_ntk,
-)
+from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
+from bfc_lightning.kernels.learner import has_positive_readout, learner_ntk, readout_scales
 from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.types import as_integer

@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 
 from bfc_lightning.activations import Quadratic
 from bfc_lightning.callbacks.loggers import MetricsFile
-from bfc_lightning.figures import (
+from bfc_lightning.figures.curves import (
     feature_residuals,
     leakages,
     learning_curves,
-    own_style,
-    probe_heat_maps,
     procrustes_distances,
-    quadratic_forms,
-    series,
 )
+from bfc_lightning.figures.matrices import probe_heat_maps, quadratic_forms
+from bfc_lightning.figures.style import own_style, series
 from bfc_lightning.files import replacing
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
 from bfc_lightning.networks import DenseNet
@@ -84,9 +82,7 @@ class RunFigures(Callback):
         if series(rows, "features/procrustes_2")[0]:
             yield "procrustes", procrustes_distances(rows, title=title)
         if series(rows, "features/leakage_weights_1")[0] and series(rows, "levels/nmse")[0]:
-            leaks = leakages(rows, title=title)
-            if leaks is not None:
-                yield "leakage", leaks
+            yield "leakage", leakages(rows, title=title)
         target = trainer.datamodule.target  # type: ignore[attr-defined]
         network = module.each[0].network
         is_small = isinstance(target, HierarchicalTarget) and target.input_dim <= _LARGEST_FORM

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from bfc_lightning.experiments.scaling import scaling_figure
 from bfc_lightning.experiments.spec import FINISHED, Experiment
 from bfc_lightning.experiments.tables import losses, rows_where
-from bfc_lightning.figures import COLORS, MARKERS, own_style
+from bfc_lightning.figures.style import COLORS, MARKERS, own_style
 from bfc_lightning.files import replacing
 
 MAX_COMBINATIONS = 12

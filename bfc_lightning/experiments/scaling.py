@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
 from bfc_lightning.experiments.spec import DIVERGED, FINISHED, OOM, TIMEOUT, Experiment
-from bfc_lightning.figures import COLORS, MARKERS
+from bfc_lightning.figures.style import COLORS, MARKERS
 
 # With a larger share of draws without an exponent there is no interval.
 _MAX_UNDEFINED = 0.05

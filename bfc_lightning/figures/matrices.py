@@ -16,12 +16,8 @@ _SMALLEST = 1e-4
 def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
     """1 - R² of every target level probed from every learner layer, at selected steps of the run.
 
-    Args:
-        rows: the rows of a run, as in `metrics.csv`, with `features/probe_i_j`.
-        title: title of the figure.
-
-    Returns:
-        One panel per step, with levels as rows and layers as columns. Inactive layers are gray.
+    There is one panel per step, with a row per level and a column per layer. Inactive layers are
+    gray.
     """
     pairs = sorted({_pair(key) for row in rows for key in row if key.startswith("features/probe_")})
     size = (max(level for level, _ in pairs), max(layer for _, layer in pairs))

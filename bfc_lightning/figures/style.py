@@ -32,15 +32,7 @@ def own_style() -> Iterator[None]:
 
 
 def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """The finite values of one key over the steps.
-
-    Args:
-        rows: the rows of a run, as in `metrics.csv`.
-        key: the column.
-
-    Returns:
-        Steps and values.
-    """
+    """The steps at which a key has a finite value in the rows of a run, and these values."""
     points = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
     return [step for step, _ in points], [value for _, value in points]
 
@@ -48,15 +40,9 @@ def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 def bands(
     runs: Sequence[Rows], key: str
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Median, minimum and maximum of one key over several runs, at each step.
+    """Steps, medians, minima and maxima of one key over several runs.
 
-    Args:
-        runs: the rows of each run.
-        key: the column.
-
-    Returns:
-        Steps, medians, minima and maxima, for the steps at which at least half of the runs have a
-        value.
+    The steps are those at which at least half of the runs have a value.
     """
     at_step: dict[float, list[float]] = {}
     for rows in runs:
@@ -75,7 +61,7 @@ def draw_band(
     Args:
         panel: the axes.
         runs: the rows of each run.
-        key: the column.
+        key: the metric.
         number: index of the line, which determines its color and marker.
         label: label in the legend.
         offset: added to the steps. An offset of 1 shows step 0 on a logarithmic axis.
@@ -90,37 +76,29 @@ def draw_band(
 
 
 def joined_layers(rows: Rows) -> list[tuple[float, int]]:
-    """The steps at which the number of active layers changes. Restarts are not included.
+    """Pairs of the step at which a layer joins and its number. Restarts are not included."""
+    return _changes(rows, "scheme/active_layers")
 
-    Args:
-        rows: the rows of a run, as in `metrics.csv`.
 
-    Returns:
-        Pairs of the step and the number of the new layer. Empty without a training scheme.
-    """
-    steps, layers = series(rows, "scheme/active_layers")
-    before = [0.0, *layers]
-    return [
-        (step, int(layer))
-        for step, layer, last in zip(steps, layers, before, strict=False)
-        if layer != last
-    ]
+def _changes(rows: Rows, key: str) -> list[tuple[float, int]]:
+    """Pairs of the step at which the value of a key changes and the new value."""
+    steps, values = series(rows, key)
+    before = [math.nan, *values]
+    pairs = zip(steps, values, before, strict=False)
+    return [(step, int(value)) for step, value, last in pairs if value != last]
 
 
 def step_axis(panel: Axes, rows: Rows) -> int:
-    """Formats the axis of the optimizer steps.
+    """Formats the axis of the optimizer steps of a run.
 
     The axis is logarithmic by default. If layers join or stages begin during the run, it is linear,
     and vertical lines mark the steps.
 
-    Args:
-        panel: the axes.
-        rows: the rows of a run.
-
     Returns:
         The offset to add to the steps, which makes step 0 visible.
     """
-    events = _stages(rows) or [
+    stages = [(step, f"${stage_name(n)}$") for step, n in _changes(rows, "scheme/stage")]
+    events = stages or [
         (step, f"layer {layer} joins" if step else f"layer {layer} alone")
         for step, layer in joined_layers(rows)
     ]
@@ -134,24 +112,8 @@ def step_axis(panel: Axes, rows: Rows) -> int:
     return offset
 
 
-def _stages(rows: Rows) -> list[tuple[float, str]]:
-    """The steps at which stages of `Distillation` begin, and the weights that they start."""
-    steps, stages = series(rows, "scheme/stage")
-    before = [-1.0, *stages]
-    pairs = zip(steps, stages, before, strict=False)
-    return [(step, f"${stage_name(int(s))}$") for step, s, b in pairs if s != b]
-
-
 def numbered_keys(runs: Sequence[Rows], prefix: str) -> list[str]:
-    """The logged keys `<prefix>1`, `<prefix>2`, ..., in order.
-
-    Args:
-        runs: the rows of each run.
-        prefix: e.g. `features/residual_`.
-
-    Returns:
-        Keys that consist of the prefix and a number.
-    """
+    """The logged keys `<prefix>1`, `<prefix>2`, ..., in order."""
     keys = {key for rows in runs for row in rows for key in row if key.startswith(prefix)}
     numbers = [key.removeprefix(prefix) for key in keys]
     return [f"{prefix}{number}" for number in sorted(int(n) for n in numbers if n.isdigit())]

@@ -18,7 +18,7 @@ from bfc_lightning.experiments.claims.verdicts import DOES_NOT_HOLD, HOLDS, UNDE
 from bfc_lightning.experiments.plots import is_spread, metric_label
 from bfc_lightning.experiments.scaling import scaling_figure
 from bfc_lightning.experiments.spec import Experiment
-from bfc_lightning.figures import COLORS, own_style
+from bfc_lightning.figures.style import COLORS, own_style
 from bfc_lightning.files import write_atomically, write_json
 
 # The panel and the row of metrics that are compared with others.
