@@ -34,28 +34,17 @@ class InputDistribution(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws independent samples with the device and dtype of the distribution.
+        """Draws n independent samples with the device and dtype of the distribution.
 
         Args:
             num_samples: n.
             random: generator on the same device.
-
-        Returns:
-            One sample per row.
         """
 
     def sample_parts(
         self, num_samples: int, pool: Sequence[torch.Generator]
     ) -> Float[Tensor, "p_times_n d"]:
-        """Calls `sample` for each of several generators and concatenates the samples.
-
-        Args:
-            num_samples: n, the number of samples per generator.
-            pool: p generators.
-
-        Returns:
-            The samples, bitwise equal to those of `sample`.
-        """
+        """Draws n samples from each of p generators, bitwise equal to those of `sample`."""
         return torch.cat([self.sample(num_samples, random) for random in pool])
 
 
@@ -69,9 +58,6 @@ def haar_orthogonal(size: int, random: torch.Generator) -> Float[Tensor, "size s
     Args:
         size: number of rows and columns.
         random: a CPU generator.
-
-    Returns:
-        Q with Q^T Q = 1.
     """
     gaussian = torch.randn(size, size, generator=random, dtype=torch.float64)
     orthogonal, triangular = torch.linalg.qr(gaussian)
@@ -79,26 +65,7 @@ def haar_orthogonal(size: int, random: torch.Generator) -> Float[Tensor, "size s
     return signed
 
 
-def _isotropic(input_dim: int) -> Tensor:
-    return torch.ones(input_dim, dtype=torch.float64)
-
-
-def _with_condition_number(input_dim: int, condition_number: float) -> Tensor:
-    if not 1 <= condition_number < math.inf:
-        raise ValueError(f"condition_number must lie in [1, inf), got {condition_number}.")
-    exponents = torch.linspace(0, -1, input_dim, dtype=torch.float64)
-    values = torch.as_tensor(condition_number, dtype=torch.float64) ** exponents
-    return values * (input_dim / values.sum())
-
-
-def _power_law(input_dim: int, exponent: float) -> Tensor:
-    if not 0 <= exponent < math.inf:
-        raise ValueError(f"power_law_exponent must lie in [0, inf), got {exponent}.")
-    values = torch.arange(1, input_dim + 1, dtype=torch.float64) ** -exponent
-    return values * (input_dim / values.sum())
-
-
-def _explicit(input_dim: int, eigenvalues: Sequence[float]) -> Tensor:
+def _explicit_spectrum(input_dim: int, eigenvalues: Sequence[float]) -> Tensor:
     values = torch.as_tensor(eigenvalues, dtype=torch.float64)
     if values.shape != (input_dim,):
         raise ValueError(
@@ -117,24 +84,28 @@ def _spectrum(
     power_law_exponent: float | None,
     eigenvalues: Sequence[float] | None,
 ) -> Tensor:
-    given = {
-        name: value
-        for name, value in (
-            ("condition_number", condition_number),
-            ("power_law_exponent", power_law_exponent),
-            ("eigenvalues", eigenvalues),
-        )
-        if value is not None
+    choices = {
+        "condition_number": condition_number,
+        "power_law_exponent": power_law_exponent,
+        "eigenvalues": eigenvalues,
     }
+    given = [name for name, value in choices.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"at most one spectrum may be given, got {' and '.join(given)}.")
-    if condition_number is not None:
-        return _with_condition_number(input_dim, condition_number)
-    if power_law_exponent is not None:
-        return _power_law(input_dim, power_law_exponent)
     if eigenvalues is not None:
-        return _explicit(input_dim, eigenvalues)
-    return _isotropic(input_dim)
+        return _explicit_spectrum(input_dim, eigenvalues)
+    if condition_number is not None:
+        if not 1 <= condition_number < math.inf:
+            raise ValueError(f"condition_number must lie in [1, inf), got {condition_number}.")
+        exponents = torch.linspace(0, -1, input_dim, dtype=torch.float64)
+        values = torch.as_tensor(condition_number, dtype=torch.float64) ** exponents
+    elif power_law_exponent is not None:
+        if not 0 <= power_law_exponent < math.inf:
+            raise ValueError(f"power_law_exponent must lie in [0, inf), got {power_law_exponent}.")
+        values = torch.arange(1, input_dim + 1, dtype=torch.float64) ** -power_law_exponent
+    else:
+        return torch.ones(input_dim, dtype=torch.float64)
+    return values * (input_dim / values.sum())
 
 
 def _mean_vector(input_dim: int, mean: float | Sequence[float]) -> Tensor:
@@ -187,12 +158,9 @@ class Gaussian(InputDistribution):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        input_dim = as_integer(input_dim, "input_dim")
-        if input_dim < 1:
-            raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
+        self.input_dim = input_dim = as_integer(input_dim, "input_dim", least=1)
         if rotation not in ("haar", "identity"):
             raise ValueError(f"rotation must be 'haar' or 'identity', got {rotation!r}.")
-        self.input_dim = input_dim
         spectrum = _spectrum(
             input_dim,
             condition_number=condition_number,
@@ -214,14 +182,14 @@ class Gaussian(InputDistribution):
         return self.eigenvalues.diag() if self.is_isotropic else self.factor @ self.factor.T
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws n samples; see `InputDistribution.sample`."""
+        """Draws n samples."""
         noise = self.mean.new_empty(num_samples, self.input_dim).normal_(generator=random)
         return self.mean + (noise if self.is_isotropic else noise @ self.factor.T)
 
     def sample_parts(
         self, num_samples: int, pool: Sequence[torch.Generator]
     ) -> Float[Tensor, "p_times_n d"]:
-        """Draws all parts without a copy; see `InputDistribution.sample_parts`."""
+        """Draws n samples from each of p generators, without a copy if x is isotropic."""
         if type(self).sample is not Gaussian.sample or not self.is_isotropic:
             return super().sample_parts(num_samples, pool)
         x = self.mean.new_empty(len(pool) * num_samples, self.input_dim)
@@ -287,7 +255,7 @@ class GaussianMixture(InputDistribution):
         return within + torch.einsum("c,ci,cj->ij", self.weights, shift, shift)
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws n samples; see `InputDistribution.sample`."""
+        """Draws n samples."""
         noise = self.mean.new_empty(num_samples, self.input_dim).normal_(generator=random)
         uniform = self.mean.new_empty(num_samples).uniform_(generator=random)
         chosen = torch.searchsorted(self.weights.cumsum(0)[:-1].contiguous(), uniform)
@@ -314,11 +282,8 @@ class Hypercube(InputDistribution):
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()
-        input_dim = as_integer(input_dim, "input_dim")
-        if input_dim < 1:
-            raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
-        self.input_dim = input_dim
-        self.register_buffer("mean", torch.zeros(input_dim, dtype=torch.float64))
+        self.input_dim = as_integer(input_dim, "input_dim", least=1)
+        self.register_buffer("mean", torch.zeros(self.input_dim, dtype=torch.float64))
 
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
@@ -326,7 +291,7 @@ class Hypercube(InputDistribution):
         return torch.ones_like(self.mean).diag()
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws n samples; see `InputDistribution.sample`."""
+        """Draws n samples."""
         bits = self.mean.new_empty(num_samples, self.input_dim).random_(0, 2, generator=random)
         return bits.mul_(2).sub_(1)
 
@@ -372,5 +337,5 @@ class ProjectedLaw(InputDistribution):
         return x - torch.outer(x @ self.direction - self.center, self.response)
 
     def sample(self, num_samples: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        """Draws x and projects it; see `InputDistribution.sample`."""
+        """Draws n samples of x and projects them."""
         return self.project(self.inputs.sample(num_samples, random))

@@ -61,7 +61,7 @@ def test_listed_widths_are_taken_as_they_are():
         ([], None, "widths must contain at least one number, got []."),
         ([3, 0], None, "widths must all be at least 1, got [3, 0]."),
         ([3, 4], None, "widths must not grow from input_dim = 8 upwards, got [3, 4]."),
-        ([4, 2], 3, "depth must be the number of widths, 2, got 3."),
+        ([4, 2], 3, "depth must be 2 with 2 widths, got 3."),
     ],
 )
 def test_widths_refused(widths, depth, message):
@@ -176,7 +176,7 @@ def test_constants_refused(constants):
         ("roots", 3, "widths must be 'theorem' or a list of numbers, got 'roots'."),
         ([2, 0], None, "widths must all be at least 1, got [2, 0]."),
         ([2, 3], None, "widths must not grow from input_dim = 8 upwards, got [2, 3]."),
-        ([2, 2], 2, "depth must be one more than the number of widths, 3, got 2."),
+        ([2, 2], 2, "depth must be 3 with 2 widths, got 2."),
     ],
 )
 def test_paper_widths_refused(widths, depth, message):

@@ -61,8 +61,8 @@ def test_ratio_gives_its_powers():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "depth must lie between 1 and input_dim = 4, got 0."),
-        ({"depth": 5}, "depth must lie between 1 and input_dim = 4, got 5."),
+        ({"depth": 0}, "depth must be at least 1, got 0."),
+        ({"depth": 5}, "depth must be at most input_dim = 4, got 5."),
         ({"level_scales": -1.0}, "level_scales must all be positive, got -1.0."),
     ],
 )

@@ -68,8 +68,7 @@ class Target(nn.Module, ABC):
     def estimate_moments(self, seed: int) -> None:
         """Sets `mean` and `variance` to the moments of G over 2^17 samples of x.
 
-        Args:
-            seed: seed of the target. The seed of the samples is derived from it.
+        The seed of the samples is derived from the given seed of the target.
         """
         random = generator(seed, "moments")
         chunks = range(MOMENT_SAMPLES // MOMENT_CHUNK)
@@ -91,9 +90,6 @@ class Target(nn.Module, ABC):
     def set_moments(self, values: Float[Tensor, "*shape"]) -> None:
         """Sets `mean` and `variance` to the moments of a sample of G.
 
-        Args:
-            values: G(x) for samples of x.
-
         Raises:
             ValueError: if G does not return one number per sample, is constant or is not finite.
         """
@@ -114,8 +110,12 @@ class Target(nn.Module, ABC):
 class LayeredTarget(Target):
     """A target that exposes its layers, as measures of features require.
 
-    Subclasses implement `forward` and the two methods below.
+    Subclasses implement `level_outputs`, or `forward`, and the two methods below.
     """
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Returns G(x), the sum of `level_outputs`."""
+        return self.level_outputs(x).sum(dim=1)
 
     @abstractmethod
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:

@@ -87,8 +87,8 @@ class HierarchicalTarget(LayeredTarget):
         seed = 0 if seed is None else seed
         self.widths = resolve_widths(widths, input_dim=self.input_dim, depth=depth)
         self.sources = resolve_sources(sources, depth=self.depth)
-        self._level_scales = resolve_scales(
-            level_scales, input_dim=self.input_dim, depth=self.depth
+        self._level_scales = tuple(
+            resolve_scales(level_scales, input_dim=self.input_dim, depth=self.depth)
         )
         self.normalize = normalize
         full = [self.input_dim, *self.widths]
@@ -115,7 +115,7 @@ class HierarchicalTarget(LayeredTarget):
     @property
     def level_scales(self) -> tuple[float, ...]:
         """alpha_1, ..., alpha_L."""
-        return tuple(self._level_scales)
+        return self._level_scales
 
     @property
     def has_positive_signs(self) -> bool:
@@ -146,10 +146,6 @@ class HierarchicalTarget(LayeredTarget):
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
         """Returns alpha_l w_l^T G_l (divided by sqrt(k_l) if normalized), one column per level."""
         return self._read_out(self.features(x))
-
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Returns G(x)."""
-        return self.level_outputs(x).sum(dim=1)
 
     def _level(self, name: str, level: int) -> Tensor:
         return self.get_buffer(f"{name}_{level}")

@@ -2,22 +2,22 @@
 
 from typing import Literal
 
+import torch
+
 from bfc_lightning.inputs import InputDistribution, haar_orthogonal
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets.hierarchical import HierarchicalTarget
 from bfc_lightning.targets.specification import Weights
-
-
-def _unit_rows(input_dim: int, coordinates: tuple[int, int]) -> list[list[float]]:
-    if input_dim <= max(coordinates):
-        raise ValueError(f"input_dim must be at least {max(coordinates) + 1}, got {input_dim}.")
-    rows = [[0.0] * input_dim for _ in coordinates]
-    for row, coordinate in zip(rows, coordinates, strict=True):
-        row[coordinate] = 1.0
-    return rows
-
+from bfc_lightning.types import as_integer
 
 _IDENTITY = [[1.0, 0.0], [0.0, 1.0]]
+
+
+def _unit_rows(input_dim: int, first: int) -> list[list[float]]:
+    """The unit vectors e_first and e_{first+1}."""
+    as_integer(input_dim, "input_dim", least=first + 2)
+    rows: list[list[float]] = torch.eye(input_dim)[first : first + 2].tolist()
+    return rows
 
 
 class RichRepresentation(HierarchicalTarget):
@@ -49,7 +49,7 @@ class RichRepresentation(HierarchicalTarget):
         basis: Literal["coordinates", "random"] = "coordinates",
         seed: int | None = None,
     ) -> None:
-        rows = _unit_rows(inputs.input_dim, (0, 1))
+        rows = _unit_rows(inputs.input_dim, 0)
         if basis == "random":
             random = generator(0 if seed is None else seed, "basis")
             rows = haar_orthogonal(inputs.input_dim, random)[:2].tolist()
@@ -86,8 +86,8 @@ class BackwardCorrection(HierarchicalTarget):
     def __init__(
         self, inputs: InputDistribution, gap: float = 0.3, seed: int | None = None
     ) -> None:
-        upper = [_unit_rows(inputs.input_dim, (2, 3)), _IDENTITY]
-        weights: Weights = [[_unit_rows(inputs.input_dim, (0, 1))], upper]
+        upper = [_unit_rows(inputs.input_dim, 2), _IDENTITY]
+        weights: Weights = [[_unit_rows(inputs.input_dim, 0)], upper]
         super().__init__(
             inputs,
             widths=[2, 2],

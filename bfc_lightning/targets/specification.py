@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -92,43 +93,9 @@ def theorem_sources(depth: int, *, constants: tuple[float, float]) -> list[list[
 def resolve_widths(
     widths: list[int] | Literal["roots"], *, input_dim: int, depth: int | None
 ) -> list[int]:
-    """Returns k_1..k_L, given a list or the preset.
-
-    Raises:
-        ValueError: if the widths increase, one is below 1, or their number is not `depth`.
-    """
-    depth = None if depth is None else as_integer(depth, "depth")
-    if widths == "roots":
-        if depth is None:
-            raise ValueError("depth is required with widths: roots, got None.")
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
-        widths = root_widths(input_dim, depth)
-    if isinstance(widths, str):
-        raise ValueError(f"widths must be 'roots' or a list of numbers, got {widths!r}.")
-    widths = check_widths(widths, input_dim=input_dim)
-    if depth is not None and depth != len(widths):
-        raise ValueError(f"depth must be the number of widths, {len(widths)}, got {depth}.")
-    return widths
-
-
-def check_widths(widths: list[int], *, input_dim: int) -> list[int]:
-    """Returns a list of widths as integers.
-
-    Raises:
-        ValueError: if the widths increase, there is none or one is below 1.
-    """
-    widths = [as_integer(width, "width") for width in widths]
-    if not widths:
-        raise ValueError("widths must contain at least one number, got [].")
-    if min(widths) < 1:
-        raise ValueError(f"widths must all be at least 1, got {widths}.")
-    full = [input_dim, *widths]
-    if any(upper > lower for lower, upper in itertools.pairwise(full)):
-        raise ValueError(
-            f"widths must not grow from input_dim = {input_dim} upwards, got {widths}."
-        )
-    return widths
+    """Returns k_1..k_L, given a list or the preset `roots`."""
+    roots = partial(root_widths, input_dim)
+    return _resolve_widths(widths, "roots", roots, lowest=1, input_dim=input_dim, depth=depth)
 
 
 def resolve_paper_widths(
@@ -138,25 +105,44 @@ def resolve_paper_widths(
     depth: int | None,
     constants: tuple[float, float],
 ) -> list[int]:
-    """Returns k_2..k_L, given a list or the preset of `PaperTarget`.
+    """Returns k_2..k_L, given a list or the preset `theorem`."""
+    theorem = partial(theorem_widths, input_dim, constants=constants)
+    return _resolve_widths(widths, "theorem", theorem, lowest=2, input_dim=input_dim, depth=depth)
+
+
+def _resolve_widths(
+    widths: list[int] | str,
+    preset: str,
+    widths_of: Callable[[int], list[int]],
+    *,
+    lowest: int,
+    input_dim: int,
+    depth: int | None,
+) -> list[int]:
+    """Returns k_lowest..k_L, given a list or a preset that maps L to a list.
 
     Raises:
-        ValueError: if the widths increase, one is below 1, or their number is not `depth` - 1.
+        ValueError: if the widths increase, one is below 1, or their number does not fit `depth`.
     """
-    depth = None if depth is None else as_integer(depth, "depth")
-    if depth is not None and depth < 2:
-        raise ValueError(f"depth must be at least 2, got {depth}.")
-    if widths == "theorem":
+    depth = None if depth is None else as_integer(depth, "depth", least=lowest)
+    if widths == preset:
         if depth is None:
-            raise ValueError("depth is required with widths: theorem, got None.")
-        widths = theorem_widths(input_dim, depth, constants=constants)
+            raise ValueError(f"depth is required with widths: {preset}, got None.")
+        widths = widths_of(depth)
     if isinstance(widths, str):
-        raise ValueError(f"widths must be 'theorem' or a list of numbers, got {widths!r}.")
-    widths = check_widths(widths, input_dim=input_dim)
-    if depth not in (None, len(widths) + 1):
+        raise ValueError(f"widths must be {preset!r} or a list of numbers, got {widths!r}.")
+    widths = [as_integer(width, "width") for width in widths]
+    if not widths:
+        raise ValueError("widths must contain at least one number, got [].")
+    if min(widths) < 1:
+        raise ValueError(f"widths must all be at least 1, got {widths}.")
+    if any(upper > lower for lower, upper in itertools.pairwise([input_dim, *widths])):
         raise ValueError(
-            f"depth must be one more than the number of widths, {len(widths) + 1}, got {depth}."
+            f"widths must not grow from input_dim = {input_dim} upwards, got {widths}."
         )
+    fitting = len(widths) + lowest - 1
+    if depth not in (None, fitting):
+        raise ValueError(f"depth must be {fitting} with {len(widths)} widths, got {depth}.")
     return widths
 
 
@@ -302,7 +288,7 @@ def draw_weights(
         seed: seed of the target.
 
     Returns:
-        A dictionary from (l, j) to W_{l,j}, shape (k_l, k_j).
+        W_{l,j}, shape (k_l, k_j), by (l, j).
 
     Raises:
         ValueError: if not 0 < s_min <= s_max.

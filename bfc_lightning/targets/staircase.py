@@ -48,11 +48,9 @@ class Staircase(LayeredTarget):
     ) -> None:
         super().__init__(inputs)
         seed = 0 if seed is None else seed
-        self._depth = as_integer(depth, "depth")
-        if not 1 <= self._depth <= self.input_dim:
-            raise ValueError(
-                f"depth must lie between 1 and input_dim = {self.input_dim}, got {depth}."
-            )
+        self._depth = as_integer(depth, "depth", least=1)
+        if self._depth > self.input_dim:
+            raise ValueError(f"depth must be at most input_dim = {self.input_dim}, got {depth}.")
         if not bool((inputs.sample(256, generator(seed, "cube")).abs() == 1).all()):
             raise ValueError(
                 "inputs of a Staircase must be on the cube {-1, 1}^d, got other values: use "
@@ -85,7 +83,3 @@ class Staircase(LayeredTarget):
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
         """Returns alpha_l x_1 ... x_l, one column per level."""
         return x[:, : self.depth].cumprod(dim=1) * x.new_tensor(self._level_scales)
-
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Returns G(x)."""
-        return self.level_outputs(x).sum(dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from bfc_lightning.inputs import InputDistribution, haar_orthogonal
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets.base import Target
+from bfc_lightning.types import as_integer
 
 LinkName = Literal["relu", "hermite_2", "hermite_3", "tanh"]
 
@@ -20,13 +21,6 @@ def link(name: LinkName, z: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     The Hermite polynomials are normalized to unit variance under z ~ N(0, 1).
 
     Source: Nichani, Damian and Lee, arXiv 2305.06986.
-
-    Args:
-        name: name of g.
-        z: arguments of g.
-
-    Returns:
-        g(z), elementwise.
 
     Raises:
         ValueError: if the name is unknown.
@@ -99,8 +93,7 @@ class QuadraticFeature(Target):
         self, inputs: InputDistribution, link: LinkName = "relu", seed: int | None = None
     ) -> None:
         super().__init__(inputs)
-        if self.input_dim < 2:
-            raise ValueError(f"input_dim must be at least 2, got {self.input_dim}.")
+        as_integer(self.input_dim, "input_dim", least=2)
         seed = 0 if seed is None else seed
         self.link: LinkName = link
         random = generator(seed, "form")
