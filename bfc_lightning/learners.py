@@ -48,17 +48,17 @@ class Learner(nn.Module, ABC):
         """Whether `weight_penalty` is part of the training loss."""
         return any(self.regularization)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns all parameters and buffers by name."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
     @abstractmethod
     def neuron_weights(self) -> dict[int, Float[Tensor, "m fan_in"]]:
         """Returns the hidden weights of each layer by its number. A row is a neuron."""
 
     @abstractmethod
     def train_layers(self, levels: Collection[int]) -> None:
-        """Enables gradients for the given layers and disables them for all others.
-
-        Args:
-            levels: numbers of the layers.
-        """
+        """Enables gradients for the layers with the given numbers and disables all others."""
 
     @abstractmethod
     def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -76,14 +76,7 @@ class Learner(nn.Module, ABC):
         return []
 
     def weight_penalty(self, parameters: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """The regularizer as a pure function, the sum over `penalized`.
-
-        Args:
-            parameters: all parameters and buffers by name.
-
-        Returns:
-            A scalar, in units of the loss.
-        """
+        """The regularizer in units of the loss: the sum over `penalized`."""
         terms = [factor * part.square().sum() for _, factor, part in self.penalized(parameters)]
         return torch.stack(terms).sum()
 
@@ -94,10 +87,8 @@ class Learner(nn.Module, ABC):
 
         Args:
             parameters: all parameters and buffers by name.
-            trained: names of the parameters whose gradients are needed.
-
-        Returns:
-            Gradients by name. Names with a zero gradient may be missing.
+            trained: names of the parameters whose gradients are needed. Those with a zero gradient
+                may be missing in the result.
         """
         gradients: dict[str, Tensor] = {}
         for name, factor, part in self.penalized(parameters):
@@ -128,32 +119,17 @@ class Learner(nn.Module, ABC):
         return vjp_by_autodiff(self, parameters, x, trained)
 
     def weights_up_to(self, depth: int) -> list[Float[Tensor, "_m _fan_in"]]:
-        """Copies the hidden weights of the lowest layers.
-
-        Args:
-            depth: number of the last layer.
-
-        Returns:
-            One tensor per layer.
-        """
+        """Copies the hidden weights of layers 1, ..., `depth`."""
         weights = self.neuron_weights().items()
         return [weight.detach().clone() for level, weight in weights if level <= depth]
 
     @torch.no_grad()
     def restore_trained(self, earlier: Mapping[str, Tensor]) -> None:
-        """Gives trained parameters earlier values, in place, since engines use views of them.
-
-        Args:
-            earlier: the values by name.
-        """
+        """Gives trained parameters earlier values, in place, since engines use views of them."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(earlier[name])
 
     def distill(self, level: int) -> None:
-        """Starts the narrow weights of a layer, if the learner has any.
-
-        Args:
-            level: the number of the layer.
-        """
+        """Starts the narrow weights of layer `level`, if the learner has any."""
         return

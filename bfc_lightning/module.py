@@ -181,11 +181,7 @@ class HierarchicalLearner(RunModule):
             batch = data.truncate_labels(batch, self.phase.taught)
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if self.network.is_penalized:
-            tensors = {
-                **dict(self.network.named_parameters()),
-                **dict(self.network.named_buffers()),
-            }
-            loss = loss + self.network.weight_penalty(tensors)
+            loss = loss + self.network.weight_penalty(self.network.tensors())
         return loss
 
     def progress(self, step: int) -> float:
@@ -305,7 +301,7 @@ class HierarchicalLearner(RunModule):
         is_trained = torch.is_grad_enabled()
         prediction = self(batch.inputs) if is_trained else self.network.evaluate(batch.inputs)
         [scale] = self.objective.scales([progress])
-        return self.objective.loss(prediction, batch.labels, scale), prediction
+        return self.objective.loss_and_grad(prediction, batch.labels, scale)[0], prediction
 
     def _evaluation_step(self, batch: Batch) -> None:
         loss, prediction = self.shared_step(batch)

@@ -12,7 +12,7 @@ from bfc_lightning.learners import Learner
 from bfc_lightning.matmul import FASTEST, Products
 from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.targets import Target
-from bfc_lightning.types import Batch
+from bfc_lightning.types import Batch, check_positive
 
 LossAndGrad = Callable[
     [Mapping[str, Tensor], Mapping[str, Tensor], Tensor, Tensor, float | Tensor],
@@ -34,31 +34,8 @@ class Objective(ABC):
     def scales(self, progress: Sequence[float]) -> list[float]:
         """The only number in the loss that depends on the problem or on the training step.
 
-        It is read from the target, which a checkpoint may replace.
-
-        Args:
-            progress: completed fractions of the phase, from 0 to 1.
-
-        Returns:
-            Var(y) for regression, T(p) Var(G)^(1/2) for classification, for each fraction.
-        """
-
-    @abstractmethod
-    def loss(
-        self,
-        prediction: Float[Tensor, " n"],
-        label: Float[Tensor, " n"],
-        scale: float | Float[Tensor, ""],
-    ) -> Float[Tensor, ""]:
-        """The training loss of a batch, without the weight penalty.
-
-        Args:
-            prediction: f(x).
-            label: y.
-            scale: from `scales`.
-
-        Returns:
-            A scalar.
+        It is read from the target, which a checkpoint may replace, for each of the given completed
+        fractions of the phase.
         """
 
     @abstractmethod
@@ -68,7 +45,7 @@ class Objective(ABC):
         label: Float[Tensor, " n"],
         scale: float | Float[Tensor, ""],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """`loss` and its gradient with respect to the predictions.
+        """The training loss, without the weight penalty, and its gradient in the predictions.
 
         Args:
             prediction: f(x).
@@ -76,7 +53,7 @@ class Objective(ABC):
             scale: from `scales`.
 
         Returns:
-            The loss, and one derivative per sample.
+            The loss, which autograd can differentiate, and one derivative per sample.
         """
 
     @abstractmethod
@@ -86,6 +63,8 @@ class Objective(ABC):
 
 class RegressionObjective(Objective):
     """The mean squared error in units of Var(y), with `normalized_mse` as the score.
+
+        loss = E (f - y)^2 / Var(y),   which is 1 for the best constant
 
     Var(y) is a constant of the target, so that learning rates transfer between targets.
 
@@ -105,22 +84,13 @@ class RegressionObjective(Objective):
         """Var(y), at any progress."""
         return [float(self.labels.label_variance(self.target))] * len(progress)
 
-    def loss(
-        self,
-        prediction: Float[Tensor, " n"],
-        label: Float[Tensor, " n"],
-        scale: float | Float[Tensor, ""],
-    ) -> Float[Tensor, ""]:
-        """E (f - y)^2 / Var(y), which is 1 for the best constant."""
-        return nn.functional.mse_loss(prediction, label) / scale
-
     def loss_and_grad(
         self,
         prediction: Float[Tensor, " n"],
         label: Float[Tensor, " n"],
         scale: float | Float[Tensor, ""],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """`loss` and 2 (f - y) / (n Var(y))."""
+        """E (f - y)^2 / Var(y), and 2 (f - y) / (n Var(y))."""
         error = prediction - label
         grad = error * (2 / (scale * label.shape[0]))
         return torch.dot(error, grad) / 2, grad
@@ -131,13 +101,14 @@ class RegressionObjective(Objective):
 
 
 class ClassificationObjective(Objective):
-    """Binary cross-entropy, with `classification_error` as the score.
+    """Binary cross-entropy of a logit, with `classification_error` as the score.
+
+        logit = f / s,   s = T Var(G)^(1/2),   T = T_0 (T_1/T_0)^p at progress p of the phase
+
+    At a high temperature T, the loss depends on the whole score. At a low temperature, it depends
+    on the examples near the boundary, which determine the error.
 
     Source: Allen-Zhu and Li, arXiv 2001.04413, classification. The temperature is an addition.
-
-    The temperature decays geometrically over each phase. At a high temperature, the loss depends on
-    the whole score. At a low temperature, it depends on the examples near the boundary, which
-    determine the error.
 
     Args:
         target: G, which provides the variance.
@@ -154,31 +125,15 @@ class ClassificationObjective(Objective):
         self, target: Target, temperature: float, final_temperature: float | None = None
     ) -> None:
         final = temperature if final_temperature is None else final_temperature
-        for name, value in (("temperature", temperature), ("final_temperature", final)):
-            if value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
+        check_positive(temperature=temperature, final_temperature=final)
         self.target = target
         self.temperature = temperature
         self.final_temperature = final
 
-    def temperature_at(self, progress: float) -> float:
-        """T_0 (T_1/T_0)^p at progress p."""
-        ratio = self.final_temperature / self.temperature
-        return self.temperature * float(ratio**progress)
-
     def scales(self, progress: Sequence[float]) -> list[float]:
-        """T(p) Var(G)^(1/2)."""
-        std = float(self.target.variance) ** 0.5
-        return [std * self.temperature_at(each) for each in progress]
-
-    def loss(
-        self,
-        prediction: Float[Tensor, " n"],
-        label: Float[Tensor, " n"],
-        scale: float | Float[Tensor, ""],
-    ) -> Float[Tensor, ""]:
-        """Binary cross-entropy of the logit f / s in nats, s the scale."""
-        return nn.functional.binary_cross_entropy_with_logits(prediction / scale, label)
+        """T Var(G)^(1/2)."""
+        std, ratio = float(self.target.variance) ** 0.5, self.final_temperature / self.temperature
+        return [std * (self.temperature * float(ratio**each)) for each in progress]
 
     def loss_and_grad(
         self,
@@ -186,10 +141,10 @@ class ClassificationObjective(Objective):
         label: Float[Tensor, " n"],
         scale: float | Float[Tensor, ""],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """`loss` and (sigmoid(f/s) - y) / (n s)."""
-        logit = prediction / scale
-        grad = (logit.sigmoid() - label) / (scale * label.shape[0])
-        return (nn.functional.softplus(logit) - label * logit).mean(), grad
+        """With z = (1 - 2y) f/s, E log(1 + exp(z)) and (1 - 2y) sigmoid(z) / (n s)."""
+        sign = 1 - 2 * label
+        z = sign * prediction / scale
+        return -nn.functional.logsigmoid(-z).mean(), sign * z.sigmoid() / (scale * label.shape[0])
 
     def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
         """The fraction of misclassified samples."""
@@ -199,16 +154,7 @@ class ClassificationObjective(Objective):
 def objective_for(
     target: Target, labels: Labels, *, temperature: float, final_temperature: float | None = None
 ) -> Objective:
-    """The objective for the type of the labels.
-
-    Args:
-        target: G.
-        labels: `Regression` or `Classification`.
-        temperature: temperature of the logit, for classification.
-        final_temperature: temperature at the end of the phase. Defaults to `temperature`.
-
-    Returns:
-        The objective.
+    """The objective for the type of the labels. The temperatures are those of classification.
 
     Raises:
         ValueError: if the labels are neither.
@@ -235,8 +181,7 @@ def learner_loss(
         products: see `Learner.output_and_vjp`.
 
     Returns:
-        A function of the trained parameters and all other tensors by name, of x, y and the scale.
-        It returns the loss with the penalty and the gradients of the trained parameters.
+        A function that includes the penalty.
     """
 
     def loss_and_grad(
@@ -263,18 +208,7 @@ def learner_loss(
 def objective_with_penalty(
     network: Learner, objective: Objective, x: Float[Tensor, "n d"], y: Float[Tensor, " n"]
 ) -> float:
-    """E (F - y)^2 + Reg on a sample, in the units of y^2. For regression.
-
-    Args:
-        network: the learner.
-        objective: the objective, whose scale is Var(y).
-        x: the inputs.
-        y: the labels.
-
-    Returns:
-        The value.
-    """
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    """E (F - y)^2 + Reg on a sample, in the units of y^2. For regression."""
     [variance] = objective.scales([0.0])
     error = (network(x) - y).square().mean()
-    return float(error + variance * network.weight_penalty(tensors))
+    return float(error + variance * network.weight_penalty(network.tensors()))

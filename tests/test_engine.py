@@ -72,7 +72,8 @@ class Case:
         return StepChunk(self.chunk.inputs[start:stop], self.chunk.labels[start:stop])
 
     def loss_of(self, prediction, labels, progress):
-        return self.objective.loss(prediction, labels, self.objective.scales([progress])[0])
+        [scale] = self.objective.scales([progress])
+        return self.objective.loss_and_grad(prediction, labels, scale)[0]
 
     def engine(self, make_optimizer, network=None, **settings):
         network = copy.deepcopy(self.network) if network is None else network

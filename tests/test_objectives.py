@@ -39,7 +39,7 @@ def batch(labels, signal):
 
 
 def loss_of(objective, prediction, labels, progress=0.0):
-    return objective.loss(prediction, labels, objective.scales([progress])[0])
+    return objective.loss_and_grad(prediction, labels, objective.scales([progress])[0])[0]
 
 
 def test_regression_objective_worked_by_hand():
@@ -143,8 +143,6 @@ def test_gradient_is_the_derivative_of_the_loss(name, progress):
     prediction = torch.randn(40, generator=random, dtype=torch.float64, requires_grad=True)
     labels = (torch.rand(40, generator=random, dtype=torch.float64) < 0.5).double()
     [scale] = objective.scales([progress])
-    expected = objective.loss(prediction, labels, scale)
-    (derivative,) = torch.autograd.grad(expected, prediction)
-    loss, grad = objective.loss_and_grad(prediction.detach(), labels, scale)
-    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-14)
-    torch.testing.assert_close(grad, derivative, rtol=1e-13, atol=1e-18)
+    loss, grad = objective.loss_and_grad(prediction, labels, scale)
+    (derivative,) = torch.autograd.grad(loss, prediction)
+    torch.testing.assert_close(grad.detach(), derivative, rtol=1e-13, atol=1e-18)
