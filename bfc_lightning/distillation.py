@@ -28,14 +28,9 @@ class Thresholds(ABC):
     """
 
     def __init__(self, check_every: int = 200, num_samples: int = 4096, noise: float = 0.0) -> None:
-        self.check_every = as_integer(check_every, "check_every")
-        self.num_samples = as_integer(num_samples, "num_samples")
+        self.check_every = as_integer(check_every, "check_every", least=1)
+        self.num_samples = as_integer(num_samples, "num_samples", least=1)
         self.noise = noise
-        if self.check_every < 1 or self.num_samples < 1:
-            raise ValueError(
-                "check_every and num_samples must be at least 1, got "
-                f"{self.check_every} and {self.num_samples}."
-            )
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be at least 0 and finite, got {noise}.")
 
@@ -90,12 +85,9 @@ class PlateauThresholds(Thresholds):
         super().__init__(**settings)
         self.fall = fall
         self.ratio = ratio
-        self.patience = as_integer(patience, "patience")
-        if not 0 < fall <= 1 or not 0 < ratio <= 1 or self.patience < 1:
-            raise ValueError(
-                "fall and ratio must be in (0, 1] and patience at least 1, got "
-                f"{fall}, {ratio} and {patience}."
-            )
+        self.patience = as_integer(patience, "patience", least=1)
+        if not 0 < fall <= 1 or not 0 < ratio <= 1:
+            raise ValueError(f"fall and ratio must be in (0, 1], got {fall} and {ratio}.")
 
     def ends_stage(
         self, stage: int, history: Sequence[float], *, scales: Sequence[float], input_dim: int

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bfc_lightning.distilled_settings import Distilled
 from bfc_lightning.learners import Learner
 from bfc_lightning.seeds import generator
+from bfc_lightning.types import as_integer
 
 _EVALUATED_ROWS = 2048
 
@@ -30,9 +31,6 @@ def truncated_square(z: Float[Tensor, "*shape"], bound: float) -> Float[Tensor, 
     Args:
         z: pre-activations.
         bound: B, positive.
-
-    Returns:
-        The values.
     """
     t = (z.abs() / bound - 1).clamp(0, 1)
     blend = 1 + t * (2 + t * (1 + t * (-10 / 3 + t * (3 / 2))))
@@ -90,10 +88,10 @@ class DistilledLayer(nn.Module):
         self.register_buffer("mixing", torch.zeros(num_products(narrow_width), narrow_width))
 
     def initialize(self, noise: float, random: torch.Generator) -> None:
-        """Draws W_l ~ N(0, noise^2) and R_l ~ N(0, 1/k_l^2), and sets K_l = 0.
+        """Draws W_l ~ N(0, noise^2), as W_l = 0 is a saddle, and R_l ~ N(0, 1/k_l^2). Sets K_l = 0.
 
         Args:
-            noise: standard deviation. W_l = 0 is a saddle.
+            noise: standard deviation.
             random: a CPU generator.
         """
         with torch.no_grad():
@@ -191,8 +189,7 @@ class DistilledNet(Learner):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}.")
+        width = as_integer(width, "width", least=1)
         self.input_dim = len(second_moment)
         self.scales = tuple(level_scales)
         self.settings = settings
@@ -234,21 +231,13 @@ class DistilledNet(Learner):
         return {level: layer.wide for level, layer in self.each_layer()}
 
     def train_layers(self, levels: Collection[int]) -> None:
-        """Enables gradients for W_l, and K_l up to `distilled_depth`, of the given layers only.
-
-        Args:
-            levels: numbers of the layers.
-        """
+        """Enables gradients for W_l, and K_l up to `distilled_depth`, of the given layers only."""
         for level, layer in self.each_layer():
             layer.wide.requires_grad_(level in levels)
             layer.narrow.requires_grad_(level in levels and level <= self.distilled_depth)
 
     def distill(self, level: int) -> None:
-        """Starts K_l from W_l.
-
-        Args:
-            level: l.
-        """
+        """Starts K_l from W_l in layer `level`."""
         if not dict(self.each_layer())[level].distill(self.settings.kappa or 1.0):
             warnings.warn(
                 f"K_{level} has no rows: no singular value of W_{level} reaches 1/(10 kappa^2). "
@@ -257,12 +246,7 @@ class DistilledNet(Learner):
             )
 
     def add_noise(self, random: torch.Generator, std: float) -> None:
-        """Adds Gaussian noise to the active W_l.
-
-        Args:
-            random: a CPU generator.
-            std: standard deviation.
-        """
+        """Adds Gaussian noise of standard deviation `std` to the active W_l."""
         with torch.no_grad():
             for _, layer in self.each_layer()[: self.active_depth - 1]:
                 noise = torch.randn(layer.wide.shape, generator=random, dtype=torch.float64)
@@ -296,13 +280,7 @@ class DistilledNet(Learner):
             sum_l  lambda_3 |D_l[last, <]|^2 + lambda_4 |D_l[last, last]|^2 + lambda_5 |D_l|^2
                  + lambda_6 (|K_l|^2 + |W_l|^2)
 
-        The first three terms begin when K_l starts to train.
-
-        Args:
-            parameters: all parameters and buffers by name.
-
-        Returns:
-            A scalar, in units of Var(y).
+        The first three terms begin when K_l starts to train. The unit is Var(y).
         """
         cross, last, whole, decay = parameters["coefficients"].unbind()
         penalty = torch.zeros_like(parameters["decay_factor"])

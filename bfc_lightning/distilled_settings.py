@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-T = TypeVar("T", int, float)
+from bfc_lightning.types import per_layer
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,12 @@ class Distilled:
             raise ValueError(f"kappa must be at least 1 and finite, got {self.kappa}.")
 
     def narrow_widths(self, depth: int) -> list[int]:
-        """Returns the largest k_2, ..., k_L.
-
-        Args:
-            depth: L.
-
-        Returns:
-            L - 1 numbers.
+        """Returns the largest k_2, ..., k_L for depth L.
 
         Raises:
             ValueError: if a number is below 1 or the list has another length.
         """
-        found = _per_layer("widths", self.widths, depth)
+        found = per_layer(self.widths, "widths", depth - 1)
         if min(found) < 1:
             raise ValueError(f"widths must be at least 1, got {self.widths}.")
         return found
@@ -85,15 +78,12 @@ class Distilled:
     def coefficients(
         self, *, input_dim: int, sources: Sequence[Sequence[int]], scales: Sequence[float]
     ) -> Float[Tensor, "4 layers"]:
-        """Returns lambda_3, ..., lambda_6.
+        """Returns lambda_3, ..., lambda_6 as rows, with one column per layer, in float64.
 
         Args:
             input_dim: d.
             sources: J_2, ..., J_L.
             scales: alpha_2, ..., alpha_L.
-
-        Returns:
-            One row per coefficient and one column per layer, in float64.
 
         Raises:
             ValueError: if a coefficient is negative or not finite, or a list has another length.
@@ -103,7 +93,7 @@ class Distilled:
         rows = []
         for number, row in enumerate(given, start=3):
             if row is not None:
-                rows.append(_per_layer(f"lambda_{number}", row, depth))
+                rows.append(per_layer(row, f"lambda_{number}", depth - 1))
                 if not all(0 <= each < math.inf for each in rows[-1]):
                     raise ValueError(f"lambda_{number} must be at least 0 and finite, got {row}.")
             elif number < 6:
@@ -119,12 +109,3 @@ class Distilled:
                 kappa = self.kappa or 1.0
                 rows.append([self.eps_0**2 / (k * depth * kappa) ** 8 for k in largest])
         return torch.tensor(rows, dtype=torch.float64)
-
-
-def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:
-    found = list(value) if isinstance(value, list) else [value] * (depth - 1)
-    if len(found) != depth - 1:
-        raise ValueError(
-            f"{name} must be one number or one for each of layers 2 to {depth}, got {value}."
-        )
-    return found

@@ -35,24 +35,13 @@ class Labels(nn.Module, ABC):
 
     @abstractmethod
     def target_argument(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Computes the argument of G from x.
-
-        Args:
-            x: samples of `inputs`.
-
-        Returns:
-            Samples of `target_distribution`.
-        """
+        """Computes the argument of G, distributed by `target_distribution`, from x."""
 
     @abstractmethod
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n one_plus_levels"]:
-        """Splits the signal into level 0 and the levels of the target.
-
-        Args:
-            target: G.
-            x: samples of `inputs`.
+        """Splits the signal into level 0 and the levels of the target G.
 
         Returns:
             Columns that sum to the signal. Column l is the contribution of level l.

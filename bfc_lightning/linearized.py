@@ -46,11 +46,7 @@ class LinearizedDenseNet(DenseNet):
         self.train_layers(range(1, self.depth + 1))
 
     def train_layers(self, levels: Collection[int]) -> None:
-        """Enables training of delta for c, u and the given layers only.
-
-        Args:
-            levels: numbers of the layers, counted from 1.
-        """
+        """Enables training of delta for c, u and the layers with the given numbers only."""
         super().train_layers(levels)
         if not hasattr(self, "moves"):  # called by `DenseNet.__init__`
             return

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -27,7 +27,7 @@ from bfc_lightning.run_module import RunModule, take_steps
 from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.schemes import Phase
 from bfc_lightning.targets import PaperTarget, Target
-from bfc_lightning.types import Batch, StepChunk
+from bfc_lightning.types import Batch, StepChunk, as_integer, per_layer
 
 # A small beta_2, since squared gradients decay by orders of magnitude during a run.
 default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.95))
@@ -35,8 +35,6 @@ default_optimizer = functools.partial(torch.optim.Adam, lr=7e-3, betas=(0.9, 0.9
 PHASE_KEY = "phase"
 INIT_SCALE = 0.1
 
-T = TypeVar("T", int, float)
-Row = TypeVar("Row")
 LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
@@ -104,11 +102,8 @@ class HierarchicalLearner(RunModule):
         num_replicas: int = 1,
     ) -> None:
         super().__init__()
-        if num_replicas < 1:
-            raise ValueError(f"num_replicas must be at least 1, got {num_replicas}.")
-        depth = target.depth if depth is None else depth
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
+        as_integer(num_replicas, "num_replicas", least=1)
+        depth = as_integer(target.depth if depth is None else depth, "depth", least=1)
         self.objective = objective_for(
             target, labels, temperature=temperature, final_temperature=final_temperature
         )
@@ -129,7 +124,7 @@ class HierarchicalLearner(RunModule):
             self.network = _distilled_net(target, labels, distillation, width=width, seed=seed)
             self.battery = DISTILLED
         else:
-            decay = _per_layer("regularization", regularization, depth)
+            decay = per_layer(regularization, "regularization", depth)
             if min(decay) < 0:
                 raise ValueError(f"regularization must be at least 0, got {regularization}.")
             if linearized and any(decay):
@@ -140,7 +135,7 @@ class HierarchicalLearner(RunModule):
                 init_scale = 1.0 if linearized else INIT_SCALE
             self.network = (LinearizedDenseNet if linearized else DenseNet)(
                 target.input_dim,
-                _per_layer("width", width, depth),
+                per_layer(width, "width", depth),
                 level_scales=target.level_scales,
                 activation=activation,
                 positive_readout=positive_readout,
@@ -217,12 +212,7 @@ class HierarchicalLearner(RunModule):
         return self.build_optimizer(self.phase.length if self.phase else self.trainer.max_steps)
 
     def enter_phase(self, phase: Phase) -> None:
-        """Activates the layers of a phase and enables gradients for the layers that it trains.
-
-        Args:
-            phase: phase of the training scheme. Without a scheme, all layers train during the whole
-                run.
-        """
+        """Activates the layers of a phase and enables gradients for the layers that it trains."""
         self.phase = phase
         self.network.active_depth = phase.depth
         self.network.distilled_depth = phase.distilled
@@ -230,30 +220,18 @@ class HierarchicalLearner(RunModule):
         self.network.train_layers(phase.trained)
 
     def begin_phase(self, phase: Phase) -> None:
-        """Enters a phase during training and starts the narrow weights that it adds.
-
-        Args:
-            phase: phase of the training scheme.
-        """
+        """Enters a phase during training and starts the narrow weights that it adds."""
         before = 1 if self.phase is None else max(1, self.phase.distilled)
         self.enter_phase(phase)
         for level in range(before + 1, phase.distilled + 1):
             self.network.distill(level)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the phase, since the weights do not determine which layers are active.
-
-        Args:
-            checkpoint: modified in place.
-        """
+        """Adds the phase, since the weights do not determine which layers are active."""
         checkpoint[PHASE_KEY] = None if self.phase is None else asdict(self.phase)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the phase in which the checkpoint was saved.
-
-        Args:
-            checkpoint: the loaded checkpoint.
-        """
+        """Restores the phase in which the checkpoint was saved."""
         if checkpoint[PHASE_KEY] is not None:
             self.enter_phase(Phase(**checkpoint[PHASE_KEY]))
         if not self.automatic_optimization:
@@ -261,12 +239,6 @@ class HierarchicalLearner(RunModule):
 
     def build_optimizer(self, num_steps: int) -> OptimizerLRScheduler:
         """The optimizer and its schedule for a phase of `num_steps` optimizer steps.
-
-        Args:
-            num_steps: length of the phase.
-
-        Returns:
-            The return value of Lightning's `configure_optimizers`.
 
         Raises:
             ValueError: if the phase scales the learning rate and the schedule ignores the factor.
@@ -289,15 +261,7 @@ class HierarchicalLearner(RunModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The loss of a batch without the penalty, and the predictions.
-
-        Args:
-            batch: the samples.
-            progress: the completed fraction of the phase.
-
-        Returns:
-            A scalar, and f(x).
-        """
+        """The loss of a batch without the penalty at a fraction of the phase, and f(x)."""
         is_trained = torch.is_grad_enabled()
         prediction = self(batch.inputs) if is_trained else self.network.evaluate(batch.inputs)
         [scale] = self.objective.scales([progress])
@@ -357,18 +321,3 @@ def _check_distillation(**is_default: bool) -> None:
     for name, kept in is_default.items():
         if not kept:
             raise ValueError(f"{name} must keep its default with distillation.")
-
-
-def _per_layer(name: str, value: T | list[T], depth: int) -> list[T]:
-    """One value per layer, from one value or a list.
-
-    Raises:
-        ValueError: if the list has another length.
-    """
-    if not isinstance(value, list):
-        return [value] * depth
-    if len(value) != depth:
-        raise ValueError(
-            f"{name} must be one number or one for each of {depth} layers, got {value}."
-        )
-    return list(value)

@@ -3,20 +3,14 @@
 import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.activations import Quadratic, activation_vjp
-from bfc_lightning.gradients import (
-    VJP,
-    EvaluatedLayer,
-    vjp_by_autodiff,
-    weight_gradients,
-)
+from bfc_lightning.gradients import VJP, EvaluatedLayer, vjp_by_autodiff, weight_gradients
 from bfc_lightning.learners import Cut, Learner
 from bfc_lightning.matmul import FASTEST, Products, matmul
 from bfc_lightning.seeds import generator
@@ -37,9 +31,6 @@ def expand_scales(level_scales: Sequence[float], depth: int) -> list[float]:
     Args:
         level_scales: alpha_1, ..., alpha_L, at least one of them positive.
         depth: number of layers of the learner.
-
-    Returns:
-        One scale per layer.
     """
     first = next(scale for scale in level_scales if scale)
     scales = [scale or first for scale in level_scales]
@@ -175,15 +166,12 @@ class DenseNet(Learner):
         super().__init__()
         if not 0 < init_scale < math.inf:
             raise ValueError(f"init_scale must be positive and finite, got {init_scale}.")
-        input_dim = as_integer(input_dim, "input_dim")
         widths = [as_integer(width, "width") for width in widths]
-        if input_dim < 1:
-            raise ValueError(f"input_dim must be at least 1, got {input_dim}.")
         if not widths or min(widths) < 1:
             raise ValueError(
                 f"width must be at least 1 in each of one or more layers, got {widths}."
             )
-        self.input_dim = input_dim
+        self.input_dim = as_integer(input_dim, "input_dim", least=1)
         self.active_depth = len(widths)
         self.cut: Cut = "none"
         self.regularization = tuple(regularization)
@@ -195,7 +183,7 @@ class DenseNet(Learner):
             scale / math.sqrt(width)
             for scale, width in zip(expand_scales(level_scales, len(widths)), widths, strict=True)
         )
-        sizes = [input_dim, *widths]
+        sizes = [self.input_dim, *widths]
         sigma = Quadratic() if activation is None else activation
         _check_activation(sigma)
         own = list(sigma.parameters()) if isinstance(sigma, nn.Module) else []
@@ -206,7 +194,7 @@ class DenseNet(Learner):
         )
         self._names = [_names(level) for level in range(self.depth)]
         self.constant = nn.Parameter(torch.zeros(()))
-        self.linear = nn.Parameter(torch.zeros(input_dim)) if linear_readout else None
+        self.linear = nn.Parameter(torch.zeros(self.input_dim)) if linear_readout else None
         for level, layer in enumerate(self.dense_layers(), start=1):
             layer.initialize(
                 scale=init_scale,
@@ -222,11 +210,7 @@ class DenseNet(Learner):
 
     def dense_layers(self) -> list[DenseLayer]:
         """Returns the layers with their type."""
-        return self._dense_layers
-
-    @cached_property
-    def _dense_layers(self) -> list[DenseLayer]:
-        return [layer for layer in self.layers if isinstance(layer, DenseLayer)]
+        return cast(list[DenseLayer], list(self.layers))
 
     def active_layers(self) -> list[DenseLayer]:
         """Returns the layers that are part of f."""
@@ -237,12 +221,9 @@ class DenseNet(Learner):
         return {level: layer.weight for level, layer in enumerate(self.dense_layers(), start=1)}
 
     def train_layers(self, levels: Collection[int]) -> None:
-        """Enables gradients for the given layers and disables them for all others.
+        """Enables gradients for the layers with the given numbers and disables all others.
 
         c and u are always trained. A readout is trained only if `train_readout` is true.
-
-        Args:
-            levels: numbers of the layers, counted from 1.
         """
         for level, layer in enumerate(self.dense_layers(), start=1):
             layer.requires_grad_(level in levels)
@@ -300,14 +281,7 @@ class DenseNet(Learner):
         return [scale * (feature @ layer.readout) for scale, layer, feature in layers]
 
     def rescaled(self, init_scale: float) -> "DenseNet":
-        """Returns a copy of an untrained network with another initialization scale.
-
-        Args:
-            init_scale: s.
-
-        Returns:
-            A network with the same random draws.
-        """
+        """Returns a copy of an untrained network with the same draws and another scale s."""
         copied = copy.deepcopy(self)
         with torch.no_grad():
             for layer in copied.dense_layers():

@@ -82,34 +82,26 @@ class Scheme(ABC):
 
     def __init__(self, freeze: dict[int, int] | None = None) -> None:
         self.freeze = {
-            as_integer(layer, "freeze"): as_integer(step, "freeze")
+            as_integer(layer, "freeze"): as_integer(step, "freeze", least=0)
             for layer, step in (freeze or {}).items()
         }
-        if min(self.freeze.values(), default=0) < 0:
-            raise ValueError(f"freeze must map layers to steps of at least 0, got {self.freeze}.")
 
     @abstractmethod
     def phase_steps(self, depth: int, max_steps: int) -> list[int]:
-        """Returns the lengths of the phases in training steps.
+        """Returns the lengths of the phases in training steps. Their sum is that of the run.
 
         Args:
             depth: L, the number of layers of the learner.
             max_steps: length of the run if the scheme does not define it.
-
-        Returns:
-            One length per phase. Their sum is the length of the run.
         """
 
     @abstractmethod
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
-        """Returns the layers of a phase.
+        """Returns the number of layers in f, and the numbers of the trained layers, in a phase.
 
         Args:
             number: number of the phase, counted from 0.
             depth: L.
-
-        Returns:
-            The number of layers that are part of f, and the numbers of the trained layers.
         """
 
     @property
@@ -118,12 +110,7 @@ class Scheme(ABC):
         return False
 
     def num_graphs(self, depth: int, num_phases: int) -> int:
-        """Returns the number of training steps that differ in what they train.
-
-        Args:
-            depth: L.
-            num_phases: number of phases.
-        """
+        """Returns the number of training steps that differ in what they train."""
         return num_phases
 
     @property
@@ -132,14 +119,11 @@ class Scheme(ABC):
         return None
 
     def phases(self, depth: int, max_steps: int) -> list[Phase]:
-        """Returns the phases of the run.
+        """Returns the phases of the run in order, without gaps.
 
         Args:
             depth: L.
             max_steps: length of the run if the scheme does not define it.
-
-        Returns:
-            The phases in order, without gaps.
 
         Raises:
             ValueError: if `freeze` contains a layer or a step that does not exist.
@@ -201,9 +185,6 @@ class OneByOne(Scheme):
     ) -> None:
         super().__init__(freeze)
         self.steps = _as_integers(steps)
-        lengths = [self.steps] if isinstance(self.steps, int) else self.steps or []
-        if min(lengths, default=1) < 1:
-            raise ValueError(f"steps must be at least 1 in every phase, got {steps}.")
         if not all(0 < factor < math.inf for factor in lr_factors or []):
             raise ValueError(f"lr_factors must all be positive and finite, got {lr_factors}.")
         if control not in (None, *self.controls):
@@ -314,15 +295,6 @@ class Layerwise(OneByOne):
 
     controls = ("taught_levels",)
 
-    def __init__(
-        self,
-        steps: int | list[int] | None = None,
-        freeze: dict[int, int] | None = None,
-        lr_factors: list[float] | None = None,
-        control: Literal["taught_levels"] | None = None,
-    ) -> None:
-        super().__init__(steps, freeze, lr_factors, control)
-
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
         """Returns layers 1 to number + 1, of which only the last is trained."""
         return number + 1, [number + 1]
@@ -345,5 +317,5 @@ def _controlled(phase: Phase, first: int, control: Control) -> Phase:
 
 def _as_integers(steps: int | Sequence[int] | None) -> int | list[int] | None:
     if isinstance(steps, Sequence):
-        return [as_integer(length, "steps") for length in steps]
-    return None if steps is None else as_integer(steps, "steps")
+        return [as_integer(length, "steps", least=1) for length in steps]
+    return None if steps is None else as_integer(steps, "steps", least=1)

@@ -1,10 +1,12 @@
 """Types and checks of arguments that every other module shares."""
 
 import operator
-from typing import NamedTuple, SupportsIndex
+from typing import NamedTuple, SupportsIndex, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def as_integer(value: SupportsIndex, name: str, *, least: int | None = None) -> int:
@@ -38,6 +40,20 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}.")
+
+
+def per_layer(value: T | list[T], name: str, count: int) -> list[T]:
+    """One value for each of `count` layers, from one value or a list.
+
+    Raises:
+        ValueError: if the list has another length.
+    """
+    values = list(value) if isinstance(value, list) else [value] * count
+    if len(values) != count:
+        raise ValueError(
+            f"{name} must be one number or one for each of {count} layers, got {value}."
+        )
+    return values
 
 
 class Batch(NamedTuple):

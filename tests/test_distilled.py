@@ -231,7 +231,7 @@ def test_hundred_steps_of_an_engine_are_those_of_autograd():
     ("settings", "message"),
     [
         ({"widths": 0}, "widths must be at least 1"),
-        ({"widths": [2, 2, 2]}, "one number or one for each of layers 2 to 3"),
+        ({"widths": [2, 2, 2]}, "one number or one for each of 2 layers"),
         ({"noise": 0.0}, "noise must be above 0"),
         ({"kappa": 0.5}, "kappa must be at least 1"),
         ({"lambda_4": -1.0}, "lambda_4 must be at least 0"),
