@@ -10,168 +10,113 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bfc_lightning.activations import Huber, Quadratic
-    from bfc_lightning.baselines import (
-        Baseline,
-        EmpiricalNTK,
-        KernelRidge,
-        LearnerNTK,
-        QuadraticChainNTK,
-        RandomFeatures,
-        RecursiveFeatureMachine,
-        ReLUChainNTK,
-        SequentialKernels,
-        SpectralMethod,
-        SteppedThreeLayer,
-        ThreeLayer,
-        TwoLayer,
-    )
-    from bfc_lightning.data import HierarchicalData
-    from bfc_lightning.distillation import Distillation, PlateauThresholds, TheoremThresholds
-    from bfc_lightning.distilled import DistilledNet
-    from bfc_lightning.experiments.tables import load_results
-    from bfc_lightning.fresh_starts import FreezeBelow, PullBelow
-    from bfc_lightning.inputs import Gaussian, GaussianMixture, Hypercube, InputDistribution
-    from bfc_lightning.labels import Classification, Regression
-    from bfc_lightning.linearized import LinearizedDenseNet
-    from bfc_lightning.measures.battery import Measure, Snapshot
-    from bfc_lightning.module import HierarchicalLearner
-    from bfc_lightning.networks import DenseNet
-    from bfc_lightning.runs.loading import load_run
-    from bfc_lightning.schedules import OneCycle
-    from bfc_lightning.schemes import Joint, Layerwise, Progressive, Scheme
-    from bfc_lightning.stream import FiniteStream, SampleStream
-    from bfc_lightning.targets import (
-        BackwardCorrection,
-        DepthSeparation,
-        HardForKernels,
-        HardForTwoLayers,
-        HierarchicalTarget,
-        LayeredTarget,
-        PaperTarget,
-        QuadraticFeature,
-        RichRepresentation,
-        Sight,
-        SingleIndex,
-        Staircase,
-        Target,
-    )
+    from bfc_lightning.activations import Huber as Huber
+    from bfc_lightning.activations import Quadratic as Quadratic
+    from bfc_lightning.baselines import Baseline as Baseline
+    from bfc_lightning.baselines import EmpiricalNTK as EmpiricalNTK
+    from bfc_lightning.baselines import KernelRidge as KernelRidge
+    from bfc_lightning.baselines import LearnerNTK as LearnerNTK
+    from bfc_lightning.baselines import QuadraticChainNTK as QuadraticChainNTK
+    from bfc_lightning.baselines import RandomFeatures as RandomFeatures
+    from bfc_lightning.baselines import RecursiveFeatureMachine as RecursiveFeatureMachine
+    from bfc_lightning.baselines import ReLUChainNTK as ReLUChainNTK
+    from bfc_lightning.baselines import SequentialKernels as SequentialKernels
+    from bfc_lightning.baselines import SpectralMethod as SpectralMethod
+    from bfc_lightning.baselines import SteppedThreeLayer as SteppedThreeLayer
+    from bfc_lightning.baselines import ThreeLayer as ThreeLayer
+    from bfc_lightning.baselines import TwoLayer as TwoLayer
+    from bfc_lightning.data import HierarchicalData as HierarchicalData
+    from bfc_lightning.distillation import Distillation as Distillation
+    from bfc_lightning.distillation import PlateauThresholds as PlateauThresholds
+    from bfc_lightning.distillation import TheoremThresholds as TheoremThresholds
+    from bfc_lightning.distilled import DistilledNet as DistilledNet
+    from bfc_lightning.experiments.tables import load_results as load_results
+    from bfc_lightning.fresh_starts import FreezeBelow as FreezeBelow
+    from bfc_lightning.fresh_starts import PullBelow as PullBelow
+    from bfc_lightning.inputs import Gaussian as Gaussian
+    from bfc_lightning.inputs import GaussianMixture as GaussianMixture
+    from bfc_lightning.inputs import Hypercube as Hypercube
+    from bfc_lightning.inputs import InputDistribution as InputDistribution
+    from bfc_lightning.labels import Classification as Classification
+    from bfc_lightning.labels import Regression as Regression
+    from bfc_lightning.linearized import LinearizedDenseNet as LinearizedDenseNet
+    from bfc_lightning.measures.battery import Measure as Measure
+    from bfc_lightning.measures.battery import Snapshot as Snapshot
+    from bfc_lightning.module import HierarchicalLearner as HierarchicalLearner
+    from bfc_lightning.networks import DenseNet as DenseNet
+    from bfc_lightning.runs.loading import load_run as load_run
+    from bfc_lightning.schedules import OneCycle as OneCycle
+    from bfc_lightning.schemes import Joint as Joint
+    from bfc_lightning.schemes import Layerwise as Layerwise
+    from bfc_lightning.schemes import Progressive as Progressive
+    from bfc_lightning.schemes import Scheme as Scheme
+    from bfc_lightning.stream import FiniteStream as FiniteStream
+    from bfc_lightning.stream import SampleStream as SampleStream
+    from bfc_lightning.targets import BackwardCorrection as BackwardCorrection
+    from bfc_lightning.targets import DepthSeparation as DepthSeparation
+    from bfc_lightning.targets import HardForKernels as HardForKernels
+    from bfc_lightning.targets import HardForTwoLayers as HardForTwoLayers
+    from bfc_lightning.targets import HierarchicalTarget as HierarchicalTarget
+    from bfc_lightning.targets import LayeredTarget as LayeredTarget
+    from bfc_lightning.targets import PaperTarget as PaperTarget
+    from bfc_lightning.targets import QuadraticFeature as QuadraticFeature
+    from bfc_lightning.targets import RichRepresentation as RichRepresentation
+    from bfc_lightning.targets import Sight as Sight
+    from bfc_lightning.targets import SingleIndex as SingleIndex
+    from bfc_lightning.targets import Staircase as Staircase
+    from bfc_lightning.targets import Target as Target
 
-_HOMES = {
-    "Huber": "activations",
-    "Quadratic": "activations",
-    "Baseline": "baselines",
-    "KernelRidge": "baselines",
-    "TwoLayer": "baselines",
-    "ThreeLayer": "baselines",
-    "SteppedThreeLayer": "baselines",
-    "ReLUChainNTK": "baselines",
-    "RandomFeatures": "baselines",
-    "QuadraticChainNTK": "baselines",
-    "LearnerNTK": "baselines",
-    "EmpiricalNTK": "baselines",
-    "RecursiveFeatureMachine": "baselines",
-    "SequentialKernels": "baselines",
-    "SpectralMethod": "baselines",
-    "HierarchicalData": "data",
-    "Distillation": "distillation",
-    "PlateauThresholds": "distillation",
-    "TheoremThresholds": "distillation",
-    "DistilledNet": "distilled",
-    "FreezeBelow": "fresh_starts",
-    "PullBelow": "fresh_starts",
-    "Gaussian": "inputs",
-    "GaussianMixture": "inputs",
-    "Hypercube": "inputs",
-    "InputDistribution": "inputs",
-    "Classification": "labels",
-    "Regression": "labels",
-    "LinearizedDenseNet": "linearized",
-    "Measure": "measures.battery",
-    "Snapshot": "measures.battery",
-    "HierarchicalLearner": "module",
-    "DenseNet": "networks",
-    "load_results": "experiments.tables",
-    "load_run": "runs.loading",
-    "OneCycle": "schedules",
-    "Joint": "schemes",
-    "Layerwise": "schemes",
-    "Progressive": "schemes",
-    "Scheme": "schemes",
-    "FiniteStream": "stream",
-    "SampleStream": "stream",
-    "BackwardCorrection": "targets",
-    "DepthSeparation": "targets",
-    "HardForKernels": "targets",
-    "HardForTwoLayers": "targets",
-    "HierarchicalTarget": "targets",
-    "LayeredTarget": "targets",
-    "PaperTarget": "targets",
-    "QuadraticFeature": "targets",
-    "RichRepresentation": "targets",
-    "Sight": "targets",
-    "SingleIndex": "targets",
-    "Staircase": "targets",
-    "Target": "targets",
+_NAMES = {
+    "activations": ["Huber", "Quadratic"],
+    "baselines": [
+        "Baseline",
+        "EmpiricalNTK",
+        "KernelRidge",
+        "LearnerNTK",
+        "QuadraticChainNTK",
+        "RandomFeatures",
+        "ReLUChainNTK",
+        "RecursiveFeatureMachine",
+        "SequentialKernels",
+        "SpectralMethod",
+        "SteppedThreeLayer",
+        "ThreeLayer",
+        "TwoLayer",
+    ],
+    "data": ["HierarchicalData"],
+    "distillation": ["Distillation", "PlateauThresholds", "TheoremThresholds"],
+    "distilled": ["DistilledNet"],
+    "experiments.tables": ["load_results"],
+    "fresh_starts": ["FreezeBelow", "PullBelow"],
+    "inputs": ["Gaussian", "GaussianMixture", "Hypercube", "InputDistribution"],
+    "labels": ["Classification", "Regression"],
+    "linearized": ["LinearizedDenseNet"],
+    "measures.battery": ["Measure", "Snapshot"],
+    "module": ["HierarchicalLearner"],
+    "networks": ["DenseNet"],
+    "runs.loading": ["load_run"],
+    "schedules": ["OneCycle"],
+    "schemes": ["Joint", "Layerwise", "Progressive", "Scheme"],
+    "stream": ["FiniteStream", "SampleStream"],
+    "targets": [
+        "BackwardCorrection",
+        "DepthSeparation",
+        "HardForKernels",
+        "HardForTwoLayers",
+        "HierarchicalTarget",
+        "LayeredTarget",
+        "PaperTarget",
+        "QuadraticFeature",
+        "RichRepresentation",
+        "Sight",
+        "SingleIndex",
+        "Staircase",
+        "Target",
+    ],
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "BackwardCorrection",
-    "Baseline",
-    "Classification",
-    "DenseNet",
-    "DepthSeparation",
-    "Distillation",
-    "DistilledNet",
-    "EmpiricalNTK",
-    "FiniteStream",
-    "FreezeBelow",
-    "Gaussian",
-    "GaussianMixture",
-    "HardForKernels",
-    "HardForTwoLayers",
-    "HierarchicalData",
-    "HierarchicalLearner",
-    "HierarchicalTarget",
-    "Huber",
-    "Hypercube",
-    "InputDistribution",
-    "Joint",
-    "KernelRidge",
-    "LayeredTarget",
-    "Layerwise",
-    "LearnerNTK",
-    "LinearizedDenseNet",
-    "Measure",
-    "Snapshot",
-    "OneCycle",
-    "PaperTarget",
-    "PlateauThresholds",
-    "Progressive",
-    "PullBelow",
-    "Quadratic",
-    "QuadraticChainNTK",
-    "QuadraticFeature",
-    "RandomFeatures",
-    "ReLUChainNTK",
-    "RecursiveFeatureMachine",
-    "Regression",
-    "RichRepresentation",
-    "SampleStream",
-    "Scheme",
-    "SequentialKernels",
-    "Sight",
-    "SingleIndex",
-    "Staircase",
-    "SpectralMethod",
-    "SteppedThreeLayer",
-    "Target",
-    "ThreeLayer",
-    "TheoremThresholds",
-    "TwoLayer",
-    "load_results",
-    "load_run",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> object:

@@ -1,25 +1,15 @@
 """Targets: the functions that the learner approximates."""
 
-from bfc_lightning.targets.base import LayeredTarget, Target
-from bfc_lightning.targets.hierarchical import HierarchicalTarget
-from bfc_lightning.targets.paper import HardForKernels, HardForTwoLayers, PaperTarget
-from bfc_lightning.targets.sight import Sight
-from bfc_lightning.targets.slides import BackwardCorrection, RichRepresentation
-from bfc_lightning.targets.staircase import Staircase
-from bfc_lightning.targets.three_layer import DepthSeparation, QuadraticFeature, SingleIndex
-
-__all__ = [
-    "BackwardCorrection",
-    "DepthSeparation",
-    "HardForKernels",
-    "HardForTwoLayers",
-    "HierarchicalTarget",
-    "LayeredTarget",
-    "PaperTarget",
-    "QuadraticFeature",
-    "RichRepresentation",
-    "Sight",
-    "SingleIndex",
-    "Staircase",
-    "Target",
-]
+from bfc_lightning.targets.base import LayeredTarget as LayeredTarget
+from bfc_lightning.targets.base import Target as Target
+from bfc_lightning.targets.hierarchical import HierarchicalTarget as HierarchicalTarget
+from bfc_lightning.targets.paper import HardForKernels as HardForKernels
+from bfc_lightning.targets.paper import HardForTwoLayers as HardForTwoLayers
+from bfc_lightning.targets.paper import PaperTarget as PaperTarget
+from bfc_lightning.targets.sight import Sight as Sight
+from bfc_lightning.targets.slides import BackwardCorrection as BackwardCorrection
+from bfc_lightning.targets.slides import RichRepresentation as RichRepresentation
+from bfc_lightning.targets.staircase import Staircase as Staircase
+from bfc_lightning.targets.three_layer import DepthSeparation as DepthSeparation
+from bfc_lightning.targets.three_layer import QuadraticFeature as QuadraticFeature
+from bfc_lightning.targets.three_layer import SingleIndex as SingleIndex
