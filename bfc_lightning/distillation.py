@@ -51,7 +51,7 @@ class Thresholds(ABC):
 
         Args:
             stage: number of the stage, counted from 0: W_2, K_2, W_3, K_3, ...
-            history: the objective at the checks since the stage began, in order.
+            history: the objective at the checks since the stage began.
             scales: alpha_2, ..., alpha_L.
             input_dim: d.
         """
@@ -60,15 +60,14 @@ class Thresholds(ABC):
 class PlateauThresholds(Thresholds):
     """Thresholds relative to the plateau that is measured during the run. Not part of the paper.
 
-    A stage ends when the objective has reached a plateau: the smallest value of the last `patience`
-    checks is above `ratio` times the smallest earlier one. A stage that starts W_l also requires
-    that the objective has fallen to `fall` times its value at the start of the stage, since W_l
-    first has to leave a saddle.
+    A stage ends when the objective has reached a plateau.
 
     Args:
-        fall: as above.
-        ratio: as above.
-        patience: as above.
+        fall: a stage that starts W_l also requires that the objective has fallen to `fall` times
+            its value at the start of the stage, since W_l first has to leave a saddle.
+        ratio: at a plateau, the smallest value of the last `patience` checks is above `ratio` times
+            the smallest earlier one.
+        patience: number of checks.
         **settings: see `Thresholds`.
 
     Raises:
@@ -158,7 +157,7 @@ class Distillation(OneByOne):
         steps: length of each stage, one number or one number per stage. By default,
             `trainer.max_steps` is divided equally.
         lr_factors: factors of the learning rate, one per stage.
-        control: see `Progressive`. `detach_readout` is not available.
+        control: see `OneByOne`. `detach_readout` is not available.
         thresholds: rules that end a stage, in place of `steps`. The run has `trainer.max_steps`.
 
     Raises:

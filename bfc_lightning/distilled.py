@@ -46,12 +46,11 @@ def initial_distill(
 
     Source: Allen-Zhu and Li, arXiv 2001.04413, Algorithm 1.
 
+    K_< and K_last have k rows, the number of singular values of at least 1/(10 kappa^2).
+
     Args:
         cross_gram: W_{l<}^T W_{l,l-1}. For l = 2, which reads one layer, W_{2,1}^T W_{2,1}.
         kappa: bound of the singular values of the target's weights and their inverses.
-
-    Returns:
-        K_< and K_last with k rows, the number of singular values of at least 1/(10 kappa^2).
     """
     left, values, right = torch.linalg.svd(cross_gram, full_matrices=False)
     rank = int((values >= 1 / (10 * kappa**2)).sum())
@@ -109,9 +108,6 @@ class DistilledLayer(nn.Module):
 
     def distill(self, kappa: float) -> int:
         """Sets K_l by `initial_distill` and restricts R_l to the rank k that was found.
-
-        Args:
-            kappa: see `initial_distill`.
 
         Returns:
             k, at most the number of rows of K_l. R_l keeps k columns, scaled to N(0, 1/k^2).

@@ -41,7 +41,7 @@ class DenseLayer(nn.Module):
     """One layer of the learner: Z = V [F_0, ..., F_{l-1}] + b, F = sigma(Z).
 
     Args:
-        fan_ins: m_0 = d, m_1, ..., m_{l-1}: the widths of the lower layers.
+        fan_ins: m_0 = d, m_1, ..., m_{l-1}, the widths of the lower layers.
         width: m_l.
         activation: sigma.
 
@@ -97,7 +97,7 @@ class DenseLayer(nn.Module):
 
 
 def _check_activation(sigma: Activation) -> None:
-    """Applies the activation to a tensor of shape (2, 4).
+    """Applies the activation to a tensor.
 
     Raises:
         ValueError: if it fails or does not keep the shape.
@@ -302,7 +302,7 @@ class DenseNet(Learner):
 
     @property
     def is_penalized(self) -> bool:
-        """Whether any coefficient is not 0."""
+        """Whether a coefficient is not 0."""
         return any((self.pull, *self.regularization))
 
     def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:

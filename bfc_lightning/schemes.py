@@ -172,7 +172,29 @@ class Joint(Scheme):
 
 
 class OneByOne(Scheme):
-    """Layers are added one after another, one per phase."""
+    """Layers are added one after another, one per phase.
+
+    Controls test whether a lower layer improves *because* a higher layer was added. Each control
+    removes one possible cause. Controls require regression.
+
+    Args:
+        steps: length of each phase, one number or one number per layer. The length of the run is
+            their sum. By default, `trainer.max_steps` is divided equally.
+        freeze: for each layer, the training step from which it is no longer trained.
+        lr_factors: factors of the learning rate, one per phase.
+        control: `taught_levels`: the labels of phase l contain only levels 1 to l of the target,
+            so that layers 1 to l cannot over-fit to higher levels before layer l+1 is added. Other
+            controls act from phase 2 on. `detach_features`: gradients do not pass through the
+            weights by which a layer reads lower layers. Higher layers affect lower layers only
+            through the residual of f. `detach_readout`: the weights of a lower layer get no
+            gradient through its own readout, only through the layers that read it. `restart`: the
+            optimizer and the schedule are reset, but no layer is added. `subtract`: like
+            `restart`, with levels above the first subtracted from the labels, as perfect higher
+            layers would do. Use the last checkpoint, since validation uses the whole target.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
 
     controls: ClassVar[tuple[str, ...]] = get_args(Control)
 
@@ -188,7 +210,9 @@ class OneByOne(Scheme):
         if not all(0 < factor < math.inf for factor in lr_factors or []):
             raise ValueError(f"lr_factors must all be positive and finite, got {lr_factors}.")
         if control not in (None, *self.controls):
-            raise ValueError(f"control must be one of {', '.join(self.controls)}, got {control}.")
+            raise ValueError(
+                f"scheme.control must be one of {', '.join(self.controls)}, got {control}."
+            )
         self.lr_factors = lr_factors
         self.control = control
 
@@ -252,26 +276,7 @@ class OneByOne(Scheme):
 class Progressive(OneByOne):
     """Layer l is added in phase l, and all lower layers are still trained.
 
-    Controls test whether a lower layer improves *because* a higher layer was added. Each control
-    removes one possible cause. Controls require regression.
-
-    Args:
-        steps: length of each phase, one number or one number per layer. The length of the run is
-            their sum. By default, `trainer.max_steps` is divided equally.
-        freeze: for each layer, the training step from which it is no longer trained.
-        lr_factors: factors of the learning rate, one per phase.
-        control: `taught_levels`: the labels of phase l contain only levels 1 to l of the target,
-            so that layers 1 to l cannot over-fit to higher levels before layer l+1 is added. Other
-            controls act from phase 2 on. `detach_features`: gradients do not pass through the
-            weights by which a layer reads lower layers. Higher layers affect lower layers only
-            through the residual of f. `detach_readout`: the weights of a lower layer get no
-            gradient through its own readout, only through the layers that read it. `restart`: the
-            optimizer and the schedule are reset, but no layer is added. `subtract`: like
-            `restart`, with levels above the first subtracted from the labels, as perfect higher
-            layers would do. Use the last checkpoint, since validation uses the whole target.
-
-    Raises:
-        ValueError: if a number is out of range.
+    It has all controls of `OneByOne`.
     """
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
@@ -282,15 +287,7 @@ class Progressive(OneByOne):
 class Layerwise(OneByOne):
     """Layer l is added in phase l, and only this layer is trained.
 
-    Args:
-        steps: length of each phase, one number or one number per layer. The length of the run is
-            their sum. By default, `trainer.max_steps` is divided equally.
-        freeze: for each layer, the training step from which it is no longer trained.
-        lr_factors: factors of the learning rate, one per phase.
-        control: `taught_levels`: the labels of phase l contain only levels 1 to l of the target.
-
-    Raises:
-        ValueError: if a number is out of range.
+    Its only control is `taught_levels`, see `OneByOne`.
     """
 
     controls = ("taught_levels",)

@@ -82,7 +82,7 @@ class RecursiveFeatureMachine(Baseline):
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
         """A single layer: coordinates of x along leading eigenvectors of M, squares and products.
 
-        The eigenvectors hold 99 % of the trace of M. There are no features if M is still 1.
+        The eigenvectors hold 99% of the trace of M. There are no features if M is still 1.
         """
         if self._machine.M is None:
             return []
@@ -99,7 +99,7 @@ def _xrfm() -> ModuleType:
     """Imports xrfm on first use.
 
     Raises:
-        RunError: if xrfm is not installed.
+        RunError: if it is not installed.
     """
     try:
         return importlib.import_module("xrfm.rfm_src")

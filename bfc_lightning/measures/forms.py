@@ -38,14 +38,7 @@ def form_error(learner: Float[Tensor, "d d"], target: Float[Tensor, "d d"]) -> F
 
     A_F is `learner_form` and A_1 is `target_form`. Unlike a probe of the neurons, the error depends
     only on the contribution of layer 1 to f. Parts of the neurons that cancel in the readout do not
-    count.
-
-    Args:
-        learner: A_F.
-        target: A_1, not 0.
-
-    Returns:
-        0 if layer 1 computes level 1 up to a linear function, 1 if A_F is 0.
+    count. The error is 0 if layer 1 computes level 1 up to a linear function, and 1 if A_F is 0.
     """
     return (learner - target).square().sum() / target.square().sum()
 

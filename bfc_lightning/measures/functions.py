@@ -26,12 +26,11 @@ def function_error(learned: Float[Tensor, " n"], wanted: Float[Tensor, " n"]) ->
     lower layer, since (c + s)^2 - (c - s)^2 = 4 c s, and a lower layer can represent polynomials up
     to its degree. A network with error 0 can therefore have large function errors that cancel.
 
+    The error is 0 if they agree up to a constant, and 1 if c_l is constant.
+
     Args:
         learned: c_l at the points.
         wanted: o_l at the same points, not constant.
-
-    Returns:
-        0 if they agree up to a constant, 1 if c_l is constant.
     """
     return (learned - wanted).var(correction=0) / wanted.var(correction=0)
 
@@ -67,15 +66,9 @@ class Polynomials:
 
     @classmethod
     def on(cls, inputs: Float[Tensor, "n d"], *, degree: int) -> "Polynomials | None":
-        """The projection on a sample of inputs.
+        """The projection on a sample of inputs x in float64, with q = `degree`, at least 1.
 
-        Args:
-            inputs: x, float64.
-            degree: q, at least 1.
-
-        Returns:
-            The projection, or None if there are more than 2,500 monomials, too many for 2^14
-            points.
+        None if there are more than 2,500 monomials, too many for 2^14 points.
         """
         count = num_monomials(inputs.shape[1], degree)
         if count > MOST_POLYNOMIALS:
@@ -101,12 +94,7 @@ class Polynomials:
 
             |P (c_l - o_l)|^2 / |P o_l|^2,   P the projection off polynomials of degree <= q
 
-        Args:
-            learned: c_l at the points of the sample.
-            wanted: o_l at the same points.
-
-        Returns:
-            0 if c_l and o_l differ by a polynomial of degree <= q. NaN if o_l is such a polynomial.
+        It is 0 if c_l and o_l differ by a polynomial of degree <= q, and NaN if o_l is one.
         """
         count = len(self.left)
         values = torch.stack([learned[:count] - wanted[:count], wanted[:count]], dim=1)

@@ -42,7 +42,7 @@ def empirical_ntk(
         other: the samples x'. Defaults to x.
 
     Returns:
-        K, detached from the graph. It is symmetric and positive semi-definite if x' = x.
+        K, detached from the graph.
     """
     left = _trace(network, x)
     right, other = (left, x) if other is None else (_trace(network, other), other)
@@ -68,14 +68,9 @@ def kernel_drift(kernel: Float[Tensor, "n n"], initial: Float[Tensor, "n n"]) ->
 
     Computed as |K/|K|_F - K_0/|K_0|_F|_F^2 / 2, which avoids cancellation for similar kernels.
 
+    It is 0 for positive multiples of each other, and at most 1 for positive semi-definite kernels.
+
     Source: Fort et al., arXiv 2010.15110, kernel distance.
-
-    Args:
-        kernel: K, not 0.
-        initial: K_0, not 0.
-
-    Returns:
-        0 for positive multiples of each other, at most 1 for positive semi-definite kernels.
     """
     norm, initial_norm = torch.linalg.norm(kernel), torch.linalg.norm(initial)
     difference: Tensor = kernel / norm - initial / initial_norm
@@ -102,13 +97,7 @@ def _trace(network: DenseNet, x: Tensor) -> _Trace:
 def _activation_jacobian(
     activation: nn.Module, trace: _Trace, level: int
 ) -> Float[Tensor, "n parameters"]:
-    """Per-sample gradient of f with respect to the activation's parameters.
-
-    Args:
-        activation: sigma of the layer.
-        trace: holds Z_l and df/dF_l.
-        level: l - 1.
-    """
+    """Per-sample gradient of f with respect to the activation's parameters in layer level + 1."""
     preactivations, slopes = trace.preactivations[level], trace.feature_slopes[level]
     parameters = {name: own.detach() for name, own in activation.named_parameters()}
 
