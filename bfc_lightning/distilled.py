@@ -87,7 +87,7 @@ class DistilledLayer(nn.Module):
         self.register_buffer("mixing", torch.zeros(num_products(narrow_width), narrow_width))
 
     def initialize(self, noise: float, random: torch.Generator) -> None:
-        """Draws W_l ~ N(0, noise^2), as W_l = 0 is a saddle, and R_l ~ N(0, 1/k_l^2). Sets K_l = 0.
+        """Draws W_l ~ N(0, noise^2), as W_l = 0 is a saddle, and R_l ~ N(0, 1/k_l^2). K_l is 0.
 
         Args:
             noise: standard deviation.
@@ -98,7 +98,6 @@ class DistilledLayer(nn.Module):
             mixing = torch.randn(self.mixing.shape, generator=random, dtype=torch.float64)
             self.wide.copy_(noise * wide)
             self.mixing.copy_(mixing / len(self.narrow))
-            self.narrow.zero_()
 
     def cross_gram(self) -> Float[Tensor, "rest last"]:
         """W_{l<}^T W_{l,l-1}, or W_{l,l-1}^T W_{l,l-1} if there is one source. In float64."""

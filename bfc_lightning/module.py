@@ -184,12 +184,13 @@ class HierarchicalLearner(RunModule):
         return self.phase.progress(step) if self.phase else step / self.trainer.max_steps
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Adds a batch to `val/loss` and the score."""
-        self._evaluation_step(batch)
+        """Adds a batch to the loss and the score."""
+        loss, prediction = self.shared_step(batch)
+        size = len(batch.labels)
+        self.score.update(self.objective.score(prediction, batch), weight=size)
+        self.evaluation_loss.update(loss, weight=size)
 
-    def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Adds a batch to `test/loss` and the score."""
-        self._evaluation_step(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss` and the score."""
@@ -266,12 +267,6 @@ class HierarchicalLearner(RunModule):
         prediction = self(batch.inputs) if is_trained else self.network.evaluate(batch.inputs)
         [scale] = self.objective.scales([progress])
         return self.objective.loss_and_grad(prediction, batch.labels, scale)[0], prediction
-
-    def _evaluation_step(self, batch: Batch) -> None:
-        loss, prediction = self.shared_step(batch)
-        size = len(batch.labels)
-        self.score.update(self.objective.score(prediction, batch), weight=size)
-        self.evaluation_loss.update(loss, weight=size)
 
     def _log_evaluation(self, split: str) -> None:
         """Logs once per evaluation, since logging a batch takes longer than scoring it.

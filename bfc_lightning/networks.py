@@ -75,14 +75,12 @@ class DenseLayer(nn.Module):
         return matmul(below, self.weight.mT, self.bias)
 
     def initialize(self, *, scale: float, positive_readout: bool, random: torch.Generator) -> None:
-        """Draws V_{l,0} ~ s N(0, 1/d) and V_{l,j} ~ s N(0, 0.3^2/m_j) and sets b = 0.
-
-        The first half of v is set to +1 and the second half to -1. If the width is odd, the middle
-        entry is +1.
+        """Draws V_{l,0} ~ s N(0, 1/d) and V_{l,j} ~ s N(0, 0.3^2/m_j). b is 0, and v is 1.
 
         Args:
             scale: s.
-            positive_readout: whether all of v is set to +1 instead.
+            positive_readout: whether all of v stays 1. Otherwise, the last floor(m_l / 2) entries
+                are set to -1.
             random: a CPU generator.
         """
         with torch.no_grad():
@@ -90,8 +88,6 @@ class DenseLayer(nn.Module):
                 std = (1.0 if source == 0 else FEATURE_STD) / math.sqrt(fan_in)
                 drawn = torch.randn(self.width, fan_in, generator=random, dtype=torch.float64)
                 self.block(source).copy_(scale * std * drawn)
-            self.bias.zero_()
-            self.readout.fill_(1.0)
             if not positive_readout:
                 self.readout[(self.width + 1) // 2 :] = -1.0
 

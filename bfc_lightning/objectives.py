@@ -168,20 +168,14 @@ def objective_for(
 
 
 def learner_loss(
-    network: Learner,
-    objective: Objective,
-    *,
-    products: Products = FASTEST,
+    network: Learner, objective: Objective, *, products: Products = FASTEST
 ) -> LossAndGrad:
-    """The training loss of a learner, as a pure function of its parameters.
+    """The training loss of a learner with its penalty, as a pure function of its parameters.
 
     Args:
         network: the learner. Its active layers are those of the function.
         objective: the loss of its predictions.
         products: see `Learner.output_and_vjp`.
-
-    Returns:
-        A function that includes the penalty.
     """
 
     def loss_and_grad(

@@ -1,7 +1,6 @@
 """Draws the samples of a problem of `bfc fit`, fits a baseline to them and scores it."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -17,20 +16,10 @@ from bfc_lightning.types import Batch
 _NUM_MEASURED = 2**14
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The samples of a problem: drawn in float32, as in `bfc fit`, and stored as float64.
+def draw_samples(data: HierarchicalData) -> dict[str, Batch]:
+    """Draws the samples `train`, `val` and `test` of a problem.
 
-    The validation split `val` is the holdout.
-    """
-
-    train: Batch
-    val: Batch
-    test: Batch
-
-
-def draw_samples(data: HierarchicalData) -> Samples:
-    """Draws the samples that a run of `bfc fit` would use.
+    They are drawn in float32, as in `bfc fit`, and stored as float64.
 
     Raises:
         RunError: if there is no fixed training set, or the labels are classes.
@@ -48,11 +37,11 @@ def draw_samples(data: HierarchicalData) -> Samples:
         parts = [stream.batch(name, index, size) for index in range(requests)]
         return _as_float64(Batch(*(torch.cat(column) for column in zip(*parts, strict=True))))
 
-    return Samples(
-        train=_as_float64(stream.train_set),
-        val=split("val", len(data.val_dataloader())),
-        test=split("test", len(data.test_dataloader())),
-    )
+    return {
+        "train": _as_float64(stream.train_set),
+        "val": split("val", len(data.val_dataloader())),
+        "test": split("test", len(data.test_dataloader())),
+    }
 
 
 @torch.no_grad()
@@ -79,14 +68,13 @@ def fit_and_score(
         chose, and, if measured, `levels/*` and `features/*`.
     """
     samples = draw_samples(data)
-    task = Task(samples.train, samples.val, network.double(), seed)
+    task = Task(samples["train"], samples["val"], network.double(), seed)
     started = time.perf_counter()
     baseline.fit(task)
     seconds = time.perf_counter() - started
     exact = data.make_sample_stream("cpu", torch.float64)
-    splits = {"train": samples.train, "val": samples.val, "test": samples.test}
     variance = exact.target.variance
-    named = {f"{name}/nmse": error_of(baseline, s, variance) for name, s in splits.items()}
+    named = {f"{name}/nmse": error_of(baseline, s, variance) for name, s in samples.items()}
     if is_measured:
         points = exact.batch("measure", 0, _NUM_MEASURED - _NUM_MEASURED % data.num_shards).inputs
         named.update(measures_of(baseline, exact.target, points))
