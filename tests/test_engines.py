@@ -224,7 +224,11 @@ def test_auto_is_eager_for_a_short_run_and_config_yaml_names_it(tmp_path, capsys
     assert config["engine"] == summary(tmp_path / "tiny")["engine"] == "eager"
 
 
-def test_compiled_is_refused_if_a_callback_listens_to_every_step(tmp_path, capsys):
+def test_compiled_is_refused_where_it_is_impossible(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert fit(tmp_path / "logs", "--engine", "compiled") == 2
+    assert "there is no C++ compiler" in error_line(capsys.readouterr().err)
     watch = intervene("Witness", path=tmp_path / "seen")
     assert fit(tmp_path / "logs", "--engine", "compiled", *watch) == 2
     assert "a callback listens to every step" in error_line(capsys.readouterr().err)
