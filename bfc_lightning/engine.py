@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bfc_lightning.formulas import Formula, Rows, formula_of
 from bfc_lightning.objectives import LossAndGrad
+from bfc_lightning.schedules import advance
 from bfc_lightning.stacked import Layout, OptimizerRows, StackedParameters
 from bfc_lightning.types import StepChunk
 
@@ -334,10 +335,7 @@ def _next_rates(
     rows: OptimizerRows, schedules: Sequence[LRScheduler], length: int
 ) -> list[tuple[float, int]]:
     """Learning rate and number of each of the next steps."""
-    found = []
-    for _ in range(length):
-        rows.count += 1
-        found.append((rows.rate, rows.count))
-        for schedule in schedules:
-            schedule.step()
-    return found
+    first = rows.count + 1
+    rows.count += length
+    rates = [advance(schedule, length) for schedule in schedules] or [[rows.rate] * length]
+    return list(zip(rates[0], range(first, first + length), strict=True))

@@ -121,3 +121,28 @@ def make_schedule(
     if isinstance(schedule, ReduceLROnPlateau):
         raise ValueError("lr_scheduler must follow the steps, got ReduceLROnPlateau.")
     return schedule
+
+
+def advance(schedule: LRScheduler, num_steps: int) -> list[float]:
+    """Steps a schedule several times, at once if it is a function of the step.
+
+    Args:
+        schedule: the schedule of an optimizer with one group of parameters.
+        num_steps: number of steps, at least 1.
+
+    Returns:
+        The learning rate before each step.
+    """
+    optimizer = schedule.optimizer
+    rates = [float(optimizer.param_groups[0]["lr"])]
+    if isinstance(schedule, LambdaLR) and type(schedule).get_lr is LambdaLR.get_lr:
+        base, factor = schedule.base_lrs[0], schedule.lr_lambdas[0]
+        later = range(schedule.last_epoch + 1, schedule.last_epoch + num_steps)
+        rates += [float(base) * factor(step) for step in later]
+        schedule.last_epoch += num_steps - 1
+        schedule.step()
+        return rates
+    for _ in range(num_steps):
+        schedule.step()
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+    return rates[:-1]

@@ -4,10 +4,12 @@ import hashlib
 from typing import SupportsIndex
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from bfc_lightning.types import as_integer
 
-_HALF = 0xFFFF
+_HALF, _WORD = 0xFFFF, 0xFFFFFFFF
 _ROUNDS = 4
 
 
@@ -38,8 +40,8 @@ def generator(
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *names))
 
 
-def counter_seed(key: SupportsIndex, counter: SupportsIndex) -> int:
-    """Returns the seed of the `counter`-th member of a family of distinct seeds.
+def counter_seeds(key: int, counters: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Seeds of members of a family of distinct seeds.
 
     PyTorch's CPU generator keeps only the low 32 bits of its seed. Hashed seeds would therefore
     collide: among a million draws, about a hundred would be repeats. This function is a four-round
@@ -50,17 +52,12 @@ def counter_seed(key: SupportsIndex, counter: SupportsIndex) -> int:
 
     Args:
         key: identifies the family, from `derive_seed`.
-        counter: index of the member, in [0, 2^32).
+        counters: indices of the members, in [0, 2^32).
 
-    Raises:
-        ValueError: if the counter is outside [0, 2^32).
     """
-    key, counter = as_integer(key, "key"), as_integer(counter, "counter")
-    if not 0 <= counter < 1 << 32:
-        raise ValueError(f"counter must lie in [0, 2^32), got {counter}.")
-    left, right = counter >> 16, counter & _HALF
+    left, right = counters >> 16, counters & _HALF
     for round_ in range(_ROUNDS):
-        mixed = (right * 0x9E3779B1 + (key >> (15 * round_)) + round_) & 0xFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 15)) * 0x85EBCA6B) & 0xFFFFFFFF
+        mixed = (right * 0x9E3779B1 + ((key >> (15 * round_)) & _WORD) + round_) & _WORD
+        mixed = ((mixed ^ (mixed >> 15)) * 0x85EBCA6B) & _WORD  # int64 wraps, low bits are right
         left, right = right, left ^ (mixed >> 16)
     return (left << 16) | right

@@ -6,12 +6,13 @@ from typing import Literal, get_args
 import torch
 
 from bfc_lightning.labels import Labels, Regression
-from bfc_lightning.seeds import counter_seed, derive_seed, generator
+from bfc_lightning.seeds import counter_seeds, derive_seed, generator
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch, as_integer
 
 # The order determines the seeds. Append new splits at the end; there can be at most eight.
 Split = Literal["train", "train_set", "val", "test", "predict", "measure"]
+_SPLITS: tuple[Split, ...] = get_args(Split)
 _SPLIT_SIZE = 2**29
 
 
@@ -19,7 +20,7 @@ class SampleStream:
     """An infinite stream of samples, in which each batch depends only on its index.
 
     A global batch consists of `num_shards` equal shards. The generator of shard s of batch i of the
-    p-th split is seeded with `counter_seed(key, 2^29 p + i num_shards + s)`, and `key` depends on
+    p-th split is seeded with `counter_seeds(key, 2^29 p + i num_shards + s)`, and `key` depends on
     `seed`. These seeds are distinct, so no shard repeats another. The global batches are the same
     for any number of processes that divides `num_shards`. A run can be resumed at any batch.
 
@@ -47,9 +48,9 @@ class SampleStream:
         self.target = target
         self.labels = Regression(target.inputs) if labels is None else labels
         self._key = derive_seed(seed, "stream")
-        self._random = torch.Generator(device=target.mean.device)
         self._pool: list[torch.Generator] = []
 
+    @torch.no_grad()
     def batch(
         self, split: Split, index: int, batch_size: int, shards: Sequence[int] | None = None
     ) -> Batch:
@@ -66,7 +67,8 @@ class SampleStream:
         """
         index = as_integer(index, "index")
         size, chosen = _shards_of_batch(batch_size, self.num_shards, shards)
-        parts = [self._shard(split, index, shard, size) for shard in chosen]
+        pool = self._generators(split, range(index, index + 1), chosen)
+        parts = [self._shard(random, size) for random in pool]
         return Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @torch.no_grad()
@@ -95,33 +97,40 @@ class SampleStream:
         """
         start, count = as_integer(start, "start"), as_integer(count, "count")
         size, chosen = _shards_of_batch(batch_size, self.num_shards, shards)
-        keys = [(index, shard) for index in range(start, start + count) for shard in chosen]
-        while len(self._pool) < len(keys):
-            self._pool.append(torch.Generator(device=self.target.mean.device))
-        pool = self._pool[: len(keys)]
-        for random, (index, shard) in zip(pool, keys, strict=True):
-            random.manual_seed(self._shard_seed(split, index, shard))
+        pool = self._generators(split, range(start, start + count), chosen)
         x = self.labels.inputs.sample_parts(size, pool)
         signal = self.labels.signal(self.target, x)
         if self.labels.is_random:
             parts = zip(torch.split(signal, size), pool, strict=True)
             y = torch.cat([self.labels.observe(self.target, *part) for part in parts])
         else:
-            y = self.labels.observe(self.target, signal, self._random)
+            y = self.labels.observe(self.target, signal, pool[0])
         return Batch(*(column.reshape(count, -1, *column.shape[1:]) for column in (x, y, signal)))
 
-    def _shard_seed(self, split: Split, index: int, shard: int) -> int:
-        counter = index * self.num_shards + shard
-        if not 0 <= counter < _SPLIT_SIZE:
-            raise ValueError(f"index must lie in [0, 2^29 / num_shards), got {index}.")
-        return counter_seed(self._key, counter + _SPLIT_SIZE * get_args(Split).index(split))
+    def _generators(
+        self, split: Split, indices: range, shards: Sequence[int]
+    ) -> list[torch.Generator]:
+        """The seeded generators of all shards of all batches, batch by batch.
 
-    def _shard(self, split: Split, index: int, shard: int, size: int) -> Batch:
-        self._random.manual_seed(self._shard_seed(split, index, shard))
-        with torch.no_grad():
-            x = self.labels.inputs.sample(size, self._random)
-            signal = self.labels.signal(self.target, x)
-            return Batch(x, self.labels.observe(self.target, signal, self._random), signal)
+        Raises:
+            ValueError: if an index is out of range.
+        """
+        if indices.start < 0 or indices.stop > _SPLIT_SIZE // self.num_shards:
+            wrong = indices.start if indices.start < 0 else indices.stop - 1
+            raise ValueError(f"index must lie in [0, 2^29 / num_shards), got {wrong}.")
+        first = torch.tensor(indices) * self.num_shards + _SPLIT_SIZE * _SPLITS.index(split)
+        seeds = counter_seeds(self._key, first.unsqueeze(1) + torch.tensor(shards)).flatten()
+        while len(self._pool) < len(seeds):
+            self._pool.append(torch.Generator(device=self.target.mean.device))
+        pool = self._pool[: len(seeds)]
+        for random, seed in zip(pool, seeds.tolist(), strict=True):
+            random.manual_seed(seed)
+        return pool
+
+    def _shard(self, random: torch.Generator, size: int) -> Batch:
+        x = self.labels.inputs.sample(size, random)
+        signal = self.labels.signal(self.target, x)
+        return Batch(x, self.labels.observe(self.target, signal, random), signal)
 
 
 class FiniteStream:

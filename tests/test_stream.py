@@ -153,7 +153,7 @@ def test_no_split_shares_a_generator_with_another():
         for index in (0, 1, 2**27 - 1):
             for shard in range(4):
                 source.batch(split, index, 4, [shard])
-                seeds.add(source._random.initial_seed())
+                seeds.add(source._pool[0].initial_seed())
     assert len(seeds) == len(get_args(Split)) * 3 * 4
 
 
