@@ -247,15 +247,18 @@ class HierarchicalData(LightningDataModule):
         self.position += 1
         return drawn
 
-    def truncate_labels(self, batch: Batch, level: int) -> Batch:
-        """Subtracts the contributions of all levels above `level` from the labels of a batch.
+    def truncate_labels(self, x: Tensor, y: Tensor, level: int) -> Tensor:
+        """Subtracts the contributions of all levels above `level` from labels.
 
-        The `signal` is still that of the whole target.
+        Args:
+            x: the inputs, shape (..., d).
+            y: their labels, shape (...).
+            level: the highest level that remains.
         """
         assert self._stream is not None
-        with torch.autocast(batch.inputs.device.type, enabled=False):
-            higher = self._stream.target.level_outputs(batch.inputs)[:, level:]
-        return batch._replace(labels=batch.labels - higher.sum(dim=1))
+        with torch.autocast(x.device.type, enabled=False):
+            higher = self._stream.target.level_outputs(x.reshape(-1, x.shape[-1]))[:, level:]
+        return y - higher.sum(dim=1).reshape(y.shape)
 
     def draw_chunk(self, most: int, shards: range) -> StepChunk:
         """Draws the next training batches, at least one and at most `most`, from one block."""

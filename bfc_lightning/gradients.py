@@ -1,13 +1,14 @@
 """Gradients of a DenseNet by hand, and of any other learner by `torch.func`."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bfc_lightning.matmul import Products, as_right_factor
 
+Cut = Literal["none", "features", "readout"]
 VJP = Callable[[Tensor], dict[str, Tensor]]
 """Maps the gradient with respect to f(x), shape (n,), to those with respect to the parameters."""
 
@@ -28,6 +29,7 @@ def weight_gradients(
     grad: Tensor,
     trained: Collection[str],
     products: Products,
+    cut: Cut = "none",
 ) -> dict[str, Tensor]:
     """dV_l and db_l of the trained layers; see `DenseNet.output_and_vjp`.
 
@@ -37,6 +39,7 @@ def weight_gradients(
         grad: the gradient with respect to f(x), shape (n,).
         trained: names of the parameters whose gradients are needed.
         products: how products are computed.
+        cut: which gradients are blocked, see `Learner`.
 
     Returns:
         The gradients by name.
@@ -49,7 +52,10 @@ def weight_gradients(
         return found
     below = as_right_factor(layers[-1].below, layers[-1].feature.shape[1])
     # dF_l of the layers that remain, side by side
-    df = torch.outer(grad, torch.cat([layer.readout for layer in layers[lowest:]]))
+    readouts = [layer.readout for layer in layers[lowest:]]
+    if cut == "readout":
+        readouts[:-1] = [torch.zeros_like(readout) for readout in readouts[:-1]]
+    df = torch.outer(grad, torch.cat(readouts))
     start = df.shape[1]
     for layer in reversed(layers[lowest:]):
         stop, start = start, start - layer.feature.shape[1]
@@ -57,7 +63,7 @@ def weight_gradients(
         if layer.names[0] in trained:
             found[layer.names[0]] = products.multiply(dz.mT, below[:, : layer.below.shape[1]])
             found[layer.names[1]] = dz.sum(0)
-        if start:
+        if start and cut != "features":
             products.add(df[:, :start], dz, parameters[layer.names[0]][:, -start:])
     return found
 

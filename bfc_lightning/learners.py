@@ -2,16 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bfc_lightning.gradients import VJP, vjp_by_autodiff
+from bfc_lightning.gradients import VJP, Cut, vjp_by_autodiff
 from bfc_lightning.matmul import FASTEST, Products
-
-Cut = Literal["none", "features", "readout"]
 
 
 class Learner(nn.Module, ABC):
@@ -21,7 +19,7 @@ class Learner(nn.Module, ABC):
         input_dim: d.
         active_depth: only layers up to this one are part of f. Set by training schemes.
         distilled_depth: number of the last layer whose narrow weights train, see `DistilledNet`.
-        cut: which gradients are blocked. Set by training schemes for controls. Requires autograd.
+        cut: which gradients are blocked. Set by training schemes for controls.
             `features` blocks gradients to lower layers through the features that a layer reads.
             `readout` blocks gradients to lower layers through their own contribution to f.
         regularization: coefficients of `weight_penalty` that are not buffers.

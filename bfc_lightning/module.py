@@ -173,7 +173,8 @@ class HierarchicalLearner(RunModule):
             return {"loss": take_steps(self, self.engine, [chunk])[0]}
         if self.phase is not None and self.phase.taught is not None:
             data: HierarchicalData = self.trainer.datamodule  # type: ignore[attr-defined]
-            batch = data.truncate_labels(batch, self.phase.taught)
+            labels = data.truncate_labels(batch.inputs, batch.labels, self.phase.taught)
+            batch = batch._replace(labels=labels)
         loss, _ = self.shared_step(batch, self.progress(self.trainer.global_step))
         if self.network.is_penalized:
             loss = loss + self.network.weight_penalty(self.network.tensors())

@@ -10,8 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.activations import Quadratic, activation_vjp
-from bfc_lightning.gradients import VJP, EvaluatedLayer, vjp_by_autodiff, weight_gradients
-from bfc_lightning.learners import Cut, Learner
+from bfc_lightning.gradients import (
+    VJP,
+    Cut,
+    EvaluatedLayer,
+    vjp_by_autodiff,
+    weight_gradients,
+)
+from bfc_lightning.learners import Learner
 from bfc_lightning.matmul import FASTEST, Products, matmul
 from bfc_lightning.seeds import generator
 from bfc_lightning.types import as_integer
@@ -352,7 +358,7 @@ class DenseNet(Learner):
             layers.append(EvaluatedLayer(names, below, feature, readout, vjp))
 
         def gradients(grad: Tensor) -> dict[str, Tensor]:
-            found = weight_gradients(layers, parameters, grad, trained, products)
+            found = weight_gradients(layers, parameters, grad, trained, products, self.cut)
             for scale, layer in zip(self.scales, layers, strict=False):
                 if layer.names[2] in trained:
                     found[layer.names[2]] = torch.mv(layer.feature.mT, grad).mul_(scale)

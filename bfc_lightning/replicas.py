@@ -97,6 +97,11 @@ class ReplicatedData(LightningDataModule):
         chunks = [part.draw_chunk(most, shards) for part in self.parts]
         return StepChunk(*(torch.stack(column, dim=1) for column in zip(*chunks, strict=True)))
 
+    def truncate_labels(self, x: Tensor, y: Tensor, level: int) -> Tensor:
+        """See `HierarchicalData.truncate_labels`; the second axis is the replica."""
+        each = zip(self.parts, x.unbind(1), y.unbind(1), strict=True)
+        return torch.stack([part.truncate_labels(x, y, level) for part, x, y in each], dim=1)
+
     def state_dict(self) -> dict[str, Any]:
         """The position in the streams and the tensors of all problems."""
         states = [part.state_dict() for part in self.parts]

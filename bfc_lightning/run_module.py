@@ -133,7 +133,11 @@ def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -
     optimizers = _as_list(module.optimizers(use_pl_optimizer=False))
     schedules = _as_list(module.lr_schedulers())
     losses: list[Tensor] = []
+    phase, data = module.each[0].phase, module.trainer.datamodule  # type: ignore[attr-defined]
     for chunk in chunks:
+        if phase is not None and phase.taught is not None:
+            labels = data.truncate_labels(*chunk, phase.taught)
+            chunk = chunk._replace(labels=labels)
         steps = range(step, step + len(chunk.labels))
         losses.append(engine.run(chunk, optimizers, schedules, module.scales(steps), first=step))
         step = steps.stop

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import ClassVar, Literal, get_args
 
-from bfc_lightning.learners import Cut
+from bfc_lightning.gradients import Cut
 from bfc_lightning.types import as_integer
 
 Control = Literal["taught_levels", "detach_features", "detach_readout", "restart", "subtract"]
@@ -43,11 +43,6 @@ class Phase:
     is_open: bool = False
     is_fresh: bool = False
     pull: float = 0.0
-
-    @property
-    def is_intervened(self) -> bool:
-        """Whether labels or gradients are modified, which requires the autograd path."""
-        return self.taught is not None or self.cut != "none"
 
     @property
     def length(self) -> int:

@@ -53,7 +53,6 @@ def counter_seeds(key: int, counters: Int64[Tensor, " n"]) -> Int64[Tensor, " n"
     Args:
         key: identifies the family, from `derive_seed`.
         counters: indices of the members, in [0, 2^32).
-
     """
     left, right = counters >> 16, counters & _HALF
     for round_ in range(_ROUNDS):

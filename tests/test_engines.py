@@ -51,10 +51,15 @@ def assert_close_runs(one: Path, other: Path, tolerance: float) -> None:
 # With all measures, and intervals that divide neither each other nor the run.
 LOGGED = ["--trainer.val_check_interval", "23", "--trainer.log_every_n_steps", "7"]
 SGD = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.05"]
+CONTROLLED = [*BARE, "--scheme", "Progressive", "--scheme.steps", "50", "--scheme.control"]
 RUNS = {
     "joint": LOGGED,
     "progressive": [*LOGGED, "--scheme", "Progressive", "--scheme.steps", "[37, 63]"],
     "layerwise": [*BARE, "--scheme", "Layerwise", "--scheme.steps", "50"],
+    "taught": [*CONTROLLED, "taught_levels"],
+    "subtracted": [*CONTROLLED, "subtract"],
+    "features detached": [*CONTROLLED, "detach_features"],
+    "readout detached": [*CONTROLLED, "detach_readout"],
     "pulled": [
         *(*LOGGED, "--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.1"),
         *("--scheme.steps", "[37, 63]", "--model.regularization", "0.01"),
@@ -192,7 +197,6 @@ REASONS = {
         "ModelCheckpoint saves at times",
     ),
     "optimizer": (["--model.optimizer", "LBFGS"], "LBFGS is not SGD, Adam or AdamW"),
-    "control": (["--scheme", "Progressive", "--scheme.control", "subtract"], "scheme.control"),
 }
 
 

@@ -69,6 +69,7 @@ def single(mixed) -> dict[int, Path]:
     return {seed: mixed.parent / str(seed) for seed in KEPT}
 
 
+CONTROLLED = ["--scheme", "Progressive", "--scheme.steps", "50", "--scheme.control"]
 KINDS = {
     "progressive and frozen": [
         *("--scheme", "Progressive", "--scheme.steps", "50", "--scheme.freeze", '{"1": 70}'),
@@ -82,6 +83,8 @@ KINDS = {
         *("--labels", "Classification", "--model.final_temperature", "0.1"),
         *("--model.linear_readout", "true", "--model.activation", "torch.nn.ReLU"),
     ],
+    "taught levels": [*CONTROLLED, "taught_levels"],
+    "detached readout": [*CONTROLLED, "detach_readout"],
     "linearized": ["--model.linearized", "true"],
     "finite sets with noise, SGD with momentum": [
         *("--data.num_train_samples", "100", "--labels.noise_std", "0.2"),

@@ -259,7 +259,6 @@ MISTAKES = {
         [*CONTROLLED, "subtract", "--target.widths", "[3]", "--model.depth", "2"],
         r"scheme.control needs a target of at least 2 levels, got 1",
     ),
-    "replicas": ([*CONTROLLED, "subtract", "--model.num_replicas", "2"], r"num_replicas .*control"),
     "Layerwise": (["--scheme", "Layerwise", "--scheme.control", "restart"], r"scheme"),
     "Joint": (["--scheme", "Joint", "--scheme.control", "restart"], r"control"),
 }

@@ -68,7 +68,7 @@ def resolve_engine(
         if wanted not in ("auto", stored):
             raise RunError(f"engine must stay {stored} in a resumed run, got {wanted}.")
         wanted = stored  # type: ignore[assignment]
-    reason = _why_autograd(trainer, model, callbacks, phases)
+    reason = _why_autograd(trainer, model, callbacks)
     if reason is not None or wanted == "autograd":
         return _use_autograd(wanted, reason, num_learners=len(model.each))
     for learner in model.each:
@@ -182,12 +182,8 @@ def _why_eager(trainer: Trainer, num_graphs: int) -> str | None:
     return None
 
 
-def _why_autograd(
-    trainer: Trainer, model: RunModule, callbacks: Sequence[Callback], phases: Sequence[Phase]
-) -> str | None:
+def _why_autograd(trainer: Trainer, model: RunModule, callbacks: Sequence[Callback]) -> str | None:
     """What the other engines cannot do, or None."""
-    if any(phase.is_intervened for phase in phases):
-        return "scheme.control changes labels or gradients"
     if isinstance(trainer.strategy, DDPStrategy):
         if len(model.each) > 1:
             return "several processes share one learner"
