@@ -1,0 +1,28 @@
+"""A short training, so that the workers of a pool start with filled caches.
+
+The fork server imports this module. What Python and the libraries set up when they first train
+(parsers, caches of types, fonts) takes a third of a second, which every forked worker saves.
+"""
+
+import contextlib
+import io
+import tempfile
+
+import torch
+
+from bfc_lightning.cli import main
+
+_STEPS = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
+
+threads = torch.get_num_threads()
+torch.set_num_threads(1)  # threads of OpenMP would not survive a fork
+with (
+    tempfile.TemporaryDirectory() as folder,
+    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stderr(io.StringIO()),
+):
+    main([
+        *("fit", "-c", "quickstart", *_STEPS, "--run.root", folder),
+        *("--run.threads", "1", "--run.figures", "false"),
+    ])
+torch.set_num_threads(threads)
