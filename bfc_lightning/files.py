@@ -37,6 +37,19 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise
 
 
+def link_or_copy(path: Path, other: Path) -> None:
+    """Gives a file that is only ever replaced a second name, where the file system can.
+
+    Args:
+        path: the file.
+        other: the second name.
+    """
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
 def sync_to_disk(path: Path) -> None:
     """Flushes the content of a file to disk.
 

@@ -3,7 +3,6 @@
 import io
 import math
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.callbacks.training_log import stop_if_diverged
-from bfc_lightning.files import replacing
+from bfc_lightning.files import link_or_copy, replacing
 from bfc_lightning.matmul import LIBRARY
 from bfc_lightning.replicas import largest_weight
 from bfc_lightning.run_module import RunModule
@@ -73,7 +72,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / (BEST if is_best else LAST), weights_only=False)
         if is_best and trainer.is_global_zero:  # first, so that a kill between repeats it
             with replacing(self.folder / LAST) as aside:
-                shutil.copyfile(self.folder / BEST, aside)
+                link_or_copy(self.folder / BEST, aside)
         self.saved_step = trainer.global_step
 
     def on_save_checkpoint(

@@ -69,7 +69,7 @@ class MetricsFile(Logger):
         return [{"step": step, **rows[replica]} for step, rows in sorted(self._rows.items())]
 
     @rank_zero_only
-    def save(self) -> None:
+    def save(self, *, sync: bool = False) -> None:
         """Writes every row."""
         keys = sorted({key for rows in self._rows.values() for row in rows for key in row})
         index = ["step", "replica"] if self.num_replicas > 1 else ["step"]
@@ -81,12 +81,12 @@ class MetricsFile(Logger):
         for step, rows in sorted(self._rows.items()):
             for replica, row in enumerate(rows):
                 writer.writerow({"step": step, "replica": replica, **row})
-        write_atomically(self.path, text.getvalue())
+        write_atomically(self.path, text.getvalue(), sync=sync)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes every row; called by Lightning at the end."""
-        self.save()
+        """Writes every row to disk; called by Lightning at the end."""
+        self.save(sync=True)
 
     def _add(self, values: Mapping[str, float], *, step: int, replica: int) -> None:
         fresh: list[dict[str, float]] = [{} for _ in range(self.num_replicas)]
