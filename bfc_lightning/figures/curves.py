@@ -13,6 +13,8 @@ from bfc_lightning.figures.style import (
     Rows,
     bands,
     draw_band,
+    label_powers,
+    new_figure,
     numbered_keys,
     series,
     step_axis,
@@ -95,7 +97,7 @@ def leakages(rows: Rows, *, title: str) -> Figure:
     measured = [key for key in _LEAKAGES if series(rows, key)[0]]
     for number, key in enumerate(measured, start=1):
         draw_band(right, [rows], key, number=number, label=_LEAKAGES[key], offset=offsets[1])
-    right.set_ylabel("leakage: fraction outside the target's first level")
+    right.set_ylabel("leakage: fraction outside level 1")
     for panel in panels:
         panel.legend(frameon=False)
     return figure
@@ -105,11 +107,11 @@ def _log_panels(
     title: str, count: int = 1, *, width: float, height: float = 3.8
 ) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side, each with a logarithmic axis."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(title, width, height, between=0.28)
     panels = list(figure.subplots(1, count, squeeze=False)[0])
     for panel in panels:
         panel.set_yscale("log")
+        label_powers(panel.yaxis)
         panel.grid(alpha=0.3)
     return figure, panels
 

@@ -7,7 +7,7 @@ from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bfc_lightning.figures.style import Rows, joined_layers, series
+from bfc_lightning.figures.style import Rows, joined_layers, new_figure, series
 
 NUM_STEPS = 6
 _SMALLEST = 1e-4
@@ -25,8 +25,7 @@ def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
     at_step = {row["step"]: row for row in rows}
     chosen = _selected(steps, [int(step) for step, _ in joined_layers(rows)])
     width = 1.2 + len(chosen) * (0.5 + 0.55 * size[1])
-    figure = Figure(figsize=(width, 1.5 + 0.6 * size[0]), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(title, width, 1.5 + 0.6 * size[0], left=0.6, right=0.75)
     panels = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
     for panel, step in zip(panels, chosen, strict=True):
         matrix = np.full(size, np.nan)
@@ -48,7 +47,7 @@ def probe_heat_maps(rows: Rows, *, title: str) -> Figure:
         panel.set_xticks(range(size[1]), [str(layer + 1) for layer in range(size[1])])
     panels[0].set_ylabel("level of the target")
     panels[0].set_yticks(range(size[0]), [str(level + 1) for level in range(size[0])])
-    figure.colorbar(shown, ax=list(panels), label="1 - R²")
+    figure.colorbar(shown, ax=list(panels), pad=0.02, fraction=0.05, label="1 - R²")
     return figure
 
 
@@ -69,8 +68,7 @@ def quadratic_forms(
     """
     limit = float(np.abs(target).max())
     norm = SymLogNorm(linthresh=1e-3 * limit, vmin=-limit, vmax=limit)
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(title, 12, 4.2, left=0.5, right=0.75)
     panels = figure.subplots(1, 3)
     parts = {"target, level 1": target, "learner, layer 1": learner, "difference": learner - target}
     for panel, (name, form) in zip(panels, parts.items(), strict=True):
@@ -78,7 +76,7 @@ def quadratic_forms(
         for mark in (panel.axhline, panel.axvline):
             mark(num_directions - 0.5, color="gray", linewidth=0.8, linestyle=":")
         panel.set(title=name, xlabel="direction (those of the target come first)")
-    figure.colorbar(shown, ax=list(panels), label="coefficient of x_i x_j")
+    figure.colorbar(shown, ax=list(panels), pad=0.02, fraction=0.05, label="coefficient of x_i x_j")
     return figure
 
 

@@ -7,12 +7,15 @@ from statistics import median
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from bfc_lightning.distillation import stage_name
 
 # The color-blind safe palette of Okabe and Ito.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Rows = Sequence[Mapping[str, float]]
@@ -29,6 +32,49 @@ def own_style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams["font.family"] = "DejaVu Sans"
         yield
+
+
+def new_figure(
+    title: str,
+    width: float,
+    height: float,
+    *,
+    left: float = 0.8,
+    right: float = 0.2,
+    between: float = 0.1,
+) -> Figure:
+    """A figure whose margins hold title and labels. A layout that measures them takes longer.
+
+    Args:
+        title: title of the figure.
+        width: in inches.
+        height: in inches.
+        left: the left margin, in inches.
+        right: the right margin, in inches.
+        between: the space between panels, as a fraction of their width.
+    """
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        bottom=0.55 / height,
+        top=1 - 0.7 / height,
+        wspace=between,
+    )
+    figure.suptitle(title, y=1 - 0.08 / height, va="top")
+    return figure
+
+
+def label_powers(axis: Axis) -> None:
+    """Labels a logarithmic axis with powers of ten that need no typesetting, which takes time."""
+    axis.set_major_formatter(lambda value, _: power_of_ten(value))
+
+
+def power_of_ten(value: float) -> str:
+    """A power of ten with a raised exponent, and any other number as it is."""
+    exponent = round(math.log10(value)) if value > 0 else 0
+    is_power = math.isclose(value, 10.0**exponent)
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}" if is_power else f"{value:g}"
 
 
 def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
@@ -104,6 +150,8 @@ def step_axis(panel: Axes, rows: Rows) -> int:
     ]
     offset = 0 if events else 1
     panel.set_xscale("log" if offset else "linear")
+    if offset:
+        label_powers(panel.xaxis)
     panel.set_xlabel("optimizer steps + 1" if offset else "optimizer steps")
     above = blended_transform_factory(panel.transData, panel.transAxes)
     for step, event in events:
