@@ -5,14 +5,21 @@ The fork server imports this module. What Python and the libraries set up when t
 """
 
 import contextlib
+import gc
 import io
 import tempfile
-
-import torch
+from importlib import import_module
 
 from bfc_lightning.cli import main
 
 _STEPS = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
+
+gc.disable()
+torch = import_module("torch")
+for name in ("fit", "baseline", "evaluate"):
+    import_module(f"bfc_lightning.cli.{name}")
+gc.freeze()
+gc.enable()
 
 threads = torch.get_num_threads()
 torch.set_num_threads(1)  # threads of OpenMP would not survive a fork

@@ -22,12 +22,7 @@ from bfc_lightning.experiments.spec import Limits
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20.0
-_PRELOAD = [
-    "bfc_lightning.cli.fit",
-    "bfc_lightning.cli.baseline",
-    "bfc_lightning.cli.evaluate",
-    "bfc_lightning.cli.warm_up",
-]
+_PRELOAD = ["bfc_lightning.cli.warm_up"]
 
 
 @dataclass(frozen=True)
