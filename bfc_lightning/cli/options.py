@@ -54,7 +54,7 @@ def parse(argv: Sequence[str], *, command: str, **kwargs: Any) -> Study:  # noqa
     names = Names(defaults, words)
     names.check()
     with names.explained():
-        study.parse_arguments(study.parser, normalized(words, flags))
+        study.read(normalized(words, flags))
     return study
 
 

@@ -5,14 +5,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, register_unresolvable_import_paths
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import Trainer
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
@@ -30,6 +30,8 @@ from bfc_lightning.runs.folder import RunError, RunOptions
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target
+
+register_unresolvable_import_paths(torch)  # activations such as torch.tanh
 
 PROBLEM_GROUPS = ("inputs", "labels", "target", "model", "data")
 # The generator that draws for a group of settings, if the group has no seed of its own.
@@ -97,9 +99,6 @@ def make_trainer(
         callbacks: Callbacks beside our own.
         enable_progress_bar: Whether progress is shown.
         default_root_dir: The run folder; set by the command.
-
-    Returns:
-        The Trainer.
     """
     return Trainer(
         **locals(),
@@ -110,106 +109,40 @@ def make_trainer(
     )
 
 
-class Study(LightningCLI):
-    """The settings of one command, parsed from the command line or from plain data.
+class Study:
+    """The settings of one command; `config` holds them with every default filled in."""
 
-    `config` holds them with every default filled in; `parser.instantiate` builds the objects.
-    """
+    config: Namespace
 
     def __init__(
         self,
-        args: list[str] | Mapping[str, Any] | None = None,
+        given: Sequence[str] | Mapping[str, Any] | None = None,
         *,
         prog: str = "bfc fit",
         extra: Mapping[str, type] | None = None,
         options: Mapping[str, tuple[Any, str]] | None = None,
     ) -> None:
-        self._extra, self._options = extra or {}, options or {}
         forget_init_args_of_another_class()
-        super().__init__(
-            HierarchicalLearner,
-            HierarchicalData,
-            save_config_callback=None,
-            run=False,
-            args=dict(args) if isinstance(args, Mapping) else args,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={"prog": prog, "exit_on_error": False, "allow_abbrev": False},
-        )
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the seed."""
-        parser.add_argument(
-            "--seed_everything",
-            type=NonNegativeInt,
-            default=0,
-            help="Seed of the run; inputs, target, initialization and samples derive theirs.",
-        )
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the Trainer's options, the learner and its samples."""
-        parser.add_function_arguments(make_trainer, "trainer", skip={"default_root_dir"})
-        parser.add_lightning_class_args(HierarchicalLearner, "model")
-        parser.add_lightning_class_args(HierarchicalData, "data")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the problem, the scheme, the measures and the run folder."""
-        add_problem_arguments(parser)
-        parser.add_subclass_arguments(
-            Scheme, "scheme", help="Joint (all layers at once, the default), Progressive, ..."
-        )
-        parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
-        parser.add_argument(
-            "--measures",
-            type=list[Measure],
-            default=[],
-            help="Measures of your own, by class_path (docs/extending.md).",
-        )
-        parser.add_argument(
-            "--num_measures",
-            type=NonNegativeInt,
-            default=NUM_POINTS,
-            help="About how many times levels and features are measured; 0 for never.",
-        )
-        parser.add_argument(
-            "--engine",
-            type=Literal["auto", "compiled", "eager", "autograd"],
-            default="auto",
-            help="How steps are taken, equal to rounding: `autograd` is Lightning's own loop, "
-            "`eager` takes several steps at a time, `compiled` compiles them; `auto` compiles if "
-            "that saves time.",
-        )
-        parser.add_class_arguments(RunOptions, "run")
+        self._options = options or {}
+        self.parser = problem_parser(prog)
+        _add_run_arguments(self.parser)
         for name, (kind, text) in self._options.items():
             default = None if kind == str | None else "best"
-            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-        for name, kind in self._extra.items():
-            parser.add_subclass_arguments(kind, name, required=True, help="Class and arguments.")
+            self.parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        for name, kind in (extra or {}).items():
+            self.parser.add_subclass_arguments(
+                kind, name, required=True, help="Class and arguments."
+            )
+        if given is not None:
+            self.read(given)
 
-    def parse_arguments(
-        self,
-        parser: LightningArgumentParser,
-        args: list[str] | dict[str, Any] | Namespace | None,
-    ) -> None:
-        """Parses arguments or plain data; without either, only the parser is made."""
-        if args is None:
-            self.config = Namespace()  # type: ignore[no-untyped-call]
-            return
-        if isinstance(args, list):
-            self.config = parser.parse_args(args)
+    def read(self, given: Sequence[str] | Mapping[str, Any]) -> None:
+        """Parses arguments or plain data."""
+        if isinstance(given, Mapping):
+            self.config = self.parser.parse_object(dict(given))
         else:
-            self.config = parser.parse_object(args)
+            self.config = self.parser.parse_args(list(given))
         _check_settings(self.config)
-
-    def _set_seed(self) -> None:
-        """Leaves the global generators to the command."""
-
-    def instantiate_classes(self) -> None:
-        """Leaves the objects to the command."""
-
-    def read(self, content: Mapping[str, Any]) -> None:
-        """Parses plain data, in place of what was parsed before."""
-        self.parse_arguments(self.parser, dict(content))
 
     def settings(self, config: Namespace | None = None) -> dict[str, Any]:
         """Every setting as plain data."""
@@ -227,6 +160,43 @@ class Study(LightningCLI):
         return own
 
 
+def _add_run_arguments(parser: ArgumentParser) -> None:
+    """Adds what a run has beside its problem: Trainer, scheme, measures, engine and folder."""
+    parser.add_argument("-c", "--config", action="config", help="Path to a config.")
+    parser.add_argument(
+        "--seed_everything",
+        type=NonNegativeInt,
+        default=0,
+        help="Seed of the run; inputs, target, initialization and samples derive theirs.",
+    )
+    parser.add_function_arguments(make_trainer, "trainer", skip={"default_root_dir"})
+    parser.add_subclass_arguments(
+        Scheme, "scheme", help="Joint (all layers at once, the default), Progressive, ..."
+    )
+    parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
+    parser.add_argument(
+        "--measures",
+        type=list[Measure],
+        default=[],
+        help="Measures of your own, by class_path (docs/extending.md).",
+    )
+    parser.add_argument(
+        "--num_measures",
+        type=NonNegativeInt,
+        default=NUM_POINTS,
+        help="About how many times levels and features are measured; 0 for never.",
+    )
+    parser.add_argument(
+        "--engine",
+        type=Literal["auto", "compiled", "eager", "autograd"],
+        default="auto",
+        help="How steps are taken, equal to rounding: `autograd` is Lightning's own loop, `eager` "
+        "takes several steps at a time, `compiled` compiles them; `auto` compiles if that saves "
+        "time.",
+    )
+    parser.add_class_arguments(RunOptions, "run")
+
+
 def _check_settings(config: Namespace) -> None:
     """Refuses values that no type can refuse."""
     interval, batches = config.trainer.val_check_interval, config.trainer.accumulate_grad_batches
@@ -239,17 +209,11 @@ def _check_settings(config: Namespace) -> None:
         )
 
 
-def problem_parser() -> ArgumentParser:
-    """A parser of the groups that make a learner and its problem."""
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+def problem_parser(prog: str = "bfc") -> ArgumentParser:
+    """A parser of learner and problem, whose `inputs`, `labels` and `target` are linked."""
+    parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(HierarchicalLearner, "model")
     parser.add_class_arguments(HierarchicalData, "data")
-    add_problem_arguments(parser)
-    return parser
-
-
-def add_problem_arguments(parser: ArgumentParser) -> None:
-    """Adds `inputs`, `labels` and `target`, and links them to `data` and `model`."""
     parser.add_subclass_arguments(
         InputDistribution, "inputs", help="The distribution of x.", required=True
     )
@@ -265,6 +229,7 @@ def add_problem_arguments(parser: ArgumentParser) -> None:
     for group in ("model", "data"):
         parser.link_arguments("target", f"{group}.target", apply_on="instantiate")
         parser.link_arguments("labels", f"{group}.labels", apply_on="instantiate")
+    return parser
 
 
 def _target_inputs(labels: Labels) -> InputDistribution:
