@@ -9,8 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.cli.console import command_line, say, show_table
 from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.cli.names import CONFIG_OPTIONS, Names
-from bfc_lightning.cli.options import normalized, with_configs
+from bfc_lightning.cli.options import CONFIG_OPTIONS, checked, with_configs
 from bfc_lightning.experiments.execute import Record, commands, run_experiment, write_plan
 from bfc_lightning.experiments.reading import expand, make_experiment, read_files
 from bfc_lightning.experiments.scaling import SamplesNeeded
@@ -109,19 +108,18 @@ def parse_experiment(argv: Sequence[str]) -> Namespace:
 def parsed(
     parser: ArgumentParser, argv: Sequence[str], read: Callable[[], dict[str, Any]] = dict
 ) -> Namespace:
-    """The content of files and options over it; an unknown name is reported with a known one."""
-    defaults = flatten(parser.get_defaults().as_dict())
-    flags = [key for key, value in defaults.items() if isinstance(value, bool)]
-    names = Names(defaults, argv)
-    names.check()
-    with names.explained():
-        content = parser.parse_object(read())
-        given = parser.parse_args(normalized(argv, flags), namespace=content)
+    """The content of files and options over it."""
+
+    def over_files(words: list[str]) -> Namespace:
+        given = parser.parse_args(words, namespace=parser.parse_object(read()))
+        defaults = flatten(parser.get_defaults().as_dict())
         for group in {key.partition(".")[0] for key in defaults if "." in key}:
             if not isinstance(given[group], Namespace):
                 raise RunError(f"{group} must be a mapping of settings, got {given[group]!r}.")
         built: Namespace = parser.instantiate(given)
-    return built
+        return built
+
+    return checked(parser, argv, over_files)
 
 
 def _show(record: Record) -> None:

@@ -1,14 +1,63 @@
-"""Arguments before the parser: shipped configs, flags, negative numbers, help."""
+"""Arguments before the parser: configs, flags, negative numbers, help, and unknown names."""
 
+import inspect
 import re
-from collections.abc import Sequence
-from typing import Any
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
 
-from bfc_lightning.cli.names import CONFIG_OPTIONS, Names
+from jsonargparse import ArgumentParser
+
+from bfc_lightning.cli.errors import one_line
 from bfc_lightning.runs.config import Study, flatten
-from bfc_lightning.runs.yaml_files import find_config, read_yaml
+from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
+T = TypeVar("T")
+
+CONFIG_OPTIONS = ("-c", "--config")
+# What jsonargparse says of a key that it does not know, and of a class that it cannot import.
+_UNKNOWN_KEY = re.compile(
+    r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'|"
+    r"(?s:(?:Not a valid subclass|is abstract).*Given value: \{(?:'class_path': '[^']*', )?"
+    r"'(?!class_path|init_args|dict_kwargs)(\w+)')"
+)
+_UNKNOWN_CLASS = re.compile(
+    r"Expected a dot import path string: (\S+)|Import path (\S+) does not correspond"
+)
+_STRAY = re.compile(r"unrecognized arguments: (\S+)")
+_REQUIRED = re.compile(r"the following arguments are required: (.*)")
+_CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
+_GROUP = re.compile(r"(?:Parser key \"|Group ')([\w.]+)")
+_CLASS_MODULES = (
+    *("bfc_lightning", "torch.optim", "torch.optim.lr_scheduler"),
+    *("lightning.pytorch.callbacks", "lightning.pytorch.loggers"),
+)
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def parse(argv: Sequence[str], *, command: str, **kwargs: Any) -> Study:  # noqa: ANN401
+    """The settings that the arguments of a command give."""
+    study = Study(prog=f"bfc {command}", **kwargs)
+    words = with_configs(argv)
+    show_help(study, words, command)
+    checked(study.parser, words, study.read)
+    return study
+
+
+def checked(parser: ArgumentParser, argv: Sequence[str], parse: Callable[[list[str]], T]) -> T:
+    """What `parse` makes of the arguments; an unknown name is reported with the closest one."""
+    defaults = flatten(parser.get_defaults().as_dict())
+    flags = [key for key, value in defaults.items() if isinstance(value, bool)]
+    names = _Names(defaults, argv)
+    names.check()
+    try:
+        return parse(_normalized(argv, flags))
+    except ArgumentError as error:
+        raise RunError(names.explain(str(error))) from error
 
 
 def with_configs(argv: Sequence[str]) -> list[str]:
@@ -31,7 +80,7 @@ def _readable(name: str) -> str:
     return str(path)
 
 
-def normalized(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
+def _normalized(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
     """Writes negative numbers as `--key=-1e-3`, and a flag without a value as `--key=true`."""
     found: list[str] = []
     for word, following in zip(argv, [*argv[1:], "-"], strict=False):
@@ -42,20 +91,6 @@ def normalized(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
         else:
             found.append(word)
     return found
-
-
-def parse(argv: Sequence[str], *, command: str, **kwargs: Any) -> Study:  # noqa: ANN401
-    """Parses the arguments of a command; an unknown name is reported with the closest known one."""
-    study = Study(prog=f"bfc {command}", **kwargs)
-    words = with_configs(argv)
-    show_help(study, words, command)
-    defaults = flatten(study.parser.get_defaults().as_dict())
-    flags = [key for key, value in defaults.items() if isinstance(value, bool)]
-    names = Names(defaults, words)
-    names.check()
-    with names.explained():
-        study.read(normalized(words, flags))
-    return study
 
 
 def show_help(study: Study, argv: Sequence[str], command: str) -> None:
@@ -70,3 +105,78 @@ def show_help(study: Study, argv: Sequence[str], command: str) -> None:
     text = study.parser.format_help()
     print(group_help(text, topic) if topic else overview(command, text), end="")
     raise SystemExit(0)
+
+
+class _Names:
+    """The names that a command knows; `check` and `explain` report the others."""
+
+    def __init__(self, defaults: Mapping[str, Any], argv: Sequence[str]) -> None:
+        self._argv = argv
+        parents = {key.rsplit(".", n)[0] for key in defaults for n in range(1, key.count(".") + 1)}
+        self._open = {*defaults, *(key for key in parents if f"{key}.class_path" in defaults)}
+        short = {key.replace(".init_args.", ".") for key in defaults}
+        self._known = sorted({"help", "config", "print_config", *parents, *defaults, *short})
+
+    def check(self) -> None:
+        """Refuses the first unknown option; arguments of classes are left to the parser."""
+        for word in self._argv:
+            key = word.removeprefix("--").partition("=")[0].removesuffix("+")
+            is_open = any(key.startswith(f"{each}.") for each in self._open)
+            if word.startswith("--") and key not in self._known and not is_open:
+                raise RunError(f"Unknown key {key!r}.{did_you_mean(key, self._known)}")
+
+    def explain(self, message: str) -> str:
+        """An error of the parser in one line, with the closest name and the place."""
+        groups = list(dict.fromkeys(_GROUP.findall(message)))
+        where = f"{'.'.join(groups)}: " if groups else ""
+        if found := _UNKNOWN_KEY.search(message):
+            return self._about_key(".".join([*groups, *filter(None, found.groups())]), message)
+        if found := _UNKNOWN_CLASS.search(message):
+            name = found[1] or found[2]
+            return f"{where}unknown class {name!r}{self._place(name)}.{_closest_class(name)}"
+        if found := _STRAY.search(message):
+            for word in self._argv:
+                if word.startswith("--") and word.endswith(found[1].lstrip("-").partition("=")[0]):
+                    return f"Unknown key {word[2:]!r}.{did_you_mean(word[2:], self._known)}"
+            return f"Unknown argument {found[1]!r}; configs follow -c, and keys begin with --."
+        if found := _REQUIRED.match(message):
+            return f"{found[1]} must be given, in a config or as --KEY; try: bfc fit -c quickstart"
+        return where + one_line(re.sub(r'\s*Parser key "[\w.]+":', " ", message)).strip()
+
+    def _about_key(self, key: str, message: str) -> str:
+        """Says which key of a config, or argument of a class, is unknown."""
+        prefix, _, name = key.rpartition(".")
+        if name == "class_path":
+            return f"{prefix}: the arguments of a class must be below init_args."
+        place = self._place(name)
+        while place and prefix and prefix not in self._known:
+            key, (prefix, _, name) = prefix, prefix.rpartition(".")
+            place = self._place(name)
+        arguments = [name for path in _CLASS.findall(message) for name in _parameters(path)]
+        known = [f"{prefix}.{each}" for each in (*arguments, "class_path", "init_args")]
+        return f"Unknown key {key!r}{place}.{did_you_mean(key, [*known, *self._known])}"
+
+    def _place(self, name: str) -> str:
+        """` (a.yaml, line 14)` if a config, and no argument, has the name."""
+        pattern = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])")
+        if any(word.startswith("--") and re.search(rf"\b{name}(=|$)", word) for word in self._argv):
+            return ""
+        configs = [path for option, path in pairwise(self._argv) if option in CONFIG_OPTIONS]
+        for path in reversed(configs):
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            found = [n for n, line in enumerate(lines, start=1) if pattern.search(line)]
+            if found:
+                return f" ({path}, line {' or '.join(map(str, found))})"
+        return ""
+
+
+def _closest_class(name: str) -> str:
+    known = [each for module in _CLASS_MODULES for each in dir(import_module(module))]
+    return did_you_mean(name.rpartition(".")[2], [each for each in known if each[0].isupper()])
+
+
+def _parameters(class_path: str) -> list[str]:
+    """The parameters of a class and its bases."""
+    module, _, name = class_path.rpartition(".")
+    kinds = getattr(import_module(module), name).__mro__[:-1]
+    return [name for kind in kinds for name in inspect.signature(kind).parameters]
