@@ -14,17 +14,10 @@ from typing import Any
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Replaces a file atomically by the temporary file that the block writes.
 
-    If the block fails, the old file is unchanged and the temporary file is removed. If the process
-    is killed, the temporary file remains until `remove_unfinished` deletes it. A symbolic link is
-    replaced itself, not the file it points to.
-
-    Args:
-        path: the file.
-        sync: whether to flush the new file to disk before renaming it. This takes a few
-            milliseconds and prevents an empty file after a power failure.
-
-    Yields:
-        The path of the temporary file, in the same folder.
+    If the block fails, the old file is unchanged. If the process is killed, the temporary file
+    remains until `remove_unfinished` deletes it. A symbolic link is replaced, not the file it
+    points to. With `sync`, the new file is flushed to disk before it is renamed, which takes a few
+    milliseconds and prevents an empty file after a power failure.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -51,11 +44,7 @@ def link_or_copy(path: Path, other: Path) -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Flushes the content of a file to disk.
-
-    Args:
-        path: the file.
-    """
+    """Flushes the content of a file to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -67,9 +56,6 @@ def remove_unfinished(folder: Path) -> None:
     """Deletes what killed processes left behind: `.*.tmp` in a folder and its direct subfolders.
 
     The caller must hold the lock of the folder, since a running process may still write such files.
-
-    Args:
-        folder: folder of a run or an experiment.
     """
     for pattern in (".*.tmp", "*/.*.tmp"):
         for path in folder.glob(pattern):
@@ -80,25 +66,13 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replaces a text file atomically.
-
-    Args:
-        path: the file.
-        text: the new content.
-        sync: whether to flush the file to disk.
-    """
+    """Replaces a text file atomically."""
     with replacing(path, sync=sync) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any], *, sync: bool = True) -> None:
-    """Replaces a JSON file atomically. Non-finite numbers become null.
-
-    Args:
-        path: the file.
-        content: the new content.
-        sync: whether to flush the file to disk.
-    """
+    """Replaces a JSON file atomically. Non-finite numbers become null."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     write_atomically(path, text, sync=sync)
 

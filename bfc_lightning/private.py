@@ -8,10 +8,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 
 def forget_init_args_of_another_class() -> None:
-    """Lets a class that replaces another start from its own defaults.
-
-    jsonargparse passes the arguments of the earlier class on if the names are the same.
-    """
+    """Keeps jsonargparse from passing arguments of the same name on to another class."""
     _typehints.discard_init_args_on_class_path_change = _discard_all
 
 
@@ -44,14 +41,10 @@ def log_interval(trainer: Trainer) -> int:
 
 
 def count_steps(trainer: Trainer, steps: int) -> None:
-    """Updates Lightning's counters for optimizer steps taken within one training step.
+    """Counts optimizer steps taken within one training step, as steps and as batches.
 
-    `global_step` counts optimizer steps with every engine, and the batches of the loop are
-    optimizer steps. Intervals therefore have the same meaning with every engine.
-
-    Args:
-        trainer: the Trainer, within `training_step`. Its loop counts one batch by itself.
-        steps: number of steps taken.
+    `global_step` and intervals therefore have the same meaning with every engine. Lightning's loop
+    counts one batch by itself.
     """
     loop = trainer.fit_loop.epoch_loop
     taken = [
@@ -71,8 +64,7 @@ def count_steps(trainer: Trainer, steps: int) -> None:
 def count_stored_steps(checkpoint: dict[str, Any]) -> None:
     """Copies the step count of a checkpoint to the counter that manual optimization reads.
 
-    Automatic optimization uses one counter, `count_steps` updates both. Lightning restores the
-    counters only later, but callbacks read `global_step` before the first batch.
+    Callbacks read `global_step` before Lightning restores the counters.
     """
     if "loops" in checkpoint:
         counters = checkpoint["loops"]["fit_loop"]

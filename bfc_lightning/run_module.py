@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from lightning import LightningModule
@@ -56,14 +56,7 @@ class RunModule(LightningModule, ABC):
         share: Callable[[Tensor], None] | None = None,
         steps_per_call: int = 0,
     ) -> None:
-        """Takes several optimizer steps at a time; see `Engine`.
-
-        Args:
-            clipping: gradient clipping of each learner. The Trainer clips only the gradients that
-                it computes itself.
-            share: averages the gradients over all processes. Not needed for a single process.
-            steps_per_call: optimizer steps of one call of the compiled step, 0 for eager steps.
-        """
+        """Takes several optimizer steps at a time; see `Engine`."""
         self.automatic_optimization = False
         first = self.each[0]
         products = FASTEST if len(self.each) == 1 else BATCHABLE
@@ -82,56 +75,28 @@ class RunModule(LightningModule, ABC):
         return [list(row) for row in zip(*columns, strict=True)]
 
     def mark_diverged(self, values: Sequence[float], step: int) -> bool:
-        """Marks the learners whose value is not finite as diverged.
-
-        Args:
-            values: one per learner.
-            step: number of optimizer steps taken so far.
-
-        Returns:
-            Whether all learners have diverged.
-        """
+        """Marks learners whose value is not finite; returns whether all have diverged."""
         for number, value in enumerate(values):
             if self.diverged[number] is None and not math.isfinite(value):
                 self.diverged[number] = step
         return all(step is not None for step in self.diverged)
 
     def without_diverged(self, rows: Sequence[Row]) -> list[Row]:
-        """Selects the entries of the learners that have not diverged.
-
-        Args:
-            rows: one per learner.
-
-        Returns:
-            The selected entries.
-        """
+        """The entries of the learners that have not diverged."""
         return [row for row, step in zip(rows, self.diverged, strict=True) if step is None]
 
 
-def learners_of(module: LightningModule) -> list["HierarchicalLearner"]:
-    """The learners that a Trainer's module trains.
-
-    Args:
-        module: the module.
-    """
+def as_run(module: LightningModule) -> RunModule:
+    """The module of a Trainer, which is always one of ours."""
     assert isinstance(module, RunModule)
-    return module.each
+    return module
 
 
 def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -> Tensor:
-    """Takes the optimizer steps of some chunks and updates Lightning's step counters.
-
-    Args:
-        module: the module whose `training_step` calls this function.
-        engine: its engine.
-        chunks: the batches.
-
-    Returns:
-        The losses.
-    """
+    """Takes the optimizer steps of some chunks, as `training_step`; returns the losses."""
     step = module.trainer.global_step
-    optimizers = _as_list(module.optimizers(use_pl_optimizer=False))
-    schedules = _as_list(module.lr_schedulers())
+    optimizers = module.trainer.optimizers
+    schedules = [each.scheduler for each in module.trainer.lr_scheduler_configs]
     losses: list[Tensor] = []
     phase, data = module.each[0].phase, module.trainer.datamodule  # type: ignore[attr-defined]
     for chunk in chunks:
@@ -144,9 +109,3 @@ def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -
     taken = torch.cat(losses)
     count_steps(module.trainer, len(taken))
     return taken
-
-
-def _as_list(parts: Any) -> list[Any]:  # noqa: ANN401, Lightning's unions
-    if parts is None:
-        return []
-    return parts if isinstance(parts, list) else [parts]

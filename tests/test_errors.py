@@ -51,7 +51,7 @@ MISTAKES = {
     "no measures": (["--num_measures", "-1"], r"num_measures.*-1"),
     "threads": (["--run.threads", "0"], r"run.threads.*0"),
     "name": (["--run.name", "a/b"], r"run.name .*'a/b'"),
-    "long name": (["--run.name", "a" * 231], r"run.name .*230"),
+    "long name": (["--run.name", "a" * 256], r"name too long"),
     "engine": (["--engine", "faster"], r"engine.*faster"),
     "no replica": (["--model.num_replicas", "0"], r"num_replicas must be at least 1, got 0"),
     "RMSprop": ([*REPLICAS, "--model.optimizer", "RMSprop"], r"num_replicas .*RMSprop"),

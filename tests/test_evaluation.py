@@ -101,7 +101,7 @@ def test_checkpoint_of_another_target_or_network_is_refused(run, capsys):
 
 
 def test_load_run_refuses_what_is_not_a_run(run, tmp_path):
-    with pytest.raises(RunError, match="is not a run folder"):
+    with pytest.raises(FileNotFoundError, match=r"config.yaml"):
         load_run(tmp_path)
     with pytest.raises(RunError, match=r"replica must be in \[0, 1\), got 1"):
         load_run(run, replica=1)

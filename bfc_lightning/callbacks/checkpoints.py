@@ -14,11 +14,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from bfc_lightning.callbacks.exceptions import Diverged
-from bfc_lightning.callbacks.training_log import stop_if_diverged
+from bfc_lightning.callbacks.loggers import stop_if_diverged
 from bfc_lightning.files import link_or_copy, replacing
 from bfc_lightning.matmul import LIBRARY
 from bfc_lightning.replicas import largest_weight
-from bfc_lightning.run_module import RunModule
+from bfc_lightning.run_module import as_run
 
 RECORD_KEY = "bfc_lightning"
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -63,8 +63,7 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
         """Saves the state as it is; every process must call it."""
-        module = trainer.lightning_module
-        assert isinstance(module, RunModule)
+        module = as_run(trainer.lightning_module)
         largest = [largest_weight(each) for each in module.each]
         stop_if_diverged(module, largest, step=trainer.global_step, quantity="a weight")
         for logger in trainer.loggers:
@@ -104,10 +103,10 @@ def versions() -> dict[str, str]:
 
 def engine_name(module: LightningModule) -> str:
     """How steps are taken: `compiled`, `eager` or `autograd`."""
-    assert isinstance(module, RunModule)
-    if module.engine is None:
+    engine = as_run(module).engine
+    if engine is None:
         return "autograd"
-    return "compiled" if module.engine.steps_per_call else "eager"
+    return "compiled" if engine.steps_per_call else "eager"
 
 
 def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

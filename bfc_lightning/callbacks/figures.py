@@ -27,7 +27,7 @@ from bfc_lightning.figures.style import own_style, series
 from bfc_lightning.files import replacing
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
 from bfc_lightning.networks import DenseNet
-from bfc_lightning.run_module import RunModule
+from bfc_lightning.run_module import RunModule, as_run
 from bfc_lightning.targets import HierarchicalTarget
 
 _LARGEST_FORM = 128
@@ -49,7 +49,7 @@ class RunFigures(Callback):
         self.folder.mkdir(exist_ok=True)
         try:
             with own_style():
-                for name, figure in self._figures(trainer, pl_module):
+                for name, figure in self._figures(trainer, as_run(pl_module)):
                     self._write(trainer, name, _render(figure))
         except Exception as failed:  # a figure is for show
             warnings.warn(f"figures of {self.title} could not be drawn: {failed}", stacklevel=1)
@@ -66,8 +66,7 @@ class RunFigures(Callback):
             elif isinstance(logger, MLFlowLogger):
                 logger.experiment.log_artifact(logger.run_id, str(path))
 
-    def _figures(self, trainer: Trainer, module: LightningModule) -> Iterator[tuple[str, Figure]]:
-        assert isinstance(module, RunModule)
+    def _figures(self, trainer: Trainer, module: RunModule) -> Iterator[tuple[str, Figure]]:
         if len(module.each) > 1:
             kept = [number for number, step in enumerate(module.diverged) if step is None]
             runs = [self.metrics.rows(number) for number in kept]

@@ -1,8 +1,6 @@
 """Ctrl-C and SIGTERM: finish the step, save, stop; a second signal acts at once."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 from lightning import LightningModule, Trainer
@@ -11,8 +9,6 @@ from lightning.pytorch.callbacks import Callback
 from bfc_lightning.callbacks.checkpoints import Checkpoints
 from bfc_lightning.callbacks.exceptions import Interrupted
 from bfc_lightning.private import log_interval, stops_early_next
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(Callback):
@@ -26,15 +22,10 @@ class Interruption(Callback):
         self.checkpoints = checkpoints
         self.signum = 0
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Receives signals inside the block."""
-        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Receives signals, until the command ends."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum

@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
+from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.files import write_atomically
 from bfc_lightning.medians import summarized
-from bfc_lightning.run_module import RunModule
+from bfc_lightning.private import log_interval
+from bfc_lightning.run_module import as_run
 
 
 class MetricsFile(Logger):
@@ -30,11 +36,12 @@ class MetricsFile(Logger):
         self.path = path
         self.num_replicas = num_replicas
         self.latest: list[dict[str, float]] = [{} for _ in range(num_replicas)]
-        self._rows: dict[int, list[dict[str, float]]] = {}
-        for row in read_metrics(path) if resume_step is not None and path.is_file() else []:
-            step, replica = int(row.pop("step")), int(row.pop("replica", 0))
-            if step <= (resume_step or 0):
-                self._add(row, step=step, replica=replica)
+        self._rows: dict[tuple[int, int], dict[str, float]] = {}  # by step and replica
+        if resume_step is not None and path.is_file():
+            for row in read_metrics(path):
+                step, replica = int(row.pop("step")), int(row.pop("replica", 0))
+                if step <= resume_step:
+                    self._add(row, step=step, replica=replica)
 
     @property
     def name(self) -> str:
@@ -66,21 +73,21 @@ class MetricsFile(Logger):
 
     def rows(self, replica: int = 0) -> list[dict[str, float]]:
         """The rows of one replica."""
-        return [{"step": step, **rows[replica]} for step, rows in sorted(self._rows.items())]
+        rows = sorted(self._rows.items())
+        return [{"step": step, **row} for (step, number), row in rows if number == replica]
 
     @rank_zero_only
     def save(self, *, sync: bool = False) -> None:
         """Writes every row."""
-        keys = sorted({key for rows in self._rows.values() for row in rows for key in row})
+        keys = sorted({key for row in self._rows.values() for key in row})
         index = ["step", "replica"] if self.num_replicas > 1 else ["step"]
         text = io.StringIO()
         writer = csv.DictWriter(
             text, [*index, *keys], restval="", lineterminator="\n", extrasaction="ignore"
         )
         writer.writeheader()
-        for step, rows in sorted(self._rows.items()):
-            for replica, row in enumerate(rows):
-                writer.writerow({"step": step, "replica": replica, **row})
+        for (step, replica), row in sorted(self._rows.items()):
+            writer.writerow({"step": step, "replica": replica, **row})
         write_atomically(self.path, text.getvalue(), sync=sync)
 
     @rank_zero_only
@@ -89,9 +96,8 @@ class MetricsFile(Logger):
         self.save(sync=True)
 
     def _add(self, values: Mapping[str, float], *, step: int, replica: int) -> None:
-        fresh: list[dict[str, float]] = [{} for _ in range(self.num_replicas)]
         numbers = {key: float(value) for key, value in values.items()}
-        self._rows.setdefault(step, fresh)[replica].update(numbers)
+        self._rows.setdefault((step, replica), {}).update(numbers)
         self.latest[replica].update(numbers)
 
 
@@ -146,11 +152,72 @@ def log_rows(
     trainer: Trainer, rows: Sequence[Mapping[str, float]], *, step: int | None = None
 ) -> None:
     """Writes a row for each learner: to the file all of them, elsewhere median and range."""
-    module, step = trainer.lightning_module, trainer.global_step if step is None else step
-    assert isinstance(module, RunModule)
+    module, step = as_run(trainer.lightning_module), trainer.global_step if step is None else step
     shared = dict(rows[0]) if len(rows) == 1 else summarized(module.without_diverged(rows))
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile):
             logger.log_rows(rows, step=step)
         else:
             logger.log_metrics(shared, step=step)
+
+
+def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
+    """The loss of each batch of a training step, (batches,) or (batches, replicas)."""
+    assert isinstance(outputs, Mapping)
+    losses: Tensor = outputs["loss"].detach()  # Lightning has divided it by the batches of a step
+    return losses.reshape(-1, *losses.shape[1:]) * trainer.accumulate_grad_batches
+
+
+def stop_if_diverged(
+    module: LightningModule, values: Sequence[float], *, step: int, quantity: str
+) -> None:
+    """Marks replicas whose value is not finite; ends the run if no learner is left."""
+    if as_run(module).mark_diverged(values, step):
+        raise Diverged(step, quantity if len(values) == 1 else f"{quantity} of every replica")
+
+
+class TrainingLog(Callback):
+    """Logs `train/loss` and `train/learning_rate` at the Trainer's interval, scores at validation.
+
+    Losses stay on the device until the interval is over: reading one at every step would cost about
+    as much as the step. A mean that is not finite ends the run or marks the replica.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._logged_step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, *_: object
+    ) -> None:
+        """Keeps the losses; at the interval, logs their mean."""
+        self._losses.append(batch_losses(trainer, outputs))
+        step = trainer.global_step
+        if step == self._logged_step or step % log_interval(trainer):
+            return
+        self._logged_step = step
+        device = self._losses[-1].device  # those of a checkpoint are on the CPU
+        losses = torch.cat([part.to(device) for part in self._losses])
+        mean = trainer.strategy.reduce(losses.mean(dim=0), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        means = mean.reshape(-1).tolist()
+        self._losses = []
+        stop_if_diverged(pl_module, means, step=step, quantity="train/loss")
+        rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in trainer.optimizers]
+        rows = zip(means, rates, strict=True)
+        log_rows(trainer, [{"train/loss": m, "train/learning_rate": r} for m, r in rows])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the scores of a validation within training."""
+        log_rows(trainer, as_run(pl_module).scores)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses of the current interval."""
+        losses = torch.cat(self._losses) if self._losses else None
+        return {"losses": losses, "logged_step": self._logged_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
+        losses = state_dict["losses"]
+        self._losses = [] if losses is None else [losses]
+        self._logged_step = state_dict["logged_step"]

@@ -15,8 +15,10 @@ from bfc_lightning.learners import Learner
 from bfc_lightning.measures.battery import Measure
 from bfc_lightning.milestones import Milestones, WeightMarks
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.run_module import learners_of
+from bfc_lightning.run_module import as_run
 from bfc_lightning.schemes import Phase
+
+_Measure = Callable[[Any], Mapping[str, float]]
 
 NUM_SAMPLES = 2**14
 NUM_POINTS = 30
@@ -71,7 +73,7 @@ class Measurements(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps the untrained learners, before a checkpoint is loaded into them."""
-        self._untrained = [copy.deepcopy(each.network) for each in learners_of(pl_module)]
+        self._untrained = [copy.deepcopy(each.network) for each in as_run(pl_module).each]
         self._milestones = [Milestones(self._phases) for _ in self._untrained]
         self._marks = [WeightMarks() for _ in self._untrained]
 
@@ -84,7 +86,7 @@ class Measurements(Callback):
         device = next(pl_module.parameters()).device
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
-        problems, learners = trainer.datamodule.parts, learners_of(pl_module)  # type: ignore[attr-defined]
+        problems, learners = trainer.datamodule.parts, as_run(pl_module).each  # type: ignore[attr-defined]
         self._samples = [
             _measure_sample(data, learner, network, device)
             for data, learner, network in zip(problems, learners, self._untrained, strict=True)
@@ -103,7 +105,7 @@ class Measurements(Callback):
     ) -> None:
         """Marks weights if a layer may have joined within the phase."""
         if self._phases[0].is_open:
-            self._mark(pl_module, learners_of(pl_module)[0].network.active_depth)
+            self._mark(pl_module, as_run(pl_module).each[0].network.active_depth)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Marks weights at the end of a phase; measures at the steps that are due."""
@@ -142,7 +144,7 @@ class Measurements(Callback):
         started = time.perf_counter()
         self._measured_step = step
         rows = []
-        for number, learner in enumerate(learners_of(pl_module)):
+        for number, learner in enumerate(as_run(pl_module).each):
             row = self._take(learner, self._samples[number])
             if row:  # the learner has not diverged
                 row |= self._marks[number].compare(learner.network, self._untrained[number])
@@ -152,13 +154,8 @@ class Measurements(Callback):
         self.seconds += time.perf_counter() - started
 
     def _mark(self, module: LightningModule, depth: int) -> None:
-        for learner, marks in zip(learners_of(module), self._marks, strict=True):
+        for learner, marks in zip(as_run(module).each, self._marks, strict=True):
             marks.update(learner.network, depth)
-
-    def _all_measures(
-        self, learner: HierarchicalLearner
-    ) -> list[Callable[[Any], Mapping[str, float]]]:
-        return [*learner.battery.measures, *self._measures]
 
     def _take(self, learner: HierarchicalLearner, sample: object) -> dict[str, float]:
         """All measures of one learner; none if it has diverged."""
@@ -166,7 +163,8 @@ class Measurements(Callback):
         if not all(bool(parameter.isfinite().all()) for parameter in learner.parameters()):
             return named
         snapshot = learner.battery.take_snapshot(learner.network, sample)
-        for measure in self._all_measures(learner):
+        measures: list[_Measure] = [*learner.battery.measures, *self._measures]
+        for measure in measures:
             taken = measure(snapshot)
             if not named.keys().isdisjoint(taken):
                 name = type(measure).__name__

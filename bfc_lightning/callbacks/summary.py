@@ -16,7 +16,7 @@ from bfc_lightning.callbacks.loggers import MetricsFile
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.files import write_json
 from bfc_lightning.medians import medians
-from bfc_lightning.run_module import RunModule
+from bfc_lightning.run_module import RunModule, as_run
 
 
 def git_revision() -> str | None:
@@ -99,16 +99,14 @@ class Summary(Callback):
             **self._fixed,
             "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type,
-            "threads": torch.get_num_threads(),
             "engine": engine_name(trainer.lightning_module),
-            **self._results(trainer.lightning_module),
+            **self._results(as_run(trainer.lightning_module)),
         }
         write_json(self.path, content, sync=status != "running")
 
-    def _results(self, module: LightningModule) -> dict[str, Any]:
+    def _results(self, module: RunModule) -> dict[str, Any]:
         """The latest metrics; of several replicas medians and, for each, seed, status, metrics."""
         rows: list[dict[str, float]] = self.metrics.latest
-        assert isinstance(module, RunModule)
         if len(rows) == 1:
             return {"metrics": rows[0]}
         replicas: list[Mapping[str, Any]] = [

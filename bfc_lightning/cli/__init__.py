@@ -89,12 +89,14 @@ def _run(command: str, argv: list[str], *, is_process: bool) -> int:
         return int(function(command, argv) if module in _NAMED else function(argv))
 
     hide_chatter()
-    before = signal.signal(signal.SIGTERM, _stop)  # so that a command without state cleans up
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, _stop)  # so that a command without state cleans up
     try:
         with tolerant_output():
             return run_command(call)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(signum: int, frame: object) -> None:

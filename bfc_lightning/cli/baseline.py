@@ -37,7 +37,7 @@ def baseline_command(argv: Sequence[str]) -> int:
             config.model.init_scale = 1.0  # the default of learners that are trained is smaller
         objects, _, _ = build_learners(study)
         data = objects.data
-        folder = find_folder(config.run, [str(path) for path in config.config or []])
+        folder = find_folder(config)
         with reserved(folder, config.run, resumes=False) as own:
             name = type(objects.baseline).__name__
             say(f"{name} on {data.num_train_samples} samples, seed {config.seed_everything}")

@@ -34,13 +34,9 @@ def check_callbacks(callbacks: Sequence[Callback], metrics: Sequence[str]) -> No
             name = type(callback).__name__
             raise RunError(f"trainer.callbacks: {name} cannot be used, since it resumes wrongly.")
         if isinstance(callback, EarlyStopping | ModelCheckpoint):
-            _check_monitor(callback.monitor, metrics)
-
-
-def _check_monitor(monitor: str | None, metrics: Sequence[str]) -> None:
-    if monitor not in (None, *metrics):
-        names = " or ".join(metrics)
-        raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
+            names, monitor = " or ".join(metrics), callback.monitor
+            if monitor not in (None, *metrics):
+                raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
 
 
 def check_distillation(network: Learner, scheme: Scheme, measures: Sequence[Measure]) -> None:

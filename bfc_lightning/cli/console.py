@@ -138,9 +138,11 @@ def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> 
     for key in sorted(key for key in metrics if key.startswith("levels/residual_")):
         rows[f"residual of level {key.rsplit('_', 1)[1]} ({key})"] = key
     lines = [[title, f"{metrics.get(key, math.nan):.2e}"] for title, key in rows.items()]
-    lines.append(["optimizer steps", f"{summary['steps']:,}"])
-    lines.append(["samples seen", f"{summary['samples_seen']:,}"])
-    lines.append(["seconds", f"{summary['wall_seconds']:.1f}"])
+    lines += [
+        ["optimizer steps", f"{summary['steps']:,}"],
+        ["samples seen", f"{summary['samples_seen']:,}"],
+        ["seconds", f"{summary['wall_seconds']:.1f}"],
+    ]
     show_table(["result", "value"], lines)
     if (folder / FIGURES).is_dir():
         print(f"figures:     {folder / FIGURES}/*.png")

@@ -57,8 +57,8 @@ def resolve_engine(
     scheme: Scheme,
     num_alike: int,
     num_measures: int,
-) -> str:
-    """Makes learner, data and Trainer use an engine, and returns its name.
+) -> None:
+    """Makes learner, data and Trainer use an engine.
 
     `auto` compiles if that saves more time than it takes. A resumed run keeps its engine. The
     learner clips its gradients, and steps come in chunks that end at a log row, a validation, a
@@ -70,7 +70,8 @@ def resolve_engine(
         wanted = stored  # type: ignore[assignment]
     reason = _why_autograd(trainer, model, callbacks)
     if reason is not None or wanted == "autograd":
-        return _use_autograd(wanted, reason, num_learners=len(model.each))
+        _check_autograd(wanted, reason, num_learners=len(model.each))
+        return
     for learner in model.each:
         learner.enter_phase(phases[0])
     every = [int(trainer.log_every_n_steps)]  # type: ignore[attr-defined]
@@ -98,15 +99,14 @@ def resolve_engine(
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
             data.steps_per_call = length
-            return "compiled"
+            return
     if wanted == "compiled":
         raise RunError(f"engine must be eager or autograd here, got compiled: {reason}.")
     has_ddp = isinstance(trainer.strategy, DDPStrategy)
     model.use_engine(clipping, share=average_over_processes if has_ddp else None)
-    return "eager"
 
 
-def _use_autograd(wanted: Engine, reason: str | None, *, num_learners: int) -> str:
+def _check_autograd(wanted: Engine, reason: str | None, *, num_learners: int) -> None:
     because = "" if reason is None else f": {reason}"
     if num_learners > 1:
         raise RunError(f"model.num_replicas must be 1 with autograd{because}.")
@@ -114,14 +114,12 @@ def _use_autograd(wanted: Engine, reason: str | None, *, num_learners: int) -> s
         raise RunError(f"engine must be autograd here, got {wanted}{because}.")
     if wanted == "auto":
         say(f"autograd engine{because}.")
-    return "autograd"
 
 
 def _steps_per_call(every: Sequence[int], block_length: int) -> int:
     """The most steps that divide the intervals of the run, so that few are left over."""
     interval = math.gcd(*every)
-    fitting = [n for n in _STEPS_PER_CALL if interval % n == 0 and n <= block_length]
-    return fitting[0]
+    return next(n for n in _STEPS_PER_CALL if interval % n == 0 and n <= block_length)
 
 
 def _take_over_clipping(trainer: Trainer) -> Clipping:

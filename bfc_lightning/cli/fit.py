@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer, seed_everything
-from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
 from lightning.pytorch.loggers import Logger
 
-from bfc_lightning.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, environment
-from bfc_lightning.callbacks.exceptions import Diverged, Interrupted
+from bfc_lightning.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    engine_name,
+    environment,
+)
+from bfc_lightning.callbacks.exceptions import Interrupted
 from bfc_lightning.callbacks.figures import RunFigures
 from bfc_lightning.callbacks.interruption import Interruption, RunLoop
-from bfc_lightning.callbacks.loggers import MetricsFile, TensorBoardRunLogger
+from bfc_lightning.callbacks.loggers import MetricsFile, TensorBoardRunLogger, TrainingLog
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.summary import Summary
-from bfc_lightning.callbacks.training_log import TrainingLog
-from bfc_lightning.callbacks.training_scheme import TrainingScheme
-from bfc_lightning.callbacks.training_stages import TrainingStages
+from bfc_lightning.callbacks.training_scheme import scheme_callback
 from bfc_lightning.cli.checks import as_list, check_callbacks, check_distillation, check_scheme
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result
 from bfc_lightning.cli.engines import resolve_engine
@@ -32,7 +34,6 @@ from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.launch import close_processes, fill_processes, use_launcher
 from bfc_lightning.cli.options import parse
 from bfc_lightning.data import HierarchicalData
-from bfc_lightning.distillation import Distillation
 from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.private import leave_signals_alone
@@ -72,23 +73,16 @@ RESUME = {
 
 @dataclass
 class Run:
-    """What a run is made of: its settings, the objects built from them, and where it continues.
-
-    Attributes:
-        study: the settings, as they were given.
-        settings: the same as plain data, with the seed of every part.
-        objects: scheme, measures, and the Trainer's options.
-    """
+    """What a run is made of: its settings, the objects built from them, and where it continues."""
 
     study: Study
-    settings: dict[str, Any]
-    objects: Namespace
+    settings: dict[str, Any]  # with the seed of every part
+    objects: Namespace  # scheme, measures, and the Trainer's options
     model: RunModule
     data: AnyData
     phases: list[Phase]
     resumption: Resumption
     started: float
-    engine: str = "auto"
 
     @property
     def seeds(self) -> range:
@@ -102,7 +96,7 @@ def fit_command(argv: Sequence[str]) -> int:
     started = time.time()
     with usage_errors():
         study = parse(argv, command="fit", options=RESUME)
-        wanted = find_folder(study.config.run, [str(path) for path in study.config.config or []])
+        wanted = find_folder(study.config)
         resumption = find_resumption(study.config.resume, wanted)
         run = build_run(study, resumption, started)
     with run_folder(wanted, study.config.run, resumption) as folder:
@@ -112,12 +106,11 @@ def fit_command(argv: Sequence[str]) -> int:
                 num_replicas=len(run.seeds),
                 resume_step=resumption.step,
             )
-            interruption, callbacks = own_callbacks(run, folder, metrics)
+            callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
             use_launcher(trainer, ["fit", *argv])
             announce(run, folder.path, trainer)
-        with interruption.listening():
-            train(run, folder, trainer)
+        train(run, folder, trainer)
     if trainer.is_global_zero:
         show_result(folder.path, read_summary(folder.path), score_key=run.model.score_key)
     return 0
@@ -182,9 +175,7 @@ def run_folder(folder: Path, options: RunOptions, resumption: Resumption) -> Ite
         yield own
 
 
-def own_callbacks(
-    run: Run, folder: RunFolder, metrics: MetricsFile
-) -> tuple[Interruption, list[Callback]]:
+def own_callbacks(run: Run, folder: RunFolder, metrics: MetricsFile) -> list[Callback]:
     """Our callbacks, in the order in which they act at the end of a step: measure, log, stop."""
     config, path = run.study.config, folder.path
     measurements = Measurements(run.phases, run.objects.measures, config.num_measures)
@@ -200,18 +191,14 @@ def own_callbacks(
         started=run.started - before.get("wall_seconds", 0.0),
         seeds=run.seeds,
     )
-    interruption = Interruption(checkpoints)
-    return interruption, [
+    figures = RunFigures(path / FIGURES, metrics=metrics, title=path.name)
+    return [
         LambdaCallback(on_train_batch_end=lambda *_: folder.keep()),
         measurements,
         TrainingLog(),
         RunLoop(),
-        interruption,
-        *(
-            [RunFigures(path / FIGURES, metrics=metrics, title=path.name)]
-            if config.run.figures
-            else []
-        ),
+        Interruption(checkpoints),
+        *([figures] if config.run.figures else []),
         summary,
         checkpoints,
     ]
@@ -222,28 +209,26 @@ def build_trainer(
 ) -> Trainer:
     """A Trainer with our loggers, callbacks and checkpoint files beside the user's."""
     options = vars(run.objects.trainer.clone())
-    users, plugins = as_list(options["callbacks"]), as_list(options["plugins"])
+    users = as_list(options["callbacks"])
     loggers: list[Logger] = [metrics]
     if options["logger"] is not False:
         shown = [run.model.score_key, "train/loss"]
         loggers.insert(0, TensorBoardRunLogger(folder, shown, resume_step=run.resumption.step))
-    if options["logger"] not in (None, True, False):
+    if not isinstance(options["logger"], bool):
         loggers += as_list(options["logger"])
-    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(AtomicCheckpointIO())
     has_bar = any(isinstance(callback, ProgressBar) for callback in users)
     bar = [] if has_bar or options["enable_progress_bar"] is False else [RunProgress()]
     interval = options["val_check_interval"]
     if isinstance(interval, float):
         interval = max(1, round(interval * run.phases[-1].stop))
         interval *= options["accumulate_grad_batches"]
-    options["plugins"] = plugins
+    options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
     fill_processes(options)
     options |= {
         "max_steps": run.phases[-1].stop,
         "val_check_interval": interval,
         "logger": loggers,
-        "callbacks": [scheme_callback(run), *users, *bar, *callbacks],
+        "callbacks": [scheme_callback(run.objects.scheme, run.phases), *users, *bar, *callbacks],
         "default_root_dir": str(folder),
     }
     trainer = make_trainer(**options)
@@ -251,7 +236,7 @@ def build_trainer(
     trainer.strategy.precision_plugin.convert_module(run.model)
     run.data.check_processes(trainer.world_size)
     leave_signals_alone(trainer)
-    run.engine = resolve_engine(
+    resolve_engine(
         run.study.config.engine,
         run.resumption.engine,
         trainer,
@@ -269,14 +254,6 @@ def build_trainer(
     return trainer
 
 
-def scheme_callback(run: Run) -> Callback:
-    """The callback that carries out the scheme, by steps or by thresholds."""
-    scheme = run.objects.scheme
-    if isinstance(scheme, Distillation) and scheme.thresholds is not None:
-        return TrainingStages(scheme, scheme.thresholds, run.phases)
-    return TrainingScheme(scheme, run.phases)
-
-
 def write_config(study: Study, folder: Path, command: str, **resolved: str) -> None:
     """Writes `config.yaml`, which repeats the run."""
     config = {**study.settings(), **resolved}
@@ -288,8 +265,9 @@ def write_config(study: Study, folder: Path, command: str, **resolved: str) -> N
 
 def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     """Hands the settings to files and loggers, and says what starts."""
+    engine = engine_name(run.model)
     if trainer.is_global_zero:
-        write_config(run.study, folder, "fit", engine=run.engine)
+        write_config(run.study, folder, "fit", engine=engine)
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten({**run.settings, "run": {"name": folder.name}}))
     seeds = f"seed {run.seeds[0]}"
@@ -299,7 +277,7 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     step = run.resumption.step
     resumed = "" if step is None else f"  resuming from step {step}"
-    say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}  {run.engine}{resumed}")
+    say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}  {engine}{resumed}")
     if step == trainer.max_steps:
         say(f"the run has all its {step} steps: nothing is left to train.")
 
@@ -309,9 +287,6 @@ def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:
     checkpoint = run.resumption.checkpoint
     try:
         trainer.fit(run.model, datamodule=run.data, ckpt_path=checkpoint, weights_only=True)
-    except Diverged:
-        folder.keep()
-        raise
     except (Interrupted, Exception) as error:
         if folder.is_kept and isinstance(error, Interrupted | OSError):
             hint = command_line(["fit", "-c", str(folder.path / CONFIG), "--resume", "auto"])

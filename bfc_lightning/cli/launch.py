@@ -44,9 +44,10 @@ def use_launcher(trainer: Trainer, argv: Sequence[str]) -> None:
     """Replaces Lightning's launcher, if there is one, by ours."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
-        ours = Launcher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
-        ours.argv = argv
-        trainer.strategy._launcher = ours
+        trainer.strategy._launcher = Launcher(
+            launcher.cluster_environment, launcher.num_processes, launcher.num_nodes
+        )
+        trainer.strategy._launcher.argv = argv
 
 
 def close_processes(trainer: Trainer) -> None:
@@ -69,7 +70,12 @@ def fill_processes(options: dict[str, Any]) -> None:
 
     A job script of SLURM that calls bfc without srun is one process, whatever its job may use.
     """
-    size, per_node = _external_processes()
+    size = per_node = 1
+    if TorchElasticEnvironment.detect():
+        size, per_node = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    elif "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():
+        size = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        per_node = size // int(os.environ.get("SLURM_NNODES", 1))
     if size > 1:
         options["num_nodes"] = size // per_node
         if options["devices"] == "auto":
@@ -78,13 +84,3 @@ def fill_processes(options: dict[str, Any]) -> None:
             options["strategy"] = "ddp"
     elif SLURMEnvironment.detect():
         options["plugins"] = [*as_list(options["plugins"]), LightningEnvironment()]
-
-
-def _external_processes() -> tuple[int, int]:
-    """How many processes torchrun or srun has started, and how many on this node."""
-    if TorchElasticEnvironment.detect():
-        return int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():
-        size = int(os.environ["SLURM_STEP_NUM_TASKS"])
-        return size, size // int(os.environ.get("SLURM_NNODES", 1))
-    return 1, 1

@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser
 
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.runs.config import Study, flatten
-from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import shipped_configs
 
 _SHELLS = ("bash", "zsh", "tcsh")
@@ -23,11 +22,7 @@ def init_command(argv: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path)
     with usage_errors():
         folder = parser.parse_args(list(argv)).folder
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(f"{folder} must be a new or empty folder.")
-        shutil.copytree(
-            shipped_configs(), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__*")
-        )
+        shutil.copytree(shipped_configs(), folder, ignore=shutil.ignore_patterns("__*"))
     count = len(list(folder.rglob("*.yaml")))
     print(f"wrote {count} configs to {folder}; next: bfc fit -c {folder / 'quickstart.yaml'}")
     return 0

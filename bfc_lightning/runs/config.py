@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, register_unresolvable_import_paths
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import Trainer
-from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -33,6 +33,7 @@ from bfc_lightning.targets import Target
 
 register_unresolvable_import_paths(torch)  # activations such as torch.tanh
 
+Plugin = Precision | ClusterEnvironment | LayerSync
 PROBLEM_GROUPS = ("inputs", "labels", "target", "model", "data")
 # The generator that draws for a group of settings, if the group has no seed of its own.
 _GENERATORS = {"inputs": "inputs", "target": "target", "model": "init", "data": "stream"}
@@ -63,12 +64,7 @@ def make_trainer(
     benchmark: bool | None = None,
     detect_anomaly: bool = False,
     profiler: Profiler | str | None = None,
-    plugins: Precision
-    | ClusterEnvironment
-    | CheckpointIO
-    | LayerSync
-    | list[Precision | ClusterEnvironment | CheckpointIO | LayerSync]
-    | None = None,
+    plugins: Plugin | list[Plugin] | None = None,
     logger: Logger | list[Logger] | bool | None = None,
     callbacks: list[Callback] | Callback | None = None,
     enable_progress_bar: bool | None = True,

@@ -3,13 +3,14 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import yaml
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 CONFIG = "config.yaml"
@@ -17,8 +18,7 @@ SUMMARY = "summary.json"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
-LONGEST_NAME = 230
-"""Bytes of the name of a run or experiment: most file systems allow 255, and we add some."""
+LONGEST_NAME = 230  # bytes: most file systems allow 255, and experiments add some
 
 
 class RunError(ValueError):
@@ -53,9 +53,10 @@ def expanded(root: str) -> Path:
     return Path(os.path.expandvars(root)).expanduser()
 
 
-def find_folder(options: RunOptions, configs: Sequence[str]) -> Path:
+def find_folder(config: Namespace) -> Path:
     """The folder of a run: that of its own `config.yaml`, or `<root>/<name>`."""
-    first = Path(configs[0]) if configs else Path("run.yaml")
+    options = config.run
+    first = Path(str(config.config[0])) if config.config else Path("run.yaml")
     if first.name == CONFIG and (first.parent / SUMMARY).is_file():
         stored = yaml.safe_load(first.read_text(encoding="utf-8"))["run"]["name"]
         if options.name in (None, first.parent.resolve().name, stored):
@@ -69,8 +70,6 @@ def check_name(name: str) -> None:
     """Refuses a name that is not a plain folder name."""
     if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        raise RunError(f"run.name must have at most {LONGEST_NAME} bytes, got {name}.")
 
 
 @contextmanager
@@ -89,19 +88,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 @dataclass
 class RunFolder:
-    """A folder that a run has reserved.
-
-    Attributes:
-        path: of the folder.
-        is_kept: whether the run has begun, so that the folder stays.
-        is_new: whether it was made for this run.
-        replaced: where the run that it replaces is kept meanwhile.
-    """
+    """A folder that a run has reserved."""
 
     path: Path
-    is_kept: bool = False
+    is_kept: bool = False  # once the run has begun
     is_new: bool = False
-    replaced: Path | None = None
+    replaced: Path | None = None  # where the run that it replaces is kept meanwhile
 
     def keep(self) -> None:
         """Makes the reservation final and deletes the run that it replaces."""

@@ -41,13 +41,7 @@ _LENGTH = "trainer.max_steps"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as data, on the CPU; code in it is refused and not run.
-
-    Raises:
-        RunError: if it is not a checkpoint of `bfc fit`, is damaged, or contains code.
-        OSError: if the file cannot be read.
-        MemoryError: if there is too little memory.
-    """
+    """A checkpoint as data, on the CPU; code in it is refused and not run."""
     stream = io.BytesIO(path.read_bytes())
     try:
         content = torch.load(stream, map_location="cpu", weights_only=True)
@@ -63,11 +57,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint of another target or network.
-
-    Raises:
-        RunError: if settings differ; it lists them.
-    """
+    """Refuses a checkpoint of another target or network; lists the settings that differ."""
     prefixes = ("inputs.", "labels.", "target.", *(f"model.{key}" for key in _NETWORK_KEYS))
     kept = [{k: v for k, v in each.items() if k.startswith(prefixes)} for each in (stored, here)]
     clauses = differences(*kept)
@@ -92,11 +82,7 @@ class Resumption:
         return None if self.checkpoint is None else int(self.content["global_step"])
 
     def check(self, identity: Mapping[str, Any], *, may_grow: bool) -> None:
-        """Refuses to continue with settings that change the numbers.
-
-        Raises:
-            RunError: if they differ; it lists the keys.
-        """
+        """Refuses to continue with settings that change the numbers; lists their keys."""
         if self.checkpoint is None:
             return
         stored = dict(self.content[RECORD_KEY]["identity"])
@@ -114,11 +100,7 @@ class Resumption:
         return str(self.content[RECORD_KEY]["environment"]["engine"])
 
     def check_environment(self, environment: Mapping[str, Any]) -> list[str]:
-        """What of the surroundings differs, so that numbers agree only to rounding.
-
-        Raises:
-            RunError: if it is the type of device, which draws the samples.
-        """
+        """What of the surroundings differs, so that numbers agree only to rounding."""
         stored = self.content[RECORD_KEY]["environment"] if self.checkpoint else environment
         if stored["device"] != environment["device"]:
             raise RunError(
@@ -129,11 +111,7 @@ class Resumption:
 
 
 def find_resumption(resume: str | None, folder: Path) -> Resumption:
-    """What `--resume` means: `auto` is the folder's last checkpoint, if there is one.
-
-    Raises:
-        RunError: if a path has no checkpoint.
-    """
+    """What `--resume` means: `auto` is the folder's last checkpoint, if there is one."""
     if resume is None:
         return Resumption()
     last = folder / CHECKPOINTS / "last.ckpt"
@@ -146,21 +124,12 @@ def find_resumption(resume: str | None, folder: Path) -> Resumption:
 
 
 class LoadedRun(NamedTuple):
-    """A run, read back.
+    """A run, read back."""
 
-    Attributes:
-        target: G, in float64, with the tensors of the checkpoint.
-        labels: how G becomes labels.
-        network: the learner, in the precision that it was trained in.
-        data: makes the sample stream of the run, `data.make_stream(device, dtype)`.
-        config: everything in `config.yaml`.
-        step: optimizer steps of the checkpoint.
-    """
-
-    target: Target
+    target: Target  # G, in float64, with the tensors of the checkpoint
     labels: Labels
-    network: Learner
-    data: HierarchicalData
+    network: Learner  # in the precision that it was trained in
+    data: HierarchicalData  # makes the sample stream of the run: `data.make_stream(device, dtype)`
     config: dict[str, Any]
     step: int
 
@@ -172,17 +141,8 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         path: the run folder.
         checkpoint: `best`, `last` or a path.
         replica: its number, from 0, for a run with `model.num_replicas`.
-
-    Returns:
-        The run.
-
-    Raises:
-        RunError: if the folder is not a run's, the checkpoint is missing or belongs to another
-            run, or there is no such replica.
     """
     folder = Path(path)
-    if not (folder / CONFIG).is_file():
-        raise RunError(f"{folder} is not a run folder: it has no {CONFIG}.")
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     content = read_checkpoint(find_checkpoint(checkpoint, folder))
     count = config["model"]["num_replicas"]
