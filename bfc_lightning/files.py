@@ -23,7 +23,8 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if sync:
-            sync_to_disk(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -31,25 +32,11 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def link_or_copy(path: Path, other: Path) -> None:
-    """Gives a file that is only ever replaced a second name, where the file system can.
-
-    Args:
-        path: the file.
-        other: the second name.
-    """
+    """Gives a file that is only ever replaced a second name, or copies it if that is impossible."""
     try:
         other.hardlink_to(path)
     except OSError:
         shutil.copyfile(path, other)
-
-
-def sync_to_disk(path: Path) -> None:
-    """Flushes the content of a file to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -94,17 +94,15 @@ class Run:
 def fit_command(argv: Sequence[str]) -> int:
     """Trains a learner in a run folder of its own; returns the exit code."""
     started = time.time()
-    with usage_errors():
-        study = parse(argv, command="fit", options=RESUME)
-        wanted = find_folder(study.config)
-        resumption = find_resumption(study.config.resume, wanted)
-        run = build_run(study, resumption, started)
-    with run_folder(wanted, study.config.run, resumption) as folder:
+    with ExitStack() as stack:
         with usage_errors():
+            study = parse(argv, command="fit", options=RESUME)
+            wanted = find_folder(study.config)
+            resumption = find_resumption(study.config.resume, wanted)
+            run = build_run(study, resumption, started)
+            folder = stack.enter_context(run_folder(wanted, study.config.run, resumption))
             metrics = MetricsFile(
-                folder.path / METRICS,
-                num_replicas=len(run.seeds),
-                resume_step=resumption.step,
+                folder.path / METRICS, num_replicas=len(run.seeds), resume_step=resumption.step
             )
             callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
@@ -166,9 +164,7 @@ def run_folder(folder: Path, options: RunOptions, resumption: Resumption) -> Ite
     if is_helper():
         yield RunFolder(folder, is_kept=True)
         return
-    with ExitStack() as stack:
-        with usage_errors():
-            own = stack.enter_context(reserved(folder, options, resumes=resumes))
+    with reserved(folder, options, resumes=resumes) as own:
         remove_unfinished(own.path)
         if resumes and resumption.checkpoint is None:
             say(f"there is no checkpoint in {own.path} yet: starting from scratch.")
