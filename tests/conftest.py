@@ -1,4 +1,4 @@
-"""Checks the shapes in the mathematics' signatures while the tests run.
+"""Checks the shapes in the mathematics' signatures while its tests run.
 
 The hook must be in place before the package is imported. `JAXTYPING_DISABLE=1` switches the checks
 off, for benchmarks.
@@ -12,10 +12,12 @@ from typing import get_args
 # something else runs on the machine, wait long. Before torch is imported; also for subprocesses.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest
 import torch
 from beartype import beartype
-from jaxtyping import AbstractArray, install_import_hook
+from jaxtyping import AbstractArray, config, install_import_hook
 
+_DISABLED = config.jaxtyping_disable
 _MODULES = (
     "activations",
     "distilled",
@@ -47,6 +49,14 @@ def check_shapes(function):
         name: hint for name, hint in function.__annotations__.items() if _holds_a_shape(hint)
     }
     return beartype(function)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Checks no shapes in whole runs, which repeat the same steps, but for those that are slow."""
+    is_whole_run = "tmp_path_factory" in item.fixturenames  # a run needs a folder
+    is_slow = item.get_closest_marker("slow") is not None
+    config.update("jaxtyping_disable", _DISABLED or (is_whole_run and not is_slow))
 
 
 def _holds_a_shape(hint):

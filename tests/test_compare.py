@@ -287,6 +287,7 @@ def test_limits_are_remembered_until_they_grow(tmp_path, begun, capsys):
     assert statuses(folder) == {"slow-seed0": "timeout", "greedy-seed0": "oom"}
 
 
+@pytest.mark.slow
 def test_a_timeout_keeps_the_steps_and_a_larger_limit_continues(tmp_path, begun):
     slow = {"trainer": {"max_steps": 1_000_000, "val_check_interval": 500}, "engine": "eager"}
     path = write(tmp_path, learners={"long": slow}, seeds=[0])

@@ -31,16 +31,9 @@ def try_some(count: int, folder: Path, only: str, **options) -> Tally:
     return tally
 
 
-def test_kills_of_a_fit_lose_nothing(forks, tmp_path):
-    tally = try_some(3, tmp_path, "fit, eager", moments=["training"])
-    assert tally.lost == []
-    assert tally.landed.total() == 3
-    assert tally.unfinished.total() > 0
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("only", ["fit, autograd", "fit, replicas", "compare"])
-def test_kills_of_other_commands_lose_nothing(forks, tmp_path, only):
+@pytest.mark.parametrize("only", ["fit, eager", "fit, autograd", "fit, replicas", "compare"])
+def test_kills_lose_nothing(forks, tmp_path, only):
     tally = try_some(4, tmp_path, only)
     assert tally.lost == []
     assert tally.landed.total() == 4
@@ -59,6 +52,7 @@ def exit_code_is_zero(monkeypatch):
     monkeypatch.setattr(Interrupted, "__init__", lambda self, signum: setattr(self, "exit_code", 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sabotage", "signum", "found"),
     [

@@ -175,7 +175,13 @@ def test_tensorboard_shows_medians_with_a_band(mixed):
     assert [path.name for path in (mixed / "figures").iterdir()] == ["learning_curves.png"]
 
 
-@pytest.mark.parametrize("stop", ["RaiseAt 33", "SignalAt 44", "SignalAt 50"])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "SignalAt 44",
+        *(pytest.param(at, marks=pytest.mark.slow) for at in ("RaiseAt 33", "SignalAt 50")),
+    ],
+)
 def test_stopped_run_continues_bit_for_bit(mixed, tmp_path, stop):
     name, step = stop.split()
     argv = [*MIXED, *FOUR]

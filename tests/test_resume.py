@@ -40,7 +40,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGINT", "SIGKILL"))]
+    "name", ["SIGKILL", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGINT", "SIGTERM"))]
 )
 def test_process_that_gets_a_signal_continues_bit_for_bit(whole, tmp_path, name, capsys):
     """Another process can neither resume nor overwrite it, and nobody reads what it prints."""
@@ -75,7 +75,7 @@ def test_process_that_gets_a_signal_continues_bit_for_bit(whole, tmp_path, name,
     assert (content["status"], content["samples_seen"]) == ("finished", 60 * 32)
 
 
-@pytest.mark.parametrize("step", [5, 20, 21])
+@pytest.mark.parametrize("step", [5, 20, pytest.param(21, marks=pytest.mark.slow)])
 def test_killed_run_continues_bit_for_bit(whole, tmp_path, step):
     with pytest.raises(SimulatedKillError):
         fit(tmp_path, *intervene("RaiseAt", step=step))
@@ -128,8 +128,10 @@ def test_second_signal_stops_at_once(whole, tmp_path):
     [
         ["--data.num_train_samples", "100"],
         ["--labels", "Classification", "--model.final_temperature", "0.05"],
-        [*DOUBLE, "--engine", "eager"],
-        [*DOUBLE, "--engine", "autograd", "--model.optimizer", "RMSprop"],
+        pytest.param(
+            [*DOUBLE, "--engine", "autograd", "--model.optimizer", "RMSprop"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_kinds_of_runs_continue_bit_for_bit(tmp_path, argv):
