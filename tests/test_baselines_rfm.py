@@ -91,17 +91,3 @@ def test_missing_package_is_one_clear_line(monkeypatch):
         RunError, match=r"xrfm must be installed .*: pip install 'bfc_lightning\[rfm\]'"
     ):
         RecursiveFeatureMachine()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"bandwidth": 0.0}, r"bandwidth must be positive, got 0.0"),
-        ({"ridge": 0.0}, r"ridge must be positive, got 0.0"),
-        ({"exponent": 2.5}, r"exponent must lie in \(0, 2\], got 2.5"),
-        ({"iterations": 0}, r"iterations must be at least 1, got 0"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        RecursiveFeatureMachine(**arguments)

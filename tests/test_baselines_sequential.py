@@ -35,20 +35,6 @@ def test_depth_is_the_learners_or_the_users():
     assert errors[1] == errors[2] < 1e-3 < 0.1 < errors[0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"ridge": 0.0}, r"ridge must be positive, got 0.0"),
-        ({"ridge": [1.0, -1.0]}, r"ridge must be positive, got \[1.0, -1.0\]"),
-        ({"ridge": []}, r"ridge must be positive, got \[\]"),
-        ({"depth": 0}, r"depth must be at least 1, got 0"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SequentialKernels(**arguments)
-
-
 def test_one_ridge_a_stage_and_none_too_small():
     task = make_task(cubic, num_samples=100, input_dim=2, depth=3)
     with pytest.raises(RunError, match=r"one for each of 3 stages, got \[0.1, 0.1\]"):

@@ -114,21 +114,6 @@ def test_gap_is_the_largest_ratio_among_the_first_quarter():
     assert gap(torch.tensor([])) == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"widths": []}, r"widths must be a list of at least one positive integer, got \[\]"),
-        ({"widths": [2, 0]}, r"widths must be a list .* got \[2, 0\]"),
-        ({"ridge": 0.0}, r"ridge must be positive, got 0.0"),
-        ({"kernel_ridge": -1.0}, r"kernel_ridge must be positive, got -1.0"),
-        ({"refinements": -1}, r"refinements must be at least 0, got -1"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SpectralMethod(**arguments)
-
-
 def test_problems_that_it_cannot_take_are_refused():
     task = make_task(quadratic, num_samples=100, input_dim=20)
     with pytest.raises(RunError, match=r"widths must add up to at most 20, got \[20, 1\]"):

@@ -121,22 +121,6 @@ def test_quadratic_random_features_learn_what_is_quadratic():
     assert error(baseline, task) < 1e-8
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: LearnerNTK(0.0), "ridge must be positive, got 0.0"),
-        (lambda: QuadraticChainNTK(depth=0), "depth must be at least 1, got 0"),
-        (lambda: ReLUChainNTK(bias_std=-1.0), "bias_std must not be negative, got -1.0"),
-        (lambda: RandomFeatures(width=0), "width must be at least 1, got 0"),
-        (lambda: RandomFeatures(activation="tanh"), "activation must be relu or quadratic"),
-        (lambda: RandomFeatures(ridge=-1.0), "ridge must be positive, got -1.0"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 def test_learner_that_the_formula_does_not_cover_is_a_mistake_of_the_user():
     task = make_task(quadratic, num_samples=10, input_dim=3)
     learner = DenseNet(3, [4, 6], positive_readout=True).double()

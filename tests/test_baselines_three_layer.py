@@ -122,20 +122,3 @@ def test_three_layers_get_further_than_two_on_a_function_of_a_quadratic_form():
         baseline.fit(task)
         errors.append(error(baseline, task))
     assert errors[0] < 0.9 * errors[1], errors
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: TwoLayer(width=0), "width must be at least 1, got 0"),
-        (lambda: TwoLayer(num_steps=0), "num_steps must be at least 1, got 0"),
-        (lambda: ThreeLayer(width=-1), "width must be at least 1, got -1"),
-        (lambda: SteppedThreeLayer(ridge=0.0), "ridge must be positive, got 0.0"),
-        (lambda: TwoLayer(shares=[0.5, 0.6]), r"shares must be 2 positive numbers .* got \[0.5, 0"),
-        (lambda: ThreeLayer(shares=[1.0]), r"shares must be 2 positive numbers .* got \[1.0\]"),
-        (lambda: SteppedThreeLayer(shares=[0.5, 0.5, 0.0]), r"shares must be 3 positive numbers"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

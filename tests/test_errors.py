@@ -23,7 +23,6 @@ MISTAKES = {
     "unknown target": (["--target", "HierarchcalTarget"], r"target: .*'HierarchicalTarget'"),
     "group": (["--model", "3"], r"^model: .* '3'$"),
     "batch size": (["--data.batch_size", "30"], r"batch_size .*num_shards = 4, got 30"),
-    "processes": (["--trainer.devices", "3"], r"data.num_shards .*3, got 4"),
     "config": (["-c", "quikstart"], r"'quikstart'.*'quickstart'"),
     "checkpoint": (["--resume", "nowhere.ckpt"], r"checkpoint nowhere.ckpt"),
     "activation": (["--model.activation", "torch.nn.Nope"], r"model.activation: .*Nope"),
@@ -57,10 +56,6 @@ MISTAKES = {
     "RMSprop": ([*REPLICAS, "--model.optimizer", "RMSprop"], r"num_replicas .*RMSprop"),
     "AMSGrad": ([*REPLICAS, *ADAM, "--model.optimizer.amsgrad", "true"], r"num_replicas .*amsgrad"),
     "autograd": ([*REPLICAS, "--engine", "autograd"], r"num_replicas must be 1 with autograd"),
-    "two processes": (
-        [*REPLICAS, "--trainer.devices", "2"],
-        r"trainer.devices must be 1 .*num_replicas",
-    ),
     "accumulation": ([*REPLICAS, "--trainer.accumulate_grad_batches", "2"], r"num_replicas .*acc"),
     "mixed precision": ([*REPLICAS, "--trainer.precision", "bf16-mixed"], r"num_replicas .*mixed"),
     # These fail when the run folder exists already.

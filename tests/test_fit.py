@@ -87,11 +87,9 @@ def test_config_of_a_run_runs_again_to_the_same_weights(run):
     assert same_weights(run, run.parent / "again")
 
 
-def test_each_seed_is_another_run_and_the_same_seed_the_same(run):
+def test_each_seed_is_another_run(run):
     root = run.parent
-    assert fit(root, "--run.name", "seed1", "--seed_everything", "1") == 0
-    assert fit(root, "--run.name", "seed0", "--seed_everything", "0") == 0
-    assert same_weights(run, root / "seed0")
+    assert fit(root, "--run.name", "seed1", "--seed_everything", "1", *TWO_STEPS) == 0
     problems = [checkpoint(path)["HierarchicalData"]["problem"] for path in (run, root / "seed1")]
     one, other = (problem["0.input_weight"] for problem in problems)
     assert not (one == other).any()
@@ -166,12 +164,6 @@ def test_max_steps_counts_optimizer_steps(tmp_path):
     assert checkpoint(tmp_path / "tiny")["global_step"] == 7
 
 
-def test_last_step_is_always_validated(tmp_path):
-    assert fit(tmp_path, "--trainer.max_steps", "25") == 0
-    rows = read_metrics(tmp_path / "tiny" / "metrics.csv")
-    assert {row["step"] for row in rows if "val/nmse" in row} == {20, 25}
-
-
 def test_classes_have_their_own_defaults_and_one_argument_can_be_changed(tmp_path):
     other = ["--model.optimizer", "SGD", "--model.lr_scheduler", "LinearLR"]
     models = []
@@ -216,10 +208,10 @@ def test_max_time_ends_with_status_timeout_and_counts_over_resumes(tmp_path):
 
 
 def test_adam_learns_two_levels(tmp_path):
-    argv = ["--trainer.max_steps", "1500", "--model.width", "16", "--data.batch_size", "64"]
+    argv = ["--trainer.max_steps", "500", "--model.width", "16", "--data.batch_size", "64"]
     assert fit(tmp_path, *argv) == 0
     metrics = summary(tmp_path / "tiny")["metrics"]
-    assert metrics["val/nmse"] < 0.03
+    assert metrics["val/nmse"] < 0.01
     assert metrics["val/nmse"] < metrics["reference/without_last_level"]
     assert metrics["levels/residual_2"] < 0.05
 
@@ -236,14 +228,14 @@ def test_clipped_sgd_without_momentum_learns_too(tmp_path):
 def test_classification_reports_errors_and_learns(tmp_path):
     argv = ["--labels", "Classification", "--model.linear_readout", "true"]
     argv += ["--model.final_temperature", "0.05", "--model.width", "16"]
-    assert fit(tmp_path, *argv, "--trainer.max_steps", "800", "--data.batch_size", "64") == 0
+    assert fit(tmp_path, *argv, "--trainer.max_steps", "400", "--data.batch_size", "64") == 0
     metrics = summary(tmp_path / "tiny")["metrics"]
-    assert 0 < metrics["val/error"] < 0.12
+    assert 0 < metrics["val/error"] < 0.06
     assert math.isfinite(metrics["reference/without_last_level"])
 
 
 def test_run_on_a_finite_training_set_overfits_it(tmp_path):
-    argv = ["--data.num_train_samples", "40", "--trainer.max_steps", "800", "--model.width", "32"]
+    argv = ["--data.num_train_samples", "40", "--trainer.max_steps", "300", "--model.width", "32"]
     assert fit(tmp_path, *argv) == 0
     metrics = summary(tmp_path / "tiny")["metrics"]
     assert metrics["train/loss"] < 0.1 * metrics["val/nmse"]

@@ -42,27 +42,6 @@ def test_length_of_the_run_is_halved_by_default():
     assert [(phase.start, phase.stop) for phase in scheme.phases(2, 21)] == [(0, 10), (10, 21)]
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: FreezeBelow(0, 0), r"first must be at least 1, got 0\."),
-        (lambda: FreezeBelow(2, 3), r"scheme.depth must be between 0 and .*, 2, got 3"),
-        (lambda: FreezeBelow(2, -1), r"scheme.depth must be between 0 and .*, 2, got -1"),
-        (lambda: FreezeBelow(1, 1.0), r"depth must be an integer"),
-        (lambda: FreezeBelow(1, 0, [5]), r"one for each of 2 phases, got \[5\]\."),
-        (lambda: FreezeBelow(1, 0, []), r"one for each of 2 phases, got \[\]\."),
-        (lambda: FreezeBelow(1, 0, [5, 0]), r"steps must be at least 1 in every phase"),
-        (lambda: PullBelow(1, 0.0), r"pull must be positive and finite, got 0\.0\."),
-        (lambda: PullBelow(1, float("nan")), r"pull must be positive and finite, got nan\."),
-        (lambda: PullBelow(2, 1.0).phases(2, 9), r"less than the number of layers, 2, got 2\."),
-        (lambda: PullBelow(1, 1.0).phases(2, 1), r"trainer.max_steps must be at least 1 for each"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 MISTAKES = {
     "first": ([*FREEZE, "0", "--scheme.first", "2"], r"scheme.first must be less than .* 2, got 2"),
     "depth": ([*FREEZE, "2"], r"scheme.depth must be between 0 and scheme.first, 1, got 2"),
@@ -179,7 +158,7 @@ def test_frozen_layers_keep_every_bit_and_the_others_start_from_their_initializa
 def test_resumed_run_equals_the_run_that_was_not_interrupted(tmp_path, argv, engine):
     argv = [*argv, *STEPS, "--trainer.val_check_interval", "4", "--engine", engine]
     assert fit(tmp_path, "--run.name", "whole", *argv) == 0
-    for step in (5, 8, 9):
+    for step in (8, 9):
         cut = [*argv, "--run.name", f"cut-{step}"]
         assert fit(tmp_path, *cut, *intervene("SignalAt", step=step)) == 130
         assert checkpoint(tmp_path / f"cut-{step}")["global_step"] == step

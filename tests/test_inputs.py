@@ -1,7 +1,5 @@
 """Input distributions: moments, marginals, and the distribution with one direction taken out."""
 
-import math
-import re
 from functools import partial
 
 import numpy as np
@@ -118,14 +116,15 @@ def test_rotation_follows_its_seed_and_none_is_zero():
     assert not torch.allclose(covariance(1), covariance(2), atol=0.01)
 
 
-@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture])
+@pytest.mark.parametrize(
+    "make", [lambda: gaussian("condition number"), mixture, lambda: Hypercube(30)]
+)
 def test_samples_follow_their_generator(make):
     distribution = make()
     assert torch.equal(draw(distribution, 50, seed=1), draw(distribution, 50, seed=1))
-    one, other = draw(distribution, 50, seed=1), draw(distribution, 50, seed=2)
-    assert not (one == other).any()
+    assert not torch.equal(draw(distribution, 50, seed=1), draw(distribution, 50, seed=2))
     random = generator(0, "moves on")
-    assert not (distribution.sample(50, random) == distribution.sample(50, random)).any()
+    assert not torch.equal(distribution.sample(50, random), distribution.sample(50, random))
 
 
 class Doubled(Gaussian):
@@ -177,24 +176,6 @@ def test_mixture_moments_worked_by_hand():
     torch.testing.assert_close(distribution.covariance, torch.tensor([[10.0]], dtype=torch.float64))
 
 
-def test_mixture_marginals_are_mixtures_of_normals():
-    parts = [
-        Gaussian(2, mean=[-1.0, 3.0], eigenvalues=[4.0, 0.25], rotation="identity"),
-        Gaussian(2, mean=[2.0, 0.0], eigenvalues=[0.5, 1.0], rotation="identity"),
-    ]
-    x = draw(GaussianMixture(parts, weights=[0.3, 0.7]), 5000).numpy()
-
-    def marginal(axis):
-        def cdf(t):
-            first = stats.norm([-1.0, 3.0][axis], [2.0, 0.5][axis]).cdf(t)
-            return 0.3 * first + 0.7 * stats.norm([2.0, 0.0][axis], [0.5**0.5, 1.0][axis]).cdf(t)
-
-        return cdf
-
-    for axis in (0, 1):
-        assert stats.kstest(x[:, axis], marginal(axis)).pvalue > 1e-3
-
-
 def test_mixture_draws_each_component_as_often_and_as_wide_as_stated():
     centers = [-100.0, 0.0, 100.0]
     parts = [
@@ -225,13 +206,6 @@ def test_cube_draws_every_corner_equally_often(dtype):
     corners = ((x + 1) / 2 @ torch.tensor([1.0, 2.0, 4.0], dtype=dtype)).long()
     counts = corners.bincount(minlength=8).tolist()
     assert stats.chisquare(counts).pvalue > 1e-3  # n = 8000, 1000 a corner
-
-
-def test_cube_follows_its_generator():
-    assert torch.equal(draw(Hypercube(30), 5, seed=1), draw(Hypercube(30), 5, seed=1))
-    assert not torch.equal(draw(Hypercube(30), 5, seed=1), draw(Hypercube(30), 5, seed=2))
-    random = generator(0, "moves on")
-    assert not torch.equal(Hypercube(30).sample(5, random), Hypercube(30).sample(5, random))
 
 
 # The distribution without one direction
@@ -280,58 +254,3 @@ def test_projection_formula_on_shifted_non_spherical_inputs():
     )
     expected = [row - sigma @ w * (w @ (row - mean)) / (w @ sigma @ w) for row in x.numpy()]
     np.testing.assert_allclose(distribution.project(x).numpy(), expected, rtol=0, atol=1e-12)
-
-
-# What a user gets wrong
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"input_dim": 0}, "input_dim must be at least 1, got 0."),
-        ({"rotation": "random"}, "rotation must be 'haar' or 'identity', got 'random'."),
-        ({"condition_number": 0.5}, "condition_number must lie in [1, inf), got 0.5."),
-        ({"power_law_exponent": -1.0}, "power_law_exponent must lie in [0, inf), got -1.0."),
-        ({"eigenvalues": [1.0, 2.0]}, "eigenvalues must be input_dim = 3 numbers, got 2."),
-        (
-            {"eigenvalues": [1.0, 0.0, 2.0]},
-            "eigenvalues must all be positive and finite, got 0.0.",
-        ),
-        (
-            {"condition_number": 2.0, "eigenvalues": [1.0, 1.0, 1.0]},
-            "at most one spectrum may be given, got condition_number and eigenvalues.",
-        ),
-        ({"mean": [1.0, 2.0]}, "mean must be one number or input_dim = 3 numbers, got 2."),
-    ],
-)
-def test_gaussian_refuses(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Gaussian(**{"input_dim": 3, **arguments})
-
-
-@pytest.mark.parametrize("weights", [[0.5], [1.5, -0.5], [0.5, 0.4], [1.0, 0.0], [math.nan, 1.0]])
-def test_mixture_refuses_weights_that_are_no_distribution(weights):
-    message = f"weights must be 2 positive numbers that sum to 1, got {weights}."
-    with pytest.raises(ValueError, match=re.escape(message)):
-        GaussianMixture([Gaussian(2), Gaussian(2)], weights=weights)
-
-
-def test_mixture_refuses_no_component_and_mixed_dimensions():
-    with pytest.raises(ValueError, match=r"components must contain at least one Gaussian"):
-        GaussianMixture([])
-    with pytest.raises(ValueError, match=r"components must have the same input_dim, got"):
-        GaussianMixture([Gaussian(2), Gaussian(3)])
-
-
-def test_cube_refuses_no_dimension():
-    with pytest.raises(ValueError, match=r"input_dim must be at least 1, got 0\."):
-        Hypercube(0)
-
-
-def test_input_dim_and_seed_are_integers_of_any_type():
-    one = Gaussian(np.int64(3), mean=1.0, condition_number=4.0, seed=np.int64(2))
-    other = Gaussian(3, mean=1.0, condition_number=4.0, seed=2)
-    assert torch.equal(draw(one, 5), draw(other, 5))
-    for value in (3.0, "3", True):
-        with pytest.raises(ValueError, match="input_dim must be an integer, got"):
-            Gaussian(value)

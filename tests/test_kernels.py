@@ -153,13 +153,6 @@ def test_what_the_formulas_do_not_cover_is_refused():
         readout_scales(DenseNet(5, [4], activation=Huber()))
 
 
-def test_depth_is_an_integer_of_any_type():
-    x = points(2)
-    assert torch.equal(relu_chain_ntk(x, x, np.int64(2)), relu_chain_ntk(x, x, 2))
-    with pytest.raises(ValueError, match=r"depth must be an integer, got 2\.0"):
-        relu_chain_ntk(x, x, 2.0)
-
-
 # Gradients at and near angles 0 and pi
 
 

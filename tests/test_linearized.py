@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.func import functional_call, jacrev
 
-from bfc_lightning import DenseNet, Gaussian, HierarchicalTarget, LinearizedDenseNet, Regression
+from bfc_lightning import DenseNet, LinearizedDenseNet
 from bfc_lightning.measures.ntk import empirical_ntk
-from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.loading import load_run
 from tests.interventions import SimulatedKillError
 from tests.reference import tangent_kernel
@@ -104,12 +103,6 @@ def test_gradient_descent_ends_at_kernel_regression_with_the_tangent_kernel():
         expected = original(new) + kernel[6:, :6] @ weights
         torch.testing.assert_close(linearized(x), y, rtol=0, atol=1e-6)
         torch.testing.assert_close(linearized(new), expected, rtol=0, atol=1e-6)
-
-
-def test_penalty_is_refused():
-    target = HierarchicalTarget(Gaussian(6), [3, 2])
-    with pytest.raises(ValueError, match=r"regularization must be 0 for a linearized .* got 0.1"):
-        HierarchicalLearner(target, Regression(Gaussian(6)), linearized=True, regularization=0.1)
 
 
 def test_run_learns_keeps_its_features_and_is_read_back(tmp_path):

@@ -11,9 +11,7 @@ from bfc_lightning.inputs import Gaussian
 from bfc_lightning.measures.features import (
     Leakage,
     Richness,
-    consumed_leakage,
     probe_residuals,
-    weight_leakage,
 )
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.seeds import generator
@@ -269,41 +267,3 @@ def test_richness_is_zero_where_nothing_is_explained(target, x):
     constant = torch.full((NUM_SAMPLES, 4), math.pi, dtype=torch.float64)
     assert float(richness(constant, wanted)) == 0
     assert float(richness(draw(NUM_SAMPLES, 4), torch.ones_like(wanted))) == 0
-
-
-# All of them
-
-
-def test_feature_measures_are_vmapped_over_learners(target, x, learned):
-    s, g = target.preactivations(x), target.features(x)
-    weight, readout = target.weight(1, 0), torch.ones(3, dtype=torch.float64)
-
-    def measure(first, second):
-        z = x @ first.T
-        f = z * z
-        return torch.cat([
-            probe_residuals([f, z], g).flatten(),
-            torch.stack([
-                feature_leakage(z, s[0]),
-                richness(f, s[0]),
-                weight_leakage(first, weight),
-                consumed_leakage(first, second, readout, weight),
-            ]),
-        ])
-
-    first, second = draw(2, 6, 8), draw(2, 3, 6, name="V21")
-    single = torch.stack([measure(*pair) for pair in zip(first, second, strict=True)])
-    torch.testing.assert_close(torch.vmap(measure)(first, second), single, rtol=1e-9, atol=0)
-
-
-def test_dtype_follows_the_arguments(target, x, learned):
-    single = [part.float() for part in (learned[0][0], learned[1][0])]
-    s, g = target.preactivations(x)[0].float(), target.features(x)[0].float()
-    results = [probe_residual(single[1], g), feature_leakage(single[0], s), richness(single[1], s)]
-    exact = [
-        probe_residual(learned[1][0], target.features(x)[0]),
-        feature_leakage(learned[0][0], target.preactivations(x)[0]),
-        richness(learned[1][0], target.preactivations(x)[0]),
-    ]
-    assert {result.dtype for result in results} == {torch.float32}
-    torch.testing.assert_close(torch.stack(results).double(), torch.stack(exact), rtol=0.01, atol=0)

@@ -68,19 +68,3 @@ def test_initialization_depends_on_the_seed_alone(target):
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"width": [8]}, r"width must be one number or one for each of 2 layers, got \[8\]"),
-        ({"width": 0}, r"width must be at least 1"),
-        ({"depth": 0}, r"depth must be at least 1, got 0"),
-        ({"regularization": -1.0}, r"regularization must be at least 0, got -1.0"),
-        ({"activation": torch.sum}, r"activation must keep the shape \(2, 4\), got \(\)"),
-        ({"activation": len}, r"activation must map tensors to tensors"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(target, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        learner(target, **arguments)

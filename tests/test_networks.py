@@ -1,7 +1,6 @@
 """The learner: formula, start, gradients, and many learners as one."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -9,13 +8,10 @@ import torch
 from reference import learner, penalty
 from scipy import stats
 from torch import nn
-from torch.func import functional_call, stack_module_state
 
 from bfc_lightning.activations import Huber
-from bfc_lightning.inputs import Gaussian
 from bfc_lightning.networks import DenseNet, expand_scales
 from bfc_lightning.seeds import generator
-from bfc_lightning.targets import HierarchicalTarget
 
 
 def inputs(num_samples, dim, seed=0):
@@ -92,33 +88,6 @@ def test_network_worked_by_hand():
         network.constant.fill_(0.5)
     value = network(torch.ones(1, 1, dtype=torch.float64)).detach()
     assert float(value) == pytest.approx(0.5 - 52 / math.sqrt(2), rel=1e-14)
-
-
-@pytest.mark.parametrize("sources", [None, [[0], [1], [0, 2]]])
-@pytest.mark.parametrize("signs", ["random", "positive"])
-def test_learner_with_the_target_s_weights_is_the_target(sources, signs):
-    target = HierarchicalTarget(
-        Gaussian(6),
-        [4, 3, 2],
-        level_scales=0.3,
-        sources=sources,
-        signs=signs,
-        normalize=False,
-        seed=4,
-    )
-    network = DenseNet(6, target.widths, level_scales=target.level_scales).double()
-    with torch.no_grad():
-        for level, layer in enumerate(network.layers, start=1):
-            for source in range(level):
-                layer.block(source).copy_(target.weight(level, source))
-            signs_of_level = target.get_buffer(f"signs_{level}")
-            layer.readout.copy_(signs_of_level * math.sqrt(layer.width))
-    x = inputs(50, 6)
-    torch.testing.assert_close(network(x), target(x), rtol=1e-12, atol=1e-12)
-    for learned, wanted in zip(network.features(x), target.features(x), strict=True):
-        torch.testing.assert_close(learned, wanted, rtol=1e-12, atol=1e-12)
-    for learned, wanted in zip(network.preactivations(x), target.preactivations(x), strict=True):
-        torch.testing.assert_close(learned, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_last_scale_repeats_beyond_the_target_s_depth():
@@ -247,20 +216,7 @@ def test_every_layer_has_an_activation_of_its_own():
     assert given.weight.tolist() == pytest.approx([0.1])
 
 
-# Gradients, and many networks as one
-
-
-@pytest.mark.parametrize("linear_readout", [True, False])
-def test_gradients_are_those_of_finite_differences(linear_readout):
-    network = perturbed(DenseNet(2, [3, 2], linear_readout=linear_readout))
-    x = inputs(3, 2)
-    names = [name for name, _ in network.named_parameters()]
-    values = tuple(parameter.detach().requires_grad_() for parameter in network.parameters())
-
-    def output(*parameters):
-        return functional_call(network, dict(zip(names, parameters, strict=True)), (x,))
-
-    assert torch.autograd.gradcheck(output, values, eps=1e-6, atol=1e-7, rtol=1e-6)
+# Without a graph
 
 
 @pytest.mark.parametrize("activation", [None, nn.GELU(), Huber(0.5)])
@@ -282,19 +238,6 @@ def test_evaluation_without_a_graph_is_the_same(
     assert not found.requires_grad
     torch.testing.assert_close(found, network(x).detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(network.evaluate(x), found, rtol=0, atol=0)
-
-
-def test_stacked_networks_answer_like_separate_ones():
-    networks = [perturbed(DenseNet(3, [4, 2], linear_readout=True), seed) for seed in range(3)]
-    parameters, buffers = stack_module_state(networks)
-    x = torch.stack([inputs(5, 3, seed) for seed in range(3)])
-
-    def answer(weights, state, samples):
-        return functional_call(networks[0], (weights, state), (samples,))
-
-    together = torch.vmap(answer)(parameters, buffers, x)
-    apart = torch.stack([network(row) for network, row in zip(networks, x, strict=True)])
-    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
 
 
 # The penalty
@@ -325,28 +268,3 @@ def test_penalty_pulls_on_weights_only():
             torch.testing.assert_close(by_hand[name].detach(), parameter.grad)
         else:
             assert parameter.grad is None
-
-
-# What a user gets wrong
-
-
-@pytest.mark.parametrize(
-    ("input_dim", "widths", "message"),
-    [
-        (0, [2], "input_dim must be at least 1, got 0."),
-        (2, [], "width must be at least 1 in each of one or more layers, got []."),
-        (2, [3, 0], "width must be at least 1 in each of one or more layers, got [3, 0]."),
-    ],
-)
-def test_sizes_refused(input_dim, widths, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        DenseNet(input_dim, widths)
-
-
-def test_sizes_are_integers_of_any_type():
-    network = DenseNet(np.int64(2), [np.int64(3)], seed=np.int64(1))
-    assert torch.equal(network.layers[0].weight, DenseNet(2, [3], seed=1).layers[0].weight)
-    with pytest.raises(ValueError, match=r"input_dim must be an integer, got 2\.0"):
-        DenseNet(2.0, [3])
-    with pytest.raises(ValueError, match="width must be an integer, got '3'"):
-        DenseNet(2, ["3"])

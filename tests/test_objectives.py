@@ -94,13 +94,6 @@ def test_unknown_labels_are_refused():
         objective_for(Doubled(), Ranking(Gaussian(2)), temperature=0.25)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0])
-def test_temperature_must_be_positive(temperature):
-    message = f"temperature must be positive, got {temperature}."
-    with pytest.raises(ValueError, match=re.escape(message)):
-        ClassificationObjective(Doubled(), temperature)
-
-
 # Gradients
 
 

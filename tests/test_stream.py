@@ -300,36 +300,3 @@ def test_numpy_integers_give_the_batches_of_ints(make):
         assert same(batch, other.batch("train", int(step), 8))
     block = one.block("train", np.int64(1), np.int64(2), np.int64(8))
     assert same(block, other.block("train", 1, 2, 8))
-
-
-# What a user gets wrong
-
-
-def test_integers_are_checked_by_name():
-    for source in (stream(), finite(10, num_shards=4)):
-        for name, call in {
-            "index": lambda s: s.batch("train", 1.0, 8),
-            "batch_size": lambda s: s.batch("train", 0, "8"),
-            "shard": lambda s: s.batch("train", 0, 8, [True]),
-            "start": lambda s: s.block("train", np.float64(1), 2, 8),
-            "count": lambda s: s.block("train", 0, 2.0, 8),
-        }.items():
-            with pytest.raises(ValueError, match=f"{name} must be an integer, got "):
-                call(source)
-
-
-@pytest.mark.parametrize("batch_size", [0, -4, 6])
-def test_batch_that_its_shards_do_not_divide_is_refused(batch_size):
-    message = r"batch_size must be a positive multiple of num_shards = 4, got"
-    for either in (stream(), finite(10, num_shards=4)):
-        with pytest.raises(ValueError, match=message):
-            either.batch("train", 0, batch_size)
-        with pytest.raises(ValueError, match=message):
-            either.block("train", 0, 2, batch_size)
-
-
-def test_empty_streams_are_refused():
-    with pytest.raises(ValueError, match=r"num_shards must be at least 1, got 0\."):
-        stream(num_shards=0)
-    with pytest.raises(ValueError, match=r"num_train_samples must be at least 1, got 0\."):
-        finite(0)

@@ -1,7 +1,5 @@
 """The hierarchical target: formula, normalization, moments, seeds."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -130,17 +128,6 @@ def test_weight_of_a_layer_that_is_not_read_is_zero():
 
 
 @pytest.mark.parametrize("name", ["normalized", "on_mixture"])
-def test_normalized_features_have_mean_zero_and_variance_one_on_fresh_samples(name, request):
-    target = request.getfixturevalue(name)
-    x = draw(target.inputs, 2**15)
-    for level, feature in enumerate(target.features(x), start=1):
-        # the stored moments rest on 2^17 samples: they add half a standard error at n = 2^15
-        assert (standard_errors_off(feature, 0.0) < 5).all(), level
-        assert (standard_errors_off(feature**2, 1.0) < 5).all(), level
-        assert float((feature.std(dim=0) - 1).abs().max()) < 0.15
-
-
-@pytest.mark.parametrize("name", ["normalized", "on_mixture"])
 def test_moments_are_fixed_on_the_samples_that_the_seed_names(name, request):
     target = request.getfixturevalue(name)
     random = generator({"normalized": 1, "on_mixture": 2}[name], "moments")
@@ -229,19 +216,3 @@ def test_presets_reach_the_target():
     assert target.depth == 3
     assert target.input_dim == 16
     assert target.level_outputs(draw(target.inputs, 5)).shape == (5, 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"widths": [5]}, "widths must not grow from input_dim = 4 upwards, got [5]."),
-        ({"level_scales": [1.0]}, "level_scales must hold one number for each of the 2 levels"),
-        ({"sources": [[0], [0]]}, "sources of layer 2 must contain 1, got [0]."),
-        ({"singular_values": (2.0, 1.0)}, "singular_values must be [s_min, s_max]"),
-        ({"signs": [[1, 1]]}, "signs must be lists of +1 and -1 of lengths [2, 2], got [[1, 1]]."),
-        ({"weights": []}, "weights must contain one matrix for each source of each layer"),
-    ],
-)
-def test_target_refuses(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        HierarchicalTarget(Gaussian(4), **{"widths": [2, 2], **arguments})

@@ -44,9 +44,3 @@ def test_seeds_differ_and_moments_are_known(sight):
     assert not torch.equal(sight.directions, Sight(Gaussian(9), seed=2).directions)
     assert torch.equal(sight.directions, Sight(Gaussian(9), seed=1).directions)
     assert 0.5 < float(sight.variance) < 1.0
-
-
-@pytest.mark.parametrize("exponent", [0.0, -1.0, 1.5])
-def test_exponent_out_of_range_is_refused(exponent):
-    with pytest.raises(ValueError, match=rf"exponent must lie in \(0, 1\], got {exponent}"):
-        Sight(Gaussian(4), exponent=exponent)

@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -295,11 +294,3 @@ def test_read_weights_refused():
         read_weights([[[[1.0]]], [[[1.0]], [[1.0]]]], [1, 1, 1], [[0], [1]])
     with refuses("weights of layer 2 on layer 1 must have shape (1, 2), got (2, 1)."):
         read_weights([[[[1.0], [0.0]]], [[[1.0], [1.0]]]], [1, 2, 1], [[0], [1]])
-
-
-def test_widths_and_depth_are_integers_of_any_type():
-    assert resolve_widths([np.int64(3), 2], input_dim=4, depth=np.int64(2)) == [3, 2]
-    with pytest.raises(ValueError, match=r"width must be an integer, got 3\.0"):
-        resolve_widths([3.0, 2], input_dim=4, depth=2)
-    with pytest.raises(ValueError, match="depth must be an integer, got True"):
-        resolve_widths([3], input_dim=4, depth=True)

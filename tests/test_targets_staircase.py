@@ -1,13 +1,11 @@
 """The staircase: monomials on the cube as a target with layers."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
 from reference import staircase, standard_errors_off
 
-from bfc_lightning.inputs import Gaussian, Hypercube
+from bfc_lightning.inputs import Hypercube
 from bfc_lightning.measures.levels import level_shares
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import Staircase
@@ -56,24 +54,6 @@ def test_stored_moments_are_those_of_fresh_samples(target):
 
 def test_ratio_gives_its_powers():
     assert Staircase(Hypercube(4), level_scales=0.5).level_scales == (1.0, 0.5, 0.25)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"depth": 0}, "depth must be at least 1, got 0."),
-        ({"depth": 5}, "depth must be at most input_dim = 4, got 5."),
-        ({"level_scales": -1.0}, "level_scales must all be positive, got -1.0."),
-    ],
-)
-def test_staircase_refuses(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Staircase(Hypercube(4), **arguments)
-
-
-def test_staircase_refuses_inputs_off_the_cube():
-    with pytest.raises(ValueError, match=r"inputs of a Staircase must be on the cube"):
-        Staircase(Gaussian(4))
 
 
 def test_learner_learns_a_staircase(tmp_path):

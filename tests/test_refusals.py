@@ -1,0 +1,245 @@
+"""Arguments that cannot be: each is refused with its name, what is allowed, and its value."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+import bfc_lightning as bfc
+from bfc_lightning.kernels.chains import relu_chain_ntk
+from bfc_lightning.objectives import ClassificationObjective
+from bfc_lightning.schedules import make_schedule
+from bfc_lightning.seeds import counter_seed, derive_seed, generator
+from bfc_lightning.targets.specification import resolve_widths
+
+TARGET = bfc.HierarchicalTarget(bfc.Gaussian(4), [2, 2])
+STREAM = bfc.SampleStream(TARGET, num_shards=4)
+FINITE = bfc.FiniteStream(STREAM, 8)
+
+
+def gaussian(**arguments):
+    return bfc.Gaussian(**{"input_dim": 3, **arguments})
+
+
+def mixture(*weights):
+    return bfc.GaussianMixture([bfc.Gaussian(2)] * 2, weights=weights)
+
+
+def target(**arguments):
+    return bfc.HierarchicalTarget(bfc.Gaussian(4), **{"widths": [2, 2], **arguments})
+
+
+def paper(**arguments):
+    return bfc.PaperTarget(bfc.Gaussian(4), **{"widths": [2, 2], **arguments})
+
+
+def module(**arguments):
+    return bfc.HierarchicalLearner(TARGET, bfc.Regression(TARGET.inputs), **arguments)
+
+
+def data(**arguments):
+    return bfc.HierarchicalData(TARGET, bfc.Regression(TARGET.inputs), **arguments)
+
+
+def sgd():
+    return torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+
+
+# In a message, " ... " stands for any words.
+REFUSED = [
+    (lambda: bfc.Huber(0.0), "threshold must be positive, got 0.0."),
+    # Inputs
+    (lambda: gaussian(input_dim=0), "input_dim must be at least 1, got 0."),
+    (lambda: gaussian(rotation="random"), "rotation must be 'haar' or 'identity', got 'random'."),
+    (lambda: gaussian(condition_number=0.5), "condition_number must lie in [1, inf), got 0.5."),
+    (lambda: gaussian(power_law_exponent=-1.0), "power_law_exponent must lie in [0, inf)"),
+    (lambda: gaussian(eigenvalues=[1.0, 2.0]), "eigenvalues must be input_dim = 3 numbers, got 2."),
+    (lambda: gaussian(eigenvalues=[1.0, 0.0, 2.0]), "eigenvalues must ... positive ... got 0.0"),
+    (
+        lambda: gaussian(condition_number=2.0, eigenvalues=[1.0] * 3),
+        "at most one spectrum may be given, got condition_number and eigenvalues.",
+    ),
+    (lambda: gaussian(mean=[1.0, 2.0]), "mean must be one number or input_dim = 3 numbers, got 2."),
+    (lambda: mixture(0.5), "weights must be 2 positive numbers that sum to 1, got "),
+    (lambda: mixture(1.5, -0.5), "weights must be 2 positive numbers that sum to 1, got "),
+    (lambda: mixture(0.5, 0.4), "weights must be 2 positive numbers that sum to 1, got "),
+    (lambda: mixture(math.nan, 1.0), "weights must be 2 positive numbers that sum to 1, got "),
+    (lambda: bfc.GaussianMixture([]), "components must contain at least one Gaussian"),
+    (
+        lambda: bfc.GaussianMixture([bfc.Gaussian(2), bfc.Gaussian(3)]),
+        "components must have the same input_dim, got",
+    ),
+    (lambda: bfc.Hypercube(0), "input_dim must be at least 1, got 0."),
+    # Targets
+    (lambda: target(widths=[5]), "widths must not grow from input_dim = 4 upwards, got [5]."),
+    (lambda: target(level_scales=[1.0]), "level_scales must hold one number for each of the 2"),
+    (lambda: target(sources=[[0], [0]]), "sources of layer 2 must contain 1, got [0]."),
+    (lambda: target(singular_values=(2.0, 1.0)), "singular_values must be [s_min, s_max]"),
+    (lambda: target(signs=[[1, 1]]), "signs must be lists of +1 and -1 ... got [[1, 1]]."),
+    (lambda: target(weights=[]), "weights must contain one matrix for each source of each layer"),
+    (lambda: paper(kappa=0.5), "kappa must be at least 1 and finite, got 0.5."),
+    (lambda: paper(signs="random"), "signs must be 'positive' or 'balanced', got 'random'."),
+    (lambda: paper(constants=(2.0, 2.0)), "constants must be [C, C_1] with C > C_1 >= 2"),
+    (lambda: paper(widths=[5, 1]), "widths must not grow from input_dim = 4 upwards, got [5, 1]."),
+    (lambda: paper(sources=[[1], [1, 2]]), "sources of layer 3 must not contain 1, got [1, 2]."),
+    (lambda: paper(level_scales=[1.0]), "level_scales must hold one number for each of the 2"),
+    (lambda: paper(weights=[]), "weights must contain one matrix for each source of each layer"),
+    (lambda: bfc.HardForKernels(bfc.Gaussian(4), depth=1), "depth must be at least 2, got 1."),
+    (lambda: bfc.HardForTwoLayers(bfc.Gaussian(4), depth=1), "depth must be at least 2, got 1."),
+    (
+        lambda: bfc.HardForKernels(bfc.Gaussian(7), depth=4),
+        "input_dim must be at least 2^(depth - 1) = 8, got 7.",
+    ),
+    (lambda: bfc.RichRepresentation(bfc.Gaussian(1)), "input_dim must be at least 2, got 1."),
+    (lambda: bfc.BackwardCorrection(bfc.Gaussian(3)), "input_dim must be at least 4, got 3."),
+    (lambda: bfc.Sight(bfc.Gaussian(4), exponent=0.0), "exponent must lie in (0, 1], got 0.0"),
+    (lambda: bfc.Sight(bfc.Gaussian(4), exponent=1.5), "exponent must lie in (0, 1], got 1.5"),
+    (lambda: bfc.Staircase(bfc.Hypercube(4), depth=0), "depth must ... got 0."),
+    (lambda: bfc.Staircase(bfc.Hypercube(4), depth=5), "depth must ... input_dim = 4, got 5."),
+    (lambda: bfc.Staircase(bfc.Hypercube(4), level_scales=-1.0), "level_scales must all be pos"),
+    (lambda: bfc.Staircase(bfc.Gaussian(4)), "inputs of a Staircase must be on the cube"),
+    (
+        lambda: bfc.SingleIndex(bfc.Gaussian(2), link="hermite_4"),
+        "link must be relu, hermite_2, hermite_3 or tanh, got 'hermite_4'.",
+    ),
+    (lambda: bfc.QuadraticFeature(bfc.Gaussian(2), link="hermite_4"), "link must be relu, herm"),
+    (lambda: bfc.QuadraticFeature(bfc.Gaussian(1)), "input_dim must be at least 2, got 1."),
+    (lambda: bfc.DepthSeparation(bfc.Gaussian(5)), "input_dim must be even, got 5."),
+    # Labels, objectives, samples
+    (lambda: bfc.Classification(bfc.Gaussian(1)), "input_dim must be at least 2 for classific"),
+    (lambda: bfc.Regression(bfc.Gaussian(2), noise_std=-0.1), "noise_std must be at least 0, got"),
+    (lambda: ClassificationObjective(TARGET, 0.0), "temperature must be positive, got 0.0."),
+    (lambda: counter_seed(0, -1), "counter must lie in [0, 2^32), got -1."),
+    (lambda: counter_seed(0, 2**32), "counter must lie in [0, 2^32), got 4294967296."),
+    (lambda: bfc.SampleStream(TARGET, num_shards=0), "num_shards must be at least 1, got 0."),
+    (lambda: bfc.FiniteStream(STREAM, 0), "num_train_samples must be at least 1, got 0."),
+    (
+        lambda: STREAM.batch("train", 0, 6),
+        "batch_size must be ... multiple of num_shards = 4, got 6",
+    ),
+    (lambda: STREAM.block("train", 0, 2, 0), "batch_size must be a positive multiple"),
+    (lambda: FINITE.batch("train", 0, -4), "batch_size must be a positive multiple"),
+    (lambda: FINITE.block("train", 0, 2, 6), "batch_size must be a positive multiple"),
+    (lambda: STREAM.batch("test", 2**27, 4), "index must lie in [0, 2^29 / num_shards), got 134"),
+    (lambda: data(num_shards=0), "num_shards must be at least 1, got 0"),
+    (lambda: data(batch_size=30), "batch_size must be ... num_shards ... got 30"),
+    (lambda: data(eval_batch_size=6), "eval_batch_size must be ... num_shards ... got 6"),
+    (lambda: data(num_train_samples=0), "num_train_samples must be at least 1, got 0"),
+    (lambda: data(num_test_samples=-1), "num_test_samples must be at least 1, got -1"),
+    (lambda: data().check_processes(3), "multiple of the number of processes, 3, got 4"),
+    # Learners
+    (lambda: bfc.DenseNet(0, [2]), "input_dim must be at least 1, got 0."),
+    (lambda: bfc.DenseNet(2, []), "width must be at least 1 in each of one or more ... got []."),
+    (lambda: bfc.DenseNet(2, [3, 0]), "width must be at least 1 in each ... got [3, 0]."),
+    (lambda: bfc.DenseNet(5, [4], init_scale=0.0), "init_scale must be positive and finite, got 0"),
+    (lambda: module(width=[8]), "width must be one number or one for each of 2 layers, got [8]"),
+    (lambda: module(width=0), "width must be at least 1"),
+    (lambda: module(depth=0), "depth must be at least 1, got 0"),
+    (lambda: module(regularization=-1.0), "regularization must be at least 0, got -1.0"),
+    (lambda: module(activation=torch.sum), "activation must keep the shape (2, 4), got ()"),
+    (lambda: module(activation=len), "activation must map tensors to tensors"),
+    (
+        lambda: module(linearized=True, regularization=0.1),
+        "regularization must be 0 for a linearized ... got 0.1",
+    ),
+    # Schedules and schemes
+    (lambda: bfc.OneCycle(sgd(), total_steps=None), "total_steps must be at least 1, got None."),
+    (lambda: bfc.OneCycle(sgd(), total_steps=9, decay=0.5), "decay must be at least 1, got 0.5"),
+    (
+        lambda: bfc.OneCycle(sgd(), total_steps=9, warmup_fraction=-0.1),
+        "warmup_fraction must lie in [0, 1), got -0.1.",
+    ),
+    (lambda: bfc.OneCycle(sgd(), total_steps=9, final_factor=-1.0), "final_factor must be pos"),
+    (
+        lambda: make_schedule(ReduceLROnPlateau, sgd(), total_steps=10),
+        "lr_scheduler must follow the steps, got ReduceLROnPlateau.",
+    ),
+    (lambda: bfc.Progressive(0), "steps must be at least 1 ... got 0."),
+    (lambda: bfc.Layerwise([5, 0]), "steps must be at least 1"),
+    (lambda: bfc.Layerwise([5, 5]).phases(3, 9), "one for each of 3 phases, got [5, 5]."),
+    (lambda: bfc.Layerwise().phases(3, 2), "trainer.max_steps must be at least 1 for each of 3"),
+    (lambda: bfc.Joint(freeze={4: 1}).phases(3, 9), "must name layers 1 to 3, got 4."),
+    (lambda: bfc.Joint(freeze={0: 1}).phases(3, 9), "must name layers 1 to 3, got 0."),
+    (lambda: bfc.Joint(freeze={1: 9}).phases(3, 9), "steps below the run's 9, got 9."),
+    (lambda: bfc.Joint(freeze={1: -1}), "freeze must ... at least 0, got"),
+    (lambda: bfc.Progressive(5, control="freeze"), "control must be one of ... got freeze"),
+    (lambda: bfc.Layerwise(5, control="restart"), "control must be one of ... got restart"),
+    (lambda: bfc.FreezeBelow(0, 0), "first must be at least 1, got 0."),
+    (lambda: bfc.FreezeBelow(2, 3), "scheme.depth must be between 0 and ... 2, got 3"),
+    (lambda: bfc.FreezeBelow(2, -1), "scheme.depth must be between 0 and ... 2, got -1"),
+    (lambda: bfc.FreezeBelow(1, 0, [5]), "one for each of 2 phases, got [5]."),
+    (lambda: bfc.FreezeBelow(1, 0, []), "one for each of 2 phases, got []."),
+    (lambda: bfc.FreezeBelow(1, 0, [5, 0]), "steps must be at least 1"),
+    (lambda: bfc.PullBelow(1, 0.0), "pull must be positive and finite, got 0.0."),
+    (lambda: bfc.PullBelow(1, math.nan), "pull must be positive and finite, got nan."),
+    (lambda: bfc.PullBelow(2, 1.0).phases(2, 9), "less than the number of layers, 2, got 2."),
+    (lambda: bfc.PullBelow(1, 1.0).phases(2, 1), "trainer.max_steps must be at least 1 for each"),
+    # Baselines
+    (lambda: bfc.KernelRidge("linear"), "kernel must be polynomial or rbf, got 'linear'"),
+    (lambda: bfc.KernelRidge(ridge=0.0), "ridge must be positive, got 0.0"),
+    (lambda: bfc.KernelRidge(degree=0), "degree must be positive, got 0"),
+    (lambda: bfc.KernelRidge(bandwidth=math.nan), "bandwidth must be positive, got nan"),
+    (lambda: bfc.RecursiveFeatureMachine(bandwidth=0.0), "bandwidth must be positive, got 0.0"),
+    (lambda: bfc.RecursiveFeatureMachine(ridge=0.0), "ridge must be positive, got 0.0"),
+    (lambda: bfc.RecursiveFeatureMachine(exponent=2.5), "exponent must lie in (0, 2], got 2.5"),
+    (lambda: bfc.RecursiveFeatureMachine(iterations=0), "iterations must be at least 1, got 0"),
+    (lambda: bfc.SequentialKernels(0.0), "ridge must be positive, got 0.0"),
+    (lambda: bfc.SequentialKernels([1.0, -1.0]), "ridge must be positive, got [1.0, -1.0]"),
+    (lambda: bfc.SequentialKernels([]), "ridge must be positive, got []"),
+    (lambda: bfc.SequentialKernels(depth=0), "depth must be at least 1, got 0"),
+    (lambda: bfc.SpectralMethod([]), "widths must be a list of at least one ... got []"),
+    (lambda: bfc.SpectralMethod([2, 0]), "widths must be a list ... got [2, 0]"),
+    (lambda: bfc.SpectralMethod(ridge=0.0), "ridge must be positive, got 0.0"),
+    (lambda: bfc.SpectralMethod(kernel_ridge=-1.0), "kernel_ridge must be positive, got -1.0"),
+    (lambda: bfc.SpectralMethod(refinements=-1), "refinements must be at least 0, got -1"),
+    (lambda: bfc.LearnerNTK(0.0), "ridge must be positive, got 0.0"),
+    (lambda: bfc.QuadraticChainNTK(depth=0), "depth must be at least 1, got 0"),
+    (lambda: bfc.ReLUChainNTK(bias_std=-1.0), "bias_std must not be negative, got -1.0"),
+    (lambda: bfc.RandomFeatures(width=0), "width must be at least 1, got 0"),
+    (lambda: bfc.RandomFeatures(activation="tanh"), "activation must be relu or quadratic"),
+    (lambda: bfc.RandomFeatures(ridge=-1.0), "ridge must be positive, got -1.0"),
+    (lambda: bfc.TwoLayer(width=0), "width must be at least 1, got 0"),
+    (lambda: bfc.TwoLayer(num_steps=0), "num_steps must be at least 1, got 0"),
+    (lambda: bfc.ThreeLayer(width=-1), "width must be at least 1, got -1"),
+    (lambda: bfc.SteppedThreeLayer(ridge=0.0), "ridge must be positive, got 0.0"),
+    (lambda: bfc.TwoLayer(shares=[0.5, 0.6]), "shares must be 2 positive numbers ... got [0.5, 0"),
+    (lambda: bfc.ThreeLayer(shares=[1.0]), "shares must be 2 positive numbers ... got [1.0]"),
+    (lambda: bfc.SteppedThreeLayer(shares=[0.5, 0.5, 0.0]), "shares must be 3 positive numbers"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_argument_is_refused(make, message):
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, message.split(" ... ")))):
+        make()
+
+
+INTEGERS = {
+    "seed": derive_seed,
+    "name of a seed": lambda value: generator(0, "layer", value),
+    "counter": lambda value: counter_seed(0, value),
+    "input_dim": bfc.Gaussian,
+    "width": lambda value: bfc.DenseNet(2, [value]),
+    "depth": lambda value: relu_chain_ntk(torch.ones(1, 1), torch.ones(1, 1), value),
+    "total_steps": lambda value: bfc.OneCycle(sgd(), total_steps=value),
+    "steps": lambda value: bfc.Layerwise([5, value]),
+    "freeze": lambda value: bfc.Joint(freeze={1: value}),
+    "index": lambda value: FINITE.batch("train", value, 8),
+    "batch_size": lambda value: FINITE.batch("train", 0, 4 * value),
+    "shard": lambda value: STREAM.batch("train", 0, 8, [value]),
+    "start": lambda value: STREAM.block("train", value, 2, 8),
+    "count": lambda value: FINITE.block("train", 0, value, 8),
+    " width": lambda value: resolve_widths([value], input_dim=4, depth=1),
+    " depth": lambda value: resolve_widths([3] * 2, input_dim=4, depth=value),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_are_of_any_type_and_floats_are_none(name):
+    INTEGERS[name](np.int64(2))
+    for value in (2.0, np.float64(2)):
+        with pytest.raises(ValueError, match=f"{name.strip()} must be an integer, got"):
+            INTEGERS[name](value)
