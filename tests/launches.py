@@ -47,6 +47,11 @@ def fit_argv(root: Path, *argv: str) -> list[str]:
     return ["fit", "-c", TINY, "--run.root", str(root), *argv]
 
 
+def unchecked(*argv: str) -> tuple[int, str]:
+    """A command in a process without the checks of shapes, which cannot be compiled."""
+    return end(start([script("bfc"), *argv], JAXTYPING_DISABLE="1"))
+
+
 def bfc(devices: int, root: Path, *argv: str) -> tuple[int, str]:
     """`bfc fit` by the console script, which starts the other processes."""
     shared = [*SHARED, str(devices)] if devices > 1 else []

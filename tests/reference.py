@@ -280,3 +280,37 @@ def residual_off_polynomials(x, values, degree):
     centered = values - values.mean()
     fit, *_ = np.linalg.lstsq(monomials, centered, rcond=None)
     return float(((centered - monomials @ fit) ** 2).sum())
+
+
+def phased_training(run, phases, rate):
+    """The weights of a quadratic learner after SGD in phases, on the samples of a run."""
+    initial = {name: value.detach() for name, value in run.network.named_parameters()}
+    parameters = {name: value.clone().requires_grad_() for name, value in initial.items()}
+    stream = run.data.make_stream("cpu", torch.float64)
+    for phase in phases:
+        fixed = set(range(1, run.network.depth + 1)).difference(phase.trained)
+        prefixes = tuple(f"layers.{level - 1}." for level in fixed)
+        moved = [name for name in parameters if not name.startswith(prefixes)]
+        earlier = parameters["layers.0.weight"].detach()
+        if phase.is_fresh:
+            parameters |= {name: initial[name].clone().requires_grad_() for name in moved}
+        for step in range(phase.start, phase.stop):
+            x, _, _ = stream.batch("train", step, run.data.batch_size)
+            output, known = parameters["constant"], x
+            for level in range(phase.depth):
+                names = (f"layers.{level}.{name}" for name in ("weight", "bias", "readout"))
+                weight, bias, readout = (parameters[name] for name in names)
+                features = (known @ weight.T + bias) ** 2
+                is_cut = phase.cut == "readout" and level + 1 < phase.depth
+                read = features.detach() if is_cut else features
+                output = output + run.network.scales[level] * read @ readout
+                passed = features.detach() if phase.cut == "features" else features
+                known = torch.cat([known, passed], dim=1)
+            y = run.target.level_outputs(x)[:, : phase.taught].sum(dim=1)
+            loss = (output - y).square().mean() / run.target.variance
+            loss = loss + phase.pull * (parameters["layers.0.weight"] - earlier).square().sum()
+            slopes = torch.autograd.grad(loss, [parameters[name] for name in moved])
+            for name, slope in zip(moved, slopes, strict=True):
+                value = parameters[name].detach() - rate * phase.lr_factor * slope
+                parameters[name] = value.requires_grad_()
+    return {f"network.{name}": value.detach() for name, value in parameters.items()}

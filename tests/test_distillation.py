@@ -1,10 +1,5 @@
 """Algorithm 1 in whole runs: stages, thresholds, controls, resuming."""
 
-import os
-import re
-import subprocess
-import sys
-
 import pytest
 
 from bfc_lightning import Distillation, PlateauThresholds, TheoremThresholds
@@ -13,6 +8,7 @@ from bfc_lightning.cli import main
 from bfc_lightning.distillation import stage_of
 from bfc_lightning.runs.loading import load_run
 from tests.interventions import SimulatedKillError
+from tests.launches import unchecked
 from tests.runs import DOUBLE, assert_same_run, checkpoint, error_line, intervene, summary
 
 DISTILLED = "tests/configs/distilled.yaml"
@@ -104,8 +100,14 @@ def test_stages_by_steps_find_narrow_weights_and_are_logged(tmp_path):
     assert (network.active_depth, network.distilled_depth) == (3, 3)
 
 
-@pytest.mark.parametrize("step", [20, 33])
-@pytest.mark.parametrize("argv", [[], THRESHOLDS], ids=["steps", "thresholds"])
+@pytest.mark.parametrize(
+    ("argv", "step"),
+    [
+        pytest.param([], 20, id="steps"),
+        pytest.param(THRESHOLDS, 33, id="thresholds"),
+        pytest.param(THRESHOLDS, 20, id="thresholds at a check", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_run_continues_bit_for_bit(tmp_path, argv, step):
     assert fit(tmp_path, "--run.name", "whole", *argv) == 0
     with pytest.raises(SimulatedKillError):
@@ -162,14 +164,8 @@ def test_compiled_engine_agrees(tmp_path, argv):
     """In a process without the checks of shapes, which cannot be compiled."""
     assert fit(tmp_path, "--run.name", "eager", *argv, *DOUBLE, "--engine", "eager") == 0
     command = ["fit", "-c", DISTILLED, "--run.root", str(tmp_path), "--run.name", "compiled"]
-    done = subprocess.run(
-        [sys.executable, "-m", "bfc_lightning", *command, *argv, *DOUBLE, "--engine", "compiled"],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    code, output = unchecked(*command, *argv, *DOUBLE, "--engine", "compiled")
+    assert code == 0, output
     assert_close_runs(tmp_path / "eager", tmp_path / "compiled")
 
 
@@ -196,33 +192,18 @@ def test_baselines_are_not_fitted_to_the_learner_with_distillation(tmp_path, cap
         (["--target", "SingleIndex"], "PaperTarget"),
         (["--scheme.control", "detach_readout"], "control"),
         (PLATEAU, "steps cannot be combined with thresholds"),
+        (["--target.signs", "balanced"], "positive"),
+        (["--model.distillation.lambda_5", ".nan"], "lambda_5"),
+        (["-c", "quickstart", "--scheme", "Distillation"], "requires"),
     ],
 )
 def test_mistakes_are_one_line_errors(tmp_path, capsys, argv, key):
-    assert fit(tmp_path, *argv) == 2
-    assert re.search(key, error_line(capsys.readouterr().err))
-
-
-MISFITS = {
-    "scheme without the learner": (["-c", "quickstart", "--scheme", "Distillation"], "requires"),
-    "learner without the scheme": (["-c", DISTILLED, "--scheme", "Joint"], "J"),
-    "balanced signs": (["-c", DISTILLED, "--target.signs", "balanced"], "pos"),
-    "infinite lambda": (
-        ["-c", DISTILLED, "--model.distillation.lambda_5", ".nan"],
-        "lambda_5",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MISFITS)
-def test_learner_scheme_and_target_must_fit(name, tmp_path, capsys):
-    argv, part = MISFITS[name]
-    assert main(["fit", *argv, "--run.root", str(tmp_path)]) == 2
-    assert part in error_line(capsys.readouterr().err)
+    config = [] if "-c" in argv else ["-c", DISTILLED]
+    assert main(["fit", *config, *argv, "--run.root", str(tmp_path)]) == 2
+    assert key in error_line(capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
 def test_layer_without_rank_is_reported(tmp_path):
-    argv = ["fit", "-c", DISTILLED, "--run.root", str(tmp_path)]
     with pytest.warns(UserWarning, match=r"K_\d has no rows"):
-        assert main([*argv, "--model.distillation.noise", "1e-5", "--scheme.steps", "2"]) == 0
+        assert fit(tmp_path, "--model.distillation.noise", "1e-5", "--scheme.steps", "2") == 0

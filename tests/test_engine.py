@@ -1,8 +1,6 @@
 """The engine against optimizer steps by autograd, one batch at a time."""
 
 import copy
-import os
-import subprocess
 import sys
 from functools import partial
 
@@ -23,6 +21,7 @@ from bfc_lightning.schedules import OneCycle
 from bfc_lightning.stream import SampleStream
 from bfc_lightning.targets import HierarchicalTarget
 from bfc_lightning.types import StepChunk
+from tests import launches
 from tests.engines import Steps, gap, trainable, weights
 from tests.reference import finite_differences, training_steps
 
@@ -355,14 +354,9 @@ def test_learners_of_different_shapes_are_refused():
 @pytest.mark.slow
 def test_compiled_steps_are_those_of_autograd_however_chunks_are_cut():
     """In a process without the checks of shapes, which cannot be compiled."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-m", "tests.test_engine"],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-W", "error::UserWarning", "-m", "tests.test_engine"]
+    code, output = launches.end(launches.start(command, JAXTYPING_DISABLE="1"))
+    assert code == 0, output
 
 
 def check_compiled():

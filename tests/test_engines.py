@@ -1,9 +1,6 @@
 """`engine`: all engines give the same runs; which run gets which."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +10,10 @@ import yaml
 from bfc_lightning.callbacks.loggers import read_metrics
 from bfc_lightning.cli import main
 from tests.engines import gap
+from tests.launches import fit_argv, unchecked
 from tests.runs import (
     BARE,
     DOUBLE,
-    TINY,
     assert_same_run,
     checkpoint,
     error_line,
@@ -240,29 +237,17 @@ def test_compiled_is_refused_where_it_is_impossible(tmp_path, capsys, monkeypatc
     assert "a callback listens to every step" in error_line(capsys.readouterr().err)
 
 
-# In a process without the checks of shapes, which cannot be compiled.
-
-
-def bfc(root: Path, *argv: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "bfc_lightning", "fit", "-c", TINY, "--run.root", str(root), *argv],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_compiled_run_equals_autograd_and_resumes_bit_for_bit(tmp_path):
     argv = ["--engine", "compiled", *DOUBLE, "--run.name"]
     signals = ["--measures+", "tests.interventions.MeasureThatSignals", "--measures.call"]
     for name, call in (("whole", "99"), ("cut", "5")):
-        done = bfc(tmp_path, *argv, name, *signals, call)
-        assert done.returncode == (130 if name == "cut" else 0), done.stderr
+        code, output = unchecked(*fit_argv(tmp_path, *argv, name, *signals, call))
+        assert code == (130 if name == "cut" else 0), output
     assert checkpoint(tmp_path / "cut")["global_step"] < 60
-    done = bfc(tmp_path, *argv, "cut", *signals, "99", "--resume", "auto")
-    assert done.returncode == 0, done.stderr
+    rest = fit_argv(tmp_path, *argv, "cut", *signals, "99", "--resume", "auto")
+    code, output = unchecked(*rest)
+    assert code == 0, output
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     autograd = train(tmp_path, "autograd", *DOUBLE)
     assert_close_runs(tmp_path / "whole", autograd, 1e-10)
@@ -271,8 +256,8 @@ def test_compiled_run_equals_autograd_and_resumes_bit_for_bit(tmp_path):
 @pytest.mark.slow
 def test_activation_that_cannot_be_compiled_is_refused_in_one_line(tmp_path):
     argv = ["--model.activation", "tests.interventions.uncompilable", "--engine"]
-    done = bfc(tmp_path / "logs", *argv, "compiled")
-    assert done.returncode == 2
-    assert "got compiled: " in error_line(done.stderr)
+    code, output = unchecked(*fit_argv(tmp_path / "logs", *argv, "compiled"))
+    assert code == 2
+    assert "got compiled: " in error_line(output)
     assert not (tmp_path / "logs").exists()
-    assert bfc(tmp_path / "logs", *argv, "auto").returncode == 0
+    assert unchecked(*fit_argv(tmp_path / "logs", *argv, "auto"))[0] == 0

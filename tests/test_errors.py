@@ -12,6 +12,13 @@ from tests.runs import BARE, TINY, checkpoint, error_line, fit, intervene, summa
 ZERO_WEIGHTS = str([[[[0] * 8] * 3], [[[0] * 8] * 2, [[0] * 3] * 2]])
 REPLICAS = ["--model.num_replicas", "2"]
 ADAM = ["--model.optimizer", "Adam"]
+CLASSES = ["--labels", "Classification"]
+LINEARIZED = ["--model.linearized", "true"]
+CONTROLLED = ["--scheme", "Progressive", "--scheme.control"]
+FACTORS = ["--scheme.lr_factors", "[0.5, 1]", "--model.lr_scheduler", "OneCycleLR"]
+FACTORS += ["--model.lr_scheduler.max_lr", "0.1"]
+FREEZE = ["--scheme", "FreezeBelow", "--scheme.depth", "0"]
+PULL = ["--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.3"]
 
 MISTAKES = {
     "unknown key": (["--model.widht", "3"], r"'model.widht'.*'model.width'"),
@@ -58,11 +65,31 @@ MISTAKES = {
     "autograd": ([*REPLICAS, "--engine", "autograd"], r"num_replicas must be 1 with autograd"),
     "accumulation": ([*REPLICAS, "--trainer.accumulate_grad_batches", "2"], r"num_replicas .*acc"),
     "mixed precision": ([*REPLICAS, "--trainer.precision", "bf16-mixed"], r"num_replicas .*mixed"),
+    "frozen layer": (["--scheme.freeze", '{"3": 10}'], r"scheme.freeze must name .* 1 to 2, got 3"),
+    "frozen, LBFGS": (
+        ["--scheme.freeze", '{"1": 9}', "--model.optimizer", "LBFGS"],
+        r"scheme.freeze .*LBFGS",
+    ),
+    "scheme": (["--scheme", "layerwise"], r"scheme: .*layerwise.*'Layerwise'"),
+    "control, classes": ([*CONTROLLED, "restart", *CLASSES], r"scheme.control needs regression"),
+    "control, depth": ([*CONTROLLED, "restart", "--model.depth", "1"], r"at least 2 layers, got 1"),
+    "control, linearized": ([*CONTROLLED, "detach_readout", *LINEARIZED], r"linearized"),
+    "control, levels": (
+        [*CONTROLLED, "subtract", "--target.widths", "[3]", "--model.depth", "2"],
+        r"scheme.control needs a target of at least 2 levels, got 1",
+    ),
+    "control, replicas": ([*CONTROLLED, "subtract", *REPLICAS], r"num_replicas .*control"),
+    "Layerwise": (["--scheme", "Layerwise", "--scheme.control", "restart"], r"scheme"),
+    "Joint": (["--scheme", "Joint", "--scheme.control", "restart"], r"control"),
+    "first": ([*FREEZE, "--scheme.first", "2"], r"scheme.first must be .* got 2"),
+    "pull": ([*PULL, *LINEARIZED], r"scheme.pull .*model.linearized: true"),
     # These fail when the run folder exists already.
+    "factors": (["--scheme", "Layerwise", *FACTORS], r"lr_factors .* got OneCycleLR"),
     "setup": (intervene("FailInSetup"), r"RuntimeError: before training \(interventions.py, line"),
     "first step": (intervene("FailInTheFirstStep"), r"RuntimeError: before training"),
     "measure": (["--measures+", "tests.interventions.DuplicateMeasure"], r"DuplicateMeasure must"),
 }
+LATE = ("factors", "setup", "first step", "measure")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -72,7 +99,7 @@ def test_mistake_is_one_line_with_exit_code_2_and_leaves_no_folder(mistake, tmp_
     error = capsys.readouterr().err
     line = error_line(error)
     assert error.splitlines()[-1] == f"bfc: error: {line}"
-    assert len(error.splitlines()) == (2 if mistake in ("setup", "first step", "measure") else 1)
+    assert len(error.splitlines()) == (2 if mistake in LATE else 1)
     assert len(line) < 400
     assert re.search(message, line), line
     assert not list(tmp_path.iterdir())
@@ -129,7 +156,6 @@ def test_out_of_memory_is_exit_code_4(tmp_path, capsys):
 
 
 RARE_LOG = ["--trainer.log_every_n_steps", "1000"]
-CLASSES = ["--labels", "Classification"]
 
 
 @pytest.mark.parametrize("argv", [[], [*CLASSES, *RARE_LOG]])

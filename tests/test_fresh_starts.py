@@ -1,7 +1,5 @@
 """FreezeBelow and PullBelow: phases, fresh starts, the pull, resuming."""
 
-import re
-
 import pytest
 import torch
 
@@ -9,8 +7,9 @@ from bfc_lightning.fresh_starts import FreezeBelow, PullBelow
 from bfc_lightning.runs.loading import load_run
 from bfc_lightning.schemes import Phase
 from tests.engines import gap
-from tests.launches import end, fit_argv, script, start
-from tests.runs import BARE, DOUBLE, assert_same_run, checkpoint, error_line, fit, intervene
+from tests.launches import fit_argv, unchecked
+from tests.reference import phased_training
+from tests.runs import BARE, DOUBLE, assert_same_run, checkpoint, fit, intervene
 
 FREEZE = ["--scheme", "FreezeBelow", "--scheme.first", "1", "--scheme.depth"]
 PULL = ["--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.3"]
@@ -42,21 +41,6 @@ def test_length_of_the_run_is_halved_by_default():
     assert [(phase.start, phase.stop) for phase in scheme.phases(2, 21)] == [(0, 10), (10, 21)]
 
 
-MISTAKES = {
-    "first": ([*FREEZE, "0", "--scheme.first", "2"], r"scheme.first must be less than .* 2, got 2"),
-    "depth": ([*FREEZE, "2"], r"scheme.depth must be between 0 and scheme.first, 1, got 2"),
-    "linearized": ([*PULL, "--model.linearized", "true"], r"scheme.pull .*model.linearized: true"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_is_one_line(tmp_path, capsys, mistake):
-    argv, message = MISTAKES[mistake]
-    assert fit(tmp_path / "logs", *argv) == 2
-    assert re.search(message, error_line(capsys.readouterr().err))
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     root = tmp_path_factory.mktemp("untrained")
@@ -64,59 +48,28 @@ def untrained(tmp_path_factory):
     return load_run(root / "tiny", checkpoint="last")
 
 
-def by_hand(run, *, frozen: bool, pull: float) -> dict[str, torch.Tensor]:
-    """The weights after 8 steps of SGD of layer 1 alone and 12 fresh ones of both layers."""
-    initial = {name: value.detach() for name, value in run.network.named_parameters()}
-    parameters = {name: value.clone().requires_grad_() for name, value in initial.items()}
-    stream = run.data.make_stream("cpu", torch.float64)
-    for step in range(20):
-        if step == 8:
-            earlier = parameters["layers.0.weight"].detach().clone()
-            for name in parameters:
-                if not (frozen and name.startswith("layers.0.")):
-                    parameters[name] = initial[name].clone().requires_grad_()
-        x, y, _ = stream.batch("train", step, run.data.batch_size)
-        output, known = parameters["constant"], x
-        for level in range(1 if step < 8 else 2):
-            names = (f"layers.{level}.{name}" for name in ("weight", "bias", "readout"))
-            weight, bias, readout = (parameters[name] for name in names)
-            features = (known @ weight.T + bias) ** 2
-            output = output + run.network.scales[level] * features @ readout
-            known = torch.cat([known, features], dim=1)
-        loss = (output - y).square().mean() / run.target.variance
-        if step >= 8:
-            loss = loss + pull * (parameters["layers.0.weight"] - earlier).square().sum()
-        fixed = "layers.1." if step < 8 else "layers.0." if frozen else "none"
-        moved = [name for name in parameters if not name.startswith(fixed)]
-        grads = torch.autograd.grad(loss, [parameters[name] for name in moved])
-        with torch.no_grad():
-            for name, grad in zip(moved, grads, strict=True):
-                parameters[name] -= 0.05 * grad
-    return {f"network.{name}": value.detach() for name, value in parameters.items()}
-
-
 CASES = {
-    "frozen": ([*FREEZE, "0"], True, 0.0),
-    "free": ([*FREEZE, "1"], False, 0.0),
-    "pulled": (PULL, False, 0.3),
+    "frozen": ([*FREEZE, "0"], FreezeBelow(1, 0, [8, 12])),
+    "free": ([*FREEZE, "1"], FreezeBelow(1, 1, [8, 12])),
+    "pulled": (PULL, PullBelow(1, 0.3, [8, 12])),
 }
 
 
 @pytest.mark.parametrize("engine", ["eager", "autograd"])
 @pytest.mark.parametrize("name", CASES)
 def test_run_equals_a_training_loop_written_out(untrained, tmp_path, name, engine):
-    argv, frozen, pull = CASES[name]
+    argv, scheme = CASES[name]
     assert fit(tmp_path, *SGD, *argv, *STEPS, "--engine", engine) == 0
-    expected = by_hand(untrained, frozen=frozen, pull=pull)
+    expected = phased_training(untrained, scheme.phases(2, 0), 0.05)
     assert gap(checkpoint(tmp_path / "tiny")["state_dict"], expected) < 1e-10
 
 
 @pytest.mark.slow
 def test_compiled_run_equals_a_training_loop_written_out(untrained, tmp_path):
-    argv = [*fit_argv(tmp_path, *SGD, *PULL, *STEPS), "--engine", "compiled"]
-    code, output = end(start([script("bfc"), *argv], JAXTYPING_DISABLE="1"))
+    argv = fit_argv(tmp_path, *SGD, *PULL, *STEPS)
+    code, output = unchecked(*argv, "--engine", "compiled")
     assert code == 0, output
-    expected = by_hand(untrained, frozen=False, pull=0.3)
+    expected = phased_training(untrained, CASES["pulled"][1].phases(2, 0), 0.05)
     assert gap(checkpoint(tmp_path / "tiny")["state_dict"], expected) < 1e-10
 
 

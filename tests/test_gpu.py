@@ -1,8 +1,5 @@
 """What only a GPU can show: `benchmarks/gpu.sh` runs these tests."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from bfc_lightning.engine import Clipping
 from bfc_lightning.types import StepChunk
 from tests.engines import Steps, gap
+from tests.launches import fit_argv, unchecked
 from tests.runs import assert_same_run, checkpoint, summary
 from tests.test_engine import OPTIMIZERS, Case
 
@@ -23,17 +21,9 @@ pytestmark = [
 
 
 def fit(root: Path, name: str, *argv: str) -> Path:
-    """A run in a process without the checks of shapes, which cannot be compiled."""
-    command = [sys.executable, "-m", "bfc_lightning", "fit", "-c", "tests/configs/tiny.yaml"]
-    command += ["--trainer.accelerator", "gpu", "--trainer.devices", "1", "--run.root", str(root)]
-    done = subprocess.run(
-        [*command, "--run.name", name, *argv],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    device = ["--trainer.accelerator", "gpu", "--trainer.devices", "1"]
+    code, output = unchecked(*fit_argv(root, *device, "--run.name", name, *argv))
+    assert code == 0, output
     return root / name
 
 

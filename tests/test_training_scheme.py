@@ -1,14 +1,16 @@
 """Training schemes in whole runs: frozen layers, layers that join, controls, and resuming."""
 
 import csv
-import re
 
 import pytest
 import torch
 
 from bfc_lightning.runs.loading import load_run
+from bfc_lightning.schemes import Layerwise, Progressive
+from tests.engines import gap
 from tests.interventions import SimulatedKillError
 from tests.launches import bfc, weight_gap
+from tests.reference import phased_training
 from tests.runs import (
     BARE,
     DOUBLE,
@@ -161,49 +163,10 @@ def test_resume_with_another_scheme_or_control_is_refused(tmp_path, capsys):
         assert key in error_line(capsys.readouterr().err)
 
 
+SCHEMES = {"Progressive": Progressive, "Layerwise": Layerwise}
 CONTROLS = ["taught_levels", "detach_features", "detach_readout", "restart", "subtract"]
 LOOP = ["--trainer.precision", "64-true", "--trainer.gradient_clip_val", "null"]
 LOOP += ["--model.lr_scheduler", "null", "--model.optimizer", "SGD", "--model.optimizer.lr"]
-
-
-def by_hand(run, control: str | None, scheme: str, steps: int, rates: list[float]) -> list:
-    """The weights after two phases of SGD on the samples of a run, for two layers."""
-    parameters = {
-        name: value.clone().requires_grad_() for name, value in run.network.named_parameters()
-    }
-    first, second = run.network.scales
-    stream = run.data.make_stream("cpu", torch.float64)
-    for step in range(2 * steps):
-        phase = step // steps
-        x, y, _ = stream.batch("train", step, run.data.batch_size)
-        levels = run.target.level_outputs(x)
-        is_alone = phase == 0 or control in ("restart", "subtract")
-        if (control == "taught_levels" and phase == 0) or (control == "subtract" and phase == 1):
-            y = levels[:, 0]
-        names = ("weight", "bias", "readout")
-        weight, bias, readout = (parameters[f"layers.0.{name}"] for name in names)
-        features = (x @ weight.T + bias) ** 2
-        read_out = features.detach() if control == "detach_readout" and phase == 1 else features
-        output = parameters["constant"] + first * read_out @ readout
-        if not is_alone:
-            weight, bias, readout = (parameters[f"layers.1.{name}"] for name in names)
-            read = features.detach() if control == "detach_features" else features
-            output = (
-                output + second * (torch.cat([x, read], dim=1) @ weight.T + bias) ** 2 @ readout
-            )
-        loss = (output - y).square().mean() / run.target.variance
-        frozen = "layers.0." if scheme == "Layerwise" and phase == 1 else None
-        moved = [
-            name
-            for name in parameters
-            if not (frozen and name.startswith(frozen))
-            and not (is_alone and name.startswith("layers.1."))
-        ]
-        grads = torch.autograd.grad(loss, [parameters[name] for name in moved])
-        with torch.no_grad():
-            for name, grad in zip(moved, grads, strict=True):
-                parameters[name] -= rates[phase] * grad
-    return parameters
 
 
 @pytest.fixture(scope="module")
@@ -221,10 +184,9 @@ def test_control_equals_a_training_loop_written_out(untrained, tmp_path, scheme,
     argv = [*LOOP, "0.05", *scheme_argv(scheme, steps=12, lr_factors="[1, 0.5]")]
     argv += [] if control is None else ["--scheme.control", control]
     assert fit(tmp_path, *argv) == 0
-    expected = by_hand(untrained, control, scheme, 12, [0.05, 0.025])
-    weights = checkpoint(tmp_path / "tiny")["state_dict"]
-    for name, value in expected.items():
-        assert torch.allclose(weights[f"network.{name}"], value, rtol=1e-10, atol=1e-12), name
+    phases = SCHEMES[scheme](12, control=control, lr_factors=[1, 0.5]).phases(2, 0)
+    expected = phased_training(untrained, phases, 0.05)
+    assert gap(checkpoint(tmp_path / "tiny")["state_dict"], expected) < 1e-10
 
 
 def test_loaded_network_has_all_gradients(tmp_path):
@@ -237,40 +199,6 @@ def test_loaded_network_has_all_gradients(tmp_path):
     network.cut = "features"
     cut = torch.autograd.grad(network(x).square().sum(), network.layers[0].weight)[0]
     assert not torch.allclose(below, cut)
-
-
-CONTROLLED = ["--scheme", "Progressive", "--scheme.control"]
-
-
-ONE_CYCLE = ["--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", "0.1"]
-CLASSES = ["--labels", "Classification"]
-MISTAKES = {
-    "layer": (["--scheme.freeze", '{"3": 10}'], r"scheme.freeze must name layers 1 to 2, got 3"),
-    "LBFGS": (["--scheme.freeze", '{"1": 9}', *optimizer_argv("LBFGS")], r"scheme.freeze .*LBFGS"),
-    "name": (["--scheme", "layerwise"], r"scheme: .*layerwise.*'Layerwise'"),
-    "schedule": (
-        ["--scheme", "Progressive", "--scheme.lr_factors", "[0.5, 1]", *ONE_CYCLE],
-        r"OneCycleLR",
-    ),
-    "classes": ([*CONTROLLED, "restart", *CLASSES], r"scheme.control needs regression"),
-    "depth": ([*CONTROLLED, "restart", "--model.depth", "1"], r"at least 2 layers, got 1"),
-    "linearized": ([*CONTROLLED, "detach_readout", "--model.linearized", "true"], r"linearized"),
-    "levels": (
-        [*CONTROLLED, "subtract", "--target.widths", "[3]", "--model.depth", "2"],
-        r"scheme.control needs a target of at least 2 levels, got 1",
-    ),
-    "Layerwise": (["--scheme", "Layerwise", "--scheme.control", "restart"], r"scheme"),
-    "Joint": (["--scheme", "Joint", "--scheme.control", "restart"], r"control"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_in_a_scheme_is_one_line(tmp_path, capsys, mistake):
-    argv, message = MISTAKES[mistake]
-    assert fit(tmp_path / "logs", *argv) == 2
-    line = error_line(capsys.readouterr().err)
-    assert re.search(message, line), line
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
