@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## install, train the quickstart (under a minute), show the result
 	$(BIN)/bfc fit -c configs/quickstart.yaml
 
-test: $(INSTALLED)  ## the tests but for the slow ones (three minutes on two cores)
+test: $(INSTALLED)  ## the tests but for the slow ones (two minutes on two cores)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-all: test  ## every test that this machine can run, the slow ones last (a quarter of an hour)
