@@ -5,8 +5,11 @@ import itertools
 import pytest
 import torch
 
+import bfc_lightning.sync_points as chunks_module
 from bfc_lightning import Gaussian, HierarchicalData, HierarchicalTarget, Regression
 from bfc_lightning.data import check_same_tensors
+from bfc_lightning.sync_points import in_chunks
+from bfc_lightning.types import StepChunk
 
 
 def data(seed: int = 0, **arguments) -> HierarchicalData:
@@ -98,3 +101,20 @@ def test_chunk_resumes_in_the_middle_of_a_block_after_a_state_is_loaded():
     first, second = (module.draw_chunk(4, range(4)) for module in (one, other))
     assert torch.equal(first.inputs, second.inputs)
     assert torch.equal(first.labels, second.labels)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 1e9])
+def test_chunks_end_at_multiples_or_at_the_end(monkeypatch, seconds):
+    clock = itertools.count(step=0.1)
+    monkeypatch.setattr(chunks_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(chunks_module, "_CHUNK_SECONDS", seconds)
+    done = 13
+
+    def draw(most: int) -> StepChunk:
+        count = min(most, 20 - done % 20)  # blocks of twenty batches
+        return StepChunk(torch.zeros(count, 4, 2), torch.zeros(count, 4))
+
+    while done < 47:
+        for chunk in in_chunks(draw, done, 47 - done, multiple=5):
+            done += len(chunk.labels)
+            assert done % 5 == 0 or done == 47
