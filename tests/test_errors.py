@@ -78,7 +78,6 @@ MISTAKES = {
         [*CONTROLLED, "subtract", "--target.widths", "[3]", "--model.depth", "2"],
         r"scheme.control needs a target of at least 2 levels, got 1",
     ),
-    "control, replicas": ([*CONTROLLED, "subtract", *REPLICAS], r"num_replicas .*control"),
     "Layerwise": (["--scheme", "Layerwise", "--scheme.control", "restart"], r"scheme"),
     "Joint": (["--scheme", "Joint", "--scheme.control", "restart"], r"control"),
     "first": ([*FREEZE, "--scheme.first", "2"], r"scheme.first must be .* got 2"),
