@@ -124,7 +124,7 @@ LEARNERS = [
 ]
 
 
-@pytest.mark.parametrize("settings", LEARNERS, ids=str)
+@pytest.mark.parametrize("settings", LEARNERS, ids=lambda each: str(each).split(" of type")[0])
 def test_every_learner_is_trained_alike(settings):
     assert_same_run(Case(**settings), OPTIMIZERS["Adam"], clip=("norm", 0.5))
 

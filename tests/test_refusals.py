@@ -12,7 +12,7 @@ import bfc_lightning as bfc
 from bfc_lightning.kernels.chains import relu_chain_ntk
 from bfc_lightning.objectives import ClassificationObjective
 from bfc_lightning.schedules import make_schedule
-from bfc_lightning.seeds import counter_seed, derive_seed, generator
+from bfc_lightning.seeds import derive_seed, generator
 from bfc_lightning.targets.specification import resolve_widths
 
 TARGET = bfc.HierarchicalTarget(bfc.Gaussian(4), [2, 2])
@@ -144,8 +144,6 @@ REFUSED = [
     (lambda: bfc.Classification(bfc.Gaussian(1)), "input_dim must be at least 2 for classific"),
     (lambda: bfc.Regression(bfc.Gaussian(2), noise_std=-0.1), "noise_std must be at least 0, got"),
     (lambda: ClassificationObjective(TARGET, 0.0), "temperature must be positive, got 0.0."),
-    (lambda: counter_seed(0, -1), "counter must lie in [0, 2^32), got -1."),
-    (lambda: counter_seed(0, 2**32), "counter must lie in [0, 2^32), got 4294967296."),
     (lambda: bfc.SampleStream(TARGET, num_shards=0), "num_shards must be at least 1, got 0."),
     (lambda: bfc.FiniteStream(STREAM, 0), "num_train_samples must be at least 1, got 0."),
     (
@@ -252,7 +250,6 @@ def test_argument_is_refused(make, message):
 INTEGERS = {
     "seed": derive_seed,
     "name of a seed": lambda value: generator(0, "layer", value),
-    "counter": lambda value: counter_seed(0, value),
     "input_dim": bfc.Gaussian,
     "width": lambda value: bfc.DenseNet(2, [value]),
     "depth": lambda value: relu_chain_ntk(torch.ones(1, 1), torch.ones(1, 1), value),
