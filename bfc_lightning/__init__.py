@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from bfc_lightning.measures.battery import Snapshot as Snapshot
     from bfc_lightning.module import HierarchicalLearner as HierarchicalLearner
     from bfc_lightning.networks import DenseNet as DenseNet
+    from bfc_lightning.residual import ChainNet as ChainNet
+    from bfc_lightning.residual import ResidualNet as ResidualNet
     from bfc_lightning.runs.loading import load_run as load_run
     from bfc_lightning.schedules import OneCycle as OneCycle
     from bfc_lightning.schemes import Joint as Joint
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from bfc_lightning.targets import HardForTwoLayers as HardForTwoLayers
     from bfc_lightning.targets import HierarchicalTarget as HierarchicalTarget
     from bfc_lightning.targets import LayeredTarget as LayeredTarget
+    from bfc_lightning.targets import NestedParities as NestedParities
     from bfc_lightning.targets import PaperTarget as PaperTarget
     from bfc_lightning.targets import QuadraticFeature as QuadraticFeature
     from bfc_lightning.targets import RichRepresentation as RichRepresentation
@@ -94,6 +97,7 @@ _NAMES = {
     "measures.battery": ["Measure", "Snapshot"],
     "module": ["HierarchicalLearner"],
     "networks": ["DenseNet"],
+    "residual": ["ChainNet", "ResidualNet"],
     "runs.loading": ["load_run"],
     "schedules": ["OneCycle"],
     "schemes": ["Joint", "Layerwise", "Progressive", "Scheme"],
@@ -105,6 +109,7 @@ _NAMES = {
         "HardForTwoLayers",
         "HierarchicalTarget",
         "LayeredTarget",
+        "NestedParities",
         "PaperTarget",
         "QuadraticFeature",
         "RichRepresentation",

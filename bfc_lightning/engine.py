@@ -267,13 +267,20 @@ class Engine:
         return taken if len(values) > 1 else taken[:, 0]
 
     @torch.no_grad()
-    def compile(self, optimizer: Optimizer, num_samples: int, input_dim: int) -> None:
+    def compile(
+        self,
+        optimizer: Optimizer,
+        num_samples: int,
+        input_dim: int,
+        output_shape: Sequence[int] = (),
+    ) -> None:
         """Compiles the step for what is trained now, without taking it.
 
         Args:
             optimizer: one like those of the run.
             num_samples: n, the batch size.
             input_dim: d.
+            output_shape: shape of a label.
         """
         self._parameters, self._optimizers = StackedParameters(self.learners), None
         values, formula = self._parameters.values, formula_of(optimizer)
@@ -284,7 +291,7 @@ class Engine:
             [torch.zeros_like(values) for _ in formula.state],
             self._parameters.fixed,
             values.new_zeros(*lead, input_dim),
-            values.new_zeros(*lead),
+            values.new_zeros(*lead, *output_shape),
             values.new_ones(self.steps_per_call, len(values)),
             values.new_tensor([formula.coefficients(1.0, 1)] * self.steps_per_call),
         )

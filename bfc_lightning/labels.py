@@ -40,7 +40,7 @@ class Labels(nn.Module, ABC):
     @abstractmethod
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
-    ) -> Float[Tensor, "n one_plus_levels"]:
+    ) -> Float[Tensor, "n one_plus_levels *k"]:
         """Splits the signal into level 0 and the levels of the target G.
 
         Returns:
@@ -49,11 +49,11 @@ class Labels(nn.Module, ABC):
 
     @abstractmethod
     def observe(
-        self, target: Target, signal: Float[Tensor, " n"], random: torch.Generator
-    ) -> Float[Tensor, " n"]:
+        self, target: Target, signal: Float[Tensor, "n *k"], random: torch.Generator
+    ) -> Float[Tensor, "n *k"]:
         """Returns the labels y for a signal."""
 
-    def signal(self, target: Target, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def signal(self, target: Target, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """Returns the labels without noise or threshold: G(x), or the score of the class."""
         return self.level_signals(target, x).sum(dim=1)
 
@@ -95,19 +95,19 @@ class Regression(Labels):
 
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
-    ) -> Float[Tensor, "n one_plus_levels"]:
+    ) -> Float[Tensor, "n one_plus_levels *k"]:
         """Returns a column of zeros and the level outputs of G."""
         levels = target.level_outputs(x)
         return torch.cat([torch.zeros_like(levels[:, :1]), levels], dim=1)
 
-    def signal(self, target: Target, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def signal(self, target: Target, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """Returns G(x)."""
         output: Tensor = target(x)
         return output
 
     def observe(
-        self, target: Target, signal: Float[Tensor, " n"], random: torch.Generator
-    ) -> Float[Tensor, " n"]:
+        self, target: Target, signal: Float[Tensor, "n *k"], random: torch.Generator
+    ) -> Float[Tensor, "n *k"]:
         """Returns the signal plus noise."""
         if not self.is_random:
             return signal

@@ -13,10 +13,11 @@ from bfc_lightning.matmul import FASTEST, Products
 
 
 class Learner(nn.Module, ABC):
-    """A network f: R^d -> R whose layers can be added to f one after another.
+    """A network f on R^d whose layers can be added to f one after another.
 
     Attributes:
         input_dim: d.
+        output_shape: () if f(x) is a number, or (k,).
         active_depth: only layers up to this one are part of f. Set by training schemes.
         distilled_depth: number of the last layer whose narrow weights train, see `DistilledNet`.
         cut: which gradients are blocked. Set by training schemes for controls.
@@ -28,6 +29,7 @@ class Learner(nn.Module, ABC):
     """
 
     input_dim: int
+    output_shape: tuple[int, ...] = ()
     active_depth: int
     distilled_depth: int = 0
     cut: Cut = "none"
@@ -59,7 +61,7 @@ class Learner(nn.Module, ABC):
         """Enables gradients for the layers with the given numbers and disables all others."""
 
     @abstractmethod
-    def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """Returns f(x), up to rounding, without autograd."""
 
     def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:
@@ -102,7 +104,7 @@ class Learner(nn.Module, ABC):
         trained: Collection[str] = (),
         *,
         products: Products = FASTEST,
-    ) -> tuple[Float[Tensor, " n"], VJP]:
+    ) -> tuple[Float[Tensor, "n *k"], VJP]:
         """f(x) and its vector-Jacobian product, as pure functions of the parameters.
 
         Args:

@@ -20,9 +20,11 @@ from bfc_lightning.learners import Learner
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.measures.battery import DENSE
 from bfc_lightning.measures.distillation import DISTILLED
+from bfc_lightning.measures.vectors import VECTOR
 from bfc_lightning.networks import Activation, DenseNet
 from bfc_lightning.objectives import objective_for
 from bfc_lightning.private import count_stored_steps
+from bfc_lightning.residual import RELU_NETWORKS, ReLUNetworkName
 from bfc_lightning.run_module import RunModule, take_steps
 from bfc_lightning.schedules import OneCycle, make_schedule
 from bfc_lightning.schemes import Phase
@@ -62,6 +64,10 @@ class HierarchicalLearner(RunModule):
         distillation: replaces the DenseNet by a learner with distillation, see `Distilled`. It
             requires a `PaperTarget` and the training scheme `Distillation`. `width` is then that of
             W. Other settings of the DenseNet must keep their defaults.
+        relu_network: replaces the DenseNet by a ReLU network with vector outputs and a fixed random
+            readout: `residual`, see `ResidualNet`, or `chain`, see `ChainNet`. Required if the
+            target has vector values. `init_scale` is then 1 by default. Other settings of the
+            DenseNet but width and depth must keep their defaults.
         regularization: lambda, the coefficient of sum_j |V_{l,j}|^2, one number or one per layer.
         temperature: temperature of the logit in units of the target's standard deviation, for
             classification.
@@ -93,6 +99,7 @@ class HierarchicalLearner(RunModule):
         linear_readout: bool = False,
         linearized: bool = False,
         distillation: Distilled | None = None,
+        relu_network: ReLUNetworkName | None = None,
         regularization: float | list[float] = 0.0,
         temperature: float = 0.25,
         final_temperature: float | None = None,
@@ -110,17 +117,30 @@ class HierarchicalLearner(RunModule):
         seed = 0 if seed is None else seed
         self.network: Learner
         self.battery = DENSE
-        if distillation is not None:
-            _check_distillation(
-                depth=depth == target.depth,
-                activation=activation is None,
-                positive_readout=not positive_readout,
-                init_scale=init_scale is None,
-                train_readout=train_readout,
-                linear_readout=not linear_readout,
-                linearized=not linearized,
-                regularization=not regularization,
+        is_default = {
+            "activation": activation is None,
+            "positive_readout": not positive_readout,
+            "train_readout": train_readout,
+            "linear_readout": not linear_readout,
+            "linearized": not linearized,
+            "regularization": not regularization,
+        }
+        if relu_network is not None:
+            _check_defaults("relu_network", distillation=distillation is None, **is_default)
+            self.network = RELU_NETWORKS[relu_network](
+                target.input_dim,
+                target.output_shape,
+                width=width,
+                depth=depth,
+                init_scale=1.0 if init_scale is None else init_scale,
+                seed=seed,
             )
+            self.battery = VECTOR
+        elif target.output_shape:
+            raise ValueError("relu_network must be given if the target has vector values.")
+        elif distillation is not None:
+            is_default |= {"depth": depth == target.depth, "init_scale": init_scale is None}
+            _check_defaults("distillation", **is_default)
             self.network = _distilled_net(target, labels, distillation, width=width, seed=seed)
             self.battery = DISTILLED
         else:
@@ -308,12 +328,12 @@ def _distilled_net(
     )
 
 
-def _check_distillation(**is_default: bool) -> None:
-    """Checks that all settings of the DenseNet have their defaults.
+def _check_defaults(learner: str, **is_default: bool) -> None:
+    """Checks that settings that another learner does not have keep their defaults.
 
     Raises:
         ValueError: if one has not.
     """
     for name, kept in is_default.items():
         if not kept:
-            raise ValueError(f"{name} must keep its default with distillation.")
+            raise ValueError(f"{name} must keep its default with {learner}.")

@@ -41,10 +41,10 @@ class Objective(ABC):
     @abstractmethod
     def loss_and_grad(
         self,
-        prediction: Float[Tensor, " n"],
-        label: Float[Tensor, " n"],
+        prediction: Float[Tensor, "n *k"],
+        label: Float[Tensor, "n *k"],
         scale: float | Float[Tensor, ""],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "n *k"]]:
         """The training loss, without the weight penalty, and its gradient in the predictions.
 
         Args:
@@ -53,11 +53,11 @@ class Objective(ABC):
             scale: from `scales`.
 
         Returns:
-            The loss, which autograd can differentiate, and one derivative per sample.
+            The loss, which autograd can differentiate, and one derivative per number.
         """
 
     @abstractmethod
-    def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+    def score(self, prediction: Float[Tensor, "n *k"], batch: Batch) -> Float[Tensor, ""]:
         """The error with respect to the noise-free signal of the batch. 0 is perfect."""
 
 
@@ -86,16 +86,16 @@ class RegressionObjective(Objective):
 
     def loss_and_grad(
         self,
-        prediction: Float[Tensor, " n"],
-        label: Float[Tensor, " n"],
+        prediction: Float[Tensor, "n *k"],
+        label: Float[Tensor, "n *k"],
         scale: float | Float[Tensor, ""],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " n"]]:
-        """E (f - y)^2 / Var(y), and 2 (f - y) / (n Var(y))."""
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "n *k"]]:
+        """E (f - y)^2 / Var(y), averaged over entries, and 2 (f - y) / (n k Var(y))."""
         error = prediction - label
-        grad = error * (2 / (scale * label.shape[0]))
-        return torch.dot(error, grad) / 2, grad
+        grad = error * (2 / (scale * label.numel()))
+        return torch.dot(error.flatten(), grad.flatten()) / 2, grad
 
-    def score(self, prediction: Float[Tensor, " n"], batch: Batch) -> Float[Tensor, ""]:
+    def score(self, prediction: Float[Tensor, "n *k"], batch: Batch) -> Float[Tensor, ""]:
         """E (f - G)^2 / Var(G)."""
         return normalized_mse(prediction, batch.signal, float(self.target.variance))
 
@@ -160,6 +160,8 @@ def objective_for(
         ValueError: if the labels are neither.
     """
     target.require_moments()
+    if target.output_shape and not isinstance(labels, Regression):
+        raise ValueError("labels must be Regression if the target has vector values.")
     if isinstance(labels, Classification):
         return ClassificationObjective(target, temperature, final_temperature)
     if isinstance(labels, Regression):

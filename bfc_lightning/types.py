@@ -63,15 +63,17 @@ class Batch(NamedTuple):
         inputs: x, one sample per row.
         labels: y, the training labels: noisy values, or the classes 0 and 1.
         signal: the labels without noise or threshold: G(x), or the score whose sign is the class.
+
+    Labels and signal are numbers, or vectors if G(x) is one.
     """
 
     inputs: Float[Tensor, "n d"]
-    labels: Float[Tensor, " n"]
-    signal: Float[Tensor, " n"]
+    labels: Float[Tensor, "n *k"]
+    signal: Float[Tensor, "n *k"]
 
 
 class StepChunk(NamedTuple):
     """The inputs x and the labels y of several consecutive training steps."""
 
     inputs: Float[Tensor, "steps n d"]
-    labels: Float[Tensor, "steps n"]
+    labels: Float[Tensor, "steps n *k"]

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -37,14 +38,19 @@ class Baseline(ABC):
 
     To add a baseline, subclass this class. Settings are arguments of `__init__`. `bfc baseline` and
     `bfc compare` accept the class path.
+
+    Attributes:
+        fits_vectors: whether labels may be vectors, shape (n, k).
     """
+
+    fits_vectors: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, task: Task) -> None:
         """Fits the samples of a task."""
 
     @abstractmethod
-    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """Returns f(x) for float64 inputs, at most 2,048 per call."""
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:

@@ -66,7 +66,13 @@ def fit_and_score(
         The metrics by name, and the wall-clock time of the fit in seconds. The metrics are
         `train/nmse`, `val/nmse`, `test/nmse`, `baseline/*` for the settings that the baseline
         chose, and, if measured, `levels/*` and `features/*`.
+
+    Raises:
+        RunError: if the target has vector values and the baseline fits numbers only.
     """
+    if data.target.output_shape and not baseline.fits_vectors:
+        name, target = type(baseline).__name__, type(data.target).__name__
+        raise RunError(f"baseline {name} needs a target with scalar values, got {target}.")
     samples = draw_samples(data)
     task = Task(samples["train"], samples["val"], network.double(), seed)
     started = time.perf_counter()

@@ -35,7 +35,7 @@ class KernelFit:
     """
 
     def __init__(
-        self, kernel: Kernel, x: Float[Tensor, "n d"], r: Float[Tensor, " n"], *, ridge: float
+        self, kernel: Kernel, x: Float[Tensor, "n d"], r: Float[Tensor, "n *k"], *, ridge: float
     ) -> None:
         self._kernel, self._x = kernel, x
         gram = _upper_gram(kernel, x)
@@ -48,11 +48,11 @@ class KernelFit:
                 f"ridge must be larger, got {ridge}: the kernel matrix is not positive definite in "
                 "float64."
             )
-        half = torch.linalg.solve_triangular(lower, r.unsqueeze(1), upper=False)
+        half = torch.linalg.solve_triangular(lower, r.reshape(len(r), -1), upper=False)
         weights = torch.linalg.solve_triangular(gram, half, upper=True)
-        self._weights: Tensor = weights.squeeze(1)
+        self._weights: Tensor = weights.reshape(r.shape)
 
-    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """f(x)."""
         return torch.cat([self._sum_at(rows) for rows in torch.split(x, _ROWS)])
 
@@ -91,9 +91,9 @@ class KernelMethod(Baseline):
     def fit(self, task: Task) -> None:
         """Solves for the coefficients c."""
         x, y = task.train.inputs, task.train.labels
-        self._mean = y.mean()
+        self._mean = y.mean(dim=0)
         self._fit = KernelFit(self.kernel_of(task), x, y - self._mean, ridge=self.ridge)
 
-    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """f(x)."""
         return self._mean + self._fit(x)

@@ -42,6 +42,8 @@ class KernelRidge(KernelMethod):
         ValueError: if the kernel is unknown or a number is out of range.
     """
 
+    fits_vectors = True
+
     def __init__(
         self,
         kernel: KernelName = "rbf",

@@ -35,6 +35,8 @@ class RandomFeatures(Baseline):
         ValueError: if the activation is unknown or a number is out of range.
     """
 
+    fits_vectors = True
+
     def __init__(
         self, width: int = 4096, activation: ActivationName = "relu", ridge: float = 1e-6
     ) -> None:
@@ -51,10 +53,10 @@ class RandomFeatures(Baseline):
         random = generator(task.seed, "random features")
         size = (x.shape[1] + 1, self.width)
         self._layer = torch.randn(size, generator=random, dtype=torch.float64)
-        self._mean = y.mean()
+        self._mean = y.mean(dim=0)
         self._weights = fit_readout(self._phi, x, y - self._mean, ridge=self.ridge)
 
-    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """f(x)."""
         return self._mean + self._phi(x) @ self._weights
 

@@ -12,10 +12,10 @@ _CHUNK = 2048
 def fit_readout(
     features: Callable[[Tensor], Tensor],
     x: Float[Tensor, "n d"],
-    y: Float[Tensor, " n"],
+    y: Float[Tensor, "n *k"],
     *,
     ridge: float,
-) -> Float[Tensor, " m"]:
+) -> Float[Tensor, "m *k"]:
     """argmin_w |Phi w - y|^2 + n ridge |w|^2.
 
     Args:
@@ -29,8 +29,9 @@ def fit_readout(
     """
     gram, moment = _normal_equations(features, x, y)
     gram.diagonal().add_(len(y) * ridge)
-    weights: Tensor = torch.cholesky_solve(moment[:, None], torch.linalg.cholesky(gram))
-    return weights[:, 0]
+    columns = moment.reshape(len(moment), -1)
+    weights: Tensor = torch.cholesky_solve(columns, torch.linalg.cholesky(gram))
+    return weights.reshape(moment.shape)
 
 
 def fit_standardized(
@@ -72,5 +73,5 @@ def _normal_equations(
     gram, moment = phi.T @ phi, phi.T @ values
     for phi, values in parts:
         gram.addmm_(phi.T, phi)
-        moment.addmv_(phi.T, values)
+        moment += phi.T @ values
     return gram, moment

@@ -7,6 +7,7 @@ from bfc_lightning.baselines.base import Baseline, in_chunks
 from bfc_lightning.measures.errors import normalized_mse
 from bfc_lightning.measures.features import named_probes, probe_residuals
 from bfc_lightning.measures.levels import named_residuals
+from bfc_lightning.measures.vectors import vector_measures
 from bfc_lightning.targets import LayeredTarget, Target
 from bfc_lightning.types import Batch
 
@@ -22,6 +23,8 @@ def measures_of(
 ) -> dict[str, float]:
     """`levels/residual_l`; `features/residual_l` and `probe_i_j` if there are features.
 
+    See `measures.levels` and `measures.features`, and `measures.vectors` for vector values.
+
     Args:
         baseline: a fitted baseline.
         target: G, float64.
@@ -31,6 +34,8 @@ def measures_of(
         The measures of `measures.levels` and `measures.features` by name.
     """
     predictions = in_chunks(baseline.predict, inputs)
+    if target.output_shape:
+        return vector_measures(predictions, target.level_outputs(inputs))
     named = named_residuals(predictions, target.level_outputs(inputs))
     features = baseline.features(inputs)
     if not features or not isinstance(target, LayeredTarget):

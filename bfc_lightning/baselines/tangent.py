@@ -51,6 +51,8 @@ class EmpiricalNTK(KernelMethod):
 
 
 class _ChainNTK(KernelMethod):
+    fits_vectors = True
+
     def __init__(
         self, ridge: float = 1e-4, depth: int | None = None, bias_std: float = 1.0
     ) -> None:

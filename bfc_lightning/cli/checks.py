@@ -46,9 +46,9 @@ def check_distillation(network: Learner, scheme: Scheme, measures: Sequence[Meas
         raise RunError(f"scheme must be Distillation with model.distillation, got {name}.")
     if scheme.distills and not network.is_distilled:
         raise RunError("scheme Distillation requires model.distillation, got null.")
-    if network.is_distilled and measures:
+    if (network.is_distilled or network.output_shape) and measures:
         names = ", ".join(type(each).__name__ for each in measures)
-        raise RunError(f"measures must be empty with model.distillation, got {names}.")
+        raise RunError(f"measures must be empty unless the learner is a DenseNet, got {names}.")
 
 
 def check_scheme(
@@ -65,6 +65,9 @@ def check_scheme(
             "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
             f"{scheme.freeze}."
         )
+    is_changed = any(p.pull or p.taught is not None or p.cut != "none" for p in phases)
+    if model.network.output_shape and is_changed:
+        raise RunError("scheme.pull and scheme.control need a DenseNet, got model.relu_network.")
     if any(phase.pull for phase in phases) and model.network.is_linearized:
         raise RunError("scheme.pull needs features that move, got model.linearized: true.")
     if scheme.control is None:

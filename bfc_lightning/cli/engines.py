@@ -138,7 +138,8 @@ def _compile(model: RunModule, data: AnyData, clipping: Clipping, length: int) -
     optimizer = first.make_optimizer([p for p in first.parameters() if p.requires_grad])
     torch.compiler.reset()  # graphs of earlier runs of this process count, too
     try:
-        model.engine.compile(optimizer, data.batch_size, first.network.input_dim)
+        sizes = first.network.input_dim, first.network.output_shape
+        model.engine.compile(optimizer, data.batch_size, *sizes)
     except Exception as error:  # whatever the compiler raises
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         say(f"the training step cannot be compiled: {reason}")

@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def normalized_mse(
-    prediction: Float[Tensor, " n"], signal: Float[Tensor, " n"], variance: float | Tensor
+    prediction: Float[Tensor, "n *k"], signal: Float[Tensor, "n *k"], variance: float | Tensor
 ) -> Float[Tensor, ""]:
-    """E (f - G)^2 / Var G: 0 for a perfect learner, 1 for the best constant.
+    """E (f - G)^2 / Var G, averaged over entries: 0 if perfect, 1 for the best constant.
 
     Args:
         prediction: f(x).

@@ -6,6 +6,7 @@ from bfc_lightning.targets.hierarchical import HierarchicalTarget as Hierarchica
 from bfc_lightning.targets.paper import HardForKernels as HardForKernels
 from bfc_lightning.targets.paper import HardForTwoLayers as HardForTwoLayers
 from bfc_lightning.targets.paper import PaperTarget as PaperTarget
+from bfc_lightning.targets.parities import NestedParities as NestedParities
 from bfc_lightning.targets.sight import Sight as Sight
 from bfc_lightning.targets.slides import BackwardCorrection as BackwardCorrection
 from bfc_lightning.targets.slides import RichRepresentation as RichRepresentation

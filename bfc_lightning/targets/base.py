@@ -1,4 +1,4 @@
-"""Base classes of targets: a real function G of x with its moments and, optionally, its layers."""
+"""Base classes of targets: a function G of x with its moments and, optionally, its layers."""
 
 from abc import ABC, abstractmethod
 
@@ -14,7 +14,7 @@ MOMENT_CHUNK = 2**13
 
 
 class Target(nn.Module, ABC):
-    """A function G: R^d -> R, with the distribution of its argument.
+    """A function G from R^d to R or R^k, with the distribution of its argument.
 
     To define your own target, accept the distribution as the argument `inputs`, implement
     `forward`, and call `estimate_moments` at the end of `__init__`. All tensors are float64 buffers
@@ -22,10 +22,12 @@ class Target(nn.Module, ABC):
 
     Attributes:
         inputs: the distribution of x.
-        mean: E G, a scalar tensor.
-        variance: Var G, a scalar tensor.
+        output_shape: () if G(x) is a number, or (k,). A class attribute.
+        mean: E G, of this shape.
+        variance: Var G, a scalar tensor. If G(x) is a vector, the mean of Var G_i over its entries.
     """
 
+    output_shape: tuple[int, ...] = ()
     mean: Tensor
     variance: Tensor
 
@@ -33,7 +35,7 @@ class Target(nn.Module, ABC):
         super().__init__()
         self.inputs = inputs
         unknown = torch.full((), torch.nan, dtype=torch.float64)
-        self.register_buffer("mean", unknown.clone())
+        self.register_buffer("mean", unknown.repeat(self.output_shape))
         self.register_buffer("variance", unknown.clone())
 
     @property
@@ -57,10 +59,10 @@ class Target(nn.Module, ABC):
         return False
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """Returns G(x) for every row of x."""
 
-    def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
+    def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels *k"]:
         """Returns the contribution of each level to G(x) as columns. One column by default."""
         output: Tensor = self(x)
         return output[:, None]
@@ -81,29 +83,29 @@ class Target(nn.Module, ABC):
         Raises:
             ValueError: if `mean` or `variance` is not set.
         """
-        if (self.mean + self.variance).isnan():
+        if (self.mean + self.variance).isnan().any():
             raise ValueError(
                 "the target's variance must be known, got NaN: call estimate_moments at the end of "
                 "its __init__."
             )
 
-    def set_moments(self, values: Float[Tensor, "*shape"]) -> None:
+    def set_moments(self, values: Float[Tensor, "n *k"]) -> None:
         """Sets `mean` and `variance` to the moments of a sample of G.
 
         Raises:
-            ValueError: if G does not return one number per sample, is constant or is not finite.
+            ValueError: if G returns another shape, is constant or is not finite.
         """
-        if values.ndim != 1:
+        if values.ndim == 0 or values.shape[1:] != self.output_shape:
             raise ValueError(
-                "the target's forward must return one number a sample, shape (n,), "
-                f"got shape {tuple(values.shape)}."
+                "the target's forward must return one number a sample, shape (n,), or a vector of "
+                f"its output_shape {self.output_shape}, got shape {tuple(values.shape)}."
             )
-        variance = values.var(correction=0)
+        variance = values.var(dim=0, correction=0).mean()
         if not 0 < float(variance) < float("inf"):
             raise ValueError(
                 f"the target must have a positive, finite variance, got {float(variance)}."
             )
-        self.mean.copy_(values.mean())
+        self.mean.copy_(values.mean(dim=0))
         self.variance.copy_(variance)
 
 

@@ -11,6 +11,23 @@ from bfc_lightning.targets.specification import resolve_scales
 from bfc_lightning.types import as_integer
 
 
+def require_cube(inputs: InputDistribution, name: str) -> None:
+    """Checks that samples of x are on the Boolean cube.
+
+    Args:
+        inputs: the distribution of x.
+        name: name of the target in the error message.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if not bool((inputs.sample(256, generator(0, "cube")).abs() == 1).all()):
+        raise ValueError(
+            f"inputs of a {name} must be on the cube {{-1, 1}}^d, got other values: use "
+            "Hypercube and regression."
+        )
+
+
 class Staircase(LayeredTarget):
     """A sum of monomials on the Boolean cube, each with one variable more than the one before.
 
@@ -51,11 +68,7 @@ class Staircase(LayeredTarget):
         self._depth = as_integer(depth, "depth", least=1)
         if self._depth > self.input_dim:
             raise ValueError(f"depth must be at most input_dim = {self.input_dim}, got {depth}.")
-        if not bool((inputs.sample(256, generator(seed, "cube")).abs() == 1).all()):
-            raise ValueError(
-                "inputs of a Staircase must be on the cube {-1, 1}^d, got other values: use "
-                "Hypercube and regression."
-            )
+        require_cube(inputs, type(self).__name__)
         self._level_scales = resolve_scales(
             level_scales, input_dim=self.input_dim, depth=self._depth
         )
