@@ -65,14 +65,13 @@ def test_gradients_of_the_loss_are_those_of_finite_differences(kind):
     loss, grad = objective.loss_and_grad(prediction, y, 2.0)
     expected = (prediction - y).square().sum(dim=1).mean() / (3 * 2.0)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(objective.loss(prediction, y, 2.0), expected)
     for name, found in vjp(grad).items():
         with torch.no_grad():
             at = trained[name].view(-1)
             moved = []
             for step in (1e-6, -1e-6):
                 at[3] += step
-                moved.append(objective.loss(network(x), y, 2.0))
+                moved.append(objective.loss_and_grad(network(x), y, 2.0)[0])
                 at[3] -= step
         torch.testing.assert_close(
             found.view(-1)[3], (moved[0] - moved[1]) / 2e-6, rtol=1e-5, atol=1e-8
