@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-faults check bench docs
+.PHONY: help demo test test-all test-slurm test-faults check bench docs
 
 help:  ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -23,6 +23,9 @@ test: $(INSTALLED)  ## the tests but for the slow ones (two minutes on two cores
 
 test-all: test  ## every test that this machine can run, the slow ones last (a quarter of an hour)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+
+test-slurm: $(INSTALLED)  ## experiments on a SLURM cluster of two nodes that is started here (needs slurmctld and root)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 test-faults: $(INSTALLED)  ## kills at random moments and mutated input, counted (half an hour on two cores)
 	$(BIN)/python -m tests.faults

@@ -74,6 +74,16 @@ class WaitAt(AtStep):
             time.sleep(0.01)
 
 
+class SleepAlways(Callback):
+    """Makes every step take a time that no machine makes shorter."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_end(self, *args) -> None:
+        time.sleep(self.seconds)
+
+
 class StopAt(AtStep):
     """Asks for a stop."""
 

@@ -67,7 +67,7 @@ MISTAKES = {
     ),
     "slope of words": (
         {"conditions": [{"what": "x", "slope": SLOPE | {"labels": ["a", "b"]}, "at_least": 1}]},
-        r"conditions\.0: labels must be numbers",
+        r"conditions\.0: labels must be at least two positive numbers",
     ),
     "unknown key": (condition(ratio={"of": {**TERM_OF_WIDE, "and": 1}}), "'and'"),
 }

@@ -236,6 +236,18 @@ def test_listed_commands_are_those_of_the_runs_and_count_as_done(tmp_path, begun
     assert found == {"narrow-seed0": "finished", "kernel-seed0": "finished"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit's files
+def test_shards_in_this_process_are_runs_like_others(tmp_path, begun, capsys):
+    learners = {"narrow": {"model": {"width": 4}}, "kernel": KERNEL}
+    path = write(tmp_path, learners=learners, seeds=[0])
+    assert compare(path, "--cluster", "debug", "--cluster.runs_per_job", "1") == 0
+    assert "2 runs in 2 shards" in capsys.readouterr().err
+    assert compare(path) == 0
+    assert begun == ["narrow-seed0", "kernel-seed0"]
+    found = statuses(tmp_path / "logs" / "few")
+    assert found == {"narrow-seed0": "finished", "kernel-seed0": "finished"}
+
+
 def test_failed_runs_are_explained_once_and_the_others_finish(tmp_path, begun, capsys):
     learners = {
         "broken": callback("FailAt", step=3, message="only here"),

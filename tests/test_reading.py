@@ -8,6 +8,7 @@ import yaml
 
 from bfc_lightning.cli import main
 from bfc_lightning.cli.experiments import parse_experiment
+from bfc_lightning.experiments import reading
 from bfc_lightning.experiments.reading import (
     expand,
     make_experiment,
@@ -15,6 +16,7 @@ from bfc_lightning.experiments.reading import (
 from bfc_lightning.experiments.spec import Experiment, Limits, RunSpec, Tuning
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.yaml_files import find_config
 from tests.experiments import LR, compare, write
 
 SCALES = "target.init_args.level_scales"
@@ -255,3 +257,11 @@ def test_a_config_must_be_given_and_exist(capsys):
     assert "config" in capsys.readouterr().err
     assert main(["compare", "-c", "compare/schmes"]) == 2
     assert "Did you mean 'compare/schemes'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", ["sweep/batch_steps", "compare/fixed"])
+def test_points_have_the_settings_that_parsing_each_of_them_gives(config, monkeypatch):
+    path = find_config(config)
+    fast = expand(read(path))
+    monkeypatch.setattr(reading, "_changed", lambda *_: {}["no"])
+    assert fast == expand(read(path))

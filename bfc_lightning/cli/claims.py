@@ -1,6 +1,8 @@
 """`bfc claims`: sentences about hierarchical learning, each run to a verdict."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +12,14 @@ from bfc_lightning.callbacks.checkpoints import versions
 from bfc_lightning.callbacks.summary import git_revision
 from bfc_lightning.cli.console import command_line, say
 from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.cli.experiments import parse_experiment, parsed
+from bfc_lightning.cli.experiments import parse_experiment, parsed, say_failures, say_submitted
 from bfc_lightning.experiments.claims import report
 from bfc_lightning.experiments.claims.claim import Claim, check_claim, find_claims, read_claim
 from bfc_lightning.experiments.claims.verdicts import judge_all, unknown_metrics
 from bfc_lightning.experiments.execute import removed_if_refused, run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, own_folder
-from bfc_lightning.experiments.spec import Experiment, ExperimentOptions, RunSpec
+from bfc_lightning.experiments.record import Record
+from bfc_lightning.experiments.spec import Cluster, Experiment, ExperimentOptions, RunSpec
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.loading import read_summary
 from bfc_lightning.runs.yaml_files import did_you_mean, shipped_configs
@@ -38,9 +41,11 @@ for medians over seeds. The same command continues.
 options:
   --profile PROFILE      quick (default) or full.
   --list                 Print names and sentences, and run nothing.
+  --report               Judge the runs so far, and run nothing.
   --configs FOLDER       Folder of the claims; the shipped ones by default.
   --seeds SEEDS          Seeds in place of those of the experiments, e.g. [0,1,2,3,4].
   --workers N            Runs at a time.
+  --cluster slurm        Submit the runs as jobs of SLURM, with --cluster.KEY (docs/clusters.md).
   --run.name NAME        Name of the folder, claims-PROFILE by default.
   --run.root FOLDER      Folder that it is put in, logs by default.
   --run.overwrite        Delete the runs of this name first.
@@ -69,20 +74,13 @@ def claims_command(argv: Sequence[str]) -> int:
         seeds = [] if given.seeds is None else [f"seeds{'+'.join(map(str, given.seeds))}"]
         name = given.run.name or "-".join(["claims", given.profile, *given.names, *seeds])
         folder = own_folder(given.run.root, name, _RESULT)
+        if given.report and not (folder / _RESULT).is_file():
+            raise RunError(f"--report needs claims that were begun, {folder} is not.")
         together: dict[Path, list[Claim]] = {}
         for claim in claims:
             together.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
         planned = [_plan(mine, file, folder, given) for file, mine in together.items()]
-    content = {
-        "status": "running",
-        "profile": given.profile,
-        "command": command_line(["claims", *argv]),
-        "versions": versions(),
-        "git": git_revision(),
-        "revisions": [],
-        "claims": [],
-    }
-    return _run(planned, [claim.name for claim in claims], folder, content)
+    return _run(planned, folder, given, command_line(["claims", *argv]))
 
 
 def claims_parser() -> ArgumentParser:
@@ -94,7 +92,9 @@ def claims_parser() -> ArgumentParser:
     parser.add_argument("--configs", type=str, default=str(shipped_configs() / "claims"))
     parser.add_argument("--seeds", type=list[int] | None, default=None)
     parser.add_argument("--workers", type=int | None, default=None)
+    parser.add_argument("--report", type=bool, default=False)
     parser.add_class_arguments(ExperimentOptions, "run", skip={"threads"})
+    parser.add_class_arguments(Cluster, "cluster")
     return parser
 
 
@@ -114,44 +114,65 @@ def _plan(claims: list[Claim], file: Path, folder: Path, given: Namespace) -> Pl
     argv += [f"--run.overwrite={str(given.run.overwrite).lower()}"]
     command = command_line(["compare", "-c", str(folder / "runs" / file.stem / "compare.yaml")])
     experiment = make_experiment(parse_experiment(argv), command)
+    experiment = replace(experiment, cluster=given.cluster)
     for claim in claims:
         check_claim(claim, experiment)
     return claims, experiment, expand(experiment)
 
 
-def _run(planned: list[Planned], order: list[str], folder: Path, content: dict[str, Any]) -> int:
+def _run(planned: list[Planned], folder: Path, given: Namespace, command: str) -> int:
     """Runs experiment after experiment, and judges and reports after each."""
-    entries: dict[str, Any] = {}
+    content: dict[str, Any] = {
+        "status": "running",
+        "profile": given.profile,
+        "command": command,
+        "versions": versions(),
+        "git": git_revision(),
+        "revisions": [],
+        "claims": [],
+    }
     pictures: dict[str, str] = {}
-    num_failed = 0
+    records = []
     for number, (claims, experiment, runs) in enumerate(planned, start=1):
-        name = experiment.folder.name
-        say(f"experiment {number} of {len(planned)}: {name}")
+        say(f"experiment {number} of {len(planned)}: {experiment.folder.name}")
         with removed_if_refused(folder):
             folder.mkdir(parents=True, exist_ok=True)
             report.write_report(folder, content, pictures)
-            record = run_experiment(experiment, runs)
+            record = run_experiment(experiment, runs, begins=not given.report)
         if record.signum:
-            say(f"stopped; to continue: {content['command']}")
+            say(f"stopped; to continue: {command}")
             return 128 + record.signum
-        num_failed += record.num_left
-        for entry in judge_all(claims, experiment, record.results, runs=f"runs/{name}"):
-            entries[entry["name"]] = entry
-            figure = report.claim_figure(entry, experiment, record.results)
-            if figure is not None:
-                pictures[entry["name"]] = report.encoded(figure)
-            _show(entry)
-        for metric in unknown_metrics(claims, record.results):
-            say(f"warning: no run of {name} logged {metric}.")
-        content["claims"] = [entries[each] for each in order if each in entries]
-        folders = [experiment.folder / "runs" / run for run in record.results["run"]]
-        commits = {*content["revisions"], *(read_summary(each).get("git") for each in folders)}
-        content["revisions"] = sorted(commits - {None})
-        content["status"] = "finished" if number == len(planned) else "running"
-        report.write_report(folder, content, pictures)
+        records.append(record)
+        if given.report or not record.held:
+            _judge(claims, record, content, pictures)
+    is_held = any(record.held for record in records)
+    if is_held and not given.report:
+        say_submitted(records, f"{command} --report")
+        return 0
+    content["status"] = "running" if is_held else "finished"
+    report.write_report(folder, content, pictures)
     print(f"\n{', '.join(f'{n} {v}' for v, n in report.tally(content['claims']).items())}")
     print("files:", *(folder / name for name in ("claims.html", _RESULT, "claims.md")))
-    return 1 if num_failed else 0
+    return 1 if any(record.num_left for record in records) and not given.report else 0
+
+
+def _judge(
+    claims: list[Claim], record: Record, content: dict[str, Any], pictures: dict[str, str]
+) -> None:
+    """Adds the verdicts on the claims of an experiment."""
+    folder, results = record.experiment.folder, record.results
+    for entry in judge_all(claims, record.experiment, results, runs=f"runs/{folder.name}"):
+        figure = report.claim_figure(entry, record.experiment, results)
+        if figure is not None:
+            pictures[entry["name"]] = report.encoded(figure)
+        content["claims"].append(entry)
+        _show(entry)
+    for metric in unknown_metrics(claims, results):
+        say(f"warning: no run of {folder.name} logged {metric}.")
+    say_failures(record)
+    commits = {read_summary(folder / "runs" / run).get("git") for run in results["run"]}
+    content["revisions"] = sorted({*content["revisions"], *commits} - {None})
+    content["claims"].sort(key=itemgetter("name"))
 
 
 def _show(entry: dict[str, Any]) -> None:

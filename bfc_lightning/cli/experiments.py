@@ -1,5 +1,6 @@
 """`bfc compare` and `bfc sweep`: two names of one command."""
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from jsonargparse import ArgumentParser, Namespace
 from bfc_lightning.cli.console import command_line, say, show_table
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.options import CONFIG_OPTIONS, checked, with_configs
-from bfc_lightning.experiments.execute import Record, commands, run_experiment, write_plan
+from bfc_lightning.experiments.execute import run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, read_files
+from bfc_lightning.experiments.record import LOGS, Record, commands, write_configs, write_plan
 from bfc_lightning.experiments.scaling import SamplesNeeded
 from bfc_lightning.experiments.spec import FINISHED, MARK, ExperimentFile
 from bfc_lightning.experiments.tables import edge_warnings, summary_table
@@ -49,6 +51,7 @@ options:
   --figures FORMATS      Formats of the figures: [png] (default), pdf, svg.
   --seeds SEEDS          Seeds in place of the config's, e.g. [0,1].
   --workers N            Runs at a time: cores / threads, or GPUs, by default.
+  --cluster slurm        Submit the runs as jobs of SLURM, with --cluster.KEY (docs/clusters.md).
   --run.name NAME        Name of the folder; the config's by default.
   --run.root FOLDER      Folder that it is put in, logs by default.
   --run.overwrite        Delete the experiment of this name first.
@@ -75,7 +78,8 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         folder = experiment.folder
         if given.list:
             listed = Record(experiment, runs).all_runs()
-            write_plan(experiment, runs)
+            write_plan(experiment)
+            write_configs(experiment, runs)
             for run in listed:
                 parts = (f"bfc {shlex.join(part)}" for part in commands(experiment, run))
                 print(" && ".join(parts))
@@ -83,8 +87,11 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         if given.report and not (folder / MARK).is_file():
             raise RunError(f"--report needs an experiment that was begun, {folder} is not.")
     record = run_experiment(experiment, runs, formats=given.figures, begins=not given.report)
-    _show(record)
     again = command_line([command, *(word for word in argv if "overwrite" not in word)])
+    if record.held and not record.signum and not given.report:
+        say_submitted([record], f"{again} --report")
+        return 0
+    _show(record)
     return 0 if given.report else _exit_code(record, again)
 
 
@@ -109,6 +116,7 @@ def parsed(
     parser: ArgumentParser, argv: Sequence[str], read: Callable[[], dict[str, Any]] = dict
 ) -> Namespace:
     """The content of files and options over it."""
+    argv = [re.sub("^--cluster(=|$)", r"--cluster.name\1", word) for word in argv]
 
     def over_files(words: list[str]) -> Namespace:
         given = parser.parse_args(words, namespace=parser.parse_object(read()))
@@ -141,6 +149,19 @@ def _show(record: Record) -> None:
         say(f"warning: no run logged {absent[0]!r}.{hint}")
     for line in edge_warnings(experiment, record.chosen, record.trials):
         say(f"warning: {line}")
+    say_failures(record)
+
+
+def say_failures(record: Record) -> None:
+    """Says why runs failed, each reason once."""
+    for reason, name in record.failures().items():
+        say(f"{name} failed: {reason} (see {record.experiment.folder / LOGS / name}.txt)")
+
+
+def say_submitted(records: Sequence[Record], report: str) -> None:
+    """Says what is in jobs, and how to see the results."""
+    held = [job.partition("_")[0] for record in records for job in record.held.values()]
+    say(f"{len(held)} runs are in jobs ({', '.join(sorted(set(held)))}); to report: {report}")
 
 
 def _exit_code(record: Record, again: str) -> int:

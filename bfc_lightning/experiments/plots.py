@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from bfc_lightning.experiments.scaling import scaling_figure
+from bfc_lightning.experiments.scaling import SamplesNeeded
 from bfc_lightning.experiments.spec import FINISHED, Experiment
 from bfc_lightning.experiments.tables import losses, rows_where
 from bfc_lightning.figures.style import COLORS, MARKERS, own_style
@@ -24,6 +24,8 @@ from bfc_lightning.files import replacing
 MAX_COMBINATIONS = 12
 """The most combinations of further axes that are shown."""
 _SPREAD = 8.0
+# "Not reached" is drawn this factor above the most samples.
+_ABOVE = 1.3
 _SCORES = ("val/nmse", "val/error")
 _LABELS = {
     "val/nmse": "E(f - G)² / Var G",
@@ -41,7 +43,7 @@ _LABELS = {
     "ntk/drift": "drift of the kernel",
     "train/loss": "training loss",
 }
-Looks = Mapping[str, Mapping[str, Any]]
+Looks = Mapping[str, dict[str, Any]]
 LabelsOf = Mapping[str, list[str]]
 
 
@@ -113,6 +115,31 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
     if handles := {label: handle for pair in found for handle, label in zip(*pair, strict=True)}:
         columns = min(4, int(figure.get_figwidth() // 1.8))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+    return figure
+
+
+def scaling_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | None:
+    """Samples needed over the dimension; above the dotted line, the error was not reached."""
+    if experiment.scaling is None or not (results["status"] == FINISHED).any():
+        return None
+    needed = SamplesNeeded(experiment, results)
+    most = float(needed.samples[-1])
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    panel = figure.subplots()
+    looks = _looks(experiment, results)
+    for learner, look in looks.items():
+        look["label"] = f"{learner}: {str(needed.exponent(learner)).split(' (')[0]}"
+    x = needed.table[experiment.scaling.dimension].astype(float)
+    values = needed.table["samples_needed"].clip(upper=most * _ABOVE)
+    _draw_medians(panel, needed.table.assign(x=x, value=values), looks)
+    panel.axhline(most, color="0.35", linestyle=":", linewidth=1, label="most samples tried")
+    panel.set(xscale="log", yscale="log")
+    panel.set_xticks(list(map(float, needed.dimensions)), needed.dimensions)
+    panel.set_yticks(list(map(float, needed.samples)), needed.samples)
+    panel.minorticks_off()
+    panel.set(xlabel=experiment.scaling.dimension, ylabel=f"{experiment.scaling.samples} needed")
+    figure.suptitle(f"samples needed for {needed.goal}", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -197,23 +224,10 @@ def _draw_over_axis(
     _draw_references(panel, finished, metric)
     ticks = list(places.values())
     panel.set_xscale("log" if is_numeric and is_spread(ticks) else "linear")
-    panel.set_xticks(ticks, list(places))
-    if not is_numeric:
-        panel.set_xlim(-0.5, len(ticks) - 0.5)
-        _fit_words(panel, list(places))
+    panel.set_xticks(ticks, [label.replace(",", "\n") for label in places])
+    panel.tick_params(axis="x", rotation=30 if sum(map(len, labels)) > 40 else 0)
     panel.minorticks_off()
     panel.set(xlabel=name, ylabel=metric_label(metric))
-
-
-def _fit_words(panel: Axes, labels: list[str]) -> None:
-    """Rotates long tick labels; those of several settings have one setting per line instead."""
-    if sum(map(len, labels)) < 40:
-        return
-    if not any("," in label for label in labels):
-        panel.tick_params(axis="x", rotation=30)
-        return
-    lines = [label.replace(",", "\n") for label in labels]
-    panel.set_xticks(panel.get_xticks(), lines, fontsize="xx-small")
 
 
 def _draw_medians(panel: Axes, data: pd.DataFrame, looks: Looks, is_line: bool = True) -> None:

@@ -19,7 +19,8 @@ from typing import Self
 
 from bfc_lightning.experiments.spec import Limits
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (*_STOP, signal.SIGUSR2)  # the last one comes before the time limit of a job
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20.0
 _PRELOAD = ["bfc_lightning.cli.warm_up"]
@@ -69,9 +70,10 @@ class Pool:
     def __enter__(self) -> Self:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOAD)
-        resource_tracker.ensure_running()  # before, as it changes the mask
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
         try:
+            resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -137,7 +139,7 @@ def _kill(worker: Worker) -> None:
 def _work(task: Task, gigabytes: float | None, gpu: str | None, directory: str) -> None:
     """The life of a worker: one task."""
     os.setpgid(0, 0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.chdir(directory)
     if gpu is not None:

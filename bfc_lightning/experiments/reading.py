@@ -5,16 +5,19 @@ import json
 import math
 from argparse import ArgumentError
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, get_type_hints
 
 import pandas as pd
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.baselines import Baseline
+from bfc_lightning.data import HierarchicalData
 from bfc_lightning.experiments.spec import (
     MARK,
     Experiment,
@@ -25,11 +28,15 @@ from bfc_lightning.experiments.spec import (
     num_trials,
     trials_of,
 )
-from bfc_lightning.runs.config import Study, digest
+from bfc_lightning.module import HierarchicalLearner
+from bfc_lightning.runs.config import Study, digest, flatten, make_trainer
 from bfc_lightning.runs.folder import LONGEST_NAME, RunError, check_name, expanded
 from bfc_lightning.runs.yaml_files import find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
+_OWNERS = {"trainer": make_trainer, "model": HierarchicalLearner, "data": HierarchicalData}
+_CHECKED_TOGETHER = ("val_check_interval", "accumulate_grad_batches", "num_replicas", "init_scale")
+_NOT_PLAIN = (ArgumentError, ValueError, KeyError, IndexError, TypeError, NameError, ImportError)
 _COLUMNS = ("run", "learner", "seed", "status", "steps", "samples_seen", "wall_seconds", "trial")
 
 
@@ -90,22 +97,21 @@ def expand(experiment: Experiment) -> list[RunSpec]:
     """Every run of the experiment: those of the tuning, and its own, seed by seed."""
     trials, runs = [], []
     for learner, block in experiment.learners.items():
+        own = {key: value for key, value in block.items() if key not in (TUNE, TUNE_WITH)}
+        base = json.dumps(merged(experiment.settings, own), default=str)
         for labels in itertools.product(*experiment.axes.values()):
             where = dict(zip(experiment.axes, labels, strict=True))
-            values = [experiment.axes[axis][label] for axis, label in where.items()]
+            points = [experiment.axes[axis][label] for axis, label in where.items()]
+            values = [pair for point in points for pair in point.items()]
             parts = [*filter(None, [learner]), *(f"{axis}={where[axis]}" for axis in where)]
             for trial, tried in trials_of(block).items():
-                make = partial(RunSpec, learner=learner, labels=where, trial=trial)
-                settings = _layered(experiment, block, *values, tried)
-                stem = "-".join([*parts, *([f"tuned({trial})"] if trial else [])])
-                own = partial(make, is_tested=experiment.test and BASELINE not in settings)
-                runs += _runs(own, settings, stem or "run", experiment.seeds, experiment.replicas)
+                make = partial(_runs, experiment, base, learner=learner, labels=where, trial=trial)
+                changes = [*values, *tried.items()]
+                tuned = [f"tuned({trial})"] if trial else []
+                runs += make("-".join([*parts, *tuned]) or "run", changes)
                 if trial:
-                    settings = _layered(experiment, block, *values, tried, block.get(TUNE_WITH, {}))
-                    stem = "-".join([*parts, f"trial({trial})"])
-                    tuned = partial(make, is_trial=True)
-                    seeds = experiment.tuning.seeds
-                    trials += _runs(tuned, settings, stem, seeds, experiment.replicas)
+                    changes += block.get(TUNE_WITH, {}).items()
+                    trials += make("-".join([*parts, f"trial({trial})"]), changes, is_trial=True)
     runs = trials + sorted(runs, key=lambda run: experiment.seeds.index(run.seed))
     counts = Counter(map(_shape, runs))
     return [replace(run, num_alike=counts[_shape(run)]) for run in runs]
@@ -120,25 +126,70 @@ def _shape(run: RunSpec) -> str:
 
 
 def _runs(
-    make: Callable[..., RunSpec],
-    settings: Settings,
+    experiment: Experiment,
+    base: str,
     stem: str,
-    seeds: Sequence[int],
-    replicas: bool,
+    changes: Sequence[tuple[str, Any]],
+    *,
+    is_trial: bool = False,
+    **where: Any,  # noqa: ANN401
 ) -> list[RunSpec]:
     """A run for each seed, or one with a replica for each."""
+    seeds = experiment.tuning.seeds if is_trial else experiment.seeds
     if len(f"{stem}-seeds{seeds[0]}-{max(seeds)}".encode()) > LONGEST_NAME:
         raise RunError(f"the name of run {stem} is too long: use shorter labels.")
     try:
-        config = _resolved(json.dumps(settings, default=str))
+        config = _resolved(base, changes)
     except (ArgumentError, ValueError) as error:
         raise RunError(f"run {stem}: {error}") from error
-    if replicas and BASELINE not in settings:
-        config = {**config, "model": {**config["model"], "num_replicas": len(seeds)}}
-        own = digest({**config, "seed_everything": seeds[0]})
-        return [make(stem, seeds[0], config, own, num_seeds=len(seeds))]
-    digests = [digest({**config, "seed_everything": seed}) for seed in seeds]
-    return [make(stem, seed, config, own) for seed, own in zip(seeds, digests, strict=True)]
+    count, is_trained = 1, BASELINE not in config
+    if experiment.replicas and is_trained:
+        count = len(seeds)
+        config = {**config, "model": {**config["model"], "num_replicas": count}}
+    where |= {"is_trial": is_trial, "is_tested": experiment.test and is_trained and not is_trial}
+    digests = {seed: digest({**config, "seed_everything": seed}) for seed in seeds[::count]}
+    return [RunSpec(stem, s, config, own, num_seeds=count, **where) for s, own in digests.items()]
+
+
+def _resolved(base: str, changes: Sequence[tuple[str, Any]]) -> Settings:
+    """Every setting but seed and folder, from a base in JSON and values of dotted keys.
+
+    The base is parsed once, which takes a fifth of a second; a value that is plain data is then
+    only checked by its type. The parser takes care of everything else.
+    """
+    with suppress(*_NOT_PLAIN):
+        config = _parsed(base)
+        for key, value in changes:
+            for leaf, own in flatten(value, key).items():
+                config = _changed(config, leaf, own)
+        return config
+    settings = json.loads(base)
+    for key, value in changes:
+        settings = merged(settings, nested(key, value))
+    return _parsed(json.dumps(settings, default=str))
+
+
+def _changed(config: Settings, key: str, value: object) -> Settings:
+    """A resolved config with another value of a key, or an error of `_NOT_PLAIN`."""
+    *path, name = key.split(".")
+    owner, node = _OWNERS.get(path[0]), config
+    for part in path:
+        node = node[part]
+        owner = resolve_name(node["class_path"]) if "class_path" in node else owner
+    function = owner.__init__ if isinstance(owner, type) else owner  # type: ignore[misc]
+    kind = get_type_hints(function)[name]
+    value = json.loads(json.dumps(value, default=str))
+    value = json.loads(json.dumps(_parser_of(kind).parse_object({"value": value}).value))
+    if name in _CHECKED_TOGETHER or isinstance(value, dict) or isinstance(node[name], dict):
+        raise TypeError(key)
+    return merged(config, nested(key, value))
+
+
+@cache
+def _parser_of(kind: object) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    return parser
 
 
 @cache
@@ -147,7 +198,7 @@ def _study(is_baseline: bool) -> Study:
 
 
 @cache
-def _resolved(text: str) -> dict[str, Any]:
+def _parsed(text: str) -> Settings:
     """Every setting but seed and folder, from settings in JSON."""
     settings = json.loads(text)
     study = _study(BASELINE in settings)
@@ -158,16 +209,6 @@ def _resolved(text: str) -> dict[str, Any]:
     if BASELINE in settings and config["model"]["init_scale"] is None:
         config["model"]["init_scale"] = 1.0
     return {key: config[key] for key in config if key not in ("run", "seed_everything")}
-
-
-def _layered(experiment: Experiment, block: Settings, *layers: Settings) -> dict[str, Any]:
-    """Base, learner, values of the grid and trial, each overriding the one before."""
-    own = {key: value for key, value in block.items() if key not in (TUNE, TUNE_WITH)}
-    settings = merged(experiment.settings, own)
-    for layer in layers:
-        for key, value in layer.items():
-            settings = merged(settings, nested(key, value))
-    return settings
 
 
 def _axes(grid: Settings, points: Sequence[Settings]) -> dict[str, dict[str, Settings]]:

@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
 from bfc_lightning.experiments.spec import DIVERGED, FINISHED, OOM, TIMEOUT, Experiment
-from bfc_lightning.figures.style import COLORS, MARKERS
 
 # With a larger share of draws without an exponent there is no interval.
 _MAX_UNDEFINED = 0.05
-# "Not reached" is drawn as an arrow, this factor above the most samples.
-_ABOVE = 1.3
 
 
 def samples_needed(errors: Mapping[float, float | None], error: float) -> tuple[float, bool]:
@@ -203,45 +198,3 @@ def _as_text(row: "pd.Series[Any]", most: float, num_seeds: int) -> str:
     text = f"<= {text}" if row["is_bound"] and math.isfinite(row["samples"]) else text
     reached = int(row["num_reached"])
     return text if reached in (0, num_seeds) else f"{text} ({reached} of {num_seeds})"
-
-
-def scaling_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | None:
-    """Samples needed over the dimension; an open marker is a bound, an arrow "not reached"."""
-    if experiment.scaling is None or not (results["status"] == FINISHED).any():
-        return None
-    needed = SamplesNeeded(experiment, results)
-    most = float(needed.samples[-1])
-    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
-    panel = figure.subplots()
-    panel.set(xscale="log", yscale="log")
-    for number, learner in enumerate(experiment.learners):
-        found = needed.medians(learner)
-        estimate = needed.exponent(learner)
-        text = "no exponent" if math.isnan(estimate.value) else str(estimate).split(" (")[0]
-        text = "not reached" if np.isinf(found["samples"]).all() else text
-        _draw(panel, found, most * _ABOVE, number=number, label=f"{learner}: {text}")
-    panel.axhline(most, color="0.35", linestyle=":", linewidth=1, label="most samples tried")
-    panel.set_xticks(list(map(float, needed.dimensions)), needed.dimensions)
-    panel.set_yticks(list(map(float, needed.samples)), needed.samples)
-    panel.minorticks_off()
-    panel.set_ylim(top=most * _ABOVE**2)
-    scaling = experiment.scaling
-    panel.set(xlabel=scaling.dimension, ylabel=f"{scaling.samples} needed")
-    panel.grid(alpha=0.3)
-    figure.suptitle(f"samples needed for {needed.goal}", fontsize=11)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _draw(panel: Axes, found: pd.DataFrame, above: float, *, number: int, label: str) -> None:
-    look: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "markersize": 6}
-    dots = look | {"marker": MARKERS[number % len(MARKERS)]}
-    found = found.set_index(found.index.astype(float))
-    reached, lost = found[np.isfinite(found["samples"])], found[np.isinf(found["samples"])]
-    panel.plot(reached["samples"], label=label, **dots)
-    high = reached["high"].clip(upper=above * _ABOVE)
-    panel.fill_between(reached.index, reached["low"], high, color=look["color"], alpha=0.15, lw=0)
-    bounds = reached.loc[reached["is_bound"], "samples"]
-    panel.plot(bounds, linestyle="none", markerfacecolor="white", **dots)
-    arrow = look | {"marker": r"$\uparrow$", "markersize": 10, "linestyle": "none"}
-    panel.plot(lost.index, [above] * len(lost), **arrow)

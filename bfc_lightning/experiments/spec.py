@@ -4,13 +4,13 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 TIMEOUT, OOM = "timeout", "oom"
-INTERRUPTED, MISSING = "interrupted", "missing"
+INTERRUPTED, SUBMITTED, MISSING = "interrupted", "submitted", "missing"
 DONE = (FINISHED, DIVERGED, TIMEOUT, OOM)
 """States of runs that are not run again."""
 
@@ -60,6 +60,25 @@ class ExperimentOptions:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Where runs are made: in this machine's pool, or in jobs by submitit, and what a job gets.
+
+    `debug` and `subprocess` are submitit's executors without a scheduler.
+    """
+
+    name: Literal["local", "slurm", "debug", "subprocess"] = "local"
+    partition: str | None = None
+    time: PositiveInt = 30  # minutes
+    cpus: PositiveInt = 1
+    gpus: NonNegativeInt = 0
+    memory: str | None = None
+    parallelism: PositiveInt = 256
+    runs_per_job: PositiveInt | None = None
+    wait: bool = False
+    options: dict = field(default_factory=dict)  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
 class ExperimentFile:
     """What the YAML file of an experiment may contain, and the command line may change."""
 
@@ -77,6 +96,7 @@ class ExperimentFile:
     replicas: bool = False
     workers: PositiveInt | None = None
     run: ExperimentOptions = field(default_factory=ExperimentOptions)
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 @dataclass(frozen=True, kw_only=True)

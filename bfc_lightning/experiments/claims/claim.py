@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
@@ -140,21 +141,13 @@ def _condition(entry: object, where: str) -> Condition:
     kinds = [condition.value, condition.ratio, condition.exponent, condition.slope]
     if kinds.count(None) != len(kinds) - 1:
         raise ValueError(f"{where} must have one of value, ratio, exponent, slope, got {entry!r}.")
-    if condition.slope is not None:
-        _check_labels(condition.slope.labels, where)
+    labels = condition.slope.labels if condition.slope else ["1", "2"]
+    if len(set(labels)) < 2 or not (pd.to_numeric(pd.Series(labels), errors="coerce") > 0).all():
+        raise ValueError(f"{where}: labels must be at least two positive numbers, got {labels}.")
     low, high = condition.at_least, condition.at_most
     if not low <= high or not (math.isfinite(low) or math.isfinite(high)):
         raise ValueError(f"{where} must have finite at_least <= at_most, got {low} and {high}.")
     return condition
-
-
-def _check_labels(labels: list[str], where: str) -> None:
-    try:
-        numbers = {float(label) for label in labels}
-    except ValueError as error:
-        raise ValueError(f"{where}: labels must be numbers, got {labels}.") from error
-    if len(numbers) < 2 or min(numbers) <= 0:
-        raise ValueError(f"{where}: labels must be at least two positive numbers, got {labels}.")
 
 
 def check_claim(claim: Claim, experiment: Experiment) -> None:

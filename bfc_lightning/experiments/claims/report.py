@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from bfc_lightning.experiments.claims.claim import Term
 from bfc_lightning.experiments.claims.verdicts import DOES_NOT_HOLD, HOLDS, UNDECIDED
-from bfc_lightning.experiments.plots import is_spread, metric_label
-from bfc_lightning.experiments.scaling import scaling_figure
+from bfc_lightning.experiments.plots import is_spread, metric_label, scaling_figure
 from bfc_lightning.experiments.spec import Experiment
 from bfc_lightning.figures.style import COLORS, own_style
 from bfc_lightning.files import write_atomically, write_json

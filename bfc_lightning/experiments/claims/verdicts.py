@@ -121,6 +121,4 @@ def effect_in_words(condition: Condition) -> str:
         return f"{of.metric}: {of.label}"
     if of.metric == to.metric:
         return f"{of.metric}: {of.label} / {to.label}"
-    if of.label == to.label:
-        return f"{of.label}: {of.metric} / {to.metric}"
     return f"{of.metric} of {of.label} / {to.metric} of {to.label}"

@@ -1,0 +1,169 @@
+"""Jobs of a cluster, by submitit: runs are packed into shards, and each job is a pool for one.
+
+A run in a job has a lock, a file with the job's id. It is stale once squeue does not list the job.
+"""
+
+import io
+import itertools
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from bfc_lightning.experiments.record import LOGS, Record, write_plan
+from bfc_lightning.experiments.spec import FINISHED, Experiment, RunSpec
+from bfc_lightning.experiments.tables import summary_table
+from bfc_lightning.runs.folder import RunError
+
+_SHARD_SECONDS = 900.0
+_GUESS_SECONDS = 30.0
+_SIGNAL_SECONDS = 120
+_POLL_SECONDS, _POLLS_OF_SQUEUE = 1.0, 15
+
+
+def runs_in_jobs(folder: Path) -> dict[str, str]:
+    """The runs that are in a job that waits or runs, each with the job; deletes stale locks."""
+    locks = _read_locks(folder)
+    live = _slurm("squeue", "--noheader", "--array", "--format=%i").split() if locks else []
+    for name in [name for name, job in locks.items() if job not in live]:
+        _lock(folder, name).unlink(missing_ok=True)
+        del locks[name]
+    return locks
+
+
+def _lock(folder: Path, name: str) -> Path:
+    return folder / "locks" / name
+
+
+def _read_locks(folder: Path) -> dict[str, str]:
+    locks = {}
+    for path in _lock(folder, "").glob("[!.]*"):
+        with suppress(FileNotFoundError):  # its shard has just ended
+            locks[path.name] = path.read_text(encoding="utf-8")
+    return locks
+
+
+def _has_lock(folder: Path, name: str, job: str) -> bool:
+    """Whether a job has the lock of a run, which it takes if nobody has it."""
+    lock = _lock(folder, name)
+    beside = lock.with_name(f".{name}.{job}.tmp")
+    beside.write_text(job, encoding="utf-8")
+    with suppress(FileExistsError):
+        os.link(beside, lock)  # atomic, with its content, also between machines
+    beside.unlink()
+    return lock.read_text(encoding="utf-8") == job
+
+
+def _slurm(*command: str) -> str:
+    """The output of a command of SLURM."""
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError as error:
+        raise RunError(f"{command[0]} is not in the PATH; SLURM is needed.") from error
+    except subprocess.CalledProcessError as error:
+        raise RunError(error.stderr) from error
+
+
+def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
+    """Submits runs as a job or a job array, and says which; returns the job of each run."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise RunError("--cluster needs submitit: pip install 'bfc_lightning[slurm]'.") from error
+    folder, options = record.experiment.folder, record.experiment.cluster
+    if options.name == "slurm" and not shutil.which("sbatch"):
+        raise RunError("sbatch is not in the PATH; --cluster slurm needs a machine of a cluster.")
+    jobs = folder / LOGS / "jobs"
+    for path in (jobs, _lock(folder, "")):
+        path.mkdir(parents=True, exist_ok=True)
+    executor = submitit.AutoExecutor(jobs, options.name.replace("subprocess", "local"))
+    executor.update_parameters(
+        name=f"bfc-{folder.name}",
+        timeout_min=options.time,
+        cpus_per_task=options.cpus,
+        gpus_per_node=options.gpus or None,
+        stderr_to_stdout=True,
+        slurm_partition=options.partition,
+        slurm_mem=options.memory,
+        slurm_array_parallelism=options.parallelism,
+        slurm_signal_delay_s=_SIGNAL_SECONDS,
+        slurm_srun_args=[f"--cpus-per-task={options.cpus}"],  # srun does not inherit it
+        slurm_additional_parameters={"requeue": True, **options.options},
+    )
+    number = math.ceil(len(runs) / (options.runs_per_job or _runs_per_job(record)))
+    size = math.ceil(len(runs) / number)
+    shards = [runs[first : first + size] for first in range(0, len(runs), size)]
+    before = set(jobs.iterdir())
+    try:
+        with redirect_stderr(io.StringIO()):  # it would print what it raises
+            array = executor.map_array(run_shard, [record.experiment] * len(shards), shards)
+    except submitit.core.utils.FailedJobError as error:
+        for path in set(jobs.iterdir()) - before:
+            path.unlink()
+        raise RunError(str(error)) from error
+    write_plan(record.experiment)
+    job_id = array[0].job_id.partition("_")[0]
+    print(f"bfc: job {job_id}: {len(runs)} runs in {len(shards)} shards", file=sys.stderr)
+    if options.name != "slurm":
+        for job in array:
+            job.wait()
+        return {}
+    held = {run.name: job.job_id for job, shard in zip(array, shards, strict=True) for run in shard}
+    for name, job_id in held.items():
+        _has_lock(folder, name, job_id)
+    return held
+
+
+def _runs_per_job(record: Record) -> int:
+    """As many runs as take a quarter of an hour, if they are like those that have finished."""
+    finished = record.results.loc[record.results["status"] == FINISHED, "wall_seconds"]
+    seconds = _GUESS_SECONDS if finished.empty else float(finished.median())
+    return max(1, int(_SHARD_SECONDS / seconds)) * _workers(record.experiment)
+
+
+def _workers(experiment: Experiment) -> int:
+    """How many runs a job makes at a time."""
+    return max(1, int(experiment.cluster.cpus) // int(experiment.run.threads))
+
+
+def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
+    """Runs a shard in a job; the signal before the time limit requeues it, and it goes on."""
+    from submitit import JobEnvironment
+
+    job, folder = JobEnvironment().job_id, experiment.folder
+    if experiment.cluster.name == "slurm":
+        runs = [run for run in runs if _has_lock(folder, run.name, job)]
+    record = Record(replace(experiment, workers=_workers(experiment)), runs)
+    record.run([run for run in runs if not record.is_over(run)], writes_tables=False)
+    if record.signum == signal.SIGUSR2:
+        _slurm("scontrol", "requeue", job)
+    if not record.signum:  # otherwise SLURM may requeue the job
+        for run in runs:
+            _lock(folder, run.name).unlink(missing_ok=True)
+
+
+def watch(record: Record) -> None:
+    """Shows the table of the runs so far while any is in a job."""
+    folder, live = record.experiment.folder, set(record.held.values())
+    with Live(console=Console(stderr=True), auto_refresh=False) as shown:
+        for number in itertools.count(1):
+            table = summary_table(record.experiment, record.results, record.chosen)
+            shown.update(Text(table.to_string(index=False)), refresh=True)
+            if not record.held:
+                return
+            time.sleep(_POLL_SECONDS)
+            if number % _POLLS_OF_SQUEUE == 0:
+                with suppress(RunError):  # the controller may be busy
+                    live = set(runs_in_jobs(folder).values())
+            record.refresh({name: job for name, job in _read_locks(folder).items() if job in live})

@@ -1,0 +1,309 @@
+"""The state of an experiment, which is that of its run folders, and the pool that runs them."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from bfc_lightning.experiments.pool import Pool, Task, Worker
+from bfc_lightning.experiments.spec import (
+    DIVERGED,
+    DONE,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    MARK,
+    MISSING,
+    OOM,
+    SUBMITTED,
+    TIMEOUT,
+    Experiment,
+    RunSpec,
+)
+from bfc_lightning.experiments.tables import choose, write_tables
+from bfc_lightning.files import write_atomically, write_json
+from bfc_lightning.runs.config import differences, identity, listed
+from bfc_lightning.runs.folder import CONFIG, SUMMARY, RunError
+from bfc_lightning.runs.yaml_files import to_yaml
+
+RUNS, LOGS = "runs", "logs"
+_CONFIGS, _STOPPED = "configs", "stopped"
+_EXIT_USAGE, _EXIT_OOM = 2, 4
+_WRITE_SECONDS = 10.0
+
+Say = Callable[..., None]
+
+
+def commands(experiment: Experiment, run: RunSpec) -> list[tuple[str, ...]]:
+    """The commands that begin a run or continue it."""
+    folder = experiment.folder
+    command, more = "fit", {"resume": "auto", "trainer.enable_progress_bar": "false"}
+    if "baseline" in run.config:
+        command, more = "baseline", {"run.overwrite": "true"}
+    options = {
+        "seed_everything": run.seed,
+        "run.root": folder / RUNS,
+        "run.name": run.name,
+        "run.figures": "false",
+        "run.threads": experiment.run.threads,
+        **more,
+        **({"run.alike": run.num_alike} if run.num_alike > 1 else {}),
+    }
+    config = str(folder / _CONFIGS / f"{run.stem}.yaml")
+    found = [(command, "-c", config, *(f"--{key}={value}" for key, value in options.items()))]
+    if run.is_tested:
+        found.append(("test", "-c", str(folder / RUNS / run.name / CONFIG)))
+    return found
+
+
+def write_plan(experiment: Experiment) -> None:
+    """Writes `compare.yaml`, which runs the experiment again."""
+    folder = experiment.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    source = asdict(experiment.source)
+    source["base"] = ["base.yaml"]
+    source["run"].update(name=None, overwrite=False)
+    write_atomically(folder / MARK, f"# {experiment.command}\n{to_yaml(source)}")
+    write_atomically(folder / "base.yaml", to_yaml(experiment.settings))
+
+
+def write_configs(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
+    """Writes the settings of every point of some runs."""
+    folder = experiment.folder / _CONFIGS
+    folder.mkdir(exist_ok=True)
+    for stem, run in {run.stem: run for run in runs}.items():
+        write_atomically(folder / f"{stem}.yaml", to_yaml(run.config), sync=False)
+
+
+class Record:
+    """The rows of an experiment so far: `results` as in `compare.csv`, and `trials` of the tuning.
+
+    `held` names the runs that are in jobs, and `signum` is the signal that has stopped the pool.
+    """
+
+    def __init__(
+        self, experiment: Experiment, runs: Sequence[RunSpec], held: dict[str, str] | None = None
+    ) -> None:
+        self.experiment = experiment
+        self.signum = 0
+        self._trials = [run for run in runs if run.is_trial]
+        self._candidates = [run for run in runs if not run.is_trial]
+        self._written = 0.0
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self.refresh(held or {})
+
+    def refresh(self, held: dict[str, str]) -> None:
+        """Reads the runs that were not over, and chooses among the trials that are."""
+        self.held = held
+        self._rows = {name: rows for name, rows in self._rows.items() if _is_over(rows)}
+        self._choose()
+
+    def _choose(self) -> None:
+        """Chooses among the trials that are over; until then, the first one has a row."""
+        self.trials = self._frame(self._trials)
+        self.chosen = choose(self.experiment, self.trials)
+        best = {run.point: run.trial for run in reversed(self._candidates)} | self.chosen
+        self._runs = [run for run in self._candidates if run.trial == best[run.point]]
+        order = list(self.experiment.learners)
+        self.results = self._frame(sorted(self._runs, key=lambda run: order.index(run.learner)))
+
+    @property
+    def num_left(self) -> int:
+        """How many runs are not over."""
+        return int((~self.results["status"].isin(DONE)).sum())
+
+    def all_runs(self) -> list[RunSpec]:
+        """Those of the tuning, and its own of every point at which the choice is made."""
+        tuned = {run.point for run in self._trials} - self.chosen.keys()
+        return [*self._trials, *(run for run in self._runs if run.point not in tuned)]
+
+    def todo(self) -> list[RunSpec]:
+        """The runs that can be begun or continued; of the tuning alone, while it lasts."""
+        return [
+            run for run in self.all_runs() if run.name not in self.held and not self.is_over(run)
+        ]
+
+    def is_over(self, run: RunSpec) -> bool:
+        """Whether a run is not run again."""
+        return _is_over(self._rows[run.name])
+
+    def write(self) -> None:
+        """Writes the tables."""
+        self._choose()
+        write_tables(self.experiment, self.results, self.chosen, self.trials)
+        self._written = time.monotonic()
+
+    def failures(self) -> dict[str, str]:
+        """Every reason why runs have failed, with the name of the first of them."""
+        found: dict[str, str] = {}
+        for name, rows in self._rows.items():
+            if rows[0]["status"] == FAILED:
+                found.setdefault(self._end(name)["reason"], name)
+        return found
+
+    def refusal(self) -> str:
+        """Why the first run refused its settings, if every run did."""
+        ends = [self._end(name) for name in self.results["run"]]
+        is_refused = all(end.get("code") == _EXIT_USAGE for end in ends)
+        return str(ends[0]["reason"]) if is_refused else ""
+
+    def _frame(self, runs: Sequence[RunSpec]) -> pd.DataFrame:
+        for run in runs:
+            if run.name not in self._rows:
+                self._rows[run.name] = self._read(run)
+        return pd.DataFrame([row for run in runs for row in self._rows[run.name]])
+
+    def _read(self, run: RunSpec) -> list[dict[str, Any]]:
+        """What a run's folder says of each seed."""
+        path = self.experiment.folder / RUNS / run.name
+        summary = _content(path / SUMMARY)
+        _check_unchanged(run, summary, path)
+        status, contents = summary.get("status", MISSING), [summary]
+        if status == FINISHED and run.is_tested:
+            contents.append(_content(path / "test.json"))
+            status = FINISHED if contents[1] else INTERRUPTED
+        if status not in DONE:
+            status = MISSING if status == MISSING else INTERRUPTED
+            status = SUBMITTED if run.name in self.held else self._stop(run) or status
+        rows = []
+        for number in range(run.num_seeds):
+            parts = [(each.get("replicas") or [each] * run.num_seeds)[number] for each in contents]
+            metrics = [pair for part in parts for pair in part.get("metrics", {}).items()]
+            rows.append({
+                "run": run.name,
+                "learner": run.learner,
+                **run.labels,
+                **({"trial": run.trial} if run.is_trial else {}),
+                "seed": run.seed + number,
+                "status": DIVERGED if parts[0].get("status") == DIVERGED else status,
+                "steps": summary.get("steps", math.nan),
+                "samples_seen": summary.get("samples_seen", math.nan) / run.num_seeds,
+                "wall_seconds": summary.get("wall_seconds", math.nan),
+                **{key: float(value) for key, value in metrics if value is not None},
+            })
+        return rows
+
+    def _end(self, name: str) -> dict[str, Any]:
+        """How a run ended without a result; empty if it did not."""
+        return _content(self.experiment.folder / _STOPPED / f"{name}.json")
+
+    def _stop(self, run: RunSpec) -> str:
+        """The status of a run that ended without a result, unless the limit that it met grew."""
+        end = self._end(run.name)
+        if end.get("digest") != run.digest:
+            return ""
+        grown = (self._limit(end["status"]) or math.inf) > (end["limit"] or math.inf)
+        return "" if grown else str(end["status"])
+
+    def _limit(self, status: str) -> float | None:
+        limits = self.experiment.limits
+        return {TIMEOUT: limits.seconds, OOM: limits.gigabytes}.get(status)
+
+    def run(self, runs: Sequence[RunSpec], *, writes_tables: bool = True) -> None:
+        """Runs them in a pool of this machine."""
+        todo = {run.name: run for run in runs}
+        folder, metric = self.experiment.folder, self.experiment.metrics[0]
+        write_configs(self.experiment, runs)
+        for name in todo:
+            (folder / _STOPPED / f"{name}.json").unlink(missing_ok=True)
+        tasks = [
+            Task(name, tuple(commands(self.experiment, run)), folder / LOGS / f"{name}.txt")
+            for name, run in todo.items()
+        ]
+        every = [*self._trials, *self._runs]
+        num_over = sum(map(self.is_over, every))
+        with _progress(len(every), num_over) as say, _pool(self.experiment) as pool:
+            for worker in pool.run(tasks):
+                name = worker.task.name
+                rows = self._rows[name] = self._ended(todo[name], worker, pool.signum)
+                values = [row[metric] for row in rows if metric in row]
+                score = f" {metric} {median(values):.1e}" if values else ""
+                say(f"{name} {rows[0]['status']}{score} ({worker.seconds:.0f} s)", done=1)
+                if writes_tables and time.monotonic() - self._written > _WRITE_SECONDS:
+                    self.write()
+            self.signum = pool.signum
+
+    def _ended(self, run: RunSpec, worker: Worker, signum: int) -> list[dict[str, Any]]:
+        """The rows of a run whose process has ended; an end without a result is written down."""
+        rows = self._read(run)
+        if _is_over(rows) or (signum and not worker.is_overdue):
+            return rows
+        status = TIMEOUT if worker.is_overdue else {_EXIT_OOM: OOM}.get(worker.code, FAILED)
+        lines = worker.task.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        reason = lines[-1].removeprefix("bfc: error: ") if lines else ""
+        end = {
+            "status": status,
+            "limit": self._limit(status),
+            "code": worker.code,
+            "reason": f"killed by signal {-worker.code}" if worker.code < 0 else reason,
+            "digest": run.digest,
+        }
+        folder = self.experiment.folder / _STOPPED
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"{run.name}.json", end)
+        return self._read(run)
+
+
+def _is_over(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return all(row["status"] in DONE for row in rows)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _check_unchanged(run: RunSpec, summary: Mapping[str, Any], path: Path) -> None:
+    """Refuses to count a run that was made with other settings."""
+    if summary.get("digest", run.digest) != run.digest:
+        stored = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        here = {**run.config, "seed_everything": run.seed}
+        clauses = differences(identity(stored), identity(here))
+        raise RunError(
+            f"settings have changed since the run {run.name} was begun: {listed(clauses)}. "
+            "Give the experiment another --run.name, or --run.overwrite true."
+        )
+
+
+def _pool(experiment: Experiment) -> Pool:
+    """One process per core and thread, or one per GPU if the runs ask for GPUs."""
+    accelerator = experiment.settings.get("trainer", {}).get("accelerator", "auto")
+    count = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = experiment.workers or count or max(1, (cores or 1) // experiment.run.threads)
+    return Pool(workers, limits=experiment.limits, gpus=gpus)
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[Say]:
+    """A function that prints a line on stderr and advances a bar, which a terminal shows."""
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+        bar = shown.add_task("runs", total=total)
+
+        def say(line: str, done: int = 0) -> None:
+            shown.advance(bar, done)
+            number = f"{shown.tasks[0].completed:.0f}/{total}" if done else " "
+            console.out(number, line, highlight=False)
+
+        if done:
+            say("runs were finished before.", done)
+        yield say
