@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -98,32 +100,53 @@ def test_compiled_loop_takes_the_steps_of_fit(workload, batches, fitted, tmp_pat
     assert_close(torch.load(file), fitted)
 
 
-def jax_and_loop(workload):
-    jax = pytest.importorskip("jax", reason="needs the extra bench")
+def in_new_process(function, *arguments):
+    """JAX starts threads, which do not survive the forks of other tests."""
+    pytest.importorskip("jaxlib.version", reason="needs the extra bench")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def jax_steps(path, batches):
+    import jax
 
     from benchmarks.jax_loop import JaxLoop
 
-    return jax, JaxLoop(workload)
-
-
-def test_jax_loop_takes_the_steps_of_fit(workload, batches, fitted):
-    jax, loop = jax_and_loop(workload)
+    workload = read_workload(path)
+    loop = JaxLoop(workload)
     with loop.settings():
         state, step = loop.initial(), jax.jit(loop.step)
         for index, (x, rate) in enumerate(zip(batches, workload.learning_rates(), strict=True)):
             state = step(state, x.numpy(), rate, index)
-        assert_close(state.weights, fitted)
+        return {name: np.asarray(value) for name, value in state.weights.items()}
 
 
-@pytest.mark.slow
-def test_jax_scan_takes_every_timed_step_on_its_own_batch(workload):
-    jax, loop = jax_and_loop(workload)
+def jax_scan(path):
+    import jax
+
+    from benchmarks.jax_loop import JaxLoop
+
+    workload = read_workload(path)
+    loop = JaxLoop(workload)
     with loop.settings():
         state, step = loop.initial(), jax.jit(loop.step)
         for index in range(workload.num_timed):
             x = jax.random.normal(jax.random.fold_in(loop.key, index), (32, 8), "float64")
             state = step(state, x, loop.rates[index], index)
-        assert_close(loop.compiled(loop.initial(), loop.keys).weights, state.weights)
+        timed = loop.compiled(loop.initial(), loop.keys)
+        return [
+            {name: np.asarray(value) for name, value in each.weights.items()}
+            for each in (timed, state)
+        ]
+
+
+def test_jax_loop_takes_the_steps_of_fit(workload, batches, fitted):
+    assert_close(in_new_process(jax_steps, workload.path, batches), fitted)
+
+
+@pytest.mark.slow
+def test_jax_scan_takes_every_timed_step_on_its_own_batch(workload):
+    assert_close(*in_new_process(jax_scan, workload.path))
 
 
 def test_flops_of_a_step_worked_by_hand(workload):
