@@ -1,5 +1,7 @@
 """Figures show the numbers that they should, on fitting axes."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -39,6 +41,15 @@ def ticks_of(panel):
 def band_of(panel):
     heights = panel.collections[0].get_paths()[0].vertices[:, 1]
     return heights.min(), heights.max()
+
+
+def test_published_ranges_are_bars_at_the_values_of_the_axis():
+    ranges = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    spec = replace(experiment(["a"], rate=RATES), published={"val/nmse": ranges})
+    (panel,) = figure_of(spec, lambda *_: 1.0).axes
+    bars = [line for line in panel.lines if line.get_label() == "published"]
+    assert [[float(rate)] * 2 for rate in RATES] == [list(bar.get_xdata()) for bar in bars]
+    assert ranges == [list(bar.get_ydata()) for bar in bars]
 
 
 def test_curves_are_medians_with_ranges_over_steps(tmp_path):

@@ -149,6 +149,14 @@ def test_scaling_needs_two_axes_of_numbers(tmp_path):
             read(path)
 
 
+def test_published_ranges_belong_to_the_values_of_the_only_axis(tmp_path):
+    grid = {LR: [0.1, 0.2]}
+    assert read(write(tmp_path, grid=grid, published={"val/nmse": [[1, 2], [3, 4]]})).published
+    for ranges in ({"val/nmse": [[1, 2]]}, {"val/error": [[1, 2], [3, 4]]}):
+        with pytest.raises(RunError, match="published must give"):
+            read(write(tmp_path, grid=grid, published=ranges))
+
+
 def test_learner_with_another_class_drops_arguments_of_the_base(tmp_path):
     base = {"scheme": {"class_path": "Layerwise", "init_args": {"steps": [5, 7]}}}
     (tmp_path / "layerwise.yaml").write_text(yaml.safe_dump(base))

@@ -100,6 +100,7 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
         else:
             panel.sharey(next(first for key, _, first in panels if key == metric))
             _draw_over_axis(panel, rows, metric, shown, looks)
+            _draw_published(panel, experiment.published.get(metric, []), shown)
     for metric, _, panel in panels:  # after drawing: seaborn takes medians in the panel's scale
         if not is_map and is_spread((histories if metric in histories else finished)[metric]):
             panel.set_yscale("log")
@@ -251,6 +252,15 @@ def _draw_references(panel: Axes, data: pd.DataFrame, metric: str) -> None:
     for _, rows in known.groupby("learner"):
         middle = rows.groupby("x")[key].median()
         panel.plot(middle, color="0.35", linestyle=":", linewidth=1.2, zorder=1, label=label)
+
+
+def _draw_published(panel: Axes, ranges: Sequence[Sequence[float]], shown: LabelsOf) -> None:
+    """Published values, from the lowest to the highest: a bar at each place of the axis."""
+    ((_, labels),) = shown.items()
+    places = _places(labels)[0]
+    for label, (low, high) in zip(labels, ranges, strict=False):
+        x = places[label]
+        panel.plot([x, x], [low, high], color="0.8", linewidth=7, zorder=0, label="published")
 
 
 def _draw_map(

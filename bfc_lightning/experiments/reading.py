@@ -296,6 +296,7 @@ def _check(experiment: Experiment) -> None:
         _check_learner(experiment, name, block)
     if not isinstance(experiment.tuning.metric, str):
         raise RunError(f"tuning.metric must be text, got {experiment.tuning.metric!r}.")
+    _check_published(experiment)
     if experiment.scaling is not None:
         _check_scaling(experiment.scaling, {name: list(axes[name]) for name in axes})
 
@@ -317,6 +318,16 @@ def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
     both = set(tuning.seeds) & set(experiment.seeds)
     if count and both:
         raise RunError(f"tuning.seeds must not be among seeds, got {min(both)} in both.")
+
+
+def _check_published(experiment: Experiment) -> None:
+    counts = list(map(len, experiment.axes.values()))
+    for metric, ranges in experiment.published.items():
+        if metric not in experiment.metrics or counts != [len(ranges)]:
+            raise RunError(
+                "published must give [lowest, highest] of a metric for each value of the axis, "
+                f"got {metric}: {ranges}."
+            )
 
 
 def _check_scaling(scaling: Scaling, axes: dict[str, list[str]]) -> None:
