@@ -140,7 +140,10 @@ def test_an_unfinished_run_and_a_lost_test_are_completed(copied, begun):
     before = load_results(copied)
     (copied / "runs" / "wide-seed0" / "test.json").unlink()
     shutil.rmtree(copied / "runs" / "narrow-seed1")
+    (copied / "stopped").mkdir()
+    (copied / "stopped" / "narrow-seed1.json").write_text('{"digest": "of a run that failed"}')
     assert compare(copied / "compare.yaml") == 0
+    assert not (copied / "stopped").exists()
     assert sorted(begun) == ["narrow-seed1", "wide-seed0"]
     after = load_results(copied)
     varying = ["wall_seconds"]

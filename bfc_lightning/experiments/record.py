@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -218,6 +218,8 @@ class Record:
         write_configs(self.experiment, runs)
         for name in todo:
             (folder / _STOPPED / f"{name}.json").unlink(missing_ok=True)
+        with suppress(OSError):  # others may have ended without a result, too
+            (folder / _STOPPED).rmdir()
         tasks = [
             Task(name, tuple(commands(self.experiment, run)), folder / LOGS / f"{name}.txt")
             for name, run in todo.items()
