@@ -286,7 +286,7 @@ def test_if_every_run_is_refused_nothing_is_left(tmp_path, capsys):
 def test_limits_are_remembered_until_they_grow(tmp_path, begun, capsys):
     learners = {"slow": sleeper(), "greedy": sleeper("torch")}
     path = write(tmp_path, learners=learners, seeds=[0], workers=2)
-    argv = ["--limits.seconds", "4", "--limits.gigabytes", "2"]
+    argv = ["--limits.seconds", "6", "--limits.gigabytes", "2"]
     folder = tmp_path / "logs" / "few"
     assert compare(path, *argv) == 0
     assert statuses(folder) == {"slow-seed0": "timeout", "greedy-seed0": "oom"}
@@ -294,7 +294,7 @@ def test_limits_are_remembered_until_they_grow(tmp_path, begun, capsys):
     assert "| slow | 0 of 1, 1 timeout | - | - |" in text
     assert "| greedy | 0 of 1, 1 oom | - | - |" in text
     assert compare(path, *argv) == 0
-    assert compare(path, *argv[:1], "3", *argv[2:]) == 0
+    assert compare(path, *argv[:1], "5", *argv[2:]) == 0
     assert begun == ["slow-seed0", "greedy-seed0"]
     assert "2/2 runs were finished before." in capsys.readouterr().err
     assert compare(path, *argv[:3], "3") == 0
