@@ -54,8 +54,8 @@ def _read_locks(folder: Path) -> dict[str, str]:
     return locks
 
 
-def _has_lock(folder: Path, name: str, job: str) -> bool:
-    """Whether a job has the lock of a run, which it takes if nobody has it."""
+def _take_lock(folder: Path, name: str, job: str) -> bool:
+    """Takes the lock of a run for a job unless another has it; returns whether the job has it."""
     lock = _lock(folder, name)
     beside = lock.with_name(f".{name}.{job}.tmp")
     beside.write_text(job, encoding="utf-8")
@@ -121,7 +121,7 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
         return {}
     held = {run.name: job.job_id for job, shard in zip(array, shards, strict=True) for run in shard}
     for name, job_id in held.items():
-        _has_lock(folder, name, job_id)
+        _take_lock(folder, name, job_id)
     return held
 
 
@@ -143,7 +143,7 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
 
     job, folder = JobEnvironment().job_id, experiment.folder
     if experiment.cluster.name == "slurm":
-        runs = [run for run in runs if _has_lock(folder, run.name, job)]
+        runs = [run for run in runs if _take_lock(folder, run.name, job)]
     record = Record(replace(experiment, workers=_workers(experiment)), runs)
     record.run([run for run in runs if not record.is_over(run)], writes_tables=False)
     if record.signum == signal.SIGUSR2:
