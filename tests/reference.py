@@ -207,12 +207,6 @@ def tangent_kernel(outputs, parameters):
     return jacobian @ jacobian.T
 
 
-def kernel_drift(kernel, initial):
-    """1 - cosine, entry by entry."""
-    product = sum(float(a) * float(b) for a, b in zip(kernel.flat, initial.flat, strict=True))
-    return 1 - product / math.sqrt(np.sum(kernel**2) * np.sum(initial**2))
-
-
 def standard_errors_off(samples, expected):
     """How many standard errors each column's mean lies from what is expected of it."""
     samples = np.asarray(samples)

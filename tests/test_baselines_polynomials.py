@@ -8,21 +8,12 @@ from bfc_lightning.baselines.polynomials import Polynomial, fit_polynomial
 from bfc_lightning.baselines.readout import fit_standardized
 from bfc_lightning.measures.functions import monomials, num_monomials
 from tests import baseline_tasks as slow
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=random, dtype=torch.float64)
-
-
-def test_monomials_of_two_numbers_by_hand():
-    columns = monomials(torch.tensor([[2.0, 3.0]]), 3)
-    assert columns.tolist() == [[1, 2, 3, 4, 6, 9, 8, 12, 18, 27]]
+from tests.tensors import draw
 
 
 @pytest.mark.parametrize(("k", "degree"), [(1, 4), (3, 1), (4, 3), (3, 0)])
 def test_monomials_equal_the_products_one_by_one(k, degree):
-    z = normal(5, k)
+    z = draw(5, k)
     columns = monomials(z, degree).numpy()
     assert columns.shape == (5, num_monomials(k, degree))
     np.testing.assert_allclose(columns, slow.monomials(z.numpy(), degree), rtol=1e-14)
@@ -30,7 +21,7 @@ def test_monomials_equal_the_products_one_by_one(k, degree):
 
 @pytest.mark.parametrize("ridge", [1e-6, 0.1])
 def test_ridge_equals_centered_and_standardized_least_squares(ridge):
-    z, y = normal(60, 3), normal(60, seed=1) + 5
+    z, y = draw(60, 3), draw(60, seed=1) + 5
     fitted = fit_polynomial(z, y, degree=3, ridge=ridge)
     expected = slow.polynomial_ridge(z.numpy(), y.numpy(), degree=3, ridge=ridge)
     np.testing.assert_allclose(fitted.coefficients, expected, rtol=1e-9, atol=1e-10)
@@ -40,7 +31,7 @@ def test_ridge_equals_centered_and_standardized_least_squares(ridge):
 
 
 def test_gradient_equals_finite_differences_also_without_gradients():
-    z, coefficients = normal(4, 3), normal(num_monomials(3, 4), seed=1)
+    z, coefficients = draw(4, 3), draw(num_monomials(3, 4), seed=1)
     p, step = Polynomial(4, coefficients), 1e-6
     with torch.no_grad():
         slopes = p.gradient(z)
@@ -51,7 +42,7 @@ def test_gradient_equals_finite_differences_also_without_gradients():
 
 
 def test_constant_column_has_no_part_and_does_no_harm():
-    rows, y = normal(30, 2), normal(30, seed=1)
+    rows, y = draw(30, 2), draw(30, seed=1)
     columns = torch.cat([torch.ones(30, 1, dtype=torch.float64), rows], dim=1)
     padded = torch.cat([columns, torch.zeros(30, 1, dtype=torch.float64)], dim=1)
     solution = fit_standardized(torch.clone, padded, y, ridge=0.1)

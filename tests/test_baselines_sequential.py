@@ -6,7 +6,7 @@ import torch
 
 from bfc_lightning import SequentialKernels
 from bfc_lightning.runs.folder import RunError
-from tests.baseline_tasks import error, make_task, sequential_kernels
+from tests.baseline_tasks import error, kernel_ridge, make_task, polynomial
 
 
 def cubic(x: torch.Tensor) -> torch.Tensor:
@@ -20,8 +20,7 @@ def test_equals_the_stages_written_out(ridge):
     fitted.fit(task)
     ridges = ridge if isinstance(ridge, list) else [ridge] * 3
     new = task.holdout.inputs[:20]
-    x, y = task.train.inputs.numpy(), task.train.labels.numpy()
-    expected = sequential_kernels(x, y, new.numpy(), ridges)
+    expected = kernel_ridge([polynomial(2**stage) for stage in (1, 2, 3)], task, ridges, new)
     np.testing.assert_allclose(fitted.predict(new), expected, rtol=1e-10, atol=1e-10)
 
 

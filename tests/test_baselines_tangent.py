@@ -14,22 +14,14 @@ from bfc_lightning import (
 from bfc_lightning.baselines.base import Task
 from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
 from bfc_lightning.kernels.learner import learner_ntk
-from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.runs.folder import RunError
-from tests.baseline_tasks import error, make_task
+from tests.baseline_tasks import error, kernel_ridge, make_task
+from tests.reference import tangent_kernel
 
 
 def quadratic(x: torch.Tensor) -> torch.Tensor:
     return x[:, 0] * x[:, 1] + 0.3 * x[:, 2] + 2
-
-
-def kernel_ridge(kernel, task, ridge: float, new) -> np.ndarray:
-    """(K + n ridge) c = y - mean(y), solved as it stands."""
-    x, y = task.train.inputs, task.train.labels.numpy()
-    gram = kernel(x, x).numpy()
-    weights = np.linalg.solve(gram + len(y) * ridge * np.eye(len(y)), y - y.mean())
-    return y.mean() + kernel(new, x).numpy() @ weights
 
 
 @pytest.mark.parametrize(
@@ -45,32 +37,22 @@ def test_predictions_are_those_of_kernel_ridge_regression(baseline, kernel):
     task = make_task(quadratic, num_samples=60, input_dim=5, depth=2)
     baseline.fit(task)
     new = task.holdout.inputs[:20]
-    expected = kernel_ridge(kernel, task, 1e-3, new)
+    expected = kernel_ridge([kernel], task, [1e-3], new)
     np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-10, atol=1e-11)
-
-
-def jacobian(network: DenseNet, x: torch.Tensor) -> torch.Tensor:
-    """Every gradient, sample by sample."""
-    parameters = list(network.parameters())
-    rows = [torch.autograd.grad(network(point[None]).sum(), parameters) for point in x]
-    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
 
 def test_empirical_kernel_is_that_of_full_jacobians():
     task = make_task(quadratic, num_samples=40, input_dim=5, depth=3)
     new = task.holdout.inputs[:15]
-    network = task.learner
-    sides = [jacobian(network, points) for points in (new, task.train.inputs)]
-    expected = (sides[0] @ sides[1].T).detach()
-    found = empirical_ntk(network, new, task.train.inputs)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     baseline = EmpiricalNTK(1e-3)
     baseline.fit(task)
 
     def kernel(x, y):
-        return (jacobian(network, x) @ jacobian(network, y).T).detach()
+        outputs = task.learner(torch.cat([x, y]))
+        whole = tangent_kernel(outputs, list(task.learner.parameters()))
+        return torch.from_numpy(whole[: len(x), len(x) :])
 
-    expected = kernel_ridge(kernel, task, 1e-3, new)
+    expected = kernel_ridge([kernel], task, [1e-3], new)
     np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-10, atol=1e-11)
 
 
@@ -95,7 +77,7 @@ def test_random_features_are_kernel_ridge_regression_with_their_kernel(activatio
     def kernel(x, y):
         return baseline.features(x)[0] @ baseline.features(y)[0].T
 
-    expected = kernel_ridge(kernel, task, 1e-4, new)
+    expected = kernel_ridge([kernel], task, [1e-4], new)
     np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-7, atol=1e-8)
 
 

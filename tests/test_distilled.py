@@ -15,13 +15,9 @@ from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.stream import SampleStream
 from bfc_lightning.types import StepChunk
 from tests.engines import Steps, gap, trainable, weights
+from tests.tensors import draw
 
 SOURCES = [[1], [0, 2], [0, 1, 3]]
-
-
-def normal(*shape, seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=random, dtype=torch.float64)
 
 
 def make_net(depth=3, *, width=7, seed=0, **settings) -> DistilledNet:
@@ -75,10 +71,10 @@ def test_narrow_weights_in_place_of_wide_ones_and_an_isometry_give_the_plain_net
     with torch.no_grad():
         for layer in layers.values():
             layer.wide.zero_()
-            layer.narrow.copy_(normal(*layer.narrow.shape, seed=1))
+            layer.narrow.copy_(draw(*layer.narrow.shape, seed=1))
             layer.wide[:2].copy_(layer.narrow)
         layers[2].mixing.copy_(torch.eye(3, 2))
-    x = normal(9, 5)
+    x = draw(9, 5)
     first = (x**2 - 1) @ layers[2].narrow.T
     second = torch.cat([x, first**2, torch.zeros(9, 1)], dim=1) @ layers[3].narrow.T
     plain = (first**2).sum(1) + 0.5 * (second**2).sum(1)
@@ -93,7 +89,7 @@ def test_truncation_acts_in_training_mode_only():
     with torch.no_grad():
         for _, layer in network.each_layer():
             layer.narrow.fill_(1.0)
-    x = normal(9, 5)
+    x = draw(9, 5)
     trained = network.train()(x)
     assert torch.equal(network.evaluate(x), network.eval()(x))
     assert not torch.allclose(trained, network(x))
@@ -105,9 +101,9 @@ def test_cut_blocks_gradients_to_lower_layers(cut):
     with torch.no_grad():
         for _, layer in network.each_layer():
             layer.narrow.fill_(0.5)
-    output = network(normal(9, 5)).detach()
+    output = network(draw(9, 5)).detach()
     network.cut = cut
-    value = network(normal(9, 5))
+    value = network(draw(9, 5))
     assert torch.equal(value.detach(), output)
     value.sum().backward()
     lower, upper = network.layers
@@ -138,7 +134,7 @@ def test_regularizer_is_its_formula_and_its_gradient_that_of_autograd():
     network = make_net(4, lambda_3=0.3, lambda_4=[0.1, 0.2, 0.3], lambda_6=0.05)
     with torch.no_grad():
         for _, layer in network.each_layer():
-            layer.narrow.copy_(normal(*layer.narrow.shape, seed=2))
+            layer.narrow.copy_(draw(*layer.narrow.shape, seed=2))
     value = network.weight_penalty(tensors(network))
     assert float(value.detach()) == pytest.approx(by_hand(network), rel=1e-12)
     value.backward()
@@ -149,7 +145,7 @@ def test_regularizer_is_its_formula_and_its_gradient_that_of_autograd():
 
 def test_regularizer_is_zero_for_equal_gram_matrices():
     network = make_net(width=2)
-    rotation = torch.linalg.qr(normal(2, 2))[0]
+    rotation = torch.linalg.qr(draw(2, 2))[0]
     with torch.no_grad():
         for _, layer in network.each_layer():
             layer.narrow.copy_(rotation @ layer.wide)
@@ -172,8 +168,8 @@ def test_coefficients_of_the_theorem():
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_initial_distill_recovers_a_planted_rank(rank):
-    planted = normal(6, rank) @ normal(rank, 5, seed=1)
-    rest, last = initial_distill(planted + 1e-3 * normal(6, 5, seed=2), kappa=1.0)
+    planted = draw(6, rank) @ draw(rank, 5, seed=1)
+    rest, last = initial_distill(planted + 1e-3 * draw(6, 5, seed=2), kappa=1.0)
     assert len(rest) == len(last) == rank
     torch.testing.assert_close(rest.T @ last, planted, atol=1e-2, rtol=0)
     torch.testing.assert_close((rest**2).sum(1), (last**2).sum(1))
@@ -182,7 +178,7 @@ def test_initial_distill_recovers_a_planted_rank(rank):
 def test_distillation_finds_the_rank_and_uses_nothing_beyond_it():
     network = make_net(widths=4, noise=0.01)
     planted = torch.zeros(7, 5, dtype=torch.float64)
-    planted[:2] = normal(2, 5)
+    planted[:2] = draw(2, 5)
     with torch.no_grad():
         network.layers[0].wide.copy_(planted)
     network.distill(2)
@@ -191,7 +187,7 @@ def test_distillation_finds_the_rank_and_uses_nothing_beyond_it():
     assert not narrow[2:].any()
     assert not mixing[:, 2:].any()
     assert float(mixing[:, :2].std()) == pytest.approx(0.5, abs=0.3)
-    x = normal(50, 5)
+    x = draw(50, 5)
     optimizer = Adam(network.parameters(), lr=0.01)
     for _ in range(3):
         optimizer.zero_grad()

@@ -4,16 +4,12 @@ import pytest
 import torch
 
 from bfc_lightning.measures.distillation import gram_gap, procrustes
-
-
-def normal(*shape, seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=random, dtype=torch.float64)
+from tests.tensors import draw
 
 
 def test_procrustes_distance_is_invariant_under_rotations():
-    wanted, learned = normal(200, 3), normal(200, 3, seed=1)
-    rotation = torch.linalg.qr(normal(3, 3, seed=2))[0]
+    wanted, learned = draw(200, 3), draw(200, 3, seed=1)
+    rotation = torch.linalg.qr(draw(3, 3, seed=2))[0]
     assert float(procrustes(wanted, wanted @ rotation)) == pytest.approx(0, abs=1e-12)
     torch.testing.assert_close(
         procrustes(wanted, learned), procrustes(wanted @ rotation, learned @ rotation.T)
@@ -21,7 +17,7 @@ def test_procrustes_distance_is_invariant_under_rotations():
 
 
 def test_procrustes_distance_is_the_least_over_rotations_of_the_plane():
-    wanted, learned = normal(200, 2), normal(200, 2, seed=1)
+    wanted, learned = draw(200, 2), draw(200, 2, seed=1)
     angle = torch.linspace(0, 2 * torch.pi, 5001, dtype=torch.float64)
     distances = []
     for a in angle:
@@ -32,7 +28,7 @@ def test_procrustes_distance_is_the_least_over_rotations_of_the_plane():
 
 
 def test_features_of_other_widths_are_padded():
-    wanted = normal(200, 2)
+    wanted = draw(200, 2)
     wider = torch.nn.functional.pad(wanted, (0, 2))
     assert float(procrustes(wanted, wider)) == pytest.approx(0, abs=1e-12)
     nothing = torch.zeros(200, 1, dtype=torch.float64)
@@ -40,7 +36,7 @@ def test_features_of_other_widths_are_padded():
 
 
 def test_gram_gap_sees_neither_rotations_nor_the_number_of_rows():
-    wide = torch.linalg.qr(normal(6, 2))[0] @ normal(2, 4, seed=1)
+    wide = torch.linalg.qr(draw(6, 2))[0] @ draw(2, 4, seed=1)
     narrow = torch.linalg.qr(wide)[1]
     assert float(gram_gap(narrow, wide)) == pytest.approx(0, abs=1e-12)
     assert float(gram_gap(torch.zeros(2, 4).double(), wide)) == 1

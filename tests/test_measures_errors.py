@@ -1,16 +1,12 @@
 """Errors of predictions, by hand."""
 
 import pytest
-import torch
 
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
+from tests.tensors import numbers
 
 
 def test_normalized_mse_worked_by_hand():

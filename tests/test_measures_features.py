@@ -11,21 +11,16 @@ from bfc_lightning.inputs import Gaussian
 from bfc_lightning.measures.features import (
     Leakage,
     Richness,
+    consumed_leakage,
     probe_residuals,
+    weight_leakage,
 )
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget
+from tests.tensors import draw, numbers
 
 NUM_SAMPLES = 3001  # odd, and more than two blocks of the fast version
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def draw(*shape, name="draw"):
-    return torch.randn(*shape, generator=generator(0, name), dtype=torch.float64)
 
 
 def with_degenerate_columns(sample):
@@ -56,19 +51,7 @@ def learned(network, x):
         return network.activate(x)
 
 
-def feature_leakage(preactivations, wanted):
-    return Leakage(wanted).of(preactivations)
-
-
-def richness(features, preactivations):
-    return Richness(preactivations).of(features)
-
-
 # Probes
-
-
-def probe_residual(features, wanted):
-    return probe_residuals([features], [wanted])[0, 0]
 
 
 def test_probe_residuals_are_the_slow_ones(target, x, learned):
@@ -84,7 +67,7 @@ def test_probe_residual_worked_by_hand():
     features, wanted = numbers([-1], [1], [0], [2]), numbers([-3], [5], [2], [8])
     slope = 4 / (1 + 1e-6)
     expected = ((2 - 1) ** 2 + (8 - 1 - 2 * slope) ** 2) / 18
-    assert float(probe_residual(features, wanted)) == pytest.approx(expected, rel=1e-12)
+    assert float(probe_residuals([features], [wanted])) == pytest.approx(expected, rel=1e-12)
     assert expected == pytest.approx(1 / 9, rel=1e-4)
 
 
@@ -126,16 +109,16 @@ def test_degenerate_columns_leave_the_probes_but_for_the_ridge(target, x, learne
 def test_probe_is_scored_on_the_second_half_alone():
     features = draw(400, 30)
     wanted = draw(400, 1, name="wanted")
-    in_sample = probe_residual(features[:200].repeat(2, 1), wanted[:200].repeat(2, 1))
-    held_out = probe_residual(features, wanted)
+    in_sample = probe_residuals([features[:200].repeat(2, 1)], [wanted[:200].repeat(2, 1)])
+    held_out = probe_residuals([features], [wanted])
     assert float(in_sample) < 0.9 < 1.0 < float(held_out)
 
 
 def test_probe_that_rounding_spoils_is_never_a_wrong_number():
     features = draw(NUM_SAMPLES, 1) * torch.linspace(1, 3, 200, dtype=torch.float64)
     wanted = features[:, :1] + draw(NUM_SAMPLES, 1, name="noise")
-    exact = float(probe_residual(features, wanted))
-    single = float(probe_residual(features.float(), wanted.float()))
+    exact = float(probe_residuals([features], [wanted]))
+    single = float(probe_residuals([features.float()], [wanted.float()]))
     assert math.isnan(single) or single == pytest.approx(exact, abs=0.01)
 
 
@@ -144,8 +127,8 @@ def test_diverged_learner_scores_nan(target, x):
     features[7, 2] = torch.inf
     wanted = target.features(x)
     assert probe_residuals([features, x], wanted).isnan().tolist() == [[True, False]] * 3
-    assert feature_leakage(features, x).isnan()
-    assert richness(features, target.preactivations(x)[1]).isnan()
+    assert Leakage(x).of(features).isnan()
+    assert Richness(target.preactivations(x)[1]).of(features).isnan()
 
 
 # Leakage of features
@@ -154,35 +137,27 @@ def test_diverged_learner_scores_nan(target, x):
 def test_feature_leakage_is_the_slow_one(target, x, learned):
     for learner, wanted in zip(learned[0], target.preactivations(x), strict=True):
         expected = reference.feature_leakage(learner.numpy(), wanted.numpy())
-        assert float(feature_leakage(learner, wanted)) == pytest.approx(expected, abs=1e-9)
+        assert float(Leakage(wanted).of(learner)) == pytest.approx(expected, abs=1e-9)
         assert 0.1 < expected < 1
-
-
-def test_feature_leakage_worked_by_hand():
-    # fitted on the first half: Z_1 = 1 + 2 S, while Z_2 = 2, 4, 2, 4 does not see S;
-    # scored: S = 0, 2, 0, 2, so Var(fit) = 4 + 0, while both neurons have variance 4
-    wanted = numbers([-1], [-1], [1], [1], [0], [2], [0], [2])
-    learner = numbers([-1, 2], [-1, 4], [3, 2], [3, 4], [1, 0], [5, 4], [1, 0], [5, 4])
-    assert float(feature_leakage(learner, wanted)) == pytest.approx(0.5, rel=1e-14)
 
 
 def test_target_s_own_preactivations_do_not_leak(target, x):
     for wanted in target.preactivations(x):
-        assert abs(float(feature_leakage(wanted, wanted))) < 1e-12
+        assert abs(float(Leakage(wanted).of(wanted))) < 1e-12
         mixed = wanted @ draw(wanted.shape[1], 9) + draw(9)
-        assert abs(float(feature_leakage(mixed, wanted))) < 1e-12
+        assert abs(float(Leakage(wanted).of(mixed))) < 1e-12
 
 
 def test_degenerate_columns_of_the_target_leave_the_leakage(target, x, learned):
     wanted = target.preactivations(x)[0]
-    before = feature_leakage(learned[0][0], wanted)
+    before = Leakage(wanted).of(learned[0][0])
     degenerate = with_degenerate_columns(wanted)
-    after = feature_leakage(learned[0][0], degenerate)
+    after = Leakage(degenerate).of(learned[0][0])
     assert float(after) == pytest.approx(float(before), abs=1e-9)
     slow = reference.feature_leakage(learned[0][0].numpy(), degenerate.numpy())
     assert float(after) == pytest.approx(slow, abs=1e-9)
     constant = torch.full_like(wanted, -2.2)
-    assert float(feature_leakage(learned[0][0], constant)) == 1
+    assert float(Leakage(constant).of(learned[0][0])) == 1
 
 
 # Richness
@@ -191,14 +166,14 @@ def test_degenerate_columns_of_the_target_leave_the_leakage(target, x, learned):
 def test_richness_is_the_slow_one(target, x, learned):
     for features, wanted in zip(learned[1], target.preactivations(x), strict=True):
         expected = reference.richness(features.numpy(), wanted.numpy())
-        assert float(richness(features, wanted)) == pytest.approx(expected, rel=1e-9)
+        assert float(Richness(wanted).of(features)) == pytest.approx(expected, rel=1e-9)
         assert expected > 1.01
 
 
 def test_richness_of_a_level_with_too_many_products_is_nan():
     # 45 * 46 / 2 = 1035 products
-    assert richness(draw(100, 4), draw(100, 45)).isnan()
-    assert richness(draw(100, 4), draw(100, 44)).isfinite()
+    assert Richness(draw(100, 45)).of(draw(100, 4)).isnan()
+    assert Richness(draw(100, 44)).of(draw(100, 4)).isfinite()
 
 
 def test_richness_worked_by_hand():
@@ -208,8 +183,8 @@ def test_richness_worked_by_hand():
     a, b = coins[:, 0], coins[:, 1]
     # standardized coefficients (1, 0, 0), (1, 0, 0), (0, 1, 0): s^2 = 2, 1
     features = torch.stack([5 * a + 1, -2 * a, b], dim=1)
-    assert float(richness(features, coins)) == pytest.approx(9 / 5, rel=1e-12)
-    assert float(richness((a + b)[:, None], coins)) == pytest.approx(1, rel=1e-12)
+    assert float(Richness(coins).of(features)) == pytest.approx(9 / 5, rel=1e-12)
+    assert float(Richness(coins).of((a + b)[:, None])) == pytest.approx(1, rel=1e-12)
 
 
 def whitened_products(sample):
@@ -226,9 +201,9 @@ def test_all_forms_in_equal_parts_are_all_counted(target, x, level):
     num_forms = k * (k + 1) // 2
     whitened = whitened_products(wanted)
     rotation = torch.linalg.qr(draw(num_forms, num_forms)).Q
-    assert float(richness(whitened @ rotation, wanted)) == pytest.approx(num_forms, rel=1e-9)
+    assert float(Richness(wanted).of(whitened @ rotation)) == pytest.approx(num_forms, rel=1e-9)
     # m random forms of p products: p / (1 + p/m), the spectrum of a Wishart matrix
-    many = richness(whitened @ draw(num_forms, 1000), wanted)
+    many = Richness(wanted).of(whitened @ draw(num_forms, 1000))
     assert float(many) == pytest.approx(num_forms / (1 + num_forms / 1000), rel=0.01)
 
 
@@ -239,25 +214,27 @@ def test_noise_beside_the_forms_does_not_count(target, x):
     noise = noise - noise.mean(dim=0)
     noise = noise - forms @ (forms.T @ noise)
     noise = noise / noise.norm(dim=0)
-    assert float(richness(forms + noise, wanted)) == pytest.approx(3, rel=1e-9)
-    assert float(richness(torch.cat([forms, noise], dim=1), wanted)) == pytest.approx(3, rel=1e-9)
+    assert float(Richness(wanted).of(forms + noise)) == pytest.approx(3, rel=1e-9)
+    assert float(Richness(wanted).of(torch.cat([forms, noise], dim=1))) == pytest.approx(
+        3, rel=1e-9
+    )
 
 
 def test_scales_shifts_and_constant_columns_of_the_learner_leave_the_richness(target, x, learned):
     wanted, features = target.preactivations(x)[1], learned[1][1]
-    before = float(richness(features, wanted))
+    before = float(Richness(wanted).of(features))
     scaled = features * torch.logspace(-4, 4, 12, dtype=torch.float64) - 3
-    assert float(richness(scaled, wanted)) == pytest.approx(before, rel=1e-9)
+    assert float(Richness(wanted).of(scaled)) == pytest.approx(before, rel=1e-9)
     constant = torch.full((NUM_SAMPLES, 4), 3.7, dtype=torch.float64)
     padded = torch.cat([features, constant], dim=1)
-    assert float(richness(padded, wanted)) == pytest.approx(before, rel=1e-12)
+    assert float(Richness(wanted).of(padded)) == pytest.approx(before, rel=1e-12)
 
 
 def test_dependent_directions_of_the_target_leave_the_richness(target, x, learned):
     wanted, features = target.preactivations(x)[1], learned[1][1]
     doubled = torch.cat([wanted, wanted[:, :1], 0 * wanted[:, :1]], dim=1)
-    before = float(richness(features, wanted))
-    assert float(richness(features, doubled)) == pytest.approx(before, rel=1e-9)
+    before = float(Richness(wanted).of(features))
+    assert float(Richness(doubled).of(features)) == pytest.approx(before, rel=1e-9)
     slow = reference.richness(features.numpy(), doubled.numpy())
     assert slow == pytest.approx(before, rel=1e-9)
 
@@ -265,5 +242,62 @@ def test_dependent_directions_of_the_target_leave_the_richness(target, x, learne
 def test_richness_is_zero_where_nothing_is_explained(target, x):
     wanted = target.preactivations(x)[1]
     constant = torch.full((NUM_SAMPLES, 4), math.pi, dtype=torch.float64)
-    assert float(richness(constant, wanted)) == 0
-    assert float(richness(draw(NUM_SAMPLES, 4), torch.ones_like(wanted))) == 0
+    assert float(Richness(wanted).of(constant)) == 0
+    assert float(Richness(torch.ones_like(wanted)).of(draw(NUM_SAMPLES, 4))) == 0
+
+
+# Leakage of weights
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_weight_leakage_is_the_slow_one(rank):
+    wanted = draw(4, rank, name="left") @ draw(rank, 9)
+    weight = draw(6, 9, name="V")
+    expected = reference.weight_leakage(weight.numpy(), wanted.numpy())
+    assert float(weight_leakage(weight, wanted)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_weights_in_the_target_s_span_do_not_leak_and_orthogonal_ones_leak_entirely():
+    frame = torch.linalg.qr(draw(9, 9)).Q
+    wanted = draw(4, 3, name="left") @ frame[:3]
+    inside, outside = draw(6, 3, name="V") @ frame[:3], draw(6, 6, name="V") @ frame[3:]
+    assert abs(float(weight_leakage(inside, wanted))) < 1e-12
+    assert abs(float(weight_leakage(outside, wanted)) - 1) < 1e-12
+    assert float(weight_leakage(0 * inside, wanted)) == 1
+    assert float(weight_leakage(inside, 0 * wanted)) == 1
+
+
+# Consumed leakage
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_consumed_leakage_is_the_slow_one(rank):
+    first, second, readout = draw(7, 9), draw(5, 7, name="V21"), draw(5, name="readout")
+    wanted = draw(3, rank, name="left") @ draw(rank, 9, name="W")
+    slow = reference.consumed_leakage(*(part.numpy() for part in (first, second, readout, wanted)))
+    fast = consumed_leakage(first, second, readout, wanted)
+    assert float(fast) == pytest.approx(slow, abs=1e-12)
+    assert 0.1 < slow < 0.999
+
+
+def test_consumed_leakage_worked_by_hand():
+    # V = e_1, e_1 + e_2; W = e_1. Q_1 = e_1 e_1^T: 1 of 1 inside. Q_2 = all ones: 1 of 4.
+    first, wanted = numbers([1, 0], [1, 1]), numbers([2, 0])
+    second, readout = numbers([1, 0], [0, 1]), numbers(3, -1)
+    leakage = consumed_leakage(first, second, readout, wanted)
+    assert float(leakage) == pytest.approx(1 - (3 * 1 + 1 * 1) / (3 * 1 + 1 * 4), rel=1e-14)
+
+
+def test_nothing_leaks_into_forms_that_cancel_outside_the_span():
+    # (s + t)^2 + (s - t)^2 - 2 t^2 = 2 s^2, with s inside and t outside
+    s, t = numbers(1, 2, 0, 0), numbers(0, 0, 3, -1)
+    first = torch.stack([s + t, s - t, t])
+    second, wanted = numbers([1, 1, -2], [3, 3, -6]), torch.eye(4, dtype=torch.float64)[:2]
+    assert float(weight_leakage(first, wanted)) > 0.5
+    assert abs(float(consumed_leakage(first, second, numbers(1, 1), wanted))) < 1e-12
+
+
+def test_consumed_leakage_is_one_where_all_lies_outside():
+    first, wanted = numbers([0, 1, 2], [0, 3, 1]), numbers([1, 0, 0])
+    leakage = consumed_leakage(first, draw(4, 2), draw(4, name="readout"), wanted)
+    assert float(leakage) == pytest.approx(1, abs=1e-14)

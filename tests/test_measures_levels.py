@@ -20,10 +20,7 @@ from bfc_lightning.measures.levels import (
 )
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HierarchicalTarget
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
+from tests.tensors import numbers
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +35,6 @@ def levels(target):
 
 
 # Levels
-
-
-def test_orthogonal_levels_worked_by_hand():
-    # centered: (-1, 0, 1) and (2, -1, -1); their product is -3, so h_2 = (2, -1, -1) + 3/2 h_1
-    drawn = numbers([0, 3], [1, 0], [2, 0])
-    expected = numbers([-1, 0.5], [0, -1], [1, 0.5])
-    torch.testing.assert_close(orthogonal_levels(drawn), expected, rtol=1e-14, atol=1e-14)
 
 
 def test_level_components_worked_by_hand():
@@ -77,12 +67,6 @@ def test_residuals_are_the_slow_ones(levels):
     prediction = levels @ numbers(0.9, 0.3, -0.5) + noise
     fast = level_residuals(prediction, levels).numpy()
     np.testing.assert_allclose(fast, slow_residuals(prediction.numpy(), levels.numpy()), rtol=1e-9)
-
-
-@pytest.mark.parametrize("constant", [0.0, -3.0, 17.5])
-def test_constant_misses_every_level(levels, constant):
-    residuals = level_residuals(torch.full_like(levels[:, 0], constant), levels)
-    torch.testing.assert_close(residuals, torch.ones_like(residuals), rtol=1e-10, atol=0)
 
 
 def test_learner_of_some_components_misses_exactly_the_others(levels):

@@ -6,15 +6,7 @@ import pytest
 import torch
 
 from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
-from bfc_lightning.seeds import generator
-
-
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def draw(*shape, name="draw"):
-    return torch.randn(*shape, generator=generator(0, name), dtype=torch.float64)
+from tests.tensors import draw, numbers
 
 
 def test_ratio_is_zero_where_the_denominator_is_and_nan_where_it_is_unknown():

@@ -12,20 +12,7 @@ from torch import nn
 from bfc_lightning.activations import Huber
 from bfc_lightning.networks import DenseNet, expand_scales
 from bfc_lightning.seeds import generator
-
-
-def inputs(num_samples, dim, seed=0):
-    return torch.randn(num_samples, dim, generator=generator(seed, "x"), dtype=torch.float64)
-
-
-def perturbed(network, seed=0):
-    """The network in float64, every parameter moved off its start."""
-    network = network.double()
-    random = generator(seed, "perturb")
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
-    return network
+from tests.tensors import draw, perturbed
 
 
 def blocks_of(network):
@@ -58,7 +45,7 @@ def test_network_is_the_slow_formula(widths, linear_readout):
     scales = [1.0, 0.5, 0.2]
     network = DenseNet(3, widths, level_scales=scales, linear_readout=linear_readout)
     network = perturbed(network)
-    x = inputs(6, 3)
+    x = draw(6, 3)
     expected = by_hand(network, x, scales[: len(widths)])
     np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
 
@@ -73,7 +60,7 @@ def test_network_is_the_slow_formula(widths, linear_readout):
 )
 def test_network_uses_the_activation_it_is_given(activation, scalar):
     network = perturbed(DenseNet(3, [4, 3], activation=activation))
-    x = inputs(6, 3)
+    x = draw(6, 3)
     expected = by_hand(network, x, [1.0, 1.0], scalar)
     np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
 
