@@ -4,6 +4,7 @@ The hook must be in place before the package is imported. `JAXTYPING_DISABLE=1` 
 off, for benchmarks.
 """
 
+import importlib
 import inspect
 import os
 from typing import get_args
@@ -63,6 +64,14 @@ def _holds_a_shape(hint):
     if inspect.isclass(hint) and issubclass(hint, AbstractArray):
         return True
     return any(_holds_a_shape(part) for part in get_args(hint))
+
+
+@pytest.fixture
+def few_moments(monkeypatch):
+    """Moments from a few samples, for tests of many targets in which they do not matter."""
+    base = importlib.import_module("bfc_lightning.targets.base")
+    monkeypatch.setattr(base, "MOMENT_SAMPLES", 256)
+    monkeypatch.setattr(base, "MOMENT_CHUNK", 256)
 
 
 # Some of torch's warnings come once a process; always, they fail every test that earns them.

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.seeds import generator
-from bfc_lightning.targets import DepthSeparation, QuadraticFeature, SingleIndex, base
+from bfc_lightning.targets import DepthSeparation, QuadraticFeature, SingleIndex
 from bfc_lightning.targets.three_layer import link
 
 
@@ -64,8 +64,7 @@ def test_hermite_single_index_is_centered_with_variance_one(single):
     assert float(single.variance) == pytest.approx(1, abs=0.05)
 
 
-def test_directions_are_uniform_on_the_sphere(monkeypatch):
-    monkeypatch.setattr(base, "MOMENT_SAMPLES", base.MOMENT_CHUNK)  # the moments do not matter here
+def test_directions_are_uniform_on_the_sphere(few_moments):
     drawn = torch.stack([SingleIndex(Gaussian(3), seed=seed).direction for seed in range(300)])
     for coordinate in drawn.T:
         # uniform on [-1, 1] (Archimedes); n = 300
@@ -124,10 +123,6 @@ def test_depth_separation_is_its_formula(separation):
 def test_depth_separation_is_centered(separation):
     assert float(separation.mean) == 0
     assert float(separation.offset) > 0.2
-    values = separation(draw(separation, 2**15))
-    # the offset rests on 2^17 samples of its own: half a standard error more
-    assert float(standard_errors_off(values, 0.0)) < 5
-    assert float(standard_errors_off(values**2, separation.variance)) < 5
 
 
 def test_form_of_the_depth_separation_has_variance_one(separation):
@@ -148,13 +143,3 @@ def test_target_without_layers_is_one_level_of_a_depth_of_two(name, request):
     assert target.level_scales == (1.0,)
     assert target.depth == 2
     assert target.has_positive_signs is False
-
-
-@pytest.mark.parametrize("make", [SingleIndex, QuadraticFeature, DepthSeparation])
-def test_same_seed_gives_the_same_target_and_another_seed_another(make):
-    first, again, other = make(Gaussian(4), seed=2), make(Gaussian(4), seed=2), make(Gaussian(4))
-    x = draw(first, 10)
-    assert torch.equal(first(x), again(x))
-    assert torch.equal(first.variance, again.variance)
-    assert not torch.allclose(first(x), other(x), rtol=1e-3)
-    assert torch.equal(other(x), make(Gaussian(4), seed=0)(x))
