@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from bfc_lightning.cli import main
 from tests.runs import TINY, checkpoint, intervene
 
 LIMIT_SECONDS = 240
@@ -50,6 +51,15 @@ def fit_argv(root: Path, *argv: str) -> list[str]:
 def unchecked(*argv: str) -> tuple[int, str]:
     """A command in a process without the checks of shapes, which cannot be compiled."""
     return end(start([script("bfc"), *argv], JAXTYPING_DISABLE="1"))
+
+
+def trained(config: str, root: Path, engine: str, *argv: str) -> dict[str, torch.Tensor]:
+    """The weights of a run with an engine and its name."""
+    named = ["--run.root", str(root), "--run.name", engine, "--engine", engine]
+    command = ["fit", "-c", config, *named, *argv]
+    code, output = unchecked(*command) if engine == "compiled" else (main(command), "")
+    assert code == 0, output
+    return checkpoint(root / engine)["state_dict"]
 
 
 def bfc(devices: int, root: Path, *argv: str) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """How tests start runs: through `main`, in one process, on the tiny config."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -53,6 +54,17 @@ def assert_same_run(one: Path, other: Path) -> None:
     """The same weights and the same `metrics.csv`, bit for bit."""
     assert same_weights(one, other)
     assert metrics_text(one) == metrics_text(other)
+
+
+def assert_resumes(root: Path, *argv: str, steps: Sequence[int]) -> None:
+    """A run that is interrupted after each of these steps continues as one that is not."""
+    assert fit(root, "--run.name", "whole", *argv) == 0
+    for step in steps:
+        cut = [*argv, "--run.name", f"cut-{step}"]
+        assert fit(root, *cut, *intervene("SignalAt", step=step)) == 130
+        assert checkpoint(root / f"cut-{step}")["global_step"] == step
+        assert fit(root, *cut, "--resume", "auto") == 0
+        assert_same_run(root / "whole", root / f"cut-{step}")
 
 
 def error_line(text: str) -> str:

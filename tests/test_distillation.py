@@ -7,8 +7,9 @@ from bfc_lightning.callbacks.loggers import read_metrics
 from bfc_lightning.cli import main
 from bfc_lightning.distillation import stage_of
 from bfc_lightning.runs.loading import load_run
+from tests.engines import gap
 from tests.interventions import SimulatedKillError
-from tests.launches import unchecked
+from tests.launches import trained
 from tests.runs import DOUBLE, assert_same_run, checkpoint, error_line, intervene, summary
 
 DISTILLED = "tests/configs/distilled.yaml"
@@ -145,28 +146,13 @@ def test_run_may_end_right_after_a_stage_began(tmp_path):
         assert fit(tmp_path, "--run.name", "run", *argv) == 0
 
 
-def assert_close_runs(one, other) -> None:
-    first, second = (checkpoint(folder)["state_dict"] for folder in (one, other))
-    for key, value in first.items():
-        assert float((value - second[key]).norm()) <= 1e-10 * max(1e-3, float(value.norm())), key
-
-
 @pytest.mark.parametrize("argv", [[], THRESHOLDS], ids=["steps", "thresholds"])
-def test_engines_agree(tmp_path, argv):
-    for name in ("eager", "autograd"):
-        assert fit(tmp_path, "--run.name", name, *argv, *DOUBLE, "--engine", name) == 0
-    assert_close_runs(tmp_path / "eager", tmp_path / "autograd")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("argv", [[], THRESHOLDS], ids=["steps", "thresholds"])
-def test_compiled_engine_agrees(tmp_path, argv):
-    """In a process without the checks of shapes, which cannot be compiled."""
-    assert fit(tmp_path, "--run.name", "eager", *argv, *DOUBLE, "--engine", "eager") == 0
-    command = ["fit", "-c", DISTILLED, "--run.root", str(tmp_path), "--run.name", "compiled"]
-    code, output = unchecked(*command, *argv, *DOUBLE, "--engine", "compiled")
-    assert code == 0, output
-    assert_close_runs(tmp_path / "eager", tmp_path / "compiled")
+@pytest.mark.parametrize("engine", ["autograd", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_engines_agree(tmp_path, argv, engine):
+    eager, other = (
+        trained(DISTILLED, tmp_path, name, *argv, *DOUBLE) for name in ("eager", engine)
+    )
+    assert gap(eager, other) <= 1e-10
 
 
 def test_replicas_train_in_stages_by_steps_only(tmp_path, capsys):

@@ -7,9 +7,8 @@ from torch.func import functional_call, jacrev
 from bfc_lightning import DenseNet, LinearizedDenseNet
 from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.runs.loading import load_run
-from tests.interventions import SimulatedKillError
 from tests.reference import tangent_kernel
-from tests.runs import BARE, checkpoint, fit, intervene, same_weights, summary
+from tests.runs import BARE, checkpoint, fit, intervene, summary
 
 LINEARIZED = ["--model.linearized", "true"]
 
@@ -123,16 +122,6 @@ def test_run_learns_keeps_its_features_and_is_read_back(tmp_path):
     with torch.no_grad():
         error = (run.network(x.float()) - run.target(x)).square().mean() / run.target.variance
     assert float(error) == pytest.approx(metrics["levels/nmse"], rel=0.3)
-
-
-@pytest.mark.parametrize("scheme", ["Joint", pytest.param("Progressive", marks=pytest.mark.slow)])
-def test_killed_run_goes_on_bit_for_bit_in_every_scheme(tmp_path, scheme):
-    words = [*LINEARIZED, *BARE, "--scheme", scheme]
-    assert fit(tmp_path, *words, "--run.name", "whole") == 0
-    with pytest.raises(SimulatedKillError):
-        fit(tmp_path, *words, *intervene("RaiseAt", step=43))
-    assert fit(tmp_path, *words, "--resume", "auto") == 0
-    assert same_weights(tmp_path / "whole", tmp_path / "tiny")
 
 
 def test_layerwise_freezes_the_moves_of_the_first_layer(tmp_path):

@@ -85,6 +85,10 @@ KINDS = {
     ],
     "taught levels": [*CONTROLLED, "taught_levels"],
     "detached readout": [*CONTROLLED, "detach_readout"],
+    "pulled": [
+        *("--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.3"),
+        *("--scheme.steps", "50"),
+    ],
     "linearized": ["--model.linearized", "true"],
     "finite sets with noise, SGD with momentum": [
         *("--data.num_train_samples", "100", "--labels.noise_std", "0.2"),
@@ -94,7 +98,7 @@ KINDS = {
 }
 
 
-QUICK = ("progressive and frozen", "classes")
+QUICK = ("progressive and frozen", "classes", "pulled")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,5 @@
 """ReLU networks with vector outputs: formulas, gradients, engines, rivals, errors."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -14,6 +10,7 @@ from bfc_lightning.measures.vectors import vector_measures
 from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.types import Batch
 from tests.engines import gap
+from tests.launches import trained
 from tests.runs import DOUBLE, checkpoint, error_line, summary
 
 CONFIG = "tests/configs/resnet.yaml"
@@ -105,46 +102,28 @@ def test_rival_fits_every_entry_as_a_target_of_its_own(rival):
     torch.testing.assert_close(together, apart)
 
 
-def run(root, name, *argv):
-    assert main(["fit", "-c", CONFIG, "--run.root", str(root), "--run.name", name, *argv]) == 0
-    return root / name
-
-
-def difference(one, other):
-    return gap(*(checkpoint(each)["state_dict"] for each in (one, other)))
-
-
-@pytest.mark.parametrize("network", ["residual", "chain"])
-def test_engines_and_replicas_take_the_same_steps(tmp_path, network):
+@pytest.mark.parametrize(
+    ("engine", "network"),
+    [
+        *(("autograd", "residual"), ("autograd", "chain")),
+        pytest.param("compiled", "residual", marks=pytest.mark.slow),
+    ],
+)
+def test_engines_and_replicas_take_the_same_steps(tmp_path, engine, network):
     argv = [*DOUBLE, "--model.relu_network", network]
-    for engine in ("autograd", "eager"):
-        run(tmp_path, engine, "--engine", engine, *argv)
-    assert difference(tmp_path / "eager", tmp_path / "autograd") <= 1e-10
-    both = run(tmp_path, "both", "--model.num_replicas", "2", *argv)
-    name = "network.layers.0.change"
-    single = checkpoint(tmp_path / "eager")["state_dict"][name]
-    torch.testing.assert_close(checkpoint(both)["state_dict"][f"learners.0.{name}"], single)
-    ours, alone = summary(both)["replicas"][0], summary(tmp_path / "eager")
-    assert ours["metrics"]["levels/mse"] == pytest.approx(alone["metrics"]["levels/mse"])
-
-
-@pytest.mark.slow
-def test_compiled_engine_agrees(tmp_path):
-    """In a process without the checks of shapes, which cannot be compiled."""
-    command = ["fit", "-c", CONFIG, "--run.root", str(tmp_path), "--engine", "compiled", *DOUBLE]
-    subprocess.run(
-        [sys.executable, "-m", "bfc_lightning", *command, "--run.name", "compiled"],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        check=True,
-    )
-    run(tmp_path, "eager", "--engine", "eager", *DOUBLE)
-    assert difference(tmp_path / "eager", tmp_path / "compiled") <= 1e-10
-
-
-def test_run_is_read_back(tmp_path):
-    loaded = load_run(run(tmp_path, "read"), "last")
-    assert loaded.network.evaluate(torch.ones(4, 17)).shape == (4, 8)
+    eager, other = (trained(CONFIG, tmp_path, name, *argv) for name in ("eager", engine))
+    assert gap(eager, other) <= 1e-10
+    assert load_run(tmp_path / "eager", "last").network.evaluate(
+        torch.ones(4, 17).double()
+    ).shape == (4, 8)
+    if engine == "autograd":
+        both = ["--run.root", str(tmp_path), "--run.name", "both", "--model.num_replicas", "2"]
+        assert main(["fit", "-c", CONFIG, *argv, *both]) == 0
+        name = "network.layers.0.change"
+        own = checkpoint(tmp_path / "both")["state_dict"][f"learners.0.{name}"]
+        torch.testing.assert_close(own, eager[name])
+        ours, alone = summary(tmp_path / "both")["replicas"][0], summary(tmp_path / "eager")
+        assert ours["metrics"]["levels/mse"] == pytest.approx(alone["metrics"]["levels/mse"])
 
 
 @pytest.mark.parametrize(
