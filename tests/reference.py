@@ -66,15 +66,6 @@ def paper_layers(x, *, weights, sources, square_means):
     return [np.array(rows) for rows in preactivations], [np.array(rows) for rows in features]
 
 
-def staircase(x, scales):
-    """alpha_l x_1 ... x_l, one column a level, coordinate by coordinate."""
-    columns = [
-        [scale * math.prod(row[: level + 1]) for level, scale in enumerate(scales)]
-        for row in x.tolist()
-    ]
-    return np.array(columns)
-
-
 def learner(x, *, blocks, biases, readouts, scales, constant, linear=None, activation=np.square):
     """f(x) = c + <u, x> + sum_l a_l m_l^(-1/2) v_l^T F_l(x), neuron by neuron."""
     outputs = []
@@ -95,15 +86,6 @@ def learner(x, *, blocks, biases, readouts, scales, constant, linear=None, activ
             layers.append(feature)
         outputs.append(total)
     return np.array(outputs)
-
-
-def penalty(blocks, coefficients):
-    """sum_l lambda_l sum_j |V_{l,j}|_F^2, entry by entry."""
-    total = 0.0
-    for (level, _), block in blocks.items():
-        for entry in block.flatten():
-            total += coefficients[level - 1] * float(entry) ** 2
-    return total
 
 
 def orthogonal_levels(levels):

@@ -5,7 +5,7 @@ import torch
 
 from bfc_lightning import Gaussian, HierarchicalTarget, SpectralMethod
 from bfc_lightning.baselines.base import second_moment
-from bfc_lightning.baselines.spectral import gap, whitening
+from bfc_lightning.baselines.spectral import gap
 from bfc_lightning.runs.folder import RunError
 from tests.baseline_tasks import error, make_task
 
@@ -34,14 +34,6 @@ def test_matrix_is_the_mean_hessian():
     form = torch.tensor([[1.0, 0.5, 0], [0.5, -1, 0], [0, 0, 0]], dtype=torch.float64)
     r = torch.einsum("na,ab,nb->n", x, form, x) + x[:, 0] ** 3
     torch.testing.assert_close(second_moment(x, r), 2 * form, rtol=0, atol=0.03)
-
-
-def test_whitened_samples_have_mean_0_and_covariance_1():
-    x = make_task(quadratic, num_samples=50, input_dim=20).train.inputs * 3 + 1
-    mean, root = whitening(x)
-    white = (x - mean) @ root
-    torch.testing.assert_close(torch.cov(white.T), torch.eye(20, dtype=torch.float64))
-    assert white.mean(dim=0).abs().max() < 1e-12
 
 
 def test_angle_to_the_true_subspace_shrinks_like_one_over_root_n():

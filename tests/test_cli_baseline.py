@@ -72,12 +72,6 @@ def test_learner_is_initialized_as_for_a_fit_but_at_scale_1_by_default(tmp_path,
     assert all(torch.equal(given["learner"][name], weights[name]) for name in weights)
 
 
-def test_a_smaller_training_set_is_the_beginning_of_a_larger_one(tmp_path):
-    large = record(tmp_path, "large")["train"]
-    small = record(tmp_path, "small", "--data.num_train_samples", "20")["train"]
-    assert all(torch.equal(a, b[:20]) for a, b in zip(small, large, strict=True))
-
-
 def test_every_seed_is_another_problem_and_another_seed_of_the_baseline(tmp_path):
     first, second = (record(tmp_path, s, "--seed_everything", s) for s in ("1", "2"))
     assert first["seed"] != second["seed"]

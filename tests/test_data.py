@@ -28,11 +28,6 @@ def test_state_of_the_same_target_is_taken_with_its_tensors_and_position():
     assert torch.equal(other.target.input_weight, state["problem"]["0.input_weight"])
 
 
-def test_state_of_another_target_is_refused():
-    with pytest.raises(ValueError, match=r"another target: 0\.\w+ differs by .*1e-05"):
-        data(0).load_state_dict(data(1).state_dict())
-
-
 def test_tensors_must_agree_but_for_rounding():
     check_same_tensors({"mean": torch.tensor(3e-16)}, {"mean": torch.tensor(-1e-16)})
     for stored in ({}, {"a": torch.ones(3)}, {"a": torch.tensor([1.0, float("nan")])}):
@@ -88,19 +83,6 @@ def test_chunks_are_the_batches_of_the_plain_path(batch_size):
         plain = stream.batch("train", number, batch_size)
         assert torch.equal(x, plain.inputs)
         torch.testing.assert_close(y, plain.labels, rtol=1e-12, atol=1e-12)
-
-
-def test_chunk_resumes_in_the_middle_of_a_block_after_a_state_is_loaded():
-    one, other = data(batch_size=1024), data(batch_size=1024)
-    for module in (one, other):
-        module.place_stream(torch.device("cpu"), torch.float64)
-    one.draw_chunk(3, range(4))
-    other.draw_chunk(1, range(4))
-    other.load_state_dict(one.state_dict())
-    other.place_stream(torch.device("cpu"), torch.float64)
-    first, second = (module.draw_chunk(4, range(4)) for module in (one, other))
-    assert torch.equal(first.inputs, second.inputs)
-    assert torch.equal(first.labels, second.labels)
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 1e9])

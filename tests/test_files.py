@@ -56,15 +56,6 @@ def test_json_holds_null_for_numbers_that_are_not_finite(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail) == expected
 
 
-def test_content_that_is_no_json_leaves_the_old_file(tmp_path):
-    path = tmp_path / "summary.json"
-    write_json(path, {"steps": 1})
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        write_json(path, {"steps": {1, 2}})
-    assert json.loads(path.read_text()) == {"steps": 1}
-    assert names(tmp_path) == ["summary.json"]
-
-
 def test_unfinished_files_and_folders_are_removed_and_all_others_kept(tmp_path):
     removed = [".a.csv.123.tmp", "below/.last.ckpt.tmp", "below/.run-seed0.123.tmp/config.yaml"]
     kept = [".hidden", "a.tmp", "below/.summary.json", "below/deeper/.b.123.tmp"]

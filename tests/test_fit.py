@@ -164,19 +164,6 @@ def test_max_steps_counts_optimizer_steps(tmp_path):
     assert checkpoint(tmp_path / "tiny")["global_step"] == 7
 
 
-def test_classes_have_their_own_defaults_and_one_argument_can_be_changed(tmp_path):
-    other = ["--model.optimizer", "SGD", "--model.lr_scheduler", "LinearLR"]
-    models = []
-    for argv in (other, ["--model.optimizer.lr", "0.01"]):
-        assert fit(tmp_path, "--run.name", str(len(models)), *argv, *TWO_STEPS) == 0
-        path = tmp_path / str(len(models)) / "config.yaml"
-        models.append(yaml.safe_load(path.read_text())["model"])
-    assert models[0]["optimizer"]["init_args"]["lr"] == 1e-3
-    assert models[0]["lr_scheduler"]["init_args"]["start_factor"] == pytest.approx(1 / 3)
-    assert models[1]["optimizer"]["init_args"]["lr"] == 0.01
-    assert models[1]["optimizer"]["init_args"]["betas"] == [0.9, 0.95]
-
-
 @pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
 def test_users_callback_and_loggers_work_beside_ours(tmp_path, logger):
     argv = ["--trainer.logger+", logger, "--trainer.logger.save_dir", str(tmp_path / "own")]

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim import SGD, Adam, AdamW
 
 from bfc_lightning.formulas import formula_of
 
@@ -65,23 +65,3 @@ def test_learner_that_is_not_a_number_leaves_the_others_bit_identical(name):
         found.append(values)
     assert torch.equal(found[0][::2], found[1][::2])
     assert found[1][1].isnan().all()
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        (RMSprop, "RMSprop is not SGD, Adam or AdamW"),
-        (type("Mine", (Adam,), {}), "Mine is not SGD, Adam or AdamW"),
-        (partial(Adam, amsgrad=True), "Adam has amsgrad"),
-        (partial(SGD, maximize=True), "SGD has maximize"),
-    ],
-)
-def test_optimizer_without_a_formula_is_refused(kind, reason):
-    with pytest.raises(ValueError, match=reason):
-        formula_of(kind([torch.nn.Parameter(torch.zeros(2))], lr=0.1))
-
-
-def test_several_groups_of_parameters_are_refused():
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(2))]} for _ in range(2)]
-    with pytest.raises(ValueError, match="SGD has several groups of parameters"):
-        formula_of(SGD(groups, lr=0.1))

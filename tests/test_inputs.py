@@ -116,17 +116,6 @@ def test_rotation_follows_its_seed_and_none_is_zero():
     assert not torch.allclose(covariance(1), covariance(2), atol=0.01)
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: gaussian("condition number"), mixture, lambda: Hypercube(30)]
-)
-def test_samples_follow_their_generator(make):
-    distribution = make()
-    assert torch.equal(draw(distribution, 50, seed=1), draw(distribution, 50, seed=1))
-    assert not torch.equal(draw(distribution, 50, seed=1), draw(distribution, 50, seed=2))
-    random = generator(0, "moves on")
-    assert not torch.equal(distribution.sample(50, random), distribution.sample(50, random))
-
-
 class Doubled(Gaussian):
     def sample(self, num_samples, random):
         return 2 * super().sample(num_samples, random)
@@ -216,14 +205,6 @@ def projected(distribution):
 
 
 @pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture, cube])
-def test_projected_samples_say_nothing_along_the_direction(make):
-    distribution = projected(make())
-    along = draw(distribution, 1000) @ distribution.direction
-    expected = float(distribution.direction @ distribution.mean)
-    torch.testing.assert_close(along, torch.full_like(along, expected), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture, cube])
 def test_projected_distribution_has_the_mean_and_covariance_it_states(make):
     distribution = projected(make())
     assert_moments(distribution, 2**15)
@@ -244,8 +225,9 @@ def test_projected_gaussian_is_independent_of_the_direction():
             assert stats.ks_2samp(column[half].numpy(), column[~half].numpy()).pvalue > 1e-4
 
 
-def test_projection_formula_on_shifted_non_spherical_inputs():
-    distribution = projected(gaussian("condition number"))
+@pytest.mark.parametrize("make", [lambda: gaussian("condition number"), mixture, cube])
+def test_projection_is_its_formula(make):
+    distribution = projected(make())
     x = draw(distribution.inputs, 50)
     w, sigma, mean = (
         distribution.direction.numpy(),

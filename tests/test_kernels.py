@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from bfc_lightning.activations import Huber
 from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
 from bfc_lightning.kernels.learner import has_positive_readout, learner_ntk, readout_scales
 from bfc_lightning.kernels.moments import linear_covariance, rectified
@@ -132,25 +131,6 @@ def test_kernels_of_a_point_with_itself_are_symmetric_and_positive(bias_std):
         assert torch.linalg.eigvalsh(kernel)[0] > -1e-10 * kernel.diagonal().max()
     scaled = relu_chain_ntk(2 * x, x, 3)
     torch.testing.assert_close(scaled, 2 * relu_chain_ntk(x, x, 3), rtol=1e-6, atol=1e-6)
-
-
-def test_what_the_formulas_do_not_cover_is_refused():
-    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
-        quadratic_chain_ntk(points(1), points(1), 0)
-    with pytest.raises(ValueError, match="bias_std must not be negative, got -1"):
-        relu_chain_ntk(points(1), points(1), 1, -1.0)
-    with pytest.raises(ValueError, match=r"width must be the same .* got \[4, 6\]"):
-        readout_scales(DenseNet(5, [4, 6], positive_readout=True))
-    with pytest.raises(ValueError, match=r"model.init_scale must be 1 .* got 0.1"):
-        readout_scales(DenseNet(5, [4, 4], init_scale=0.1))
-    trained = DenseNet(5, [4, 4])
-    trained.dense_layers()[1].readout.data[3] = 1
-    with pytest.raises(
-        ValueError, match=r"readout must be half .* got 4 numbers with sum 2 in layer 2"
-    ):
-        readout_scales(trained)
-    with pytest.raises(ValueError, match=r"activation must be Quadratic .* got Huber"):
-        readout_scales(DenseNet(5, [4], activation=Huber()))
 
 
 # Gradients at and near angles 0 and pi

@@ -67,16 +67,6 @@ def test_classes_are_balanced(case):
     assert abs(float(classes.mean()) - 0.5) <= 0.05
 
 
-def test_linear_part_has_the_variance_of_the_target(case):
-    zero = torch.zeros(1, 8, dtype=torch.float64)
-    corners = case.labels.level_signals(case.target, torch.cat([zero, torch.eye(8).double()]))
-    w = corners[1:, 0] - corners[0, 0]
-    variance = float(w @ case.labels.inputs.covariance @ w)
-    assert variance == pytest.approx(float(case.target.variance), rel=1e-10)
-    squares = ((case.x - case.labels.inputs.mean) @ w) ** 2
-    assert float(standard_errors_off(squares, case.target.variance)) < 5
-
-
 def test_target_is_normalized_under_the_projected_distribution(case):
     assert isinstance(case.labels.target_distribution, ProjectedLaw)
     outputs = case.target(case.labels.projected.project(case.x))

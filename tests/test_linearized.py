@@ -51,17 +51,6 @@ def test_equals_the_jacobian_formula(activation, depth):
     torch.testing.assert_close(linearized.read_out(x, features), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradient_is_that_of_the_network_at_its_start_wherever_it_has_moved():
-    original, linearized = pair()
-    move(linearized)
-    x = samples(7)
-    original(x).sum().backward()
-    linearized(x).sum().backward()
-    for name, value in original.named_parameters():
-        moved = linearized.moves[name.replace(".", "/")]
-        torch.testing.assert_close(moved.grad, value.grad, rtol=1e-12, atol=1e-12)
-
-
 def test_kernel_and_features_do_not_move():
     original, linearized = pair()
     x = samples(6)
@@ -118,10 +107,6 @@ def test_run_learns_keeps_its_features_and_is_read_back(tmp_path):
     assert isinstance(run.network, LinearizedDenseNet)
     for name, value in run.network.state_dict().items():
         assert torch.equal(value, state[f"network.{name}"])
-    x = run.target.inputs.sample(2**14, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        error = (run.network(x.float()) - run.target(x)).square().mean() / run.target.variance
-    assert float(error) == pytest.approx(metrics["levels/nmse"], rel=0.3)
 
 
 def test_layerwise_freezes_the_moves_of_the_first_layer(tmp_path):

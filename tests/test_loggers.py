@@ -32,21 +32,6 @@ def test_number_that_comes_after_its_row_was_written_is_added_to_it(path):
     assert read_metrics(path) == [{"step": 1, "a": 5.0, "b": 2.0}]
 
 
-@pytest.mark.parametrize("num_replicas", [1, 2])
-def test_rows_after_the_checkpoint_are_dropped_on_resume(path, num_replicas):
-    before = MetricsFile(path, num_replicas=num_replicas)
-    for step in range(5):
-        before.log_rows([{"a": step + 0.1 * n} for n in range(num_replicas)], step=step)
-    before.save()
-    after = MetricsFile(path, num_replicas=num_replicas, resume_step=2)
-    after.log_metrics({"a": 30.0}, step=3)
-    after.save()
-    for replica in range(num_replicas):
-        values = [row["a"] for row in after.rows(replica)]
-        assert values == [0 + 0.1 * replica, 1 + 0.1 * replica, 2 + 0.1 * replica, 30.0]
-    assert len(read_metrics(path)) == 4 * num_replicas
-
-
 def test_numbers_keep_every_digit_and_nan_stays_nan(path):
     metrics = MetricsFile(path)
     metrics.log_metrics({"a": 0.1 + 0.2, "b": math.nan}, step=0)

@@ -103,13 +103,6 @@ def copy_of(target, *, noise=0.0):
     return network
 
 
-def test_learner_that_is_the_target_has_no_function_errors():
-    target = HierarchicalTarget(Gaussian(6), [3, 2], normalize=False, seed=1)
-    errors = measured(copy_of(target), target)
-    assert sorted(errors) == NAMES
-    assert max(errors.values()) < 1e-9
-
-
 def test_errors_are_those_of_the_outputs_of_layers_and_levels():
     target = HierarchicalTarget(Gaussian(6, mean=0.5), [3, 2], normalize=False, seed=1)
     network = copy_of(target, noise=0.1)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bfc_lightning.measures.safe_linalg import inverse_std, ratio, row_basis, whitening
+from bfc_lightning.measures.safe_linalg import inverse_std, ratio, whitening
 from tests.tensors import draw, numbers
 
 
@@ -32,14 +32,3 @@ def test_whitened_sample_has_as_many_uncorrelated_columns_as_the_rank(scale):
     expected = torch.diag(numbers(0, 0, 0, 0, 1, 1, 1))
     torch.testing.assert_close(covariance, expected, rtol=1e-9, atol=1e-9)
     assert (root != 0).any(dim=0).tolist() == [False] * 4 + [True] * 3
-
-
-@pytest.mark.parametrize(("rows", "rank"), [(5, 2), (3, 3), (9, 4), (9, 7)])
-def test_row_basis_gives_the_projector_on_the_rows(rows, rank):
-    matrix = draw(rows, rank) @ draw(rank, 7, name="right")
-    basis = row_basis(matrix)
-    gram = basis @ basis.T
-    kept = torch.arange(min(rows, 7)) < rank
-    torch.testing.assert_close(gram, torch.diag(kept.double()), rtol=0, atol=1e-12)
-    torch.testing.assert_close(matrix @ basis.T @ basis, matrix, rtol=0, atol=1e-12)
-    assert not row_basis(0 * matrix).any()

@@ -1,9 +1,8 @@
 """The Lightning module without a Trainer: what it builds from a target."""
 
 import pytest
-import torch
 
-from bfc_lightning import Classification, Gaussian, HierarchicalTarget, Regression
+from bfc_lightning import Gaussian, HierarchicalTarget, Regression
 from bfc_lightning.module import HierarchicalLearner
 
 
@@ -53,18 +52,3 @@ def test_target_is_no_part_of_the_module(target):
     model = learner(target, width=8)
     assert all(name.startswith("network.") for name in model.state_dict())
     assert not any(module is target for module in model.modules())
-
-
-def test_score_is_named_after_the_labels(target):
-    assert learner(target).score_key == "val/nmse"
-    labels = Classification(Gaussian(6))
-    other = HierarchicalTarget(labels.target_distribution, [3, 2])
-    assert HierarchicalLearner(other, labels).score_key == "val/error"
-
-
-def test_initialization_depends_on_the_seed_alone(target):
-    one, same, other = (
-        learner(target, seed=seed).network.dense_layers()[0].weight for seed in (0, 0, 1)
-    )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)

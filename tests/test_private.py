@@ -22,9 +22,11 @@ def test_class_that_replaces_another_starts_from_its_own_defaults(tmp_path):
     args = "{lr: 0.5, momentum: 0.9, weight_decay: 0.1}"
     config.write_text(f"model: {{optimizer: {{class_path: SGD, init_args: {args}}}}}\n")
     argv = ["-c", "quickstart", "-c", str(config), "--model.optimizer", "AdamW"]
-    optimizer = parse(argv, command="validate").config.model.optimizer
-    assert optimizer.class_path == "torch.optim.AdamW"
-    assert (optimizer.init_args.lr, optimizer.init_args.weight_decay) == (1e-3, 1e-2)
+    model = parse([*argv, "--model.lr_scheduler", "LinearLR"], command="validate").config.model
+    assert model.optimizer.class_path == "torch.optim.AdamW"
+    given = model.optimizer.init_args
+    assert (given.lr, given.weight_decay) == (1e-3, 1e-2)
+    assert model.lr_scheduler.init_args.start_factor == pytest.approx(1 / 3)
 
 
 def test_arguments_of_the_same_class_are_kept():

@@ -6,12 +6,15 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim import SGD, Adam, RMSprop
 
 import bfc_lightning as bfc
-from bfc_lightning.kernels.chains import relu_chain_ntk
+from bfc_lightning.distilled import DistilledNet
+from bfc_lightning.distilled_settings import Distilled
+from bfc_lightning.formulas import formula_of
+from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
+from bfc_lightning.kernels.learner import readout_scales
 from bfc_lightning.objectives import ClassificationObjective
-from bfc_lightning.schedules import make_schedule
 from bfc_lightning.seeds import derive_seed, generator
 from bfc_lightning.targets.specification import resolve_widths
 
@@ -44,8 +47,34 @@ def data(**arguments):
     return bfc.HierarchicalData(TARGET, bfc.Regression(TARGET.inputs), **arguments)
 
 
-def sgd():
-    return torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+def one_cycle(**arguments):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    return bfc.OneCycle(optimizer, **{"total_steps": 9, **arguments})
+
+
+def parities(dim, **arguments):
+    return bfc.NestedParities(bfc.Hypercube(dim), **arguments)
+
+
+def distilled(**arguments):
+    settings = Distilled(**{"widths": 2, "noise": 0.3, **arguments})
+    given = {"level_scales": [1.0, 0.5], "width": 7, "settings": settings}
+    return DistilledNet(torch.ones(5).double(), [[1], [0, 2]], **given)
+
+
+def formula(kind, **arguments):
+    return formula_of(kind([torch.nn.Parameter(torch.zeros(2))], lr=0.1, **arguments))
+
+
+def two_groups(parameters, lr):
+    return SGD([{"params": each} for each in (parameters, torch.nn.Linear(1, 1).weight)], lr=lr)
+
+
+def scales_of(widths, *, changed=None, **arguments):
+    network = bfc.DenseNet(5, widths, **arguments)
+    if changed is not None:
+        network.dense_layers()[1].readout.data[changed] = 1
+    return readout_scales(network)
 
 
 # In a message, " ... " stands for any words.
@@ -58,10 +87,7 @@ REFUSED = [
     (lambda: gaussian(power_law_exponent=-1.0), "power_law_exponent must lie in [0, inf)"),
     (lambda: gaussian(eigenvalues=[1.0, 2.0]), "eigenvalues must be input_dim = 3 numbers, got 2."),
     (lambda: gaussian(eigenvalues=[1.0, 0.0, 2.0]), "eigenvalues must ... positive ... got 0.0"),
-    (
-        lambda: gaussian(condition_number=2.0, eigenvalues=[1.0] * 3),
-        "at most one spectrum may be given, got condition_number and eigenvalues.",
-    ),
+    (lambda: gaussian(condition_number=2.0, eigenvalues=[1.0] * 3), "at most one spectrum ... got"),
     (lambda: gaussian(mean=[1.0, 2.0]), "mean must be one number or input_dim = 3 numbers, got 2."),
     (lambda: mixture(0.5), "weights must be 2 positive numbers that sum to 1, got "),
     (lambda: mixture(1.5, -0.5), "weights must be 2 positive numbers that sum to 1, got "),
@@ -69,8 +95,8 @@ REFUSED = [
     (lambda: mixture(math.nan, 1.0), "weights must be 2 positive numbers that sum to 1, got "),
     (lambda: bfc.GaussianMixture([]), "components must contain at least one Gaussian"),
     (
-        lambda: bfc.GaussianMixture([bfc.Gaussian(2), bfc.Gaussian(3)]),
-        "components must have the same input_dim, got",
+        lambda: bfc.GaussianMixture([bfc.Gaussian(d) for d in (2, 3)]),
+        "components ... same input_dim",
     ),
     (lambda: bfc.Hypercube(0), "input_dim must be at least 1, got 0."),
     # Targets
@@ -85,10 +111,7 @@ REFUSED = [
     (lambda: target(level_scales=[1.0, 0.0]), "level_scales must all be positive, got [1.0, 0.0]."),
     (lambda: target(level_scales=0.0), "level_scales must all be positive, got 0.0."),
     (lambda: target(sources="chain"), "sources must be 'skip' or lists of layers, got 'chain'."),
-    (
-        lambda: target(sources=[[0]]),
-        "sources must contain one list for each of the 2 layers, got 1",
-    ),
+    (lambda: target(sources=[[0]]), "sources must contain one list for each of the 2 ... got 1"),
     (lambda: target(sources=[[0], [0]]), "sources of layer 2 must contain 1, got [0]."),
     (lambda: target(sources=[[0], [1, 2]]), "sources of layer 2 must be distinct layers below it"),
     (lambda: target(sources=[[0], [1, 1]]), "sources of layer 2 must be distinct layers below it"),
@@ -121,10 +144,7 @@ REFUSED = [
     (lambda: paper(weights=[]), "weights must contain one matrix for each source of each layer"),
     (lambda: bfc.HardForKernels(bfc.Gaussian(4), depth=1), "depth must be at least 2, got 1."),
     (lambda: bfc.HardForTwoLayers(bfc.Gaussian(4), depth=1), "depth must be at least 2, got 1."),
-    (
-        lambda: bfc.HardForKernels(bfc.Gaussian(7), depth=4),
-        "input_dim must be at least 2^(depth - 1) = 8, got 7.",
-    ),
+    (lambda: bfc.HardForKernels(bfc.Gaussian(7), depth=4), "input_dim must be ... 8, got 7."),
     (lambda: bfc.RichRepresentation(bfc.Gaussian(1)), "input_dim must be at least 2, got 1."),
     (lambda: bfc.BackwardCorrection(bfc.Gaussian(3)), "input_dim must be at least 4, got 3."),
     (lambda: bfc.Sight(bfc.Gaussian(4), exponent=0.0), "exponent must lie in (0, 1], got 0.0"),
@@ -133,23 +153,24 @@ REFUSED = [
     (lambda: bfc.Staircase(bfc.Hypercube(4), depth=5), "depth must ... input_dim = 4, got 5."),
     (lambda: bfc.Staircase(bfc.Hypercube(4), level_scales=-1.0), "level_scales must all be pos"),
     (lambda: bfc.Staircase(bfc.Gaussian(4)), "inputs of a Staircase must be on the cube"),
-    (
-        lambda: bfc.SingleIndex(bfc.Gaussian(2), link="hermite_4"),
-        "link must be relu, hermite_2, hermite_3 or tanh, got 'hermite_4'.",
-    ),
+    (lambda: bfc.SingleIndex(bfc.Gaussian(2), link="hermite_4"), "link must be ... 'hermite_4'."),
     (lambda: bfc.QuadraticFeature(bfc.Gaussian(2), link="hermite_4"), "link must be relu, herm"),
     (lambda: bfc.QuadraticFeature(bfc.Gaussian(1)), "input_dim must be at least 2, got 1."),
     (lambda: bfc.DepthSeparation(bfc.Gaussian(5)), "input_dim must be even, got 5."),
+    (lambda: parities(15), "input_dim must be at least 16, got 15"),
+    (
+        lambda: bfc.NestedParities(bfc.Gaussian(16)),
+        "inputs of a NestedParities must be on the cube",
+    ),
+    (lambda: parities(16, beta=-1.0), "beta must be at least 0"),
+    (lambda: parities(16, alpha=0.0), "alpha positive"),
     # Labels, objectives, samples
     (lambda: bfc.Classification(bfc.Gaussian(1)), "input_dim must be at least 2 for classific"),
     (lambda: bfc.Regression(bfc.Gaussian(2), noise_std=-0.1), "noise_std must be at least 0, got"),
     (lambda: ClassificationObjective(TARGET, 0.0), "temperature must be positive, got 0.0."),
     (lambda: bfc.SampleStream(TARGET, num_shards=0), "num_shards must be at least 1, got 0."),
     (lambda: bfc.FiniteStream(STREAM, 0), "num_train_samples must be at least 1, got 0."),
-    (
-        lambda: STREAM.batch("train", 0, 6),
-        "batch_size must be ... multiple of num_shards = 4, got 6",
-    ),
+    (lambda: STREAM.batch("train", 0, 6), "batch_size must be ... num_shards = 4, got 6"),
     (lambda: STREAM.block("train", 0, 2, 0), "batch_size must be a positive multiple"),
     (lambda: FINITE.batch("train", 0, -4), "batch_size must be a positive multiple"),
     (lambda: FINITE.block("train", 0, 2, 6), "batch_size must be a positive multiple"),
@@ -171,22 +192,22 @@ REFUSED = [
     (lambda: module(regularization=-1.0), "regularization must be at least 0, got -1.0"),
     (lambda: module(activation=torch.sum), "activation must keep the shape (2, 4), got ()"),
     (lambda: module(activation=len), "activation must map tensors to tensors"),
-    (
-        lambda: module(linearized=True, regularization=0.1),
-        "regularization must be 0 for a linearized ... got 0.1",
-    ),
-    # Schedules and schemes
-    (lambda: bfc.OneCycle(sgd(), total_steps=None), "total_steps must be at least 1, got None."),
-    (lambda: bfc.OneCycle(sgd(), total_steps=9, decay=0.5), "decay must be at least 1, got 0.5"),
-    (
-        lambda: bfc.OneCycle(sgd(), total_steps=9, warmup_fraction=-0.1),
-        "warmup_fraction must lie in [0, 1), got -0.1.",
-    ),
-    (lambda: bfc.OneCycle(sgd(), total_steps=9, final_factor=-1.0), "final_factor must be pos"),
-    (
-        lambda: make_schedule(ReduceLROnPlateau, sgd(), total_steps=10),
-        "lr_scheduler must follow the steps, got ReduceLROnPlateau.",
-    ),
+    (lambda: module(linearized=True, regularization=0.1), "regularization must be 0 ... got 0.1"),
+    (lambda: distilled(widths=0), "widths must be at least 1"),
+    (lambda: distilled(widths=[2, 2, 2]), "one number or one for each of 2 layers"),
+    (lambda: distilled(noise=0.0), "noise must be above 0"),
+    (lambda: distilled(kappa=0.5), "kappa must be at least 1"),
+    (lambda: distilled(lambda_4=-1.0), "lambda_4 must be at least 0"),
+    # Optimizers, schedules and schemes
+    (lambda: formula(RMSprop), "RMSprop is not SGD, Adam or AdamW"),
+    (lambda: formula(type("Mine", (Adam,), {})), "Mine is not SGD, Adam or AdamW"),
+    (lambda: formula(Adam, amsgrad=True), "Adam has amsgrad"),
+    (lambda: formula(SGD, maximize=True), "SGD has maximize"),
+    (lambda: formula(two_groups), "SGD has several groups of parameters"),
+    (lambda: one_cycle(total_steps=None), "total_steps must be at least 1, got None."),
+    (lambda: one_cycle(decay=0.5), "decay must be at least 1, got 0.5"),
+    (lambda: one_cycle(warmup_fraction=-0.1), "warmup_fraction must lie in [0, 1), got -0.1."),
+    (lambda: one_cycle(final_factor=-1.0), "final_factor must be pos"),
     (lambda: bfc.Progressive(0), "steps must be at least 1 ... got 0."),
     (lambda: bfc.Layerwise([5, 0]), "steps must be at least 1"),
     (lambda: bfc.Layerwise([5, 5]).phases(3, 9), "one for each of 3 phases, got [5, 5]."),
@@ -207,7 +228,16 @@ REFUSED = [
     (lambda: bfc.PullBelow(1, math.nan), "pull must be positive and finite, got nan."),
     (lambda: bfc.PullBelow(2, 1.0).phases(2, 9), "less than the number of layers, 2, got 2."),
     (lambda: bfc.PullBelow(1, 1.0).phases(2, 1), "trainer.max_steps must be at least 1 for each"),
-    # Baselines
+    # Kernels and baselines
+    (lambda: quadratic_chain_ntk(torch.ones(1, 2), torch.ones(1, 2), 0), "depth must ... 1, got 0"),
+    (lambda: relu_chain_ntk(torch.ones(1, 2), torch.ones(1, 2), 1, -1.0), "bias_std ... got -1"),
+    (lambda: scales_of([4, 6], positive_readout=True), "width must be the same ... got [4, 6]"),
+    (lambda: scales_of([4, 4], init_scale=0.1), "model.init_scale must be 1 ... got 0.1"),
+    (
+        lambda: scales_of([4, 4], changed=3),
+        "readout must be half ... 4 numbers with sum 2 in layer 2",
+    ),
+    (lambda: scales_of([4], activation=bfc.Huber()), "activation must be Quadratic ... got Huber"),
     (lambda: bfc.KernelRidge("linear"), "kernel must be polynomial or rbf, got 'linear'"),
     (lambda: bfc.KernelRidge(ridge=0.0), "ridge must be positive, got 0.0"),
     (lambda: bfc.KernelRidge(degree=0), "degree must be positive, got 0"),
@@ -253,7 +283,7 @@ INTEGERS = {
     "input_dim": bfc.Gaussian,
     "width": lambda value: bfc.DenseNet(2, [value]),
     "depth": lambda value: relu_chain_ntk(torch.ones(1, 1), torch.ones(1, 1), value),
-    "total_steps": lambda value: bfc.OneCycle(sgd(), total_steps=value),
+    "total_steps": lambda value: one_cycle(total_steps=value),
     "steps": lambda value: bfc.Layerwise([5, value]),
     "freeze": lambda value: bfc.Joint(freeze={1: value}),
     "index": lambda value: FINITE.batch("train", value, 8),

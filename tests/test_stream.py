@@ -91,9 +91,10 @@ def test_batch_neither_reads_nor_moves_the_global_generator():
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
-def test_ranks_together_draw_the_global_batch_and_no_sample_twice(num_ranks):
-    whole = stream().batch("train", 5, 32)
-    ranks = [stream().batch("train", 5, 32, range(r, 4, num_ranks)) for r in range(num_ranks)]
+@pytest.mark.parametrize("make", [stream, lambda: finite(100, num_shards=4)])
+def test_ranks_together_draw_the_global_batch_and_no_sample_twice(num_ranks, make):
+    whole = make().batch("train", 5, 32)
+    ranks = [make().batch("train", 5, 32, range(r, 4, num_ranks)) for r in range(num_ranks)]
     shards = [None] * 4
     for rank, batch in enumerate(ranks):
         pieces = [column.split(8) for column in batch]
@@ -175,27 +176,14 @@ def visited(fixed, batch):
     return rows
 
 
-def test_every_pass_visits_each_sample_once_with_batches_running_across_passes():
-    fixed = finite(10)
-    rows = [row for index in range(10) for row in visited(fixed, fixed.batch("train", index, 4))]
-    passes = [rows[start : start + 10] for start in range(0, 40, 10)]
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (10, 20)])
+def test_every_pass_visits_each_sample_once_with_batches_running_across_passes(size, batch_size):
+    fixed, batches = finite(size), range(4 * size // batch_size)
+    rows = [row for i in batches for row in visited(fixed, fixed.batch("train", i, batch_size))]
+    passes = [rows[start : start + size] for start in range(0, 4 * size, size)]
     for seen in passes:
-        assert sorted(seen) == list(range(10))
+        assert sorted(seen) == list(range(size))
     assert len({tuple(seen) for seen in passes}) == 4
-
-
-def test_batch_larger_than_the_set_holds_whole_passes():
-    fixed = finite(3)
-    rows = visited(fixed, fixed.batch("train", 1, 6))
-    assert sorted(rows[:3]) == [0, 1, 2]
-    assert sorted(rows[3:]) == [0, 1, 2]
-
-
-def test_shards_of_a_finite_batch_join_to_the_batch():
-    fixed = finite(10, num_shards=4)
-    whole = fixed.batch("train", 2, 8)
-    shards = [finite(10, num_shards=4).batch("train", 2, 8, [shard]) for shard in range(4)]
-    assert same(whole, joined(shards))
 
 
 def test_order_follows_the_seed_and_differs_between_passes():
@@ -290,13 +278,3 @@ def test_block_of_a_finite_set_is_its_batches_in_any_order(num_samples, num_shar
 
 
 # Integers of other types
-
-
-@pytest.mark.parametrize("make", [stream, lambda **options: finite(np.int64(10), **options)])
-def test_numpy_integers_give_the_batches_of_ints(make):
-    one, other = make(seed=np.int64(3), num_shards=np.int64(2)), make(seed=3, num_shards=2)
-    for step in np.arange(3):
-        batch = one.batch("train", step, np.int64(8), np.arange(2))
-        assert same(batch, other.batch("train", int(step), 8))
-    block = one.block("train", np.int64(1), np.int64(2), np.int64(8))
-    assert same(block, other.block("train", 1, 2, 8))

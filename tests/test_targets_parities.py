@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from bfc_lightning.inputs import Gaussian, Hypercube
+from bfc_lightning.inputs import Hypercube
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import NestedParities
 
@@ -46,17 +46,3 @@ def test_moments_of_samples_have_the_shape_of_the_target(target):
     torch.testing.assert_close(other.variance, target.variance, rtol=0.02, atol=0)
     with pytest.raises(ValueError, match=r"output_shape \(8,\), got shape \(5,\)"):
         other.set_moments(torch.ones(5))
-
-
-@pytest.mark.parametrize(
-    ("inputs", "settings", "message"),
-    [
-        (Hypercube(15), {}, "input_dim must be at least 16, got 15"),
-        (Gaussian(16), {}, "inputs of a NestedParities must be on the cube"),
-        (Hypercube(16), {"beta": -1.0}, "beta must be at least 0"),
-        (Hypercube(16), {"alpha": 0.0}, "alpha positive"),
-    ],
-)
-def test_settings_refused(inputs, settings, message):
-    with pytest.raises(ValueError, match=message):
-        NestedParities(inputs, **settings)

@@ -54,16 +54,6 @@ def test_backward_correction_moments_worked_by_hand(correction):
     assert float(correction.variance) == pytest.approx(268.92, abs=25)
 
 
-@pytest.mark.parametrize(("make", "used"), [(RichRepresentation, 2), (BackwardCorrection, 4)])
-def test_only_the_first_coordinates_matter(make, used):
-    target = make(Gaussian(5))
-    other = X.clone()
-    other[:, used:] += 7
-    assert torch.equal(target(other), target(X))
-    other[:, used - 1] += 7
-    assert not (target(other) == target(X)).any()
-
-
 @pytest.mark.parametrize("make", [RichRepresentation, BackwardCorrection])
 def test_examples_are_raw_targets_with_positive_signs(make):
     target = make(Gaussian(4))

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from reference import staircase
 
 from bfc_lightning.inputs import Hypercube
 from bfc_lightning.measures.levels import level_shares
@@ -22,7 +21,7 @@ def target():
 
 def test_staircase_is_the_slow_formula_on_every_corner(target):
     x = corners(5)
-    slow = staircase(x, target.level_scales)
+    slow = (x.cumprod(dim=1)[:, :4] * x.new_tensor(target.level_scales)).numpy()
     np.testing.assert_allclose(target.level_outputs(x).numpy(), slow, rtol=1e-14)
     np.testing.assert_allclose(target(x).numpy(), slow.sum(axis=1), rtol=1e-14)
 
