@@ -8,7 +8,7 @@ import yaml
 from bfc_lightning.cli import main
 
 TINY = Path("tests/configs/tiny.yaml").resolve()
-SHORT = {"trainer": {"max_steps": 20, "val_check_interval": 10}}
+SHORT = {"num_measures": 0, "trainer": {"max_steps": 20, "val_check_interval": 10}}
 NARROW_AND_WIDE = {"narrow": {"model": {"width": 4}}, "wide": {}}
 LR = "model.optimizer.init_args.lr"
 

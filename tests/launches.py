@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from bfc_lightning.cli import main
+from tests.engines import gap
 from tests.runs import TINY, checkpoint, intervene
 
 LIMIT_SECONDS = 240
@@ -148,11 +149,5 @@ def draws(folder: Path, num_shards: int = 4) -> torch.Tensor:
 
 
 def weight_gap(one: Path, other: Path) -> float:
-    """The relative difference of all weights of two runs' last checkpoints."""
-    first, second = (checkpoint(folder)["state_dict"] for folder in (one, other))
-    assert first.keys() == second.keys()
-    a, b = (
-        torch.cat([value.double().reshape(-1) for value in state.values()])
-        for state in (first, second)
-    )
-    return float((a - b).norm() / a.norm())
+    """The largest relative difference of two runs' last weights."""
+    return gap(*(checkpoint(folder)["state_dict"] for folder in (one, other)))

@@ -43,6 +43,12 @@ def checkpoint(folder: Path, name: str = "last") -> dict:
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
+def weights(folder: Path, prefix: str = "network.") -> dict[str, torch.Tensor]:
+    """The last weights of a run, or of the replica whose names have this prefix."""
+    state = checkpoint(folder)["state_dict"]
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 def same_weights(one: Path, other: Path) -> bool:
     first, second = checkpoint(one)["state_dict"], checkpoint(other)["state_dict"]
     return first.keys() == second.keys() and all(

@@ -8,12 +8,11 @@ from bfc_lightning.baselines.base import second_moment
 from bfc_lightning.baselines.spectral import gap
 from bfc_lightning.runs.folder import RunError
 from tests.baseline_tasks import error, make_task
+from tests.tensors import draw
 
 
 def frame(input_dim: int, rank: int) -> torch.Tensor:
-    random = torch.Generator().manual_seed(7)
-    drawn = torch.randn(input_dim, rank, generator=random, dtype=torch.float64)
-    return torch.linalg.qr(drawn)[0]
+    return torch.linalg.qr(draw(input_dim, rank))[0]
 
 
 def quadratic(x: torch.Tensor) -> torch.Tensor:

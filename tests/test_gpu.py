@@ -10,7 +10,7 @@ from bfc_lightning.engine import Clipping
 from bfc_lightning.types import StepChunk
 from tests.engines import Steps, gap
 from tests.launches import fit_argv, unchecked
-from tests.runs import assert_same_run, checkpoint, summary
+from tests.runs import assert_same_run, summary, weights
 from tests.test_engine import OPTIMIZERS, Case
 
 pytestmark = [
@@ -25,11 +25,6 @@ def fit(root: Path, name: str, *argv: str) -> Path:
     code, output = unchecked(*fit_argv(root, *device, "--run.name", name, *argv))
     assert code == 0, output
     return root / name
-
-
-def weights(run: Path, prefix: str = "network.") -> dict[str, torch.Tensor]:
-    state = checkpoint(run)["state_dict"]
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])

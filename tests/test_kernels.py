@@ -13,15 +13,11 @@ from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
 from bfc_lightning.kernels.learner import has_positive_readout, learner_ntk, readout_scales
 from bfc_lightning.kernels.moments import linear_covariance, rectified
 from bfc_lightning.networks import FEATURE_STD, DenseNet
-from bfc_lightning.seeds import generator
+from tests.tensors import draw
 
 STORED = json.loads((Path(__file__).parent / "oracles/neural_tangents_chain.json").read_text())
 CHAINS = {"quadratic": quadratic_chain_ntk, "relu": relu_chain_ntk}
 SCALES = [1.0, 0.5, 0.25]
-
-
-def points(count: int, dim: int = 5, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, dim, generator=generator(seed, "points"), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("case", STORED["cases"], ids=lambda c: f"{c['activation']}{c['depth']}")
@@ -73,7 +69,7 @@ def slow_learner_ntk(x, y, scales, *, train_readout: bool, linear_readout: bool)
 @pytest.mark.parametrize("train_readout", [True, False])
 @pytest.mark.parametrize("linear_readout", [True, False])
 def test_learner_ntk_equals_the_recursion_written_out(train_readout, linear_readout):
-    x, other = points(3), points(2, seed=1)
+    x, other = draw(3, 5), draw(2, 5, seed=1)
     options = {"train_readout": train_readout, "linear_readout": linear_readout}
     found = learner_ntk(x, other, SCALES, **options)
     expected = [
@@ -101,7 +97,7 @@ def scaled_gradients(network: DenseNet, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("is_positive", [False, True])
 def test_jacobians_of_wide_learners_come_near_as_one_over_the_root_of_the_width(is_positive):
-    x = points(5)
+    x = draw(5, 5, name="points")
     limit = learner_ntk(x, x, SCALES, positive_readout=is_positive)
     widths, errors = [32, 128, 512], []
     for width in widths:
@@ -123,7 +119,7 @@ def test_jacobians_of_wide_learners_come_near_as_one_over_the_root_of_the_width(
 
 @pytest.mark.parametrize("bias_std", [0.0, 0.7])
 def test_kernels_of_a_point_with_itself_are_symmetric_and_positive(bias_std):
-    x = points(30)
+    x = draw(30, 5)
     for chain in CHAINS.values():
         kernel = chain(x, x, 3, bias_std)
         assert torch.isfinite(kernel).all()
@@ -138,8 +134,8 @@ def test_kernels_of_a_point_with_itself_are_symmetric_and_positive(bias_std):
 
 def coincident(dim: int, dtype: torch.dtype) -> torch.Tensor:
     """Random points, with copies, multiples, opposites, a near copy and 0."""
-    x = points(12, dim)
-    near = x[7:8] + 1e-4 * points(1, dim, seed=1)
+    x = draw(12, dim)
+    near = x[7:8] + 1e-4 * draw(1, dim, seed=1)
     x = torch.cat([x, x[:2], 2.5 * x[2:4], -x[4:6], -0.1 * x[6:7], near, torch.zeros_like(near)])
     return x.float().to(dtype)
 
@@ -167,7 +163,7 @@ def test_relu_kernels_at_equal_points_agree_in_float32_and_float64(bias_std, dep
 @pytest.mark.parametrize("bias_std", [0.0, 0.7])
 def test_gradient_of_a_relu_kernel_at_equal_points_is_the_symmetric_difference(bias_std):
     kernel = partial(relu_chain_ntk, depth=2, bias_std=bias_std)
-    x, width = points(6), 1e-5
+    x, width = draw(6, 5), 1e-5
     expected = torch.empty_like(x)
     for column in range(x.shape[1]):
         step = width * torch.eye(x.shape[1], dtype=x.dtype)[column]

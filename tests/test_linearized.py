@@ -9,6 +9,7 @@ from bfc_lightning.measures.ntk import empirical_ntk
 from bfc_lightning.runs.loading import load_run
 from tests.reference import tangent_kernel
 from tests.runs import BARE, checkpoint, fit, intervene, summary
+from tests.tensors import draw
 
 LINEARIZED = ["--model.linearized", "true"]
 
@@ -18,11 +19,6 @@ def pair(**settings) -> tuple[DenseNet, LinearizedDenseNet]:
     arguments = {"level_scales": (1.0, 0.5), "linear_readout": True, "seed": 3, **settings}
     one, other = (kind(5, [6, 4], **arguments).double() for kind in (DenseNet, LinearizedDenseNet))
     return one, other
-
-
-def samples(size: int) -> torch.Tensor:
-    random = torch.Generator().manual_seed(0)
-    return torch.randn(size, 5, generator=random, dtype=torch.float64)
 
 
 def move(network: LinearizedDenseNet) -> dict[str, torch.Tensor]:
@@ -39,7 +35,7 @@ def move(network: LinearizedDenseNet) -> dict[str, torch.Tensor]:
 def test_equals_the_jacobian_formula(activation, depth):
     original, linearized = pair(activation=activation)
     original.active_depth = linearized.active_depth = depth
-    x, moves = samples(7), move(linearized)
+    x, moves = draw(7, 5), move(linearized)
     start = {name: value.detach() for name, value in original.named_parameters()}
     jacobian = jacrev(lambda parameters: functional_call(original, parameters, (x,)))(start)
     assert jacobian.keys() == moves.keys()
@@ -53,7 +49,7 @@ def test_equals_the_jacobian_formula(activation, depth):
 
 def test_kernel_and_features_do_not_move():
     original, linearized = pair()
-    x = samples(6)
+    x = draw(6, 5)
     kernel, features = empirical_ntk(original, x), original.features(x)
     move(linearized)
     slopes = tangent_kernel(linearized(x), list(linearized.moves.values()))
@@ -77,7 +73,7 @@ def test_gradient_descent_ends_at_kernel_regression_with_the_tangent_kernel():
     """f_0 + K(x, X) K(X, X)^(-1) (y - f_0(X)), to 1e-6 after 400 steps on all samples."""
     original, linearized = pair()
     random = torch.Generator().manual_seed(5)
-    x, new = samples(12).split([6, 6])
+    x, new = draw(12, 5).split([6, 6])
     y = torch.randn(6, generator=random, dtype=torch.float64)
     kernel = empirical_ntk(original, torch.cat([x, new]))
     rate = 1 / float(torch.linalg.eigvalsh(kernel[:6, :6])[-1])

@@ -109,13 +109,6 @@ def test_constant_level_has_no_residual():
 # Truncation
 
 
-def test_truncation_errors_worked_by_hand():
-    # level 0: (1, -1, 2, -2), level 1: (-3, 0, 0, 3), both of mean 0: scores (-2, -1, 2, 1),
-    # so level 0 alone is wrong on the first and on the last sample
-    drawn = numbers([1, -3], [-1, 0], [2, 0], [-2, 3])
-    assert truncation_errors(drawn).tolist() == [0.5, 0.0]
-
-
 def test_truncation_centres_every_level():
     # scores (2, 1, -1.5, -1.5): level 0 alone is wrong on the second; uncentered, on two
     drawn = numbers([3, -1], [-1, 2], [-1, -0.5], [-1, -0.5])

@@ -65,18 +65,6 @@ def test_network_uses_the_activation_it_is_given(activation, scalar):
     np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_network_worked_by_hand():
-    # F_1 = (2 * 1 - 1)^2 = 1 and (1 + 2)^2 = 9; f = 0.5 + 2 (1 * 1 - 3 * 9) / sqrt(2)
-    network = DenseNet(1, [2], level_scales=[2.0]).double()
-    with torch.no_grad():
-        network.layers[0].weight.copy_(torch.tensor([[2.0], [1.0]]))
-        network.layers[0].bias.copy_(torch.tensor([-1.0, 2.0]))
-        network.layers[0].readout.copy_(torch.tensor([1.0, -3.0]))
-        network.constant.fill_(0.5)
-    value = network(torch.ones(1, 1, dtype=torch.float64)).detach()
-    assert float(value) == pytest.approx(0.5 - 52 / math.sqrt(2), rel=1e-14)
-
-
 def test_last_scale_repeats_beyond_the_target_s_depth():
     assert expand_scales([1.0, 0.5], 4) == [1.0, 0.5, 0.5, 0.5]
     assert expand_scales([1.0, 0.5, 0.1], 2) == [1.0, 0.5]
@@ -116,34 +104,6 @@ def test_initialization_scale_multiplies_the_weights_and_nothing_else():
     assert again.init_scale == 1.0
     for value, scaled in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.allclose(scaled, value, rtol=1e-6)
-
-
-def test_cut_gradients_leave_the_output_and_what_is_not_cut():
-    x = draw(6, 5)
-    network = DenseNet(5, [4, 3, 2], seed=1).double()
-
-    def slopes(cut):
-        network.cut = cut
-        network.zero_grad()
-        output = network(x)
-        output.square().sum().backward()
-        return output.detach(), [layer.weight.grad.clone() for layer in network.dense_layers()]
-
-    whole, all_paths = slopes("none")
-    for cut in ("features", "readout"):
-        output, some_paths = slopes(cut)
-        assert torch.equal(output, whole)
-        assert torch.equal(some_paths[2], all_paths[2])  # nothing reads layer 3 but the readout
-        assert not torch.allclose(some_paths[0], all_paths[0])
-    # without paths between layers each layer's gradient is that through its own readout
-    _, own = slopes("features")
-    error = 2 * whole
-    for level, layer in enumerate(network.dense_layers()):
-        below = torch.cat([x, *network.features(x)[:level]], dim=1)
-        by_z = (
-            error[:, None] * network.scales[level] * layer.readout * 2 * layer.preactivation(below)
-        )
-        assert torch.allclose(own[level], by_z.T @ below)
 
 
 def test_layer_outputs_add_up_to_the_output():

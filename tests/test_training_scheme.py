@@ -1,6 +1,7 @@
 """Training schemes in whole runs: frozen layers, layers that join, controls, and resuming."""
 
 import csv
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from bfc_lightning.fresh_starts import FreezeBelow, PullBelow
 from bfc_lightning.runs.loading import load_run
 from bfc_lightning.schemes import Layerwise, Progressive
 from tests.engines import gap
-from tests.interventions import SimulatedKillError
 from tests.launches import bfc, trained, weight_gap
 from tests.reference import phased_training
 from tests.runs import (
@@ -24,10 +24,8 @@ from tests.runs import (
     summary,
 )
 
-OPTIMIZERS = [
-    "Adam",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("SGD", "AdamW", "RMSprop")),
-]
+slow = partial(pytest.param, marks=pytest.mark.slow)
+OPTIMIZERS = ["Adam", *map(slow, ("SGD", "AdamW", "RMSprop"))]
 
 
 def scheme_argv(name: str, **arguments: object) -> list[str]:
@@ -51,17 +49,13 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def run_until(root, name: str, steps: int, *argv: str) -> dict:
-    """The checkpoint of a run that was killed right after a step's validation."""
-    interval = ["--trainer.val_check_interval", "5", "--num_measures", "0"]
-    kill = intervene("RaiseAt", step=steps + 1)
-    with pytest.raises(SimulatedKillError):
-        fit(root, "--run.name", name, *interval, *argv, *kill)
-    saved = checkpoint(root / name)
-    assert saved["global_step"] == steps
-    return saved
+    """The checkpoint of a run that was interrupted after a step."""
+    stop = intervene("SignalAt", step=steps)
+    assert fit(root, "--run.name", name, *BARE, *argv, *stop) == 130
+    return checkpoint(root / name)
 
 
-@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, pytest.param("LBFGS", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, slow("LBFGS")])
 def test_layerwise_leaves_finished_layers_bit_identical(tmp_path, optimizer):
     argv = [*scheme_argv("Layerwise", steps=10), *optimizer_argv(optimizer)]
     before = run_until(tmp_path, "half", 10, *argv)["state_dict"]
@@ -121,7 +115,7 @@ def test_optimizer_and_schedule_are_initialized_in_every_phase(tmp_path, name):
     assert summary(tmp_path / "run")["steps"] == 20
 
 
-PULL = {"first": 1, "pull": 0.3}
+PULL = scheme_argv("PullBelow", steps=10, first=1, pull=0.3)
 LINEARIZED = ["--model.linearized", "true", *BARE]
 
 
@@ -129,30 +123,16 @@ LINEARIZED = ["--model.linearized", "true", *BARE]
     ("argv", "steps"),
     [
         (scheme_argv("Progressive", steps=10), (10,)),
-        pytest.param(scheme_argv("Layerwise", steps=10), (10, 11), marks=pytest.mark.slow),
+        slow(scheme_argv("Layerwise", steps=10), (10, 11)),
         (scheme_argv("Progressive", steps=10, freeze='{"1": 14}'), (14,)),
         (scheme_argv("Progressive", steps=10, control="taught_levels"), (13,)),
-        pytest.param(
-            scheme_argv("Progressive", steps=10, control="detach_readout"),
-            (7, 13),
-            marks=pytest.mark.slow,
-        ),
-        (scheme_argv("PullBelow", steps=10, **PULL), (10, 11)),
-        pytest.param(
-            [*scheme_argv("PullBelow", steps=10, **PULL), "--engine", "autograd"],
-            (10, 11),
-            marks=pytest.mark.slow,
-        ),
-        *(
-            pytest.param(
-                scheme_argv("FreezeBelow", steps=10, first=1, depth=depth),
-                (10, 11),
-                marks=pytest.mark.slow,
-            )
-            for depth in (0, 1)
-        ),
+        slow(scheme_argv("Progressive", steps=10, control="detach_readout"), (7, 13)),
+        (PULL, (10, 11)),
+        slow([*PULL, "--engine", "autograd"], (10, 11)),
+        slow(scheme_argv("FreezeBelow", steps=10, first=1, depth=0), (10, 11)),
+        slow(scheme_argv("FreezeBelow", steps=10, first=1, depth=1), (10, 11)),
         (LINEARIZED, (43,)),
-        pytest.param([*LINEARIZED, "--scheme", "Progressive"], (43,), marks=pytest.mark.slow),
+        slow([*LINEARIZED, "--scheme", "Progressive"], (43,)),
     ],
 )
 def test_resumed_run_equals_the_run_that_was_not_interrupted(tmp_path, argv, steps):
@@ -175,9 +155,9 @@ def test_resume_with_another_scheme_or_control_is_refused(tmp_path, capsys):
         assert key in error_line(capsys.readouterr().err)
 
 
-LOOP = ["--trainer.precision", "64-true", "--trainer.gradient_clip_val", "null", *BARE]
+LOOP = [*DOUBLE, *BARE, "--target.widths", "[3, 2, 2]", "--trainer.gradient_clip_val", "null"]
 LOOP += ["--model.lr_scheduler", "null", "--model.optimizer", "SGD", "--model.optimizer.lr"]
-FACTORS = {"steps": 12, "lr_factors": [1, 0.5]}
+FACTORS = {"steps": 9, "lr_factors": [1, 0.5, 2]}
 CONTROLS = ["taught_levels", "detach_features", "detach_readout", "restart", "subtract"]
 FRESH = {"first": 1, "steps": [8, 12]}
 FRESH_STARTS = [
@@ -198,15 +178,16 @@ def untrained(tmp_path_factory):
     [
         ("eager", Progressive, FACTORS),
         *(("eager", Progressive, {**FACTORS, "control": control}) for control in CONTROLS),
+        *(("autograd", Progressive, {**FACTORS, "control": control}) for control in CONTROLS[1:3]),
         ("eager", Layerwise, {**FACTORS, "control": "taught_levels"}),
         *((engine, *each) for engine in ("eager", "autograd") for each in FRESH_STARTS),
-        pytest.param("compiled", *FRESH_STARTS[-1], marks=pytest.mark.slow),
+        slow("compiled", *FRESH_STARTS[-1]),
     ],
 )
 def test_run_equals_a_training_loop_written_out(untrained, tmp_path, engine, kind, arguments):
     argv = [*LOOP, "0.05", *scheme_argv(kind.__name__, **arguments)]
     found = trained(TINY, tmp_path, engine, *argv)
-    expected = phased_training(untrained, kind(**arguments).phases(2, 0), 0.05)
+    expected = phased_training(untrained, kind(**arguments).phases(3, 0), 0.05)
     assert gap(found, expected) < 1e-10
 
 
