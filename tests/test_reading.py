@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bfc_lightning.cli import main
 from bfc_lightning.cli.experiments import parse_experiment
 from bfc_lightning.experiments import reading
 from bfc_lightning.experiments.reading import (
@@ -260,16 +259,9 @@ def test_wrong_options_are_one_line(argv, part, tmp_path, capsys):
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_config_must_be_given_and_exist(capsys):
-    assert main(["compare"]) == 2
-    assert "config" in capsys.readouterr().err
-    assert main(["compare", "-c", "compare/schmes"]) == 2
-    assert "Did you mean 'compare/schemes'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("config", ["sweep/batch_steps", "compare/fixed"])
 def test_points_have_the_settings_that_parsing_each_of_them_gives(config, monkeypatch):
-    path = find_config(config)
-    fast = expand(read(path))
+    experiment = read(find_config(config), seeds="[0]")
+    fast = expand(experiment)
     monkeypatch.setattr(reading, "_changed", lambda *_: {}["no"])
-    assert fast == expand(read(path))
+    assert fast == expand(experiment)

@@ -170,15 +170,6 @@ def test_target_has_nothing_to_train_and_is_kept_in_float64(normalized):
     assert {tensor.dtype for tensor in normalized.buffers()} == {torch.float64}
 
 
-def test_target_in_float32_agrees_to_rounding():
-    target = HierarchicalTarget(Gaussian(8), [4, 3, 2], seed=1)
-    x = draw(target.inputs, 100)
-    exact = target(x)
-    rounded = target.to(torch.float32)(x.float())
-    assert rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded.double(), exact, rtol=1e-4, atol=1e-4)
-
-
 def test_presets_reach_the_target():
     target = HierarchicalTarget(Gaussian(16), "roots", level_scales="roots", depth=3)
     # 16^(1/2) = 4, then max(2, 2), max(2, 1.41); alpha = 1, 1/4, 1/4 * 1/2

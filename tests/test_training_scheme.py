@@ -132,7 +132,7 @@ LINEARIZED = ["--model.linearized", "true", *BARE]
         slow(scheme_argv("FreezeBelow", steps=10, first=1, depth=0), (10, 11)),
         slow(scheme_argv("FreezeBelow", steps=10, first=1, depth=1), (10, 11)),
         (LINEARIZED, (43,)),
-        slow([*LINEARIZED, "--scheme", "Progressive"], (43,)),
+        slow([*LINEARIZED, "--scheme", "Layerwise"], (33,)),
     ],
 )
 def test_resumed_run_equals_the_run_that_was_not_interrupted(tmp_path, argv, steps):
