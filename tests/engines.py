@@ -44,8 +44,9 @@ def weights(network: DenseNet) -> dict[str, torch.Tensor]:
 def gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """The largest relative difference of two learners' parameters, in the Euclidean norm."""
     assert one.keys() == other.keys()
-    return max(
-        float((one[name] - other[name]).norm() / one[name].norm().clamp(min=1e-300))
+    gaps = [
+        ((one[name] - other[name]).norm() / one[name].norm().clamp(min=1e-300)).double()
         for name in one
         if one[name].any() or other[name].any()
-    )
+    ]
+    return float(torch.stack(gaps).max())  # NaN if one of them is

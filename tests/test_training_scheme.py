@@ -139,6 +139,7 @@ def test_resumed_run_equals_the_run_that_was_not_interrupted(tmp_path, argv, ste
     assert_resumes(tmp_path, *argv, "--trainer.val_check_interval", "5", steps=steps)
     header = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert ("scheme/frozen_layers" in header) == ("--scheme.freeze" in argv)
+    assert "scheme/active_layers" in header or argv == LINEARIZED
 
 
 def test_resume_with_another_scheme_or_control_is_refused(tmp_path, capsys):
