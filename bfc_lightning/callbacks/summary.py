@@ -36,7 +36,7 @@ def provenance(digest: str) -> dict[str, Any]:
 
 
 class Summary(Callback):
-    """Keeps `summary.json` up to date: at the start, after each validation, and at the end."""
+    """Keeps `summary.json` up to date: at the start, at most once a second, and at the end."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Summary(Callback):
         self.seeds = seeds
         self.status = "running"
         self._fixed = provenance(digest)
-        self._began, self._first = 0.0, 0
+        self._began, self._first, self._written_at = 0.0, 0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: running`."""
@@ -64,7 +64,8 @@ class Summary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Updates the file."""
-        self._write(trainer, "running")
+        if time.perf_counter() >= self._written_at + 1:
+            self._write(trainer, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: finished`, or `timeout` if `trainer.max_time` ended the run."""
@@ -103,6 +104,7 @@ class Summary(Callback):
             **self._results(as_run(trainer.lightning_module)),
         }
         write_json(self.path, content, sync=status != "running")
+        self._written_at = time.perf_counter()
 
     def _results(self, module: RunModule) -> dict[str, Any]:
         """The latest metrics; of several replicas medians and, for each, seed, status, metrics."""

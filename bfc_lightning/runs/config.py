@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace, register_unresolvable_import_paths
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import Trainer
@@ -51,7 +50,7 @@ def make_trainer(
     max_steps: PositiveInt = 4000,
     max_time: str | dict[str, int] | None = None,
     val_check_interval: int | float = 0.05,
-    log_every_n_steps: PositiveInt = 50,
+    log_every_n_steps: PositiveInt = 64,
     gradient_clip_val: float | None = 0.02,
     gradient_clip_algorithm: Literal["norm", "value"] = "norm",
     accumulate_grad_batches: PositiveInt = 1,
@@ -145,7 +144,8 @@ class Study:
         own = (self.config if config is None else config).clone()
         for key in ("config", *self._options):
             own.pop(key, None)
-        content: dict[str, Any] = yaml.safe_load(self.parser.dump(own, skip_unset=False))
+        text = self.parser.dump(own, skip_unset=False, format="json", skip_validation=True)
+        content: dict[str, Any] = json.loads(text)
         return content
 
     def resolved(self, seed: int) -> Namespace:
