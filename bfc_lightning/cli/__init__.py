@@ -47,6 +47,8 @@ _COMMANDS = {
     "completion": ("setup", "completion_command"),
 }
 _NAMED = ("evaluate", "experiments")  # modules whose commands share a function
+_POOLED = ("compare", "sweep", "claims")  # commands that run others
+_WITHOUT_RUNS = ("-h", "--help", "--list", "--report", "--cluster")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for the user's own classes
+    if is_process and command in _POOLED and not any(w.startswith(_WITHOUT_RUNS) for w in argv):
+        from bfc_lightning.experiments.pool import start_server
+
+        start_server()  # which takes as long to import everything as this process does
     return _run(command, argv[1:], is_process=is_process)
 
 
