@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -91,35 +90,15 @@ def theorem_sources(depth: int, *, constants: tuple[float, float]) -> list[list[
 
 
 def resolve_widths(
-    widths: list[int] | Literal["roots"], *, input_dim: int, depth: int | None
-) -> list[int]:
-    """Returns k_1..k_L, given a list or the preset `roots`."""
-    roots = partial(root_widths, input_dim)
-    return _resolve_widths(widths, "roots", roots, lowest=1, input_dim=input_dim, depth=depth)
-
-
-def resolve_paper_widths(
-    widths: list[int] | Literal["theorem"],
-    *,
-    input_dim: int,
-    depth: int | None,
-    constants: tuple[float, float],
-) -> list[int]:
-    """Returns k_2..k_L, given a list or the preset `theorem`."""
-    theorem = partial(theorem_widths, input_dim, constants=constants)
-    return _resolve_widths(widths, "theorem", theorem, lowest=2, input_dim=input_dim, depth=depth)
-
-
-def _resolve_widths(
     widths: list[int] | str,
-    preset: str,
-    widths_of: Callable[[int], list[int]],
     *,
-    lowest: int,
     input_dim: int,
     depth: int | None,
+    lowest: int = 1,
+    preset: str = "roots",
+    of_depth: Callable[[int, int], list[int]] = root_widths,
 ) -> list[int]:
-    """Returns k_lowest..k_L, given a list or a preset that maps L to a list.
+    """Returns k_lowest..k_L, given a list or a preset that maps d and L to a list.
 
     Raises:
         ValueError: if the widths increase, one is below 1, or their number does not fit `depth`.
@@ -128,7 +107,7 @@ def _resolve_widths(
     if widths == preset:
         if depth is None:
             raise ValueError(f"depth is required with widths: {preset}, got None.")
-        widths = widths_of(depth)
+        widths = of_depth(input_dim, depth)
     if isinstance(widths, str):
         raise ValueError(f"widths must be {preset!r} or a list of numbers, got {widths!r}.")
     widths = [as_integer(width, "width") for width in widths]
