@@ -47,6 +47,9 @@ class InputDistribution(nn.Module, ABC):
         """Draws n samples from each of p generators, bitwise equal to those of `sample`."""
         return torch.cat([self.sample(num_samples, random) for random in pool])
 
+    def __repr__(self) -> str:  # of one line, since it becomes part of error messages
+        return f"{type(self).__name__}()"
+
 
 def haar_orthogonal(size: int, random: torch.Generator) -> Float[Tensor, "size size"]:
     """Draws an orthogonal matrix from the Haar measure, in float64.
