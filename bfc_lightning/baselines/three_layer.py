@@ -53,9 +53,6 @@ class _Staged(Baseline):
         ridge: the ridge penalty per sample of the readout of the neurons.
         num_steps: the number of gradient steps on the neurons, 1 in the paper.
         shares: the shares of the samples for each stage, equal by default.
-
-    Raises:
-        ValueError: if a number is out of range.
     """
 
     num_stages: int
@@ -92,15 +89,12 @@ class _Staged(Baseline):
         columns = [torch.tensor_split(column, cuts) for column in task.train]
         return [Batch(*parts) for parts in zip(*columns, strict=True)]
 
-    def step_neurons(self, samples: Batch) -> None:
-        """Takes `gradient_steps`."""
-        y = samples.labels - self._mean
-        self._neurons = gradient_steps(samples.inputs, y, self._neurons, self.num_steps)
-
-    def fit_neurons(self, samples: Batch) -> Tensor:
-        """The readout of the neurons by ridge regression."""
-        y = samples.labels - self._mean
-        return fit_readout(self.hidden, samples.inputs, y, ridge=self.ridge)
+    def train_neurons(self, first: Batch, second: Batch) -> Tensor:
+        """Takes `gradient_steps`, and returns the readout of the neurons by ridge regression."""
+        y = first.labels - self._mean
+        self._neurons = gradient_steps(first.inputs, y, self._neurons, self.num_steps)
+        y = second.labels - self._mean
+        return fit_readout(self.hidden, second.inputs, y, ridge=self.ridge)
 
     def hidden(self, x: Tensor) -> Tensor:
         """m^(-1/2) relu(<w_i, x> + b_i)."""
@@ -123,9 +117,7 @@ class TwoLayer(_Staged):
 
     def fit(self, task: Task) -> None:
         """Trains both stages."""
-        first, second = self.begin(task)
-        self.step_neurons(first)
-        self._weights = self.fit_neurons(second)
+        self._weights = self.train_neurons(*self.begin(task))
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""
@@ -234,6 +226,5 @@ class SteppedThreeLayer(_WithHead):
     def fit(self, task: Task) -> None:
         """Trains all stages."""
         first, second, third = self.begin(task)
-        self.step_neurons(first)
-        self.settle(self.fit_neurons(second), second.inputs)
+        self.settle(self.train_neurons(first, second), second.inputs)
         self.fit_head(third, task)

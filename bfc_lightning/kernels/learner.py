@@ -27,7 +27,7 @@ def learner_ntk(
     linear_readout: bool = False,
     positive_readout: bool = False,
 ) -> Float[Tensor, "n m"]:
-    """Tangent kernel of an infinitely wide DenseNet with quadratic activations.
+    """Tangent kernel Theta_f of an infinitely wide DenseNet with quadratic activations.
 
         Z_l = d^(-1/2) U_{l,0} x + 0.3 sum_{1<=j<l} m_j^(-1/2) U_{l,j} F_j + b_l,   F_l = Z_l^2
         f(x) = c + [<u, x>] + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
@@ -74,9 +74,6 @@ def learner_ntk(
         train_readout: whether v is trained.
         linear_readout: whether <u, x> is part of f.
         positive_readout: whether v is initialized to +1. All layers must have the same width then.
-
-    Returns:
-        Theta_f(x, x').
     """
     inputs = linear_covariance(x, other)
     kernel = torch.ones_like(inputs.cross)
