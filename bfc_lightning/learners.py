@@ -67,13 +67,10 @@ class Learner(nn.Module, ABC):
         return output
 
     def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:
-        """Returns the terms c |M|_F^2 of the regularizer, with dM/dV = 1 for a parameter V.
+        """Returns the name of V, c and M for each term c |M|_F^2 of the regularizer, dM/dV = 1.
 
         Args:
             parameters: all parameters and buffers by name.
-
-        Returns:
-            The name of V, c and M for each term.
         """
         return []
 

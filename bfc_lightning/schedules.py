@@ -103,15 +103,12 @@ def open_length(factory: Callable[..., LRScheduler]) -> str | None:
 def make_schedule(
     factory: Callable[..., LRScheduler], optimizer: Optimizer, *, total_steps: int
 ) -> LRScheduler:
-    """Creates a schedule for a run of `total_steps` training steps.
+    """Creates a schedule whose `step` is called after every training step.
 
     Args:
         factory: a scheduler class or a partial of one. It is called with the optimizer.
         optimizer: optimizer whose learning rates are scheduled.
         total_steps: length of the schedule if its length is not set.
-
-    Returns:
-        The schedule. Call its `step` after every training step.
 
     Raises:
         ValueError: if the schedule depends on a metric.
@@ -124,14 +121,11 @@ def make_schedule(
 
 
 def advance(schedule: LRScheduler, num_steps: int) -> list[float]:
-    """Steps a schedule several times, at once if it is a function of the step.
+    """Steps a schedule several times, at once if it is a function of the step; returns the rates.
 
     Args:
         schedule: the schedule of an optimizer with one group of parameters.
         num_steps: number of steps, at least 1.
-
-    Returns:
-        The learning rate before each step.
     """
     optimizer = schedule.optimizer
     rates = [float(optimizer.param_groups[0]["lr"])]

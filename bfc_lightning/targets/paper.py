@@ -12,7 +12,6 @@ from bfc_lightning.seeds import generator
 from bfc_lightning.targets.base import LayeredTarget
 from bfc_lightning.targets.specification import (
     Weights,
-    check_constants,
     draw_weights,
     read_weights,
     resolve_paper_sources,
@@ -80,7 +79,9 @@ class PaperTarget(LayeredTarget):
     ) -> None:
         super().__init__(inputs)
         seed = 0 if seed is None else seed
-        check_constants(constants)
+        if not constants[0] > constants[1] >= 2:
+            wrong = list(constants)
+            raise ValueError(f"constants must be [C, C_1] with C > C_1 >= 2, got {wrong}.")
         if not 1 <= kappa < float("inf"):
             raise ValueError(f"kappa must be at least 1 and finite, got {kappa}.")
         if signs not in ("positive", "balanced"):

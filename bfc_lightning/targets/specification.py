@@ -37,16 +37,6 @@ def root_scales(input_dim: int, depth: int) -> list[float]:
     return scales
 
 
-def check_constants(constants: tuple[float, float]) -> None:
-    """Checks the constants C and C_1 of Theorem 1 of Allen-Zhu and Li, arXiv 2001.04413.
-
-    Raises:
-        ValueError: if not C > C_1 >= 2.
-    """
-    if not constants[0] > constants[1] >= 2:
-        raise ValueError(f"constants must be [C, C_1] with C > C_1 >= 2, got {list(constants)}.")
-
-
 def theorem_widths(input_dim: int, depth: int, *, constants: tuple[float, float]) -> list[int]:
     """Returns k_l = floor(d^(1/C^(l + C_1))), l = 2..L, the largest widths of Theorem 1.
 
@@ -260,14 +250,13 @@ def draw_weights(
 ) -> dict[tuple[int, int], Tensor]:
     """Draws W_{l,j} = U diag(s) V^T with Haar-distributed U and V and s uniform in an interval.
 
+    The matrices, of shape (k_l, k_j), are returned by (l, j).
+
     Args:
         widths: k_0 = d, k_1, ..., k_L.
         sources: J_1..J_L.
         singular_values: s_min and s_max, the ends of the interval.
         seed: seed of the target.
-
-    Returns:
-        W_{l,j}, shape (k_l, k_j), by (l, j).
 
     Raises:
         ValueError: if not 0 < s_min <= s_max.
