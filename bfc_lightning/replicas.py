@@ -132,7 +132,8 @@ class ReplicatedLearner(RunModule):
         """One optimizer and one schedule per learner."""
         phase = self.each[0].phase
         length = phase.length if phase else self.trainer.max_steps
-        return [as_config(each.build_optimizer(length)) for each in self.each]
+        built = [each.build_optimizer(length) for each in self.each]
+        return [each if isinstance(each, dict) else {"optimizer": each} for each in built]
 
     def training_step(self, batch: Iterator[StepChunk], batch_index: int) -> dict[str, Any]:
         """Takes the optimizer steps of the chunks."""
@@ -211,11 +212,6 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 AnyData = HierarchicalData | ReplicatedData
-
-
-def as_config(built: Any) -> dict[str, Any]:  # noqa: ANN401, Lightning's union of unions
-    """The return value of `build_optimizer` as a dictionary, also if there is no schedule."""
-    return built if isinstance(built, dict) else {"optimizer": built}
 
 
 def largest_weight(module: nn.Module) -> float:

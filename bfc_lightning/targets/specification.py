@@ -18,9 +18,8 @@ Weights = list[list[list[list[float]]]]
 def root_widths(input_dim: int, depth: int) -> list[int]:
     """Returns k_l = max(2, round(d^(1/2^l))), l = 1..L.
 
-    Each width is about the square root of the width below. Theorem 1 of Allen-Zhu and Li,
-    arXiv 2001.04413, requires much narrower levels: k_l <= d^(1/C^(l + C_1)) with constants
-    C > C_1 >= 2 and gaps alpha_{l+1}/alpha_l <= d^(-1/C^l).
+    Each width is about the square root of the width below. For such widths and the gaps of
+    `root_scales`, Theorem 1 requires much narrower levels, see `theorem_widths`.
     """
     return [max(2, round(input_dim ** (1 / 2**level))) for level in range(1, depth + 1)]
 
@@ -29,7 +28,6 @@ def root_scales(input_dim: int, depth: int) -> list[float]:
     """Returns alpha_1 = 1, alpha_{l+1} = alpha_l d^(-1/2^l).
 
     Each scale is divided by the width of its level, i.e. by k_l of `root_widths` before rounding.
-    For such gaps, Theorem 1 of Allen-Zhu and Li requires much narrower levels; see `root_widths`.
     """
     scales = [1.0]
     for level in range(1, depth):
@@ -227,11 +225,9 @@ def resolve_signs(
     if signs == "positive":
         return [torch.ones(width, dtype=torch.float64) for width in widths]
     if signs == "random":
-        return [
-            torch.randint(0, 2, (width,), generator=generator(seed, "signs", level)).double() * 2
-            - 1
-            for level, width in enumerate(widths, start=1)
-        ]
+        generators = (generator(seed, "signs", level) for level in range(1, len(widths) + 1))
+        pairs = zip(widths, generators, strict=True)
+        return [2 * torch.randint(0, 2, (k,), generator=g).double() - 1 for k, g in pairs]
     if isinstance(signs, str):
         raise ValueError(f"signs must be 'random', 'positive' or lists, got {signs!r}.")
     if [len(row) for row in signs] != list(widths) or any(abs(s) != 1 for r in signs for s in r):
@@ -269,10 +265,9 @@ def draw_weights(
     weights = {}
     for level, read in enumerate(sources, start=1):
         for source in read:
-            random = generator(seed, "weights", level, source)
-            rows, columns = widths[level], widths[source]
+            random, rows = generator(seed, "weights", level, source), widths[level]
             left = haar_orthogonal(rows, random)
-            right = haar_orthogonal(columns, random)[:, :rows]
+            right = haar_orthogonal(widths[source], random)[:, :rows]
             values = torch.rand(rows, generator=random, dtype=torch.float64) * (high - low) + low
             weights[level, source] = left @ values.diag() @ right.T
     return weights
