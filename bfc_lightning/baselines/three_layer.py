@@ -133,10 +133,7 @@ class _WithHead(_Staged):
 
     def _middle(self, x: Tensor) -> Tensor:
         """h(x), with standard deviation 1 over the samples that it is fitted to."""
-        return self._inner(x) @ self._weights
-
-    def _inner(self, x: Tensor) -> Tensor:
-        return self.hidden(x)
+        return self.hidden(x) @ self._weights
 
     def settle(self, weights: Tensor, x: Tensor) -> None:
         """Stores h, scaled to standard deviation 1 over x."""
@@ -161,7 +158,7 @@ class _WithHead(_Staged):
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
         """Two layers: the inner neurons and h."""
-        return [self._inner(x), self._middle(x)[:, None]]
+        return [self.hidden(x), self._middle(x)[:, None]]
 
 
 class ThreeLayer(_WithHead):
@@ -197,11 +194,12 @@ class ThreeLayer(_WithHead):
         first, second = self.begin(task)
         y = first.labels - self._mean
         blocks = zip(torch.split(first.inputs, 2048), torch.split(y, 2048), strict=True)
-        total = torch.stack([self._inner(rows).T @ part for rows, part in blocks]).sum(dim=0)
+        total = torch.stack([self.hidden(rows).T @ part for rows, part in blocks]).sum(dim=0)
         self.settle(total / len(y), first.inputs)
         self.fit_head(second, task)
 
-    def _inner(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
+        """phi(x)."""
         squares: Tensor = (x @ self._neurons.T).square()
         return (squares - x.square().mean(dim=1, keepdim=True)) / math.sqrt(self.width)
 
