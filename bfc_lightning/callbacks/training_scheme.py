@@ -132,7 +132,6 @@ class TrainingStages(Callback):
         self.first = phases[0]
         self._history: list[float] = []
         self._last, self._limit = math.nan, "not fixed"
-        self._subset: tuple[Tensor, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first stage before there is an optimizer; a checkpoint then loads its own."""
@@ -146,9 +145,8 @@ class TrainingStages(Callback):
             self.first, stage_of(learner.phase), learner.network.depth
         )
         data, parameter = trainer.datamodule, next(pl_module.parameters())  # type: ignore[attr-defined]
-        self._subset = data.fixed_sample(
-            self.thresholds.num_samples, parameter.device, parameter.dtype
-        )
+        size, where = self.thresholds.num_samples, (parameter.device, parameter.dtype)
+        self._subset: tuple[Tensor, Tensor] = data.fixed_sample(size, *where)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -184,7 +182,6 @@ class TrainingStages(Callback):
         network, phase = learner.network, learner.phase
         assert isinstance(network, DistilledNet)
         assert phase is not None
-        assert self._subset is not None
         value = objective_with_penalty(network, learner.objective, *self._subset)
         stage = stage_of(phase)
         self._history.append(value)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
@@ -153,6 +154,5 @@ def _closest_class(name: str) -> str:
 
 def _parameters(class_path: str) -> list[str]:
     """The parameters of a class and its bases."""
-    module, _, name = class_path.rpartition(".")
-    kinds = getattr(import_module(module), name).__mro__[:-1]
+    kinds = resolve_name(class_path).__mro__[:-1]
     return [name for kind in kinds for name in inspect.signature(kind).parameters]

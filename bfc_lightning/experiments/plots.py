@@ -28,10 +28,8 @@ _SPREAD = 8.0
 _ABOVE = 1.3
 _SCORES = ("val/nmse", "val/error")
 _LABELS = {
-    "val/nmse": "E(f - G)² / Var G",
-    "test/nmse": "E(f - G)² / Var G",
-    "val/error": "wrong classes (fraction)",
-    "test/error": "wrong classes (fraction)",
+    **dict.fromkeys(("val/nmse", "test/nmse"), "E(f - G)² / Var G"),
+    **dict.fromkeys(("val/error", "test/error"), "wrong classes (fraction)"),
     "features/residual": "1 - R² of level {} from layer {}",
     "features/form_error": "|A_F - A_1|² / |A_1|² of layer {}",
     "features/leakage": "leakage of layer {}",

@@ -196,8 +196,8 @@ class Record:
 
     def _limit(self, status: str) -> float | None:
         """What `limits` says of the ends with a status."""
-        name = {"timeout": "seconds", "oom": "gigabytes"}.get(status, "")
-        return getattr(self.experiment.limits, name, None)
+        limits = self.experiment.limits
+        return {"timeout": limits.seconds, "oom": limits.gigabytes}.get(status)
 
     def run(self, runs: Sequence[RunSpec], *, writes_tables: bool = True) -> None:
         """Runs them in a pool of this machine."""

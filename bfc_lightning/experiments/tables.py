@@ -1,7 +1,7 @@
 """An experiment's results: which trials win, and tables as CSV, Markdown and LaTeX."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,26 +54,22 @@ def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
     }
 
 
-def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> list[str]:
+def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> Iterator[str]:
     """What to warn of: no finite score, or the best value is the first or last of those tried."""
-    lines = []
     for point, rows in by_point(experiment, trials):
         if point not in chosen:
             continue
         name = rows["run"].iloc[0].rpartition("-trial(")[0]
         if math.isinf(_scores(experiment, rows).min()):
             metric = experiment.tuning.metric
-            lines.append(f"No trial of {name} has a finite {metric}; the first one is used.")
+            yield f"No trial of {name} has a finite {metric}; the first one is used."
             continue
         block = experiment.learners[point[0]]
         for key, value in trials_of(block)[chosen[point]].items():
             tried = block["tune"][key]
             has_ends = len(tried) >= _MIN_VALUES_FOR_EDGES and isinstance(value, int | float)
             if has_ends and value in (min(tried), max(tried)):
-                lines.append(
-                    f"The best {key} of {name}, {value}, is at the end of the values tried."
-                )
-    return lines
+                yield f"The best {key} of {name}, {value}, is at the end of the values tried."
 
 
 def _scores(experiment: Experiment, rows: pd.DataFrame) -> "pd.Series[float]":

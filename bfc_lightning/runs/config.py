@@ -157,7 +157,7 @@ class Study:
 
     def resolved(self, seed: int) -> Namespace:
         """A copy of the settings for a seed, with the seed of every part filled in."""
-        own = with_seeds(self.config, seed)
+        own = seeded(self.config, seed)
         own.seed_everything = seed
         return own
 
@@ -221,7 +221,7 @@ def problem_parser(prog: str = "bfc") -> ArgumentParser:
     return parser
 
 
-def with_seeds(config: Namespace, seed: int) -> Namespace:
+def seeded(config: Namespace, seed: int) -> Namespace:
     """A copy in which every part without a seed has one that is derived from the run's."""
     own: Namespace = config.clone()
     for group, name in _GENERATORS.items():

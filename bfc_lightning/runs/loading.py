@@ -17,13 +17,7 @@ from bfc_lightning.labels import Labels
 from bfc_lightning.learners import Learner
 from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
-from bfc_lightning.runs.config import (
-    PROBLEM_GROUPS,
-    differences,
-    flatten,
-    problem_parser,
-    with_seeds,
-)
+from bfc_lightning.runs.config import PROBLEM_GROUPS, differences, flatten, problem_parser, seeded
 from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, SUMMARY, RunError, find_checkpoint
 from bfc_lightning.targets import Target
 
@@ -72,7 +66,7 @@ class Resumption:
     @property
     def step(self) -> int | None:
         """Optimizer steps of the checkpoint; None if there is none."""
-        return None if self.checkpoint is None else int(self.content["global_step"])
+        return self.content.get("global_step")
 
     def check(self, identity: Mapping[str, Any], *, may_grow: bool) -> None:
         """Refuses to continue with settings that change the numbers; lists their keys."""
@@ -141,13 +135,13 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         raise RunError(f"replica must be in [0, {count}), got {replica}.")
     parser = problem_parser()
     settings = parser.parse_object({group: config[group] for group in PROBLEM_GROUPS})
-    resolved = with_seeds(settings, config["seed_everything"])
+    resolved = seeded(settings, config["seed_everything"])
     here = flatten(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
     check_same_network(content[RECORD_KEY]["identity"], here)
     if count > 1:
         content = content_of_replica(content, replica)
         settings.model.num_replicas = 1
-    objects = parser.instantiate(with_seeds(settings, config["seed_everything"] + replica))
+    objects = parser.instantiate(seeded(settings, config["seed_everything"] + replica))
     data, model = objects["data"], objects["model"]
     model.to(next(iter(content["state_dict"].values())).dtype)
     load_state(content, model=model, data=data)
