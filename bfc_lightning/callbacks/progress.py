@@ -19,10 +19,8 @@ class RunProgress(ProgressBar):
     The loss is read off the device only when the bar is renewed, not at every step.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_shown = True
-        self._bar: Tqdm | None = None
+    _is_shown = True
+    _bar: Tqdm | None = None
 
     def disable(self) -> None:
         """Shows nothing; Lightning calls it in processes other than the first."""

@@ -54,13 +54,12 @@ _WITHOUT_RUNS = ("-h", "--help", "--list", "--report", "--cluster")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, that of the process by default, and returns the exit code."""
     is_process = argv is None
-    if argv is None:
-        argv = sys.argv[1:]
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if is_process:
         # What is imported is never garbage: searching it takes half a second now, and most of a
         # second when the process ends.
         gc.disable()
         os.environ["MPLBACKEND"] = "Agg"  # figures go to files, whatever a notebook has set
-    argv = list(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0

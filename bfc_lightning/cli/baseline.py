@@ -12,22 +12,15 @@ from bfc_lightning.cli.fit import build_learners, write_config
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import write_json
 from bfc_lightning.runs.config import digest
-from bfc_lightning.runs.folder import (
-    SUMMARY,
-    RunError,
-    find_folder,
-    reserved,
-)
+from bfc_lightning.runs.folder import SUMMARY, RunError, find_folder, reserved
 from bfc_lightning.seeds import derive_seed
-
-EXTRA = {"baseline": Baseline}
 
 
 def baseline_command(argv: Sequence[str]) -> int:
     """Fits a baseline and scores it, in a run folder of its own; returns the exit code."""
     started = time.time()
     with usage_errors():
-        study = parse(argv, command="baseline", extra=EXTRA)
+        study = parse(argv, command="baseline", extra={"baseline": Baseline})
         config = study.config
         if config.model.num_replicas != 1:
             raise RunError(f"model.num_replicas must be 1, got {config.model.num_replicas}.")

@@ -1,14 +1,12 @@
 """`bfc validate`, `test` and `predict`: a checkpoint of a run, scored or written out."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from torch import Tensor
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.cli.console import describe_replicas, is_helper, say, show_metrics
@@ -48,7 +46,10 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
     folder = checkpoint.parent.parent if is_in_run else checkpoint.parent
     title = f"{checkpoint}, step {content['global_step']}"
     if command == "predict":
-        _write_predictions(outputs, folder / "predictions.npz")
+        # Inputs (n, d), targets (n,) and predictions (n,).
+        columns = {key: torch.cat([batch[key] for batch in outputs]).numpy() for key in outputs[0]}
+        with replacing(folder / "predictions.npz") as aside, aside.open("wb") as file:
+            np.savez(file, allow_pickle=False, **columns)
         say(f"{title}: wrote {folder / 'predictions.npz'}")
         return 0
     scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -56,12 +57,9 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
     result["settings"] = study.settings()
     show_metrics(title, scores)
     if len(model.each) > 1:
+        status = ["finished" if step is None else "diverged" for step in model.diverged]
         result["replicas"] = [
-            {
-                "seed": config.seed_everything + number,
-                "status": "finished" if model.diverged[number] is None else "diverged",
-                "metrics": own,
-            }
+            {"seed": config.seed_everything + number, "status": status[number], "metrics": own}
             for number, own in enumerate(model.scores)
         ]
         print(describe_replicas(result["replicas"]))
@@ -80,10 +78,3 @@ def _trainer(options: dict[str, Any]) -> Trainer:
     trainer = make_trainer(**options)
     leave_signals_alone(trainer)
     return trainer
-
-
-def _write_predictions(batches: Sequence[Mapping[str, Tensor]], path: Path) -> None:
-    """Writes inputs (n, d), targets (n,) and predictions (n,)."""
-    columns = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in batches[0]}
-    with replacing(path) as aside, aside.open("wb") as file:
-        np.savez(file, allow_pickle=False, **columns)
