@@ -47,7 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options == HOLD:
             if path.name == BEST:  # the last one, too
                 self.held.clear()
-            self.held[path.name] = apply_to_collection(checkpoint, Tensor, _on_cpu)
+            copied = apply_to_collection(checkpoint, Tensor, Tensor.to, "cpu", copy=True)
+            self.held[path.name] = copied
             return
         content = io.BytesIO()
         torch.save(checkpoint, content)
@@ -58,11 +59,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def write_held(self, folder: Path) -> None:
         """Writes `best.ckpt`, and `last.ckpt` last, so that a run killed in between repeats it."""
         held, self.held = self.held, {}
-        if BEST in held:
-            self.save_checkpoint(held[BEST], folder / BEST)
-        if LAST in held:
-            self.save_checkpoint(held[LAST], folder / LAST)
-        elif BEST in held:
+        for name, state in held.items():
+            self.save_checkpoint(state, folder / name)
+        if held and LAST not in held:
             with replacing(folder / LAST) as aside:
                 link_or_copy(folder / BEST, aside)
 
@@ -93,15 +92,13 @@ class Checkpoints(Checkpoint):
         if time.monotonic() >= self._written_at + SECONDS_BETWEEN_WRITES:
             self._write(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the last state."""
-        self._write(trainer)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
     ) -> None:
         """Writes the last state that was saved."""
         self._write(trainer)
+
+    on_exception = on_train_end
 
     def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
         """Saves the state as it is, in memory; every process must call it."""
@@ -137,10 +134,6 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best score."""
         self.best_score = state_dict["best_score"]
-
-
-def _on_cpu(tensor: Tensor) -> Tensor:
-    return tensor.to("cpu", copy=True)
 
 
 def versions() -> dict[str, str]:

@@ -48,11 +48,11 @@ class RunProgress(ProgressBar):
             shown = ("loss", as_run(trainer.lightning_module).score_key)
             self._bar.set_postfix({key: f"{scores[key]:.2e}" for key in shown if key in scores})
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
+    ) -> None:
         """Leaves the line of the bar."""
         if self._bar is not None:
             self._bar.close()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Leaves the line of the bar."""
-        self.on_train_end(trainer, pl_module)
+    on_exception = on_train_end

@@ -34,13 +34,9 @@ def baseline_command(argv: Sequence[str]) -> int:
         with reserved(folder, config.run, resumes=False) as own:
             name = type(objects.baseline).__name__
             say(f"{name} on {data.num_train_samples} samples, seed {config.seed_everything}")
-            metrics, seconds = fit_and_score(
-                objects.baseline,
-                data,
-                objects.model.network,
-                derive_seed(config.seed_everything, "baseline"),
-                is_measured=config.num_measures > 0,
-            )
+            parts = objects.baseline, data, objects.model.network
+            own_seed = derive_seed(config.seed_everything, "baseline")
+            metrics, seconds = fit_and_score(*parts, own_seed, is_measured=config.num_measures > 0)
             write_config(study, own.path, "baseline")
             content = {
                 "status": "finished",

@@ -92,11 +92,11 @@ def claims_parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--profile", type=Literal["quick", "full"], default="quick")
-    parser.add_argument("--list", type=bool, default=False)
+    for name in ("list", "report"):
+        parser.add_argument(f"--{name}", type=bool, default=False)
     parser.add_argument("--configs", type=str, default=str(shipped_configs() / "claims"))
     parser.add_argument("--seeds", type=list[int] | None, default=None)
     parser.add_argument("--workers", type=int | None, default=None)
-    parser.add_argument("--report", type=bool, default=False)
     parser.add_class_arguments(ExperimentOptions, "run", skip={"threads"})
     parser.add_class_arguments(Cluster, "cluster")
     return parser

@@ -102,10 +102,7 @@ def show_table(
         table.add_column(escape(title), justify="left" if number < num_names else "right")
     for line in lines:
         table.add_row(*(escape(cell) for cell in line))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=1000)  # no lines are broken in a file
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a file has long lines
 
 
 def show_metrics(title: str, metrics: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
+from bfc_lightning.callbacks.summary import results
 from bfc_lightning.cli.console import describe_replicas, is_helper, say, show_metrics
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.fit import build_learners
@@ -52,16 +53,15 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
             np.savez(file, allow_pickle=False, **columns)
         say(f"{title}: wrote {folder / 'predictions.npz'}")
         return 0
-    scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    result = {"checkpoint": str(checkpoint), "step": content["global_step"], "metrics": scores}
-    result["settings"] = study.settings()
-    show_metrics(title, scores)
-    if len(model.each) > 1:
-        status = ["finished" if step is None else "diverged" for step in model.diverged]
-        result["replicas"] = [
-            {"seed": config.seed_everything + number, "status": status[number], "metrics": own}
-            for number, own in enumerate(model.scores)
-        ]
+    seeds = range(config.seed_everything, config.seed_everything + len(model.each))
+    result = {
+        "checkpoint": str(checkpoint),
+        "step": content["global_step"],
+        **results(model, model.scores, seeds, "finished"),
+        "settings": study.settings(),
+    }
+    show_metrics(title, result["metrics"])
+    if "replicas" in result:
         print(describe_replicas(result["replicas"]))
     write_json(folder / f"{command}.json", result)
     say(f"wrote {folder / command}.json")

@@ -15,9 +15,7 @@ from bfc_lightning.runs.yaml_files import config_names, shipped_configs
 
 def init_command(argv: Sequence[str]) -> int:
     """Copies the shipped configs into a folder that does not exist yet."""
-    parser = ArgumentParser(
-        prog="bfc init", description="Copy the shipped configs, to edit them.", exit_on_error=False
-    )
+    parser = ArgumentParser("bfc init", description="Copy the configs.", exit_on_error=False)
     parser.add_argument("folder", metavar="DIR", type=Path)
     with usage_errors():
         folder = parser.parse_args(list(argv)).folder

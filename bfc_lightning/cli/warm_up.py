@@ -1,7 +1,6 @@
-"""A short training, so that the workers of a pool start with filled caches.
+"""A short training in the server from which workers are forked, so that all have filled caches.
 
-The fork server imports this module. What Python and the libraries set up when they first train
-(parsers, caches of types, fonts) takes a third of a second, which every forked worker saves.
+What Python and the libraries set up when they first train takes a third of a second.
 """
 
 import contextlib

@@ -1,7 +1,4 @@
-"""A process for each run, forked from a server that has imported everything once.
-
-It imports no more than the standard library, so that the server can start before anything else.
-"""
+"""A process for each run, forked from a server that has imported everything once."""
 
 import multiprocessing
 import os
@@ -125,7 +122,7 @@ class Pool:
 
 
 def start_server() -> None:
-    """Starts the server from which workers are forked, unless it runs; it takes some seconds."""
+    """Starts the server from which workers are forked, unless it runs; it needs some seconds."""
     forkserver.set_forkserver_preload(_PRELOAD)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
     try:

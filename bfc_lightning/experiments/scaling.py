@@ -107,12 +107,8 @@ class SamplesNeeded:
         more than half of the seeds reached the error and the median is not a bound. The interval
         holds the middle 95 % of the exponents over 2,000 draws of the seeds with replacement.
 
-        A seed means the same target and samples for all learners, so each draw is used for both
-        terms of a difference. Each exponent has its own dimensions: a bound that is taken as a
-        number would make it too small if it stands at the smallest dimensions.
-
-        It is undefined with fewer than two such dimensions; there is no interval with a single
-        seed, or if the exponents of more than 5 % of the draws are undefined.
+        Each draw is used for both terms of a difference, but each exponent has its own dimensions,
+        since a bound that is taken as a number would make it too small.
 
         Source: see `bootstrap.draws`.
         """

@@ -85,7 +85,7 @@ class Resumption:
             return None
         return str(self.content[RECORD_KEY]["environment"]["engine"])
 
-    def check_environment(self, environment: Mapping[str, Any]) -> list[str]:
+    def check_environment(self, environment: Mapping[str, Any]) -> str:
         """What of the surroundings differs, so that numbers agree only to rounding."""
         stored = self.content[RECORD_KEY]["environment"] if self.checkpoint else environment
         if stored["device"] != environment["device"]:
@@ -93,7 +93,7 @@ class Resumption:
                 f"trainer.accelerator must stay {stored['device']}, which drew the samples, got "
                 f"{environment['device']}."
             )
-        return [*filter(None, [differences(stored, environment)])]
+        return differences(stored, environment)
 
 
 def find_resumption(resume: str | None, folder: Path) -> Resumption:
