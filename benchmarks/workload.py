@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from bfc_lightning import HierarchicalTarget
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.runs.config import fill_seeds, problem_parser
+from bfc_lightning.runs.config import problem_parser, seeded
 from bfc_lightning.schedules import make_schedule
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
@@ -81,9 +81,7 @@ def read_workload(path: Path, num_steps: int | None = None) -> Workload:
     if num_steps < least:
         raise ValueError(f"--steps must be at least {least} for {path.stem}, got {num_steps}.")
     parser = problem_parser()
-    settings = parser.parse_object(config)
-    fill_seeds(settings, 0)
-    problem = parser.instantiate(settings)
+    problem = parser.instantiate(seeded(parser.parse_object(config), 0))
     device = torch.device(_DEVICES[trainer["accelerator"]])
     dtype = _DTYPES[trainer.get("precision", "32-true")]
     problem.model.to(device=device, dtype=dtype)

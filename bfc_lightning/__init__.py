@@ -70,56 +70,31 @@ if TYPE_CHECKING:
     from bfc_lightning.targets import Target as Target
 
 _NAMES = {
-    "activations": ["Huber", "Quadratic"],
-    "baselines": [
-        "Baseline",
-        "EmpiricalNTK",
-        "KernelRidge",
-        "LearnerNTK",
-        "QuadraticChainNTK",
-        "RandomFeatures",
-        "ReLUChainNTK",
-        "RecursiveFeatureMachine",
-        "SequentialKernels",
-        "SpectralMethod",
-        "SteppedThreeLayer",
-        "ThreeLayer",
-        "TwoLayer",
-    ],
-    "data": ["HierarchicalData"],
-    "distillation": ["Distillation", "PlateauThresholds", "TheoremThresholds"],
-    "distilled": ["DistilledNet"],
-    "experiments.tables": ["load_results"],
-    "fresh_starts": ["FreezeBelow", "PullBelow"],
-    "inputs": ["Gaussian", "GaussianMixture", "Hypercube", "InputDistribution"],
-    "labels": ["Classification", "Regression"],
-    "linearized": ["LinearizedDenseNet"],
-    "measures.battery": ["Measure", "Snapshot"],
-    "module": ["HierarchicalLearner"],
-    "networks": ["DenseNet"],
-    "residual": ["ChainNet", "ResidualNet"],
-    "runs.loading": ["load_run"],
-    "schedules": ["OneCycle"],
-    "schemes": ["Joint", "Layerwise", "Progressive", "Scheme"],
-    "stream": ["FiniteStream", "SampleStream"],
-    "targets": [
-        "BackwardCorrection",
-        "DepthSeparation",
-        "HardForKernels",
-        "HardForTwoLayers",
-        "HierarchicalTarget",
-        "LayeredTarget",
-        "NestedParities",
-        "PaperTarget",
-        "QuadraticFeature",
-        "RichRepresentation",
-        "Sight",
-        "SingleIndex",
-        "Staircase",
-        "Target",
-    ],
+    "activations": "Huber Quadratic",
+    "baselines": "Baseline EmpiricalNTK KernelRidge LearnerNTK QuadraticChainNTK RandomFeatures "
+    "ReLUChainNTK RecursiveFeatureMachine SequentialKernels SpectralMethod SteppedThreeLayer "
+    "ThreeLayer TwoLayer",
+    "data": "HierarchicalData",
+    "distillation": "Distillation PlateauThresholds TheoremThresholds",
+    "distilled": "DistilledNet",
+    "experiments.tables": "load_results",
+    "fresh_starts": "FreezeBelow PullBelow",
+    "inputs": "Gaussian GaussianMixture Hypercube InputDistribution",
+    "labels": "Classification Regression",
+    "linearized": "LinearizedDenseNet",
+    "measures.battery": "Measure Snapshot",
+    "module": "HierarchicalLearner",
+    "networks": "DenseNet",
+    "residual": "ChainNet ResidualNet",
+    "runs.loading": "load_run",
+    "schedules": "OneCycle",
+    "schemes": "Joint Layerwise Progressive Scheme",
+    "stream": "FiniteStream SampleStream",
+    "targets": "BackwardCorrection DepthSeparation HardForKernels HardForTwoLayers "
+    "HierarchicalTarget LayeredTarget NestedParities PaperTarget QuadraticFeature "
+    "RichRepresentation Sight SingleIndex Staircase Target",
 }
-_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*_HOMES]
 

@@ -57,14 +57,11 @@ class Huber(nn.Module):
 def activation_vjp(
     sigma: Callable[[Tensor], Tensor], z: Float[Tensor, "*shape"]
 ) -> tuple[Float[Tensor, "*shape"], Callable[[Tensor], Tensor]]:
-    """sigma(z), and the map from the gradient with respect to it to that with respect to z.
+    """sigma(z), and the map g -> g sigma'(z) from the gradient in sigma(z) to that in z.
 
     Args:
         sigma: activation without parameters.
         z: pre-activations.
-
-    Returns:
-        The value and g -> g sigma'(z).
     """
     if type(sigma) is Quadratic:  # eagerly, a fraction of the time of `torch.func.vjp`
         return z * z, lambda grad: torch.addcmul(z.new_zeros(()), grad, z, value=2)

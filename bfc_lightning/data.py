@@ -275,7 +275,7 @@ class HierarchicalData(LightningDataModule):
         number, offset = divmod(self.position, length)
         if self._block is None or self._block[0] != number:
             start = number * length
-            drawn = self._stream.block("train", start, length, self.batch_size, shards)
+            drawn = self._stream.block(start, length, self.batch_size, shards)
             self._block = (number, drawn)
         block = self._block[1]
         rows = slice(offset, min(offset + most, length))

@@ -33,11 +33,7 @@ class Thresholds(ABC):
         self.noise = noise
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be at least 0 and finite, got {noise}.")
-
-    @property
-    def noise_per_check(self) -> float:
-        """Standard deviation of the noise that is added at a check."""
-        return self.noise * math.sqrt(self.check_every)
+        self.noise_per_check = noise * math.sqrt(self.check_every)
 
     def limit(self, stage: int, *, scales: Sequence[float], input_dim: int) -> float | None:
         """Returns the value that the objective must reach, or None if it depends on the run."""
@@ -178,18 +174,11 @@ class Distillation(OneByOne):
         self.thresholds = thresholds
         others = {"steps": steps, "lr_factors": lr_factors, "control": control}
         used = [name for name, value in others.items() if value]
-        if thresholds is not None and used:
-            raise ValueError(f"{used[0]} cannot be combined with thresholds.")
-
-    @property
-    def stretches(self) -> bool:
-        """Whether `max_steps` is divided between the stages."""
-        return self.steps is None and self.thresholds is None
-
-    @property
-    def check_steps(self) -> int | None:
-        """`check_every` of the thresholds."""
-        return None if self.thresholds is None else self.thresholds.check_every
+        if thresholds is not None:
+            if used:
+                raise ValueError(f"{used[0]} cannot be combined with thresholds.")
+            self.stretches = False
+            self.check_steps = thresholds.check_every
 
     def num_phases(self, depth: int) -> int:
         """Returns the number of stages, or 1 with thresholds."""

@@ -5,6 +5,7 @@ Source: Allen-Zhu and Li, arXiv 2001.04413.
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -87,12 +88,7 @@ class DistilledLayer(nn.Module):
         self.register_buffer("mixing", torch.zeros(num_products(narrow_width), narrow_width))
 
     def initialize(self, noise: float, random: torch.Generator) -> None:
-        """Draws W_l ~ N(0, noise^2), as W_l = 0 is a saddle, and R_l ~ N(0, 1/k_l^2). K_l is 0.
-
-        Args:
-            noise: standard deviation.
-            random: a CPU generator.
-        """
+        """Draws W_l ~ N(0, noise^2), as W_l = 0 is a saddle, and R_l ~ N(0, 1/k_l^2). K_l is 0."""
         with torch.no_grad():
             wide = torch.randn(self.wide.shape, generator=random, dtype=torch.float64)
             mixing = torch.randn(self.mixing.shape, generator=random, dtype=torch.float64)
@@ -257,7 +253,8 @@ class DistilledNet(Learner):
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """F(x), with the truncation in training mode only."""
-        outputs = self._activate(x, self._truncated if self.training else torch.square)[0]
+        truncated = partial(truncated_square, bound=self.settings.truncation)
+        outputs = self._activate(x, truncated if self.training else torch.square)[0]
         if self.cut == "readout":
             outputs = [*(each.detach() for each in outputs[:-1]), outputs[-1]]
         return torch.stack(outputs).sum(dim=0)
@@ -299,13 +296,9 @@ class DistilledNet(Learner):
         def penalty(own: dict[str, Tensor]) -> Tensor:
             return self.weight_penalty({**parameters, **own})
 
-        gradients: dict[str, Tensor] = torch.func.grad(penalty)({
-            name: parameters[name] for name in trained
-        })
+        own = {name: parameters[name] for name in trained}
+        gradients: dict[str, Tensor] = torch.func.grad(penalty)(own)
         return gradients
-
-    def _truncated(self, z: Tensor) -> Tensor:
-        return truncated_square(z, self.settings.truncation)
 
     def _activate(
         self, x: Tensor, square: Callable[[Tensor], Tensor]

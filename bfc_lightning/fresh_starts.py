@@ -1,71 +1,36 @@
 """Schemes that train the first layers alone, and then all layers from their initialization."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bfc_lightning.schemes import Phase, Scheme
+from bfc_lightning.schemes import OneByOne, Phase
 from bfc_lightning.types import as_integer
 
 
-class _FirstLayersThenAll(Scheme):
+class _FirstLayersThenAll(OneByOne):
     """Phase 1 trains layers 1, ..., first alone. Phase 2 adds all other layers.
 
     In phase 2, all trained parameters start from their initialization, the same as at the start of
-    the run. The parameters include c and u.
-
-    Args:
-        first: number of layers of phase 1, at least 1 and less than L.
-        steps: length of each phase, one number or two. By default, `trainer.max_steps` is divided
-            equally.
-
-    Raises:
-        ValueError: if a number is out of range.
+    the run. The parameters include c and u. `FreezeBelow` describes the arguments.
     """
 
+    num_frozen = 0  # layers that are frozen in phase 2
     pull = 0.0
 
     def __init__(self, first: int, steps: int | list[int] | None = None) -> None:
-        super().__init__()
-        self.first = as_integer(first, "first")
-        if self.first < 1:
-            raise ValueError(f"first must be at least 1, got {first}.")
-        lengths = steps if isinstance(steps, list) else [] if steps is None else [steps] * 2
-        self.steps = [as_integer(length, "steps") for length in lengths]
-        if len(self.steps) not in (0, 2) or (steps is not None and not self.steps):
-            raise ValueError(f"steps must be one number or one for each of 2 phases, got {steps}.")
-        if min(self.steps, default=1) < 1:
-            raise ValueError(f"steps must be at least 1 in every phase, got {steps}.")
+        super().__init__(steps)
+        self.first = as_integer(first, "first", least=1)
 
-    @property
-    def stretches(self) -> bool:
-        """Whether `steps` is None."""
-        return not self.steps
-
-    def phase_steps(self, depth: int, max_steps: int) -> list[int]:
-        """Returns `steps`, or the two halves of `max_steps`, the second of which may be longer.
-
-        Raises:
-            ValueError: if there are fewer than two training steps.
-        """
-        if self.steps:
-            return self.steps
-        if max_steps < 2:
-            raise ValueError(
-                f"trainer.max_steps must be at least 1 for each of 2 phases, got {max_steps}."
-            )
-        return [max_steps // 2, max_steps - max_steps // 2]
-
-    @abstractmethod
-    def num_frozen(self) -> int:
-        """Returns the number of layers that are frozen in phase 2."""
+    def num_phases(self, depth: int) -> int:
+        """Returns 2."""
+        return 2
 
     def layers_of_phase(self, number: int, depth: int) -> tuple[int, Sequence[int]]:
         """Returns layers 1 to `first`, all trained, and then all layers, with frozen ones."""
         if number == 0:
             return self.first, range(1, self.first + 1)
-        return depth, range(self.num_frozen() + 1, depth + 1)
+        return depth, range(self.num_frozen + 1, depth + 1)
 
     def phases(self, depth: int, max_steps: int) -> list[Phase]:
         """See `Scheme.phases`.
@@ -107,10 +72,7 @@ class FreezeBelow(_FirstLayersThenAll):
             raise ValueError(
                 f"scheme.depth must be between 0 and scheme.first, {self.first}, got {depth}."
             )
-
-    def num_frozen(self) -> int:
-        """Returns first - depth."""
-        return self.first - self.depth
+        self.num_frozen = self.first - self.depth
 
 
 class PullBelow(_FirstLayersThenAll):
@@ -139,7 +101,3 @@ class PullBelow(_FirstLayersThenAll):
         if not 0 < pull < math.inf:
             raise ValueError(f"pull must be positive and finite, got {pull}.")
         self.pull = pull
-
-    def num_frozen(self) -> int:
-        """Returns 0."""
-        return 0

@@ -47,6 +47,9 @@ class InputDistribution(nn.Module, ABC):
         """Draws n samples from each of p generators, bitwise equal to those of `sample`."""
         return torch.cat([self.sample(num_samples, random) for random in pool])
 
+    def __repr__(self) -> str:  # of one line, since it becomes part of error messages
+        return f"{type(self).__name__}()"
+
 
 def haar_orthogonal(size: int, random: torch.Generator) -> Float[Tensor, "size size"]:
     """Draws an orthogonal matrix from the Haar measure, in float64.
@@ -260,10 +263,7 @@ class GaussianMixture(InputDistribution):
         uniform = self.mean.new_empty(num_samples).uniform_(generator=random)
         chosen = torch.searchsorted(self.weights.cumsum(0)[:-1].contiguous(), uniform)
         spread = torch.einsum("nj,cij->nci", noise, self.factors)
-        picked = torch.gather(
-            spread, 1, chosen[:, None, None].expand(num_samples, 1, self.input_dim)
-        )
-        return self.means[chosen] + picked[:, 0]
+        return self.means[chosen] + spread.take_along_dim(chosen[:, None, None], dim=1)[:, 0]
 
 
 class Hypercube(InputDistribution):

@@ -41,11 +41,7 @@ class Labels(nn.Module, ABC):
     def level_signals(
         self, target: Target, x: Float[Tensor, "n d"]
     ) -> Float[Tensor, "n one_plus_levels *k"]:
-        """Splits the signal into level 0 and the levels of the target G.
-
-        Returns:
-            Columns that sum to the signal. Column l is the contribution of level l.
-        """
+        """Splits the signal into columns: level 0, and the contribution of each level of G."""
 
     @abstractmethod
     def observe(

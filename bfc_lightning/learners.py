@@ -60,18 +60,17 @@ class Learner(nn.Module, ABC):
     def train_layers(self, levels: Collection[int]) -> None:
         """Enables gradients for the layers with the given numbers and disables all others."""
 
-    @abstractmethod
+    @torch.no_grad()
     def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """Returns f(x), up to rounding, without autograd."""
+        output: Tensor = self(x)
+        return output
 
     def penalized(self, parameters: Mapping[str, Tensor]) -> list[tuple[str, float, Tensor]]:
-        """Returns the terms c |M|_F^2 of the regularizer, with dM/dV = 1 for a parameter V.
+        """Returns the name of V, c and M for each term c |M|_F^2 of the regularizer, dM/dV = 1.
 
         Args:
             parameters: all parameters and buffers by name.
-
-        Returns:
-            The name of V, c and M for each term.
         """
         return []
 

@@ -45,9 +45,6 @@ class ReplicatedData(LightningDataModule):
     def check_processes(self, world_size: int) -> None:
         """Checks that there is a single process.
 
-        Args:
-            world_size: the number of processes.
-
         Raises:
             ValueError: if there is more than one.
         """
@@ -71,15 +68,7 @@ class ReplicatedData(LightningDataModule):
     def on_after_batch_transfer(
         self, batch: BatchRequest, dataloader_idx: int
     ) -> Iterator[StepChunk] | list[Batch]:
-        """Draws the requested samples of every replica.
-
-        Args:
-            batch: the request.
-            dataloader_idx: index of the data loader, always 0.
-
-        Returns:
-            Chunks with an axis of replicas, or one batch per replica.
-        """
+        """Draws for every replica: chunks with an axis of replicas, or a list of batches."""
         trainer = self.trainer
         assert trainer is not None
         module = trainer.lightning_module
@@ -113,11 +102,7 @@ class ReplicatedData(LightningDataModule):
         return {"position": states[0]["position"], "problem": problem}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the position and the tensors from a checkpoint.
-
-        Args:
-            state_dict: from `state_dict`.
-        """
+        """Restores the position and the tensors."""
         for number, part in enumerate(self.parts):
             part.load_state_dict(_part_of(state_dict, number))
 
@@ -147,7 +132,8 @@ class ReplicatedLearner(RunModule):
         """One optimizer and one schedule per learner."""
         phase = self.each[0].phase
         length = phase.length if phase else self.trainer.max_steps
-        return [as_config(each.build_optimizer(length)) for each in self.each]
+        built = [each.build_optimizer(length) for each in self.each]
+        return [each if isinstance(each, dict) else {"optimizer": each} for each in built]
 
     def training_step(self, batch: Iterator[StepChunk], batch_index: int) -> dict[str, Any]:
         """Takes the optimizer steps of the chunks."""
@@ -156,11 +142,14 @@ class ReplicatedLearner(RunModule):
 
     def validation_step(self, batch: list[Batch], batch_index: int) -> None:
         """Adds a batch to the score of every replica."""
-        self._score(batch)
+        losses = []
+        for each, part in zip(self.each, batch, strict=True):
+            loss, prediction = each.shared_step(part)
+            each.score.update(each.objective.score(prediction, part), weight=len(part.labels))
+            losses.append(float(loss))
+        self._losses.append(losses)
 
-    def test_step(self, batch: list[Batch], batch_index: int) -> None:
-        """Adds a batch to the score of every replica."""
-        self._score(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Logs the median score and loss, for monitoring."""
@@ -171,32 +160,16 @@ class ReplicatedLearner(RunModule):
         self._publish("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the phase and the diverged replicas.
-
-        Args:
-            checkpoint: modified in place.
-        """
+        """Adds the phase and the diverged replicas."""
         phase = self.each[0].phase
         checkpoint[PHASE_KEY] = None if phase is None else asdict(phase)
         checkpoint["diverged"] = list(self.diverged)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the phase and the diverged replicas.
-
-        Args:
-            checkpoint: the loaded checkpoint.
-        """
+        """Restores the phase and the diverged replicas."""
         for each in self.each:
             each.on_load_checkpoint(checkpoint)
         self.diverged = list(checkpoint["diverged"])
-
-    def _score(self, batches: list[Batch]) -> None:
-        losses = []
-        for each, batch in zip(self.each, batches, strict=True):
-            loss, prediction = each.shared_step(batch)
-            each.score.update(each.objective.score(prediction, batch), weight=len(batch.labels))
-            losses.append(float(loss))
-        self._losses.append(losses)
 
     def _publish(self, split: str) -> None:
         name = f"{split}/{self.each[0].objective.score_name}"
@@ -218,15 +191,7 @@ class ReplicatedLearner(RunModule):
 
 
 def content_of_replica(content: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Extracts the checkpoint of one replica from a checkpoint of several.
-
-    Args:
-        content: content of the checkpoint.
-        number: index of the replica, from 0.
-
-    Returns:
-        The content with the learner and the problem of this replica only.
-    """
+    """A checkpoint of several replicas, with the learner and the problem of one of them only."""
     return {
         **content,
         "state_dict": _below(content["state_dict"], f"learners.{number}."),
@@ -249,26 +214,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 AnyData = HierarchicalData | ReplicatedData
 
 
-def as_config(built: Any) -> dict[str, Any]:  # noqa: ANN401, Lightning's union of unions
-    """Converts the return value of `build_optimizer` to a dictionary.
-
-    Args:
-        built: an optimizer, or a dictionary with a schedule.
-
-    Returns:
-        The dictionary.
-    """
-    return built if isinstance(built, dict) else {"optimizer": built}
-
-
 def largest_weight(module: nn.Module) -> float:
-    """The largest absolute value of all parameters, not finite if any parameter is not finite.
-
-    Args:
-        module: the module.
-
-    Returns:
-        The value.
-    """
+    """The largest absolute value of all parameters, not finite if any parameter is not finite."""
     largest = [torch.linalg.vector_norm(p.detach(), ord=math.inf) for p in module.parameters()]
     return float(torch.stack(largest).max())

@@ -114,11 +114,7 @@ class ResidualNet(Learner):
         return {n: each.initial + each.change for n, each in enumerate(self.relu_layers(), start=1)}
 
     def train_layers(self, levels: Collection[int]) -> None:
-        """Enables gradients for V of the given layers only.
-
-        Args:
-            levels: numbers of the layers.
-        """
+        """Enables gradients for V of the layers with the given numbers only."""
         for level, layer in enumerate(self.layers, start=1):
             layer.requires_grad_(level in levels)
 
@@ -129,11 +125,6 @@ class ResidualNet(Learner):
         for layer in others:
             output = output + layer(output) @ self.readout.mT
         return output
-
-    @torch.no_grad()
-    def evaluate(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Returns f(x) without autograd."""
-        return self.forward(x)
 
 
 class ChainNet(ResidualNet):

@@ -72,46 +72,33 @@ def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _factory_class(
-    factory: Callable[..., LRScheduler],
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Returns the scheduler class of a factory and the keyword arguments that it already has.
-
-    A factory made by jsonargparse is `partial(instantiator, ..., scheduler_class, **given)`.
-    """
-    if not isinstance(factory, functools.partial):
-        return factory, {}
-    classes = [part for part in (factory.func, *factory.args) if inspect.isclass(part)]
-    return (classes[-1] if classes else factory), dict(factory.keywords)
-
-
 def open_length(factory: Callable[..., LRScheduler]) -> str | None:
     """Returns the name of the length of a schedule if it is not set, e.g. `T_max`, or None.
 
     Args:
-        factory: a scheduler class or a partial of one. It is called with the optimizer.
+        factory: a scheduler class or a partial of one, to be called with the optimizer. One made by
+            jsonargparse is `partial(instantiator, ..., scheduler_class, **given)`.
     """
-    maker, given = _factory_class(factory)
-    if not inspect.isclass(maker):
-        return None
-    for name in _LENGTH_ARGUMENTS:
-        if name in inspect.signature(maker).parameters and given.get(name) is None:
-            return name
+    parts: list[Any] = [factory]
+    given: dict[str, Any] = {}
+    if isinstance(factory, functools.partial):
+        parts, given = [factory.func, *factory.args], factory.keywords
+    for maker in [part for part in parts if inspect.isclass(part)][-1:]:
+        for name in _LENGTH_ARGUMENTS:
+            if name in inspect.signature(maker).parameters and given.get(name) is None:
+                return name
     return None
 
 
 def make_schedule(
     factory: Callable[..., LRScheduler], optimizer: Optimizer, *, total_steps: int
 ) -> LRScheduler:
-    """Creates a schedule for a run of `total_steps` training steps.
+    """Creates a schedule whose `step` is called after every training step.
 
     Args:
         factory: a scheduler class or a partial of one. It is called with the optimizer.
         optimizer: optimizer whose learning rates are scheduled.
         total_steps: length of the schedule if its length is not set.
-
-    Returns:
-        The schedule. Call its `step` after every training step.
 
     Raises:
         ValueError: if the schedule depends on a metric.
@@ -124,14 +111,11 @@ def make_schedule(
 
 
 def advance(schedule: LRScheduler, num_steps: int) -> list[float]:
-    """Steps a schedule several times, at once if it is a function of the step.
+    """Steps a schedule several times, at once if it is a function of the step; returns the rates.
 
     Args:
         schedule: the schedule of an optimizer with one group of parameters.
         num_steps: number of steps, at least 1.
-
-    Returns:
-        The learning rate before each step.
     """
     optimizer = schedule.optimizer
     rates = [float(optimizer.param_groups[0]["lr"])]

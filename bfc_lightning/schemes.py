@@ -67,6 +67,8 @@ class Scheme(ABC):
     Attributes:
         control: the control experiment, if any.
         distills: whether the scheme requires a learner with distillation.
+        stretches: whether the phases depend on the length of the run.
+        check_steps: the training steps between checks that may change what is trained, or None.
 
     Raises:
         ValueError: if a step is negative.
@@ -74,6 +76,8 @@ class Scheme(ABC):
 
     control: Control | None = None
     distills: ClassVar[bool] = False
+    stretches: bool = False
+    check_steps: int | None = None
 
     def __init__(self, freeze: dict[int, int] | None = None) -> None:
         self.freeze = {
@@ -99,19 +103,9 @@ class Scheme(ABC):
             depth: L.
         """
 
-    @property
-    def stretches(self) -> bool:
-        """Whether the phases depend on the length of the run."""
-        return False
-
     def num_graphs(self, depth: int, num_phases: int) -> int:
         """Returns the number of training steps that differ in what they train."""
         return num_phases
-
-    @property
-    def check_steps(self) -> int | None:
-        """The training steps between checks that may change what is trained, or None."""
-        return None
 
     def phases(self, depth: int, max_steps: int) -> list[Phase]:
         """Returns the phases of the run in order, without gaps.
@@ -134,11 +128,9 @@ class Scheme(ABC):
         planned = []
         for number, (start, stop) in enumerate(pairwise(bounds)):
             active, trained = self.layers_of_phase(number, depth)
-            frozen = self.frozen_at(start)
-            kept = tuple(layer for layer in trained if layer not in frozen)
-            planned.append(
-                Phase(start, stop, active, kept, distilled=self.distilled_in_phase(number))
-            )
+            kept = tuple(layer for layer in trained if layer not in self.frozen_at(start))
+            distilled = self.distilled_in_phase(number)
+            planned.append(Phase(start, stop, active, kept, distilled=distilled))
         return planned
 
     def distilled_in_phase(self, number: int) -> int:
@@ -201,6 +193,7 @@ class OneByOne(Scheme):
         control: Control | None = None,
     ) -> None:
         super().__init__(freeze)
+        self.stretches = steps is None
         self.steps = _as_integers(steps)
         if not all(0 < factor < math.inf for factor in lr_factors or []):
             raise ValueError(f"lr_factors must all be positive and finite, got {lr_factors}.")
@@ -218,15 +211,14 @@ class OneByOne(Scheme):
             ValueError: if there is not one factor per phase, or a control has no second phase.
         """
         planned = super().phases(depth, max_steps)
-        count = self.num_phases(depth)
-        factors = [1.0] * count if self.lr_factors is None else self.lr_factors
-        if len(factors) != count:
+        factors = [1.0] * len(planned) if self.lr_factors is None else self.lr_factors
+        if len(factors) != len(planned):
             raise ValueError(
-                f"scheme.lr_factors must be one number for each of {count} phases, got {factors}."
+                f"scheme.lr_factors must be one number for each of {len(planned)} phases, "
+                f"got {factors}."
             )
-        planned = [
-            replace(phase, lr_factor=factor) for phase, factor in zip(planned, factors, strict=True)
-        ]
+        pairs = zip(planned, factors, strict=True)
+        planned = [replace(phase, lr_factor=factor) for phase, factor in pairs]
         if self.control is None:
             return planned
         if depth < 2:
@@ -239,27 +231,21 @@ class OneByOne(Scheme):
         """Returns the number of phases: one per layer."""
         return depth
 
-    @property
-    def stretches(self) -> bool:
-        """Whether `steps` is None."""
-        return self.steps is None
-
     def phase_steps(self, depth: int, max_steps: int) -> list[int]:
         """Returns `steps`, or `max_steps` divided equally with any remainder in the last phases.
 
         Raises:
             ValueError: if there is not one number per phase, or fewer training steps than phases.
         """
-        count = self.num_phases(depth)
-        if isinstance(self.steps, int):
-            return [self.steps] * count
-        if self.steps is not None:
-            if len(self.steps) != count:
+        count, steps = self.num_phases(depth), self.steps
+        if steps is not None:
+            lengths = [steps] * count if isinstance(steps, int) else list(steps)
+            if len(lengths) != count:
                 raise ValueError(
                     f"scheme.steps must be one number or one for each of {count} phases, "
-                    f"got {self.steps}."
+                    f"got {steps}."
                 )
-            return list(self.steps)
+            return lengths
         if max_steps < count:
             raise ValueError(
                 f"trainer.max_steps must be at least 1 for each of {count} phases, got {max_steps}."

@@ -139,11 +139,7 @@ class OptimizerRows:
         return float(self._optimizers[0].param_groups[0]["lr"])
 
     def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
-        """Whether the optimizers are the same and were not stepped or loaded elsewhere.
-
-        Args:
-            optimizers: one per learner.
-        """
+        """Whether the optimizers are the same and were not stepped or loaded elsewhere."""
         if any(a is not b for a, b in zip(optimizers, self._optimizers, strict=True)):
             return False
         own = self._optimizers[0]
@@ -171,9 +167,6 @@ def share_step_count(optimizer: Optimizer) -> None:
     """Gives all parameters the step count of the first one, and new ones a state of zeros.
 
     The engines have one step count per optimizer, and all engines must take the same steps.
-
-    Args:
-        optimizer: the optimizer.
     """
     first, *others = optimizer.param_groups[0]["params"]
     for parameter in others:

@@ -41,9 +41,7 @@ class SampleStream:
         self, target: Target, labels: Labels | None = None, *, seed: int = 0, num_shards: int = 4
     ) -> None:
         self.seed = as_integer(seed, "seed")
-        self.num_shards = as_integer(num_shards, "num_shards")
-        if num_shards < 1:
-            raise ValueError(f"num_shards must be at least 1, got {num_shards}.")
+        self.num_shards = as_integer(num_shards, "num_shards", least=1)
         target.require_moments()
         self.target = target
         self.labels = Regression(target.inputs) if labels is None else labels
@@ -73,20 +71,14 @@ class SampleStream:
 
     @torch.no_grad()
     def block(
-        self,
-        split: Split,
-        start: int,
-        count: int,
-        batch_size: int,
-        shards: Sequence[int] | None = None,
+        self, start: int, count: int, batch_size: int, shards: Sequence[int] | None = None
     ) -> Batch:
-        """Draws several consecutive batches with one evaluation of the target.
+        """Draws several consecutive batches of training with one evaluation of the target.
 
         The inputs equal those of `batch`. The values of the target may differ by rounding. The same
         arguments give bitwise equal results.
 
         Args:
-            split: name of the split.
             start: index of the first batch.
             count: number of batches, at least 1.
             batch_size: size of each global batch, a multiple of `num_shards`.
@@ -97,7 +89,7 @@ class SampleStream:
         """
         start, count = as_integer(start, "start"), as_integer(count, "count")
         size, chosen = _shards_of_batch(batch_size, self.num_shards, shards)
-        pool = self._generators(split, range(start, start + count), chosen)
+        pool = self._generators("train", range(start, start + count), chosen)
         x = self.labels.inputs.sample_parts(size, pool)
         signal = self.labels.signal(self.target, x)
         if self.labels.is_random:
@@ -151,12 +143,9 @@ class FiniteStream:
     _DRAW = 4096
 
     def __init__(self, stream: SampleStream, num_samples: int) -> None:
-        num_samples = as_integer(num_samples, "num_train_samples")
-        if num_samples < 1:
-            raise ValueError(f"num_train_samples must be at least 1, got {num_samples}.")
+        self.num_samples = num_samples = as_integer(num_samples, "num_train_samples", least=1)
         self.stream = stream
         self.target = stream.target
-        self.num_samples = num_samples
         step = stream.num_shards * (-(-self._DRAW // stream.num_shards))
         drawn = stream.batch("train_set", 0, step)
         # Allocate the whole set before drawing it, so that running out of memory shows at once.
@@ -178,16 +167,9 @@ class FiniteStream:
         return Batch(*(column[rows] for column in self.train_set))
 
     def block(
-        self,
-        split: Split,
-        start: int,
-        count: int,
-        batch_size: int,
-        shards: Sequence[int] | None = None,
+        self, start: int, count: int, batch_size: int, shards: Sequence[int] | None = None
     ) -> Batch:
-        """Like `SampleStream.block`, but split `train` is bitwise equal to its batches."""
-        if split != "train":
-            return self.stream.block(split, start, count, batch_size, shards)
+        """Like `SampleStream.block`, but bitwise equal to the batches."""
         start, count = as_integer(start, "start"), as_integer(count, "count")
         indices = range(start, start + count)
         rows = torch.stack([self._batch_rows(index, batch_size, shards) for index in indices])
@@ -220,12 +202,7 @@ class FiniteStream:
 
 
 def check_batch_size(batch_size: int, num_shards: int, name: str = "batch_size") -> None:
-    """Checks that a batch can be divided into equal shards.
-
-    Args:
-        batch_size: size of the global batch.
-        num_shards: number of shards.
-        name: name of the argument in the error message.
+    """Checks that a batch can be divided into equal shards. `name` is that of `batch_size`.
 
     Raises:
         ValueError: if `batch_size` is not a positive multiple of `num_shards`.

@@ -21,6 +21,11 @@ def quadratic(x: torch.Tensor) -> torch.Tensor:
     return (x @ frame(20, 3)).square() @ signs + 0.5
 
 
+def subspace(method: SpectralMethod) -> torch.Tensor:
+    """The directions that were found, in the space of the raw inputs."""
+    return torch.linalg.qr(method._whitening @ method._directions)[0]
+
+
 def sine(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """Of the largest principal angle."""
     return float(torch.linalg.svdvals(found - wanted @ (wanted.T @ found))[0])
@@ -43,7 +48,7 @@ def test_angle_to_the_true_subspace_shrinks_like_one_over_root_n():
         for seed in range(7):
             method = SpectralMethod([3], refinements=0)
             method.fit(make_task(quadratic, num_samples=n, input_dim=20, seed=seed))
-            sines.append(sine(method.subspace, frame(20, 3)))
+            sines.append(sine(subspace(method), frame(20, 3)))
         medians.append(float(torch.tensor(sines).median()))
     assert medians[0] < 0.3
     assert 4 / 1.4 < medians[0] / medians[1] < 4 * 1.4
@@ -54,8 +59,8 @@ def test_refinement_makes_an_exact_quadratic_exact():
     plain, refined = SpectralMethod([3], refinements=0), SpectralMethod([3], ridge=1e-9)
     plain.fit(task)
     refined.fit(task)
-    assert sine(plain.subspace, frame(20, 3)) > 0.05
-    assert sine(refined.subspace, frame(20, 3)) < 1e-5
+    assert sine(subspace(plain), frame(20, 3)) > 0.05
+    assert sine(subspace(refined), frame(20, 3)) < 1e-5
     assert error(plain, task) > 1e-2
     assert error(refined, task) < 1e-9
 
@@ -66,7 +71,7 @@ def test_subspace_is_of_the_raw_inputs_where_they_are_stretched():
     stretched = task.train._replace(inputs=task.train.inputs * stretch + 3)
     method = SpectralMethod([3], ridge=1e-9)
     method.fit(task.__class__(stretched, task.holdout, task.learner, 0))
-    assert sine(method.subspace, frame(20, 3)) < 1e-4
+    assert sine(subspace(method), frame(20, 3)) < 1e-4
 
 
 def test_two_levels_are_found_one_after_the_other_without_being_told_how_wide():
@@ -76,7 +81,7 @@ def test_two_levels_are_found_one_after_the_other_without_being_told_how_wide():
     method.fit(task)
     wanted = torch.linalg.qr(torch.cat([target.weight(1, 0), target.weight(2, 0)]).T)[0]
     assert method.chosen() == {"directions_1": 4, "directions_2": 2}
-    assert sine(method.subspace, wanted) < 1e-4
+    assert sine(subspace(method), wanted) < 1e-4
     assert error(method, task) < 1e-6
     assert [layer.shape for layer in method.features(task.holdout.inputs)] == [
         (512, 27),

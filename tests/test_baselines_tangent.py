@@ -60,8 +60,7 @@ def test_tiles_do_not_change_the_fit(monkeypatch):
     task = make_task(quadratic, num_samples=50, input_dim=4)
     whole, parts = LearnerNTK(1e-4), LearnerNTK(1e-4)
     whole.fit(task)
-    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit._ROWS", 7)
-    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit._COLUMNS", 11)
+    monkeypatch.setattr("bfc_lightning.baselines.kernel_fit._TILE", 7)
     parts.fit(task)
     x = task.holdout.inputs
     torch.testing.assert_close(parts.predict(x), whole.predict(x), rtol=1e-9, atol=1e-9)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bfc_lightning.callbacks import checkpoints
 from bfc_lightning.cli import main
 from tests.runs import BARE, checkpoint, error_line, fit, intervene, user_callback
 
@@ -121,3 +122,24 @@ def test_checkpoints_of_a_users_callback_are_written_at_their_steps_and_can_be_r
     assert fit(tmp_path, *BARE, "--run.name", "again", "--resume", str(own / "step=25.ckpt")) == 0
     one, other = (checkpoint(tmp_path / name)["state_dict"] for name in ("whole", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [([], 0), (intervene("FailAt", step=55), 1), (intervene("SignalAt", step=55), 130)],
+)
+def test_states_that_wait_in_memory_are_written_however_the_run_ends(
+    tmp_path, monkeypatch, end, code
+):
+    argv = [*BARE, "--trainer.val_check_interval", "5", "--model.optimizer.lr", "0.3", *end]
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_WRITES", seconds)
+        assert fit(tmp_path, *argv, "--run.name", str(seconds)) == code
+    often, rarely = tmp_path / "0.0", tmp_path / "1000000000.0"
+    steps = []
+    for name in ("best", "last"):
+        one, other = checkpoint(often, name), checkpoint(rarely, name)
+        assert one["global_step"] == other["global_step"]
+        steps.append(one["global_step"])
+        torch.testing.assert_close(one["state_dict"], other["state_dict"], rtol=0, atol=0)
+    assert steps[0] < steps[1]

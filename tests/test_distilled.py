@@ -198,7 +198,7 @@ def test_hundred_steps_of_an_engine_are_those_of_autograd():
     for level in (2, 3):
         network.distill(level)
     plain = copy.deepcopy(network)
-    drawn = SampleStream(target, labels, seed=1).block("train", 0, 100, 16)
+    drawn = SampleStream(target, labels, seed=1).block(0, 100, 16)
     engine = Steps(network, objective, lambda p: Adam(p, lr=1e-3))
     losses = engine.take(StepChunk(drawn.inputs, drawn.labels))
     optimizer, expected = Adam(trainable(plain), lr=1e-3), []

@@ -62,7 +62,7 @@ class Case:
         self.objective = objective_for(
             target, labels, temperature=temperatures[0], final_temperature=temperatures[1]
         )
-        drawn = SampleStream(target, labels, seed=1).block("train", 0, 100, 16)
+        drawn = SampleStream(target, labels, seed=1).block(0, 100, 16)
         self.chunk = StepChunk(drawn.inputs.to(dtype), drawn.labels.to(dtype))
         given = {"widths": [5, 4], "level_scales": target.level_scales, **given}
         self.network = kind(6, seed=2, **given).to(dtype)

@@ -27,6 +27,7 @@ MISTAKES = {
     "covariance": (["--inputs.init_args.eigenvalues", "[1,1,1,1,1,1,1,-1]"], r"eigenval.*got -1"),
     "weights": (["--target.init_args.weights", "x"], r"target.weights.*got x"),
     "constant target": (["--target.init_args.weights", ZERO_WEIGHTS], r"target .* variance"),
+    "cube": ([*CLASSES, "--target", "Staircase"], r"on the cube .* Hypercube and regression\.$"),
     "unknown target": (["--target", "HierarchcalTarget"], r"target: .*'HierarchicalTarget'"),
     "group": (["--model", "3"], r"^model: .* '3'$"),
     "batch size": (["--data.batch_size", "30"], r"batch_size .*num_shards = 4, got 30"),

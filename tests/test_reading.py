@@ -44,8 +44,11 @@ def test_learners_and_seeds_make_runs_seed_by_seed(tmp_path):
 def test_a_run_has_the_settings_that_bfc_fit_would_have(tmp_path):
     run = runs_of(tmp_path)[0]
     files = ["-c", "tests/configs/tiny.yaml", "-c", str(tmp_path / "short.yaml")]
-    settings = Study([*files, "--model.width", "4"]).settings()
-    assert run.config == {k: v for k, v in settings.items() if k not in ("run", "seed_everything")}
+    study = Study()
+    study.read([*files, "--model.width", "4"])
+    assert run.config == {
+        k: v for k, v in study.settings().items() if k not in ("run", "seed_everything")
+    }
 
 
 def test_grid_is_every_combination_in_both_forms(tmp_path):
@@ -187,8 +190,8 @@ ERRORS = {
         ["points", "same keys"],
     ),
     "an unknown group of a learner": (
-        {"learners": {"a": {"modle": {"width": 3}}}},
-        ["run a", "modle"],
+        {"learners": {"a": {"modle": {}}}},
+        ["run a", "'modle'", "Did you mean 'model'?"],
     ),
     "an unknown setting in the grid": ({"grid": {"model.widht": [3]}}, ["widht=3", "widht"]),
     "a value of the wrong type": ({"grid": {"model.width": [8, "many"]}}, ["model.width", "many"]),

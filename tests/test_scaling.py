@@ -85,9 +85,7 @@ def test_exponents_of_exact_power_laws_are_recovered():
     for learner, power in (("joint", 1.25), ("kernel", 2.5)):
         found = needed.exponent(learner)
         assert (found.value, found.low, found.high) == pytest.approx((power,) * 3, abs=1e-12)
-    median = needed.medians("kernel").loc["16"]
-    wanted = [factor * 16**2.5 / 0.1 for factor in (2, 1, 4)]
-    assert median[["samples", "low", "high"]].tolist() == pytest.approx(wanted)
+    assert needed.medians("kernel").loc["16", "samples"] == pytest.approx(2 * 16**2.5 / 0.1)
     found = needed.exponent("kernel", "joint")
     assert (found.value, found.low, found.high) == pytest.approx((1.25,) * 3, abs=1e-12)
 
@@ -158,8 +156,7 @@ def test_bounds_and_what_is_not_reached_have_no_part_in_the_exponent():
     needed = needed_of(spec, error)
     for learner in ("joint", "kernel"):
         assert needed.exponent(learner).value == pytest.approx(2.0, abs=1e-12)
-    median = needed.medians("kernel").loc["32"]
-    assert median[["samples", "low", "high"]].tolist() == pytest.approx([math.inf, 10240, math.inf])
+    assert needed.medians("kernel").loc["32", "samples"] == math.inf
     table = needed.summary()
     assert list(table.columns) == ["learner", "exponent", "d = 8", "d = 16", "d = 32"]
     assert table.to_numpy().tolist() == [

@@ -204,7 +204,6 @@ def test_finite_set_is_the_stream_s_own_split():
 
 def test_other_splits_stay_fresh():
     fixed, fresh = finite(10), stream(num_shards=2)
-    assert same(fixed.block("val", 1, 2, 8), fresh.block("val", 1, 2, 8))
     for split in ("val", "test", "predict", "measure"):
         batch = fixed.batch(split, 3, 8)
         assert same(batch, fresh.batch(split, 3, 8))
@@ -238,7 +237,7 @@ BLOCKS = [
 def test_block_is_its_batches_to_the_bit(start, count, batch_size, shards, noise_std):
     """The signal here is computed row by row, so that labels show whether the noise is the same."""
     one, other = stream(noise_std=noise_std), stream(noise_std=noise_std)
-    block = one.block("train", start, count, batch_size, shards)
+    block = one.block(start, count, batch_size, shards)
     numbers = range(start, start + count)
     assert same(block, stacked(other.batch("train", i, batch_size, shards) for i in numbers))
 
@@ -249,7 +248,7 @@ def test_block_of_a_hierarchical_target_is_its_batches_to_rounding(labels):
     fresh = SampleStream(
         HierarchicalTarget(kind.target_distribution, [4, 3, 2], seed=1), kind, seed=2
     )
-    block = fresh.block("train", 5, 8, 64)
+    block = fresh.block(5, 8, 64)
     x, y, signal = stacked(fresh.batch("train", i, 64) for i in range(5, 13))
     assert torch.equal(block.inputs, x)
     torch.testing.assert_close(block.signal, signal, rtol=1e-13, atol=1e-13)
@@ -259,9 +258,7 @@ def test_block_of_a_hierarchical_target_is_its_batches_to_rounding(labels):
 def test_block_of_labels_that_draw_by_themselves_is_its_batches():
     labels = Jittered(Gaussian(3))
     fresh = SampleStream(Linear(labels.inputs), labels, seed=3)
-    assert same(
-        fresh.block("train", 1, 3, 8), stacked(fresh.batch("train", i, 8) for i in (1, 2, 3))
-    )
+    assert same(fresh.block(1, 3, 8), stacked(fresh.batch("train", i, 8) for i in (1, 2, 3)))
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])
@@ -269,10 +266,7 @@ def test_block_of_labels_that_draw_by_themselves_is_its_batches():
 @pytest.mark.parametrize("num_samples", [3, 10, 50])
 def test_block_of_a_finite_set_is_its_batches_in_any_order(num_samples, num_shards, shards):
     fixed, other = (finite(num_samples, num_shards=num_shards) for _ in range(2))
-    block = fixed.block("train", 2, 7, 6, shards)
-    assert same(fixed.block("train", 2, 7, 6, shards), block)
+    block = fixed.block(2, 7, 6, shards)
+    assert same(fixed.block(2, 7, 6, shards), block)
     backwards = [other.batch("train", i, 6, shards) for i in reversed(range(2, 9))]
     assert same(block, stacked(backwards[::-1]))
-
-
-# Integers of other types

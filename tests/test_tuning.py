@@ -31,7 +31,7 @@ def test_smallest_median_wins_and_unfinished_runs_are_worst():
     half, spread = [0.5, 0.5, 0.5], [0.01, 0.4, 0.9]
     rows = trials(half, spread, [0.001, "diverged", "timeout"])
     assert choose(SPEC, rows) == {POINT: "lr=0.2"}
-    assert edge_warnings(SPEC, {POINT: "lr=0.2"}, rows) == []
+    assert list(edge_warnings(SPEC, {POINT: "lr=0.2"}, rows)) == []
     rows = trials(half, spread, [0.001, 0.1, "failed"])
     assert choose(SPEC, rows) == {POINT: "lr=0.3"}
 
@@ -58,6 +58,6 @@ def test_trials_without_a_finite_score_are_warned_of():
     rows = trials(["diverged"] * 3, ["oom"] * 3, ["failed"] * 3)
     chosen = choose(SPEC, rows)
     assert chosen == {POINT: "lr=0.1"}
-    assert edge_warnings(SPEC, chosen, rows) == [
+    assert list(edge_warnings(SPEC, chosen, rows)) == [
         "No trial of a-ratio=1 has a finite val/nmse; the first one is used."
     ]

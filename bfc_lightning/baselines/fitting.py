@@ -10,7 +10,7 @@ from bfc_lightning.data import HierarchicalData
 from bfc_lightning.labels import Regression
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.stream import FiniteStream, Split
+from bfc_lightning.stream import FiniteStream
 from bfc_lightning.types import Batch
 
 _NUM_MEASURED = 2**14
@@ -32,15 +32,13 @@ def draw_samples(data: HierarchicalData) -> dict[str, Batch]:
     stream = data.make_stream("cpu", torch.float32)
     assert isinstance(stream, FiniteStream)
 
-    def split(name: Split, requests: int) -> Batch:
-        size = data.eval_batch_size
-        parts = [stream.batch(name, index, size) for index in range(requests)]
-        return _as_float64(Batch(*(torch.cat(column) for column in zip(*parts, strict=True))))
-
+    drawn = {"train": [stream.train_set]}
+    for requests in (data.val_dataloader(), data.test_dataloader()):
+        size, indices = data.eval_batch_size, range(len(requests))
+        drawn[requests.split] = [stream.batch(requests.split, index, size) for index in indices]
     return {
-        "train": _as_float64(stream.train_set),
-        "val": split("val", len(data.val_dataloader())),
-        "test": split("test", len(data.test_dataloader())),
+        name: Batch(*(torch.cat(column).double() for column in zip(*parts, strict=True)))
+        for name, parts in drawn.items()
     }
 
 
@@ -86,7 +84,3 @@ def fit_and_score(
         named.update(measures_of(baseline, exact.target, points))
     named.update({f"baseline/{name}": value for name, value in baseline.chosen().items()})
     return named, seconds
-
-
-def _as_float64(samples: Batch) -> Batch:
-    return Batch(*(column.double() for column in samples))

@@ -14,8 +14,8 @@ from bfc_lightning.types import check_positive
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """A function of points (n, d) and (m, d) that returns K, of shape (n, m)."""
 
-_ROWS, _COLUMNS = 512, 512
-"""The size of a tile. At 2 MB, it stays in the cache during a kernel's recursion."""
+_TILE = 512
+"""Rows and columns of a tile. At 2 MB, it stays in the cache during a kernel's recursion."""
 
 
 class KernelFit:
@@ -54,22 +54,22 @@ class KernelFit:
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:
         """f(x)."""
-        return torch.cat([self._sum_at(rows) for rows in torch.split(x, _ROWS)])
-
-    def _sum_at(self, x: Tensor) -> Tensor:
-        samples, weights = torch.split(self._x, _COLUMNS), torch.split(self._weights, _COLUMNS)
-        parts = [self._kernel(x, z) @ c for z, c in zip(samples, weights, strict=True)]
-        return torch.stack(parts).sum(0)
+        samples, weights = torch.split(self._x, _TILE), torch.split(self._weights, _TILE)
+        blocks = list(zip(samples, weights, strict=True))
+        return torch.cat([
+            torch.stack([self._kernel(rows, z) @ c for z, c in blocks]).sum(0)
+            for rows in torch.split(x, _TILE)
+        ])
 
 
 def _upper_gram(kernel: Kernel, x: Tensor) -> Tensor:
     """K(x, x). Entries below the tiles on the diagonal are undefined."""
     gram = x.new_empty(len(x), len(x))
-    for top in range(0, len(x), _ROWS):
-        rows = x[top : top + _ROWS]
-        for left in range(top, len(x), _COLUMNS):
-            tile = kernel(rows, x[left : left + _COLUMNS])
-            gram[top : top + _ROWS, left : left + _COLUMNS] = tile
+    for top in range(0, len(x), _TILE):
+        rows = slice(top, top + _TILE)
+        for left in range(top, len(x), _TILE):
+            columns = slice(left, left + _TILE)
+            gram[rows, columns] = kernel(x[rows], x[columns])
     return gram
 
 

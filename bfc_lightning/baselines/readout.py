@@ -23,9 +23,6 @@ def fit_readout(
         x: the samples.
         y: the values, centered or not.
         ridge: the ridge penalty per sample, positive.
-
-    Returns:
-        w.
     """
     gram, moment = _normal_equations(features, x, y)
     gram.diagonal().add_(len(y) * ridge)
@@ -48,9 +45,6 @@ def fit_standardized(
         x: the samples.
         y: the values.
         ridge: the ridge penalty per sample, at least 0.
-
-    Returns:
-        w.
     """
     gram, moment = _normal_equations(columns, x, y)
     n = len(y)

@@ -1,7 +1,6 @@
 """Recursive feature machines: kernels that learn relevant input directions, by xrfm."""
 
 import importlib
-from types import ModuleType
 
 import torch
 from jaxtyping import Float
@@ -54,7 +53,13 @@ class RecursiveFeatureMachine(Baseline):
         self.exponent = exponent
         self.ridge = ridge
         self.iterations = as_integer(iterations, "iterations", least=1)
-        self._package = _xrfm()
+        try:
+            self._package = importlib.import_module("xrfm.rfm_src")
+        except ModuleNotFoundError as missing:
+            raise RunError(
+                "xrfm must be installed for RecursiveFeatureMachine. "
+                "Install it with: pip install 'bfc_lightning[rfm]'."
+            ) from missing
 
     def fit(self, task: Task) -> None:
         """Alternates between fitting f and updating M."""
@@ -93,18 +98,3 @@ class RecursiveFeatureMachine(Baseline):
     def chosen(self) -> dict[str, float]:
         """The iteration whose M was kept."""
         return {"iterations": self._machine.best_iter}
-
-
-def _xrfm() -> ModuleType:
-    """Imports xrfm on first use.
-
-    Raises:
-        RunError: if it is not installed.
-    """
-    try:
-        return importlib.import_module("xrfm.rfm_src")
-    except ModuleNotFoundError as missing:
-        raise RunError(
-            "xrfm must be installed for RecursiveFeatureMachine. "
-            "Install it with: pip install 'bfc_lightning[rfm]'."
-        ) from missing

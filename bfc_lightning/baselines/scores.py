@@ -29,9 +29,6 @@ def measures_of(
         baseline: a fitted baseline.
         target: G, float64.
         inputs: the points at which to evaluate.
-
-    Returns:
-        The measures of `measures.levels` and `measures.features` by name.
     """
     predictions = in_chunks(baseline.predict, inputs)
     if target.output_shape:

@@ -112,12 +112,6 @@ class SpectralMethod(Baseline):
         """The number of directions that each level added."""
         return {f"directions_{level}": k for level, k in enumerate(self._added, start=1)}
 
-    @property
-    def subspace(self) -> Float[Tensor, "d k"]:
-        """An orthonormal basis of the relevant directions of the raw inputs."""
-        basis: Tensor = torch.linalg.qr(self._whitening @ self._directions)[0]
-        return basis
-
     def _variables(self, x: Tensor) -> Tensor:
         return (x - self._mean) @ self._whitening @ self._directions
 

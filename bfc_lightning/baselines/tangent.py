@@ -6,7 +6,10 @@ change during training.
 Source: Jacot, Gabriel and Hongler, arXiv 1806.07572, sections 4 and 5.
 """
 
+from collections.abc import Callable
 from functools import partial
+
+from torch import Tensor
 
 from bfc_lightning.baselines.base import Task
 from bfc_lightning.baselines.kernel_fit import Kernel, KernelMethod
@@ -52,6 +55,7 @@ class EmpiricalNTK(KernelMethod):
 
 class _ChainNTK(KernelMethod):
     fits_vectors = True
+    _ntk: Callable[..., Tensor]
 
     def __init__(
         self, ridge: float = 1e-4, depth: int | None = None, bias_std: float = 1.0
@@ -62,9 +66,10 @@ class _ChainNTK(KernelMethod):
         self.depth = None if depth is None else as_integer(depth, "depth", least=1)
         self.bias_std = bias_std
 
-    def depth_for(self, task: Task) -> int:
-        """L; the depth of the learner by default."""
-        return task.learner.depth if self.depth is None else self.depth
+    def kernel_of(self, task: Task) -> Kernel:
+        """Theta_{L+1}."""
+        depth = task.learner.depth if self.depth is None else self.depth
+        return partial(self._ntk, depth=depth, bias_std=self.bias_std)
 
 
 class QuadraticChainNTK(_ChainNTK):
@@ -76,9 +81,7 @@ class QuadraticChainNTK(_ChainNTK):
         bias_std: s, at least 0. At 0, the kernel is homogeneous of degree 2^L.
     """
 
-    def kernel_of(self, task: Task) -> Kernel:
-        """Theta_{L+1}."""
-        return partial(quadratic_chain_ntk, depth=self.depth_for(task), bias_std=self.bias_std)
+    _ntk = staticmethod(quadratic_chain_ntk)
 
 
 class ReLUChainNTK(_ChainNTK):
@@ -90,6 +93,4 @@ class ReLUChainNTK(_ChainNTK):
         bias_std: s, at least 0.
     """
 
-    def kernel_of(self, task: Task) -> Kernel:
-        """Theta_{L+1}."""
-        return partial(relu_chain_ntk, depth=self.depth_for(task), bias_std=self.bias_std)
+    _ntk = staticmethod(relu_chain_ntk)

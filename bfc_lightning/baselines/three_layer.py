@@ -53,9 +53,6 @@ class _Staged(Baseline):
         ridge: the ridge penalty per sample of the readout of the neurons.
         num_steps: the number of gradient steps on the neurons, 1 in the paper.
         shares: the shares of the samples for each stage, equal by default.
-
-    Raises:
-        ValueError: if a number is out of range.
     """
 
     num_stages: int
@@ -92,15 +89,12 @@ class _Staged(Baseline):
         columns = [torch.tensor_split(column, cuts) for column in task.train]
         return [Batch(*parts) for parts in zip(*columns, strict=True)]
 
-    def step_neurons(self, samples: Batch) -> None:
-        """Takes `gradient_steps`."""
-        y = samples.labels - self._mean
-        self._neurons = gradient_steps(samples.inputs, y, self._neurons, self.num_steps)
-
-    def fit_neurons(self, samples: Batch) -> Tensor:
-        """The readout of the neurons by ridge regression."""
-        y = samples.labels - self._mean
-        return fit_readout(self.hidden, samples.inputs, y, ridge=self.ridge)
+    def train_neurons(self, first: Batch, second: Batch) -> Tensor:
+        """Takes `gradient_steps`, and returns the readout of the neurons by ridge regression."""
+        y = first.labels - self._mean
+        self._neurons = gradient_steps(first.inputs, y, self._neurons, self.num_steps)
+        y = second.labels - self._mean
+        return fit_readout(self.hidden, second.inputs, y, ridge=self.ridge)
 
     def hidden(self, x: Tensor) -> Tensor:
         """m^(-1/2) relu(<w_i, x> + b_i)."""
@@ -123,9 +117,7 @@ class TwoLayer(_Staged):
 
     def fit(self, task: Task) -> None:
         """Trains both stages."""
-        first, second = self.begin(task)
-        self.step_neurons(first)
-        self._weights = self.fit_neurons(second)
+        self._weights = self.train_neurons(*self.begin(task))
 
     def predict(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """f(x)."""
@@ -141,10 +133,7 @@ class _WithHead(_Staged):
 
     def _middle(self, x: Tensor) -> Tensor:
         """h(x), with standard deviation 1 over the samples that it is fitted to."""
-        return self._inner(x) @ self._weights
-
-    def _inner(self, x: Tensor) -> Tensor:
-        return self.hidden(x)
+        return self.hidden(x) @ self._weights
 
     def settle(self, weights: Tensor, x: Tensor) -> None:
         """Stores h, scaled to standard deviation 1 over x."""
@@ -169,7 +158,7 @@ class _WithHead(_Staged):
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _m"]]:
         """Two layers: the inner neurons and h."""
-        return [self._inner(x), self._middle(x)[:, None]]
+        return [self.hidden(x), self._middle(x)[:, None]]
 
 
 class ThreeLayer(_WithHead):
@@ -205,11 +194,12 @@ class ThreeLayer(_WithHead):
         first, second = self.begin(task)
         y = first.labels - self._mean
         blocks = zip(torch.split(first.inputs, 2048), torch.split(y, 2048), strict=True)
-        total = torch.stack([self._inner(rows).T @ part for rows, part in blocks]).sum(dim=0)
+        total = torch.stack([self.hidden(rows).T @ part for rows, part in blocks]).sum(dim=0)
         self.settle(total / len(y), first.inputs)
         self.fit_head(second, task)
 
-    def _inner(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
+        """phi(x)."""
         squares: Tensor = (x @ self._neurons.T).square()
         return (squares - x.square().mean(dim=1, keepdim=True)) / math.sqrt(self.width)
 
@@ -234,6 +224,5 @@ class SteppedThreeLayer(_WithHead):
     def fit(self, task: Task) -> None:
         """Trains all stages."""
         first, second, third = self.begin(task)
-        self.step_neurons(first)
-        self.settle(self.fit_neurons(second), second.inputs)
+        self.settle(self.train_neurons(first, second), second.inputs)
         self.fit_head(third, task)

@@ -1,9 +1,10 @@
-"""`last.ckpt` and `best.ckpt`: written aside and renamed, after every validation."""
+"""`last.ckpt` and `best.ckpt`: the state after a validation, written aside and renamed."""
 
 import io
 import math
 import platform
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.callbacks.loggers import stop_if_diverged
@@ -22,27 +25,52 @@ from bfc_lightning.run_module import as_run
 
 RECORD_KEY = "bfc_lightning"
 LAST, BEST = "last.ckpt", "best.ckpt"
+HOLD = {"hold": True}
+SECONDS_BETWEEN_WRITES = 1.0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint aside and renames it, so that a full disk or a kill loses nothing."""
+    """Writes a checkpoint aside and renames it, so that a full disk or a kill loses nothing.
+
+    With `storage_options=HOLD`, it keeps a copy in memory instead, until `write_held`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[str, dict[str, Any]] = {}  # by file name
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
         """Writes a file; PyTorch's own writer does not report a full disk."""
+        path = Path(path)
+        if storage_options == HOLD:
+            if path.name == BEST:  # the last one, too
+                self.held.clear()
+            copied = apply_to_collection(checkpoint, Tensor, Tensor.to, "cpu", copy=True)
+            self.held[path.name] = copied
+            return
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as aside:
             aside.write_bytes(content.getbuffer())
 
+    def write_held(self, folder: Path) -> None:
+        """Writes `best.ckpt`, and `last.ckpt` last, so that a run killed in between repeats it."""
+        held, self.held = self.held, {}
+        for name, state in held.items():
+            self.save_checkpoint(state, folder / name)
+        if held and LAST not in held:
+            with replacing(folder / LAST) as aside:
+                link_or_copy(folder / BEST, aside)
+
 
 class Checkpoints(Checkpoint):
-    """Saves the state of the run after every validation, and keeps the best one.
+    """Keeps the state after the last validation, and after the best one.
 
-    A run whose score or weights are not finite ends before it replaces a good checkpoint.
+    Files are written at most once a second, and at the end of the run, however it ends. A run whose
+    score or weights are not finite ends before it replaces a good checkpoint.
     """
 
     def __init__(self, folder: Path, *, monitor: str, identity: Mapping[str, Any]) -> None:
@@ -51,6 +79,7 @@ class Checkpoints(Checkpoint):
         self.identity = dict(identity)
         self.best_score = math.inf
         self.saved_step = -1
+        self._written_at = -math.inf
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the state, also as `best.ckpt` if the score is the best so far."""
@@ -60,19 +89,34 @@ class Checkpoints(Checkpoint):
         is_best = score < self.best_score
         self.best_score = min(score, self.best_score)
         self.save(trainer, is_best=is_best)
+        if time.monotonic() >= self._written_at + SECONDS_BETWEEN_WRITES:
+            self._write(trainer)
+
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
+    ) -> None:
+        """Writes the last state that was saved."""
+        self._write(trainer)
+
+    on_exception = on_train_end
 
     def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
-        """Saves the state as it is; every process must call it."""
+        """Saves the state as it is, in memory; every process must call it."""
         module = as_run(trainer.lightning_module)
         largest = [largest_weight(each) for each in module.each]
         stop_if_diverged(module, largest, step=trainer.global_step, quantity="a weight")
-        for logger in trainer.loggers:
-            logger.save()
-        trainer.save_checkpoint(self.folder / (BEST if is_best else LAST), weights_only=False)
-        if is_best and trainer.is_global_zero:  # first, so that a kill between repeats it
-            with replacing(self.folder / LAST) as aside:
-                link_or_copy(self.folder / BEST, aside)
+        path = self.folder / (BEST if is_best else LAST)
+        trainer.save_checkpoint(path, weights_only=False, storage_options=HOLD)
         self.saved_step = trainer.global_step
+
+    def _write(self, trainer: Trainer) -> None:
+        files = trainer.strategy.checkpoint_io
+        assert isinstance(files, AtomicCheckpointIO)
+        if files.held:
+            for logger in trainer.loggers:
+                logger.save()
+            files.write_held(self.folder)
+        self._written_at = time.monotonic()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -4,24 +4,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
-from numpy.typing import NDArray
+from matplotlib.image import imread
 
 from bfc_lightning.activations import Quadratic
 from bfc_lightning.callbacks.loggers import MetricsFile
-from bfc_lightning.figures.curves import (
-    feature_residuals,
-    leakages,
-    learning_curves,
-    procrustes_distances,
-)
+from bfc_lightning.figures import curves
 from bfc_lightning.figures.matrices import probe_heat_maps, quadratic_forms
 from bfc_lightning.figures.style import own_style, series
 from bfc_lightning.files import replacing
@@ -50,14 +42,15 @@ class RunFigures(Callback):
         try:
             with own_style():
                 for name, figure in self._figures(trainer, as_run(pl_module)):
-                    self._write(trainer, name, _render(figure))
+                    self._write(trainer, name, figure)
         except Exception as failed:  # a figure is for show
             warnings.warn(f"figures of {self.title} could not be drawn: {failed}", stacklevel=1)
 
-    def _write(self, trainer: Trainer, name: str, pixels: NDArray[np.uint8]) -> None:
+    def _write(self, trainer: Trainer, name: str, figure: Figure) -> None:
         path = self.folder / f"{name}.png"
         with replacing(path) as aside:
-            imsave(aside, pixels, format="png")
+            figure.savefig(aside, format="png", dpi=_DPI)
+        pixels = imread(path)[:, :, :3]  # a figure is drawn once for the file and the loggers
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
@@ -67,40 +60,27 @@ class RunFigures(Callback):
                 logger.experiment.log_artifact(logger.run_id, str(path))
 
     def _figures(self, trainer: Trainer, module: RunModule) -> Iterator[tuple[str, Figure]]:
+        kept = [number for number, step in enumerate(module.diverged) if step is None]
+        runs, title, key = [*map(self.metrics.rows, kept)], self.title, module.score_key
         if len(module.each) > 1:
-            kept = [number for number, step in enumerate(module.diverged) if step is None]
-            runs = [self.metrics.rows(number) for number in kept]
-            title = f"{self.title}: {len(runs)} replicas, median and range"
-            yield "learning_curves", learning_curves(runs, score_key=module.score_key, title=title)
+            title += f": {len(runs)} replicas, median and range"
+        yield "learning_curves", curves.learning_curves(runs, score_key=key, title=title)
+        if len(module.each) > 1:
             return
-        rows, title = self.metrics.rows(), self.title
-        yield "learning_curves", learning_curves([rows], score_key=module.score_key, title=title)
+        (rows,) = runs
         if series(rows, "features/residual_1")[0]:
-            yield "feature_residuals", feature_residuals(rows, title=title)
+            yield "feature_residuals", curves.feature_residuals(rows, title=title)
             yield "probes", probe_heat_maps(rows, title=f"{title}: levels read from layers")
         if series(rows, "features/procrustes_2")[0]:
-            yield "procrustes", procrustes_distances(rows, title=title)
+            yield "procrustes", curves.procrustes_distances(rows, title=title)
         if series(rows, "features/leakage_weights_1")[0] and series(rows, "levels/nmse")[0]:
-            yield "leakage", leakages(rows, title=title)
+            yield "leakage", curves.leakages(rows, title=title)
         target = trainer.datamodule.target  # type: ignore[attr-defined]
         network = module.each[0].network
-        is_small = isinstance(target, HierarchicalTarget) and target.input_dim <= _LARGEST_FORM
-        if is_small and isinstance(network, DenseNet) and _has_form(network):
-            yield "quadratic_form", _forms(network, target, title)
-
-
-def _render(figure: Figure) -> NDArray[np.uint8]:
-    """The pixels, drawn once for the file and the loggers."""
-    figure.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
-    return pixels
-
-
-def _has_form(network: DenseNet) -> bool:
-    is_quadratic = isinstance(network.dense_layers()[0].activation, Quadratic)
-    return is_quadratic and not network.is_linearized
+        if isinstance(network, DenseNet) and isinstance(target, HierarchicalTarget):
+            has_form = isinstance(network.dense_layers()[0].activation, Quadratic)
+            if has_form and not network.is_linearized and target.input_dim <= _LARGEST_FORM:
+                yield "quadratic_form", _forms(network, target, title)
 
 
 @torch.no_grad()

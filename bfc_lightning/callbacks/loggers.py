@@ -29,6 +29,8 @@ class MetricsFile(Logger):
     The file is replaced at every `save`, which belongs to a checkpoint.
     """
 
+    name, version = "metrics", ""
+
     def __init__(
         self, path: Path, *, num_replicas: int = 1, resume_step: int | None = None
     ) -> None:
@@ -42,16 +44,6 @@ class MetricsFile(Logger):
                 step, replica = int(row.pop("step")), int(row.pop("replica", 0))
                 if step <= resume_step:
                     self._add(row, step=step, replica=replica)
-
-    @property
-    def name(self) -> str:
-        """Lightning's name for the logger."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """Lightning's version of the logger; there is one file per run."""
-        return ""
 
     @rank_zero_only
     def log_hyperparams(
@@ -213,11 +205,9 @@ class TrainingLog(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of the current interval."""
-        losses = torch.cat(self._losses) if self._losses else None
-        return {"losses": losses, "logged_step": self._logged_step}
+        return {"losses": list(self._losses), "logged_step": self._logged_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
-        losses = state_dict["losses"]
-        self._losses = [] if losses is None else [losses]
+        self._losses = list(state_dict["losses"])
         self._logged_step = state_dict["logged_step"]

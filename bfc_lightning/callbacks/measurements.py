@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,6 +49,25 @@ def _log_spaced(last: int, num_points: int) -> set[int]:
     return {0, *(round(last**exponent) for exponent in exponents)}
 
 
+@dataclass
+class _Measured:
+    """A learner, and what its measures are compared with."""
+
+    learner: HierarchicalLearner
+    untrained: Learner
+    milestones: Milestones
+    marks: WeightMarks
+    sample: object = None
+    references: dict[str, float] = field(default_factory=dict)
+
+    def draw_sample(self, data: HierarchicalData, device: torch.device) -> None:
+        stream = data.make_sample_stream("cpu", torch.float64)
+        inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
+        problem = inputs.to(device), stream.target.to(device), stream.labels.to(device)
+        self.sample = self.learner.battery.take_sample(*problem, self.untrained)
+        self.references = self.learner.battery.references(self.sample)
+
+
 class Measurements(Callback):
     """Takes every measure of the learner at some steps, and logs them in one call.
 
@@ -65,17 +85,14 @@ class Measurements(Callback):
         self._phases = phases
         self._steps = measure_steps(phases, num_points)
         self._measured_step = -1
-        self._untrained: list[Learner] = []
-        self._milestones = [Milestones(phases)]
-        self._marks = [WeightMarks()]
-        self._samples: list[Any] = []
-        self._references: list[dict[str, float]] = []
+        self._each: list[_Measured] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keeps the untrained learners, before a checkpoint is loaded into them."""
-        self._untrained = [copy.deepcopy(each.network) for each in as_run(pl_module).each]
-        self._milestones = [Milestones(self._phases) for _ in self._untrained]
-        self._marks = [WeightMarks() for _ in self._untrained]
+        self._each = [
+            _Measured(each, copy.deepcopy(each.network), Milestones(self._phases), WeightMarks())
+            for each in as_run(pl_module).each
+        ]
 
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,17 +103,11 @@ class Measurements(Callback):
         device = next(pl_module.parameters()).device
         if device.type == "mps":  # has no float64
             device = torch.device("cpu")
-        problems, learners = trainer.datamodule.parts, as_run(pl_module).each  # type: ignore[attr-defined]
-        self._samples = [
-            _measure_sample(data, learner, network, device)
-            for data, learner, network in zip(problems, learners, self._untrained, strict=True)
-        ]
-        self._references = [
-            learner.battery.references(sample)
-            for learner, sample in zip(learners, self._samples, strict=True)
-        ]
+        for each, data in zip(self._each, trainer.datamodule.parts, strict=True):  # type: ignore[attr-defined]
+            each.draw_sample(data, device)
         self.seconds += time.perf_counter() - started
-        log_rows(trainer, self._references, step=0)  # again if resumed, maybe in another folder
+        references = [each.references for each in self._each]
+        log_rows(trainer, references, step=0)  # again if resumed, maybe in another folder
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
@@ -105,13 +116,13 @@ class Measurements(Callback):
     ) -> None:
         """Marks weights if a layer may have joined within the phase."""
         if self._phases[0].is_open:
-            self._mark(pl_module, as_run(pl_module).each[0].network.active_depth)
+            self._mark(as_run(pl_module).each[0].network.active_depth)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Marks weights at the end of a phase; measures at the steps that are due."""
         for phase in self._phases:
             if phase.start == trainer.global_step:
-                self._mark(pl_module, phase.depth)
+                self._mark(phase.depth)
         if trainer.global_step in self._steps:
             self._measure(trainer, pl_module)
 
@@ -123,39 +134,37 @@ class Measurements(Callback):
         """The time spent, and the values that later ones are compared with."""
         return {
             "seconds": self.seconds,
-            "milestones": [each.kept for each in self._milestones],
-            "marks": [each.kept for each in self._marks],
+            "milestones": [each.milestones.kept for each in self._each],
+            "marks": [each.marks.kept for each in self._each],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
         self.seconds = state_dict["seconds"]
-        for each, kept in zip(self._milestones, state_dict["milestones"], strict=True):
-            each.kept = dict(kept)
-        for marks, weights in zip(self._marks, state_dict["marks"], strict=True):
-            marks.kept = dict(weights)
+        kept = zip(self._each, state_dict["milestones"], state_dict["marks"], strict=True)
+        for each, milestones, marks in kept:
+            each.milestones.kept, each.marks.kept = dict(milestones), dict(marks)
 
     @torch.no_grad()
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes and logs the measures of this step, unless it has been measured."""
         step = trainer.global_step
-        if not self._samples or step == self._measured_step:
+        if self._each[0].sample is None or step == self._measured_step:
             return
         started = time.perf_counter()
         self._measured_step = step
         rows = []
-        for number, learner in enumerate(as_run(pl_module).each):
-            row = self._take(learner, self._samples[number])
+        for each in self._each:
+            row = self._take(each.learner, each.sample)
             if row:  # the learner has not diverged
-                row |= self._marks[number].compare(learner.network, self._untrained[number])
-            compared = {**self._references[number], **row}
-            rows.append({**row, **self._milestones[number].compare(step, compared)})
+                row |= each.marks.compare(each.learner.network, each.untrained)
+            rows.append({**row, **each.milestones.compare(step, {**each.references, **row})})
         log_rows(trainer, rows)
         self.seconds += time.perf_counter() - started
 
-    def _mark(self, module: LightningModule, depth: int) -> None:
-        for learner, marks in zip(as_run(module).each, self._marks, strict=True):
-            marks.update(learner.network, depth)
+    def _mark(self, depth: int) -> None:
+        for each in self._each:
+            each.marks.update(each.learner.network, depth)
 
     def _take(self, learner: HierarchicalLearner, sample: object) -> dict[str, float]:
         """All measures of one learner; none if it has diverged."""
@@ -171,13 +180,3 @@ class Measurements(Callback):
                 raise ValueError(f"{name} must use names of its own, got {sorted(taken)}.")
             named.update(taken)
         return named
-
-
-def _measure_sample(
-    data: HierarchicalData, learner: HierarchicalLearner, untrained: Learner, device: torch.device
-) -> object:
-    stream = data.make_sample_stream("cpu", torch.float64)
-    inputs = stream.batch("measure", 0, NUM_SAMPLES - NUM_SAMPLES % data.num_shards).inputs
-    return learner.battery.take_sample(
-        inputs.to(device), stream.target.to(device), stream.labels.to(device), untrained
-    )

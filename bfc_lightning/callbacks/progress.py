@@ -19,10 +19,8 @@ class RunProgress(ProgressBar):
     The loss is read off the device only when the bar is renewed, not at every step.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_shown = True
-        self._bar: Tqdm | None = None
+    _is_shown = True
+    _bar: Tqdm | None = None
 
     def disable(self) -> None:
         """Shows nothing; Lightning calls it in processes other than the first."""
@@ -50,11 +48,11 @@ class RunProgress(ProgressBar):
             shown = ("loss", as_run(trainer.lightning_module).score_key)
             self._bar.set_postfix({key: f"{scores[key]:.2e}" for key in shown if key in scores})
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
+    ) -> None:
         """Leaves the line of the bar."""
         if self._bar is not None:
             self._bar.close()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Leaves the line of the bar."""
-        self.on_train_end(trainer, pl_module)
+    on_exception = on_train_end

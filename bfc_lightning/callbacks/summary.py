@@ -36,7 +36,7 @@ def provenance(digest: str) -> dict[str, Any]:
 
 
 class Summary(Callback):
-    """Keeps `summary.json` up to date: at the start, after each validation, and at the end."""
+    """Keeps `summary.json` up to date: at the start, at most once a second, and at the end."""
 
     def __init__(
         self,
@@ -53,9 +53,8 @@ class Summary(Callback):
         self.measurements = measurements
         self.started = started
         self.seeds = seeds
-        self.status = "running"
         self._fixed = provenance(digest)
-        self._began, self._first = 0.0, 0
+        self._began, self._first, self._written_at = 0.0, 0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: running`."""
@@ -64,7 +63,8 @@ class Summary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Updates the file."""
-        self._write(trainer, "running")
+        if time.perf_counter() >= self._written_at + 1:
+            self._write(trainer, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: finished`, or `timeout` if `trainer.max_time` ended the run."""
@@ -83,10 +83,9 @@ class Summary(Callback):
             self._write(trainer, "interrupted")
 
     def _write(self, trainer: Trainer, status: str) -> None:
-        self.status = status
         if not trainer.is_global_zero:
             return
-        parts = trainer.datamodule.parts  # type: ignore[attr-defined]
+        module, parts = as_run(trainer.lightning_module), trainer.datamodule.parts  # type: ignore[attr-defined]
         samples = parts[0].batch_size * len(parts) * trainer.accumulate_grad_batches
         rate = samples * (trainer.global_step - self._first) / (time.perf_counter() - self._began)
         content: dict[str, Any] = {
@@ -99,18 +98,21 @@ class Summary(Callback):
             **self._fixed,
             "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type,
-            "engine": engine_name(trainer.lightning_module),
-            **self._results(as_run(trainer.lightning_module)),
+            "engine": engine_name(module),
+            **results(module, self.metrics.latest, self.seeds, status),
         }
         write_json(self.path, content, sync=status != "running")
+        self._written_at = time.perf_counter()
 
-    def _results(self, module: RunModule) -> dict[str, Any]:
-        """The latest metrics; of several replicas medians and, for each, seed, status, metrics."""
-        rows: list[dict[str, float]] = self.metrics.latest
-        if len(rows) == 1:
-            return {"metrics": rows[0]}
-        replicas: list[Mapping[str, Any]] = [
-            {"seed": seed, "status": self.status if step is None else "diverged", "metrics": row}
-            for seed, step, row in zip(self.seeds, module.diverged, rows, strict=True)
-        ]
-        return {"metrics": medians(module.without_diverged(rows)), "replicas": replicas}
+
+def results(
+    module: RunModule, rows: Sequence[Mapping[str, float]], seeds: Sequence[int], status: str
+) -> dict[str, Any]:
+    """The latest metrics; of several replicas medians and, for each, seed, status, metrics."""
+    if len(rows) == 1:
+        return {"metrics": rows[0]}
+    replicas = [
+        {"seed": seed, "status": status if step is None else "diverged", "metrics": row}
+        for seed, step, row in zip(seeds, module.diverged, rows, strict=True)
+    ]
+    return {"metrics": medians(module.without_diverged(rows)), "replicas": replicas}

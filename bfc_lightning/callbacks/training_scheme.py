@@ -100,9 +100,8 @@ class TrainingScheme(Callback):
         if phase.is_fresh:
             for learner, initial in zip(learners, self._initial, strict=True):
                 learner.network.restore_trained(initial)
-        trainer.lightning_module.zero_grad(set_to_none=True)
         trainer.strategy.setup_optimizers(trainer)
-        _share_gradients_anew(trainer)
+        _reset_gradients(trainer)
         self._frozen = self.scheme.frozen_at(phase.start)
         log_metrics(trainer, self.scheme.logged(phase))
 
@@ -117,8 +116,7 @@ class TrainingScheme(Callback):
         for learner in learners:
             assert learner.phase is not None
             learner.network.train_layers(set(learner.phase.trained) - frozen)
-        trainer.lightning_module.zero_grad(set_to_none=True)
-        _share_gradients_anew(trainer)
+        _reset_gradients(trainer)
         self._frozen = frozen
 
 
@@ -133,9 +131,7 @@ class TrainingStages(Callback):
         self.thresholds = thresholds
         self.first = phases[0]
         self._history: list[float] = []
-        self._checked = -1
         self._last, self._limit = math.nan, "not fixed"
-        self._subset: tuple[Tensor, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first stage before there is an optimizer; a checkpoint then loads its own."""
@@ -149,17 +145,15 @@ class TrainingStages(Callback):
             self.first, stage_of(learner.phase), learner.network.depth
         )
         data, parameter = trainer.datamodule, next(pl_module.parameters())  # type: ignore[attr-defined]
-        self._subset = data.fixed_sample(
-            self.thresholds.num_samples, parameter.device, parameter.dtype
-        )
+        size, where = self.thresholds.num_samples, (parameter.device, parameter.dtype)
+        self._subset: tuple[Tensor, Tensor] = data.fixed_sample(size, *where)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Checks the objective if the next optimizer step follows a multiple of `check_every`."""
-        step = trainer.global_step
-        if step % self.thresholds.check_every == 0 and step != self._checked:
-            self._checked = step
+        step, begins_step = trainer.global_step, batch_idx % trainer.accumulate_grad_batches == 0
+        if begins_step and step % self.thresholds.check_every == 0:
             self._check(trainer, as_run(pl_module).each[0], step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -188,7 +182,6 @@ class TrainingStages(Callback):
         network, phase = learner.network, learner.phase
         assert isinstance(network, DistilledNet)
         assert phase is not None
-        assert self._subset is not None
         value = objective_with_penalty(network, learner.objective, *self._subset)
         stage = stage_of(phase)
         self._history.append(value)
@@ -206,23 +199,19 @@ class TrainingStages(Callback):
             if limit is not None:
                 row["scheme/threshold"], self._limit = limit, f"{limit:.3g}"
             if self.thresholds.ends_stage(stage, self._history, **sizes):
-                stage += 1
+                stage, self._history = stage + 1, []
                 phase = self.scheme.phase_of_stage(phase, stage, network.depth)
-                self._begin(trainer, learner, phase)
+                learner.begin_phase(phase)
+                _reset_gradients(trainer)
+                for optimizer in trainer.optimizers:
+                    share_step_count(optimizer)
+                log_metrics(trainer, self.scheme.logged(phase))
         log_metrics(trainer, {**row, "scheme/stage": stage})
 
-    def _begin(self, trainer: Trainer, learner: HierarchicalLearner, phase: Phase) -> None:
-        self._history = []
-        learner.begin_phase(phase)
-        trainer.lightning_module.zero_grad(set_to_none=True)
-        for optimizer in trainer.optimizers:
-            share_step_count(optimizer)
-        _share_gradients_anew(trainer)
-        log_metrics(trainer, self.scheme.logged(phase))
 
-
-def _share_gradients_anew(trainer: Trainer) -> None:
-    """Wraps the model again: DDP decides once which gradients the processes share."""
+def _reset_gradients(trainer: Trainer) -> None:
+    """Drops all gradients; DDP decides anew which of them the processes share."""
+    trainer.lightning_module.zero_grad(set_to_none=True)
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy.model = trainer.lightning_module
         trainer.strategy.configure_ddp()

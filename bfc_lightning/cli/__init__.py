@@ -47,18 +47,19 @@ _COMMANDS = {
     "completion": ("setup", "completion_command"),
 }
 _NAMED = ("evaluate", "experiments")  # modules whose commands share a function
+_POOLED = ("compare", "sweep", "claims")  # commands that run others
+_WITHOUT_RUNS = ("-h", "--help", "--list", "--report", "--cluster")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, that of the process by default, and returns the exit code."""
     is_process = argv is None
-    if argv is None:
-        argv = sys.argv[1:]
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if is_process:
         # What is imported is never garbage: searching it takes half a second now, and most of a
         # second when the process ends.
         gc.disable()
         os.environ["MPLBACKEND"] = "Agg"  # figures go to files, whatever a notebook has set
-    argv = list(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
@@ -73,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for the user's own classes
+    if is_process and command in _POOLED and not any(w.startswith(_WITHOUT_RUNS) for w in argv):
+        from bfc_lightning.experiments.pool import start_server
+
+        start_server()  # which takes as long to import everything as this process does
     return _run(command, argv[1:], is_process=is_process)
 
 

@@ -12,22 +12,15 @@ from bfc_lightning.cli.fit import build_learners, write_config
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import write_json
 from bfc_lightning.runs.config import digest
-from bfc_lightning.runs.folder import (
-    SUMMARY,
-    RunError,
-    find_folder,
-    reserved,
-)
+from bfc_lightning.runs.folder import SUMMARY, RunError, find_folder, reserved
 from bfc_lightning.seeds import derive_seed
-
-EXTRA = {"baseline": Baseline}
 
 
 def baseline_command(argv: Sequence[str]) -> int:
     """Fits a baseline and scores it, in a run folder of its own; returns the exit code."""
     started = time.time()
     with usage_errors():
-        study = parse(argv, command="baseline", extra=EXTRA)
+        study = parse(argv, command="baseline", extra={"baseline": Baseline})
         config = study.config
         if config.model.num_replicas != 1:
             raise RunError(f"model.num_replicas must be 1, got {config.model.num_replicas}.")
@@ -41,13 +34,9 @@ def baseline_command(argv: Sequence[str]) -> int:
         with reserved(folder, config.run, resumes=False) as own:
             name = type(objects.baseline).__name__
             say(f"{name} on {data.num_train_samples} samples, seed {config.seed_everything}")
-            metrics, seconds = fit_and_score(
-                objects.baseline,
-                data,
-                objects.model.network,
-                derive_seed(config.seed_everything, "baseline"),
-                is_measured=config.num_measures > 0,
-            )
+            parts = objects.baseline, data, objects.model.network
+            own_seed = derive_seed(config.seed_everything, "baseline")
+            metrics, seconds = fit_and_score(*parts, own_seed, is_measured=config.num_measures > 0)
             write_config(study, own.path, "baseline")
             content = {
                 "status": "finished",

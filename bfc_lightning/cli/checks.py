@@ -1,7 +1,7 @@
 """Settings that only the built objects can show to be wrong, before anything is written."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any
 
 from lightning.pytorch.callbacks import (
     Callback,
@@ -19,10 +19,8 @@ from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase, Scheme
 
-T = TypeVar("T")
 
-
-def as_list(value: T | list[T] | None) -> list[T]:
+def as_list(value: object) -> list[Any]:
     """One value, several or none, as a new list."""
     return list(value) if isinstance(value, list) else [] if value is None else [value]
 

@@ -65,7 +65,11 @@ def claims_command(argv: Sequence[str]) -> int:
         return 0
     with usage_errors():
         given = parsed(claims_parser(), argv)
-        claims = _read(given)
+        known = find_claims(Path(given.configs))
+        for name in given.names:
+            if name not in known:
+                raise RunError(f"unknown claim {name!r}.{did_you_mean(name, list(known))}")
+        claims = [read_claim(known[name]) for name in dict.fromkeys(given.names or known)]
         if given.list:
             for claim in claims:
                 print(f"{claim.name}: {claim.sentence}")
@@ -88,23 +92,14 @@ def claims_parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--profile", type=Literal["quick", "full"], default="quick")
-    parser.add_argument("--list", type=bool, default=False)
+    for name in ("list", "report"):
+        parser.add_argument(f"--{name}", type=bool, default=False)
     parser.add_argument("--configs", type=str, default=str(shipped_configs() / "claims"))
     parser.add_argument("--seeds", type=list[int] | None, default=None)
     parser.add_argument("--workers", type=int | None, default=None)
-    parser.add_argument("--report", type=bool, default=False)
     parser.add_class_arguments(ExperimentOptions, "run", skip={"threads"})
     parser.add_class_arguments(Cluster, "cluster")
     return parser
-
-
-def _read(given: Namespace) -> list[Claim]:
-    """The claims that are asked for."""
-    known = find_claims(Path(given.configs))
-    for name in given.names:
-        if name not in known:
-            raise RunError(f"unknown claim {name!r}.{did_you_mean(name, list(known))}")
-    return [read_claim(known[name]) for name in dict.fromkeys(given.names or known)]
 
 
 def _plan(claims: list[Claim], file: Path, folder: Path, given: Namespace) -> Planned:
@@ -159,26 +154,21 @@ def _run(planned: list[Planned], folder: Path, given: Namespace, command: str) -
 def _judge(
     claims: list[Claim], record: Record, content: dict[str, Any], pictures: dict[str, str]
 ) -> None:
-    """Adds the verdicts on the claims of an experiment."""
+    """Adds and prints the verdicts on the claims of an experiment."""
     folder, results = record.experiment.folder, record.results
     for entry in judge_all(claims, record.experiment, results, runs=f"runs/{folder.name}"):
         figure = report.claim_figure(entry, record.experiment, results)
         if figure is not None:
             pictures[entry["name"]] = report.encoded(figure)
         content["claims"].append(entry)
-        _show(entry)
+        print(f"\n{entry['verdict'].upper()}  {entry['name']}: {entry['sentence']}")
+        for condition in entry["conditions"]:
+            found, bound = report.interval_in_words(condition), report.bound_in_words(condition)
+            print(f"  {condition['verdict']}: {condition['what']}")
+            print(f"    {condition['effect']}: {found}, required {bound}")
     for metric in unknown_metrics(claims, results):
         say(f"warning: no run of {folder.name} logged {metric}.")
     say_failures(record)
     commits = {read_summary(folder / "runs" / run).get("git") for run in results["run"]}
     content["revisions"] = sorted({*content["revisions"], *commits} - {None})
     content["claims"].sort(key=itemgetter("name"))
-
-
-def _show(entry: dict[str, Any]) -> None:
-    """Prints a verdict with its effects."""
-    print(f"\n{entry['verdict'].upper()}  {entry['name']}: {entry['sentence']}")
-    for condition in entry["conditions"]:
-        print(f"  {condition['verdict']}: {condition['what']}")
-        found, bound = report.interval_in_words(condition), report.bound_in_words(condition)
-        print(f"    {condition['effect']}: {found}, required {bound}")

@@ -20,11 +20,6 @@ from rich.table import Table
 
 from bfc_lightning.runs.folder import FIGURES
 
-_CHATTER = (
-    *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"),
-    *("lightning.fabric.utilities.seed", "lightning.fabric.utilities.distributed"),
-)
-
 
 def is_helper() -> bool:
     """Whether this is not the first of several processes."""
@@ -75,7 +70,7 @@ def tolerant_output() -> Iterator[None]:
 
 def hide_chatter() -> None:
     """Hides what Lightning says at every start, but not what callbacks and profilers log."""
-    for name in _CHATTER:
+    for name in ("lightning.pytorch.utilities", "lightning.fabric.utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The loaders hold numbers of batches, not data.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -107,10 +102,7 @@ def show_table(
         table.add_column(escape(title), justify="left" if number < num_names else "right")
     for line in lines:
         table.add_row(*(escape(cell) for cell in line))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=1000)  # no lines are broken in a file
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a file has long lines
 
 
 def show_metrics(title: str, metrics: Mapping[str, float]) -> None:

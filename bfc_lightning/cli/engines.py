@@ -37,7 +37,8 @@ _GRADIENT_HOOKS = (
     "on_before_zero_grad",
 )
 _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
-# Optimizer steps of one call of the compiled step. More of them take longer to compile.
+# Optimizer steps of one call of the compiled step: the most that divide the intervals of the run,
+# so that few are left over. More of them would take longer to compile.
 _STEPS_PER_CALL = (8, 5, 4, 2, 1)
 _MOST_GRAPHS = 8  # PyTorch compiles a function at most so often
 # Seconds, measured on two Zen 5 cores for two and three layers.
@@ -87,7 +88,8 @@ def resolve_engine(
     clipping = _take_over_clipping(trainer)
     graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
     reason = "a callback listens to every step" if listens else _why_eager(trainer, graphs)
-    length = _steps_per_call(every, data.block_length)
+    interval = math.gcd(*every)
+    length = next(n for n in _STEPS_PER_CALL if interval % n == 0 and n <= data.block_length)
     mark = _mark(model, data, clipping, length)
     saved = _seconds_saved(model, data) * phases[-1].stop / graphs
     cost = _WARM + (0.0 if mark.exists() else _COLD / num_alike)
@@ -114,12 +116,6 @@ def _check_autograd(wanted: Engine, reason: str | None, *, num_learners: int) ->
         raise RunError(f"engine must be autograd here, got {wanted}{because}.")
     if wanted == "auto":
         say(f"autograd engine{because}.")
-
-
-def _steps_per_call(every: Sequence[int], block_length: int) -> int:
-    """The most steps that divide the intervals of the run, so that few are left over."""
-    interval = math.gcd(*every)
-    return next(n for n in _STEPS_PER_CALL if interval % n == 0 and n <= block_length)
 
 
 def _take_over_clipping(trainer: Trainer) -> Clipping:

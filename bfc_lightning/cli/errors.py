@@ -40,15 +40,12 @@ def run_command(command: Callable[[], int]) -> int:
         say("stopped by SIGINT.")
         return EXIT_SIGINT
     except Exception as error:
-        return _report(error)
-
-
-def _report(error: Exception) -> int:
-    is_usage, is_oom = isinstance(error, ArgumentError | RunError), _is_out_of_memory(error)
-    if os.environ.get(TRACEBACK_VARIABLE) or not (is_usage or is_oom or isinstance(error, OSError)):
-        traceback.print_exception(error)
-    say(f"error: {'out of memory: ' if is_oom else ''}{one_line(error)}")
-    return EXIT_USAGE if is_usage else EXIT_OOM if is_oom else EXIT_ERROR
+        is_usage, is_oom = isinstance(error, ArgumentError | RunError), _is_out_of_memory(error)
+        is_known = is_usage or is_oom or isinstance(error, OSError)
+        if os.environ.get(TRACEBACK_VARIABLE) or not is_known:
+            traceback.print_exception(error)
+        say(f"error: {'out of memory: ' if is_oom else ''}{one_line(error)}")
+        return EXIT_USAGE if is_usage else EXIT_OOM if is_oom else EXIT_ERROR
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -65,16 +62,12 @@ def usage_errors() -> Iterator[None]:
     except Exception as error:
         if getattr(error, "errno", None) in _NO_SPACE or _is_out_of_memory(error):
             raise
-        raise RunError(_explained(error)) from error
-
-
-def _explained(error: Exception) -> str:
-    """The message of an exception, with type and place unless it was written for users."""
-    if str(error) and isinstance(error, _PLAIN):
-        return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
-    return f"{type(error).__name__}: {error} ({place}; {TRACEBACK_VARIABLE}=1 shows more)"
+        if str(error) and isinstance(error, _PLAIN):
+            raise RunError(str(error)) from error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+        text = f"{type(error).__name__}: {error} ({place}; {TRACEBACK_VARIABLE}=1 shows more)"
+        raise RunError(text) from error
 
 
 def one_line(error: BaseException | str, longest: int = 600) -> str:

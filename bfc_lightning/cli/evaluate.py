@@ -1,16 +1,15 @@
 """`bfc validate`, `test` and `predict`: a checkpoint of a run, scored or written out."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from torch import Tensor
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
+from bfc_lightning.callbacks.summary import results
 from bfc_lightning.cli.console import describe_replicas, is_helper, say, show_metrics
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.fit import build_learners
@@ -48,22 +47,21 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
     folder = checkpoint.parent.parent if is_in_run else checkpoint.parent
     title = f"{checkpoint}, step {content['global_step']}"
     if command == "predict":
-        _write_predictions(outputs, folder / "predictions.npz")
+        # Inputs (n, d), targets (n,) and predictions (n,).
+        columns = {key: torch.cat([batch[key] for batch in outputs]).numpy() for key in outputs[0]}
+        with replacing(folder / "predictions.npz") as aside, aside.open("wb") as file:
+            np.savez(file, allow_pickle=False, **columns)
         say(f"{title}: wrote {folder / 'predictions.npz'}")
         return 0
-    scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    result = {"checkpoint": str(checkpoint), "step": content["global_step"], "metrics": scores}
-    result["settings"] = study.settings()
-    show_metrics(title, scores)
-    if len(model.each) > 1:
-        result["replicas"] = [
-            {
-                "seed": config.seed_everything + number,
-                "status": "finished" if model.diverged[number] is None else "diverged",
-                "metrics": own,
-            }
-            for number, own in enumerate(model.scores)
-        ]
+    seeds = range(config.seed_everything, config.seed_everything + len(model.each))
+    result = {
+        "checkpoint": str(checkpoint),
+        "step": content["global_step"],
+        **results(model, model.scores, seeds, "finished"),
+        "settings": study.settings(),
+    }
+    show_metrics(title, result["metrics"])
+    if "replicas" in result:
         print(describe_replicas(result["replicas"]))
     write_json(folder / f"{command}.json", result)
     say(f"wrote {folder / command}.json")
@@ -80,10 +78,3 @@ def _trainer(options: dict[str, Any]) -> Trainer:
     trainer = make_trainer(**options)
     leave_signals_alone(trainer)
     return trainer
-
-
-def _write_predictions(batches: Sequence[Mapping[str, Tensor]], path: Path) -> None:
-    """Writes inputs (n, d), targets (n,) and predictions (n,)."""
-    columns = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in batches[0]}
-    with replacing(path) as aside, aside.open("wb") as file:
-        np.savez(file, allow_pickle=False, **columns)

@@ -1,7 +1,6 @@
 """`bfc compare` and `bfc sweep`: two names of one command."""
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +14,8 @@ from bfc_lightning.experiments.execute import run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, read_files
 from bfc_lightning.experiments.record import LOGS, Record, commands, write_configs, write_plan
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import FINISHED, MARK, ExperimentFile
+from bfc_lightning.experiments.spec import MARK, ExperimentFile, Status
 from bfc_lightning.experiments.tables import edge_warnings, summary_table
-from bfc_lightning.runs.config import flatten
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import did_you_mean
 
@@ -75,16 +73,15 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         given = parse_experiment(with_configs(argv))
         experiment = make_experiment(given, command_line([command, *argv]))
         runs = expand(experiment)
-        folder = experiment.folder
         if given.list:
             listed = Record(experiment, runs).all_runs()
             write_plan(experiment)
             write_configs(experiment, runs)
             for run in listed:
-                parts = (f"bfc {shlex.join(part)}" for part in commands(experiment, run))
-                print(" && ".join(parts))
+                print(" && ".join(map(command_line, commands(experiment, run))))
             return 0
-        if given.report and not (folder / MARK).is_file():
+        if given.report and not (experiment.folder / MARK).is_file():
+            folder = experiment.folder
             raise RunError(f"--report needs an experiment that was begun, {folder} is not.")
     record = run_experiment(experiment, runs, formats=given.figures, begins=not given.report)
     again = command_line([command, *(word for word in argv if "overwrite" not in word)])
@@ -92,7 +89,14 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         say_submitted([record], f"{again} --report")
         return 0
     _show(record)
-    return 0 if given.report else _exit_code(record, again)
+    if given.report:
+        return 0
+    if record.signum:
+        say(f"stopped with {record.num_left} runs to go; to continue: {again}")
+        return 128 + record.signum
+    if record.num_left:
+        say(f"{record.num_left} of {len(record.results)} runs failed; to run them again: {again}")
+    return 1 if record.num_left else 0
 
 
 def options_parser() -> ArgumentParser:
@@ -120,9 +124,8 @@ def parsed(
 
     def over_files(words: list[str]) -> Namespace:
         given = parser.parse_args(words, namespace=parser.parse_object(read()))
-        defaults = flatten(parser.get_defaults().as_dict())
-        for group in {key.partition(".")[0] for key in defaults if "." in key}:
-            if not isinstance(given[group], Namespace):
+        for group, default in vars(parser.get_defaults()).items():
+            if isinstance(default, Namespace) and not isinstance(given[group], Namespace):
                 raise RunError(f"{group} must be a mapping of settings, got {given[group]!r}.")
         built: Namespace = parser.instantiate(given)
         return built
@@ -144,7 +147,7 @@ def _show(record: Record) -> None:
         show_table(list(scaling.columns), scaling.to_numpy().tolist())
     print("files:", *sorted(str(path) for path in experiment.folder.glob("*.*") if path.is_file()))
     absent = [metric for metric in experiment.metrics if metric not in results]
-    if absent and (results["status"] == FINISHED).any():
+    if absent and (results["status"] == Status.FINISHED).any():
         hint = did_you_mean(absent[0], list(results.columns))
         say(f"warning: no run logged {absent[0]!r}.{hint}")
     for line in edge_warnings(experiment, record.chosen, record.trials):
@@ -162,14 +165,3 @@ def say_submitted(records: Sequence[Record], report: str) -> None:
     """Says what is in jobs, and how to see the results."""
     held = [job.partition("_")[0] for record in records for job in record.held.values()]
     say(f"{len(held)} runs are in jobs ({', '.join(sorted(set(held)))}); to report: {report}")
-
-
-def _exit_code(record: Record, again: str) -> int:
-    """0 if every run is over, 1 if one failed, 128 + N if signal N stopped the experiment."""
-    left = record.num_left
-    if record.signum:
-        say(f"stopped with {left} runs to go; to continue: {again}")
-        return 128 + record.signum
-    if left:
-        say(f"{left} of {len(record.results)} runs failed; to run them again: {again}")
-    return 1 if left else 0

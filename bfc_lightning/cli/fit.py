@@ -37,11 +37,7 @@ from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.private import leave_signals_alone
-from bfc_lightning.replicas import (
-    AnyData,
-    ReplicatedData,
-    ReplicatedLearner,
-)
+from bfc_lightning.replicas import AnyData, ReplicatedData, ReplicatedLearner
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import Study, digest, flatten, identity, make_trainer
 from bfc_lightning.runs.folder import (
@@ -63,12 +59,8 @@ from bfc_lightning.schemes import Phase
 _THREADS = torch.get_num_threads()
 _FLOPS_OF_ONE_THREAD = 1e8
 
-RESUME = {
-    "resume": (
-        str | None,
-        "`auto` continues from the run's last checkpoint, if there is one; or a PATH.",
-    )
-}
+_RESUME_HELP = "`auto` continues from the run's last checkpoint, if there is one; or a PATH."
+RESUME = {"resume": (str | None, _RESUME_HELP)}
 
 
 @dataclass
@@ -246,7 +238,7 @@ def build_trainer(
     )
     changes = run.resumption.check_environment(environment(trainer, run.model))
     if changes:
-        say(f"warning: results will agree only to rounding, since {'; '.join(changes)}.")
+        say(f"warning: results will agree only to rounding, since {changes}.")
     return trainer
 
 

@@ -3,16 +3,17 @@
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
 from bfc_lightning.cli.errors import one_line
-from bfc_lightning.runs.config import Study, flatten
+from bfc_lightning.runs.config import KnownKeys, Study, every_key
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
@@ -40,22 +41,34 @@ _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def parse(argv: Sequence[str], *, command: str, **kwargs: Any) -> Study:  # noqa: ANN401
-    """The settings that the arguments of a command give."""
+    """The settings that the arguments of a command give.
+
+    `--help` prints one screen instead, `--help GROUP` a group, and `--help all` everything.
+    """
     study = Study(prog=f"bfc {command}", **kwargs)
     words = with_configs(argv)
-    show_help(study, words, command)
+    asked = [number for number, word in enumerate(words) if word in ("-h", "--help")]
+    if asked:
+        from bfc_lightning.cli.help import group_help, overview
+
+        following = words[asked[0] + 1 : asked[0] + 2]
+        topic = next((word for word in following if not word.startswith("-")), "")
+        text = study.parser.format_help()
+        print(group_help(text, topic) if topic else overview(command, text), end="")
+        raise SystemExit(0)
     checked(study.parser, words, study.read)
     return study
 
 
 def checked(parser: ArgumentParser, argv: Sequence[str], parse: Callable[[list[str]], T]) -> T:
     """What `parse` makes of the arguments; an unknown name is reported with the closest one."""
-    defaults = flatten(parser.get_defaults().as_dict())
-    flags = [key for key, value in defaults.items() if isinstance(value, bool)]
-    names = _Names(defaults, argv)
-    names.check()
+    names = _Names(parser, argv)
+    options = [word[2:].partition("=")[0] for word in argv if word.startswith("--")]
+    names.check([option.removesuffix("+") for option in options])
+    for path in names.configs:
+        names.check(every_key(read_yaml(Path(path))), names.place)
     try:
-        return parse(_normalized(argv, flags))
+        return parse(_normalized(argv, names.flags))
     except ArgumentError as error:
         raise RunError(names.explain(str(error))) from error
 
@@ -68,16 +81,9 @@ def with_configs(argv: Sequence[str]) -> list[str]:
         for part in (word.split("=", 1) if word.startswith(("-c=", "--config=")) else [word])
     ]
     return [
-        _readable(word) if before in CONFIG_OPTIONS else word
+        str(find_config(word)) if before in CONFIG_OPTIONS else word
         for before, word in zip(["", *words], words, strict=False)
     ]
-
-
-def _readable(name: str) -> str:
-    """The path of a config that is a mapping in YAML."""
-    path = find_config(name)
-    read_yaml(path)
-    return str(path)
 
 
 def _normalized(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
@@ -93,37 +99,13 @@ def _normalized(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
     return found
 
 
-def show_help(study: Study, argv: Sequence[str], command: str) -> None:
-    """Prints one screen for `--help`, a group for `--help GROUP`, everything for `--help all`."""
-    asked = [number for number, word in enumerate(argv) if word in ("-h", "--help")]
-    if not asked:
-        return
-    from bfc_lightning.cli.help import group_help, overview
+class _Names(KnownKeys):
+    """The names that a command knows; `explain` reports those that its parser refuses."""
 
-    following = argv[asked[0] + 1 : asked[0] + 2]
-    topic = next((word for word in following if not word.startswith("-")), "")
-    text = study.parser.format_help()
-    print(group_help(text, topic) if topic else overview(command, text), end="")
-    raise SystemExit(0)
-
-
-class _Names:
-    """The names that a command knows; `check` and `explain` report the others."""
-
-    def __init__(self, defaults: Mapping[str, Any], argv: Sequence[str]) -> None:
+    def __init__(self, parser: ArgumentParser, argv: Sequence[str]) -> None:
+        super().__init__(parser)
         self._argv = argv
-        parents = {key.rsplit(".", n)[0] for key in defaults for n in range(1, key.count(".") + 1)}
-        self._open = {*defaults, *(key for key in parents if f"{key}.class_path" in defaults)}
-        short = {key.replace(".init_args.", ".") for key in defaults}
-        self._known = sorted({"help", "config", "print_config", *parents, *defaults, *short})
-
-    def check(self) -> None:
-        """Refuses the first unknown option; arguments of classes are left to the parser."""
-        for word in self._argv:
-            key = word.removeprefix("--").partition("=")[0].removesuffix("+")
-            is_open = any(key.startswith(f"{each}.") for each in self._open)
-            if word.startswith("--") and key not in self._known and not is_open:
-                raise RunError(f"Unknown key {key!r}.{did_you_mean(key, self._known)}")
+        self.configs = [path for option, path in pairwise(argv) if option in CONFIG_OPTIONS]
 
     def explain(self, message: str) -> str:
         """An error of the parser in one line, with the closest name and the place."""
@@ -133,11 +115,11 @@ class _Names:
             return self._about_key(".".join([*groups, *filter(None, found.groups())]), message)
         if found := _UNKNOWN_CLASS.search(message):
             name = found[1] or found[2]
-            return f"{where}unknown class {name!r}{self._place(name)}.{_closest_class(name)}"
+            return f"{where}unknown class {name!r}{self.place(name)}.{_closest_class(name)}"
         if found := _STRAY.search(message):
             for word in self._argv:
                 if word.startswith("--") and word.endswith(found[1].lstrip("-").partition("=")[0]):
-                    return f"Unknown key {word[2:]!r}.{did_you_mean(word[2:], self._known)}"
+                    return f"Unknown key {word[2:]!r}.{did_you_mean(word[2:], self.all)}"
             return f"Unknown argument {found[1]!r}; configs follow -c, and keys begin with --."
         if found := _REQUIRED.match(message):
             return f"{found[1]} must be given, in a config or as --KEY; try: bfc fit -c quickstart"
@@ -148,21 +130,16 @@ class _Names:
         prefix, _, name = key.rpartition(".")
         if name == "class_path":
             return f"{prefix}: the arguments of a class must be below init_args."
-        place = self._place(name)
-        while place and prefix and prefix not in self._known:
-            key, (prefix, _, name) = prefix, prefix.rpartition(".")
-            place = self._place(name)
-        arguments = [name for path in _CLASS.findall(message) for name in _parameters(path)]
+        arguments = [each for path in _CLASS.findall(message) for each in _parameters(path)]
         known = [f"{prefix}.{each}" for each in (*arguments, "class_path", "init_args")]
-        return f"Unknown key {key!r}{place}.{did_you_mean(key, [*known, *self._known])}"
+        return f"Unknown key {key!r}{self.place(name)}.{did_you_mean(key, [*known, *self.all])}"
 
-    def _place(self, name: str) -> str:
+    def place(self, name: str) -> str:
         """` (a.yaml, line 14)` if a config, and no argument, has the name."""
         pattern = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])")
         if any(word.startswith("--") and re.search(rf"\b{name}(=|$)", word) for word in self._argv):
             return ""
-        configs = [path for option, path in pairwise(self._argv) if option in CONFIG_OPTIONS]
-        for path in reversed(configs):
+        for path in reversed(self.configs):
             lines = Path(path).read_text(encoding="utf-8").splitlines()
             found = [n for n, line in enumerate(lines, start=1) if pattern.search(line)]
             if found:
@@ -177,6 +154,5 @@ def _closest_class(name: str) -> str:
 
 def _parameters(class_path: str) -> list[str]:
     """The parameters of a class and its bases."""
-    module, _, name = class_path.rpartition(".")
-    kinds = getattr(import_module(module), name).__mro__[:-1]
+    kinds = resolve_name(class_path).__mro__[:-1]
     return [name for kind in kinds for name in inspect.signature(kind).parameters]

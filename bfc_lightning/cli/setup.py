@@ -5,20 +5,17 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import shtab
 from jsonargparse import ArgumentParser
 
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.runs.config import Study, flatten
-from bfc_lightning.runs.yaml_files import shipped_configs
-
-_SHELLS = ("bash", "zsh", "tcsh")
+from bfc_lightning.runs.yaml_files import config_names, shipped_configs
 
 
 def init_command(argv: Sequence[str]) -> int:
     """Copies the shipped configs into a folder that does not exist yet."""
-    parser = ArgumentParser(
-        prog="bfc init", description="Copy the shipped configs, to edit them.", exit_on_error=False
-    )
+    parser = ArgumentParser("bfc init", description="Copy the configs.", exit_on_error=False)
     parser.add_argument("folder", metavar="DIR", type=Path)
     with usage_errors():
         folder = parser.parse_args(list(argv)).folder
@@ -33,44 +30,34 @@ def completion_command(argv: Sequence[str]) -> int:
     parser = ArgumentParser(
         prog="bfc completion", description="Print a completion script.", exit_on_error=False
     )
-    parser.add_argument("shell", choices=_SHELLS)
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     with usage_errors():
-        import shtab
-
         print(shtab.complete(_parser(), shell=parser.parse_args(list(argv)).shell))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     """A plain parser with the names of every option."""
-    from bfc_lightning.cli import _COMMANDS
-
-    folder = shipped_configs()
-    configs = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.y*"))
-    parser = argparse.ArgumentParser(prog="bfc")
-    commands = parser.add_subparsers()
-    for name in _COMMANDS:
-        command = commands.add_parser(name, help=name)  # shtab leaves out those without help
-        if name not in ("init", "completion"):
-            command.add_argument("-c", "--config", choices=configs)
-            for key in _options(name):
-                command.add_argument(f"--{key}")
-    return parser
-
-
-def _options(command: str) -> list[str]:
-    """The options of a command."""
     from bfc_lightning.baselines import Baseline
     from bfc_lightning.cli.claims import claims_parser
     from bfc_lightning.cli.evaluate import CHECKPOINT
     from bfc_lightning.cli.experiments import options_parser
     from bfc_lightning.cli.fit import RESUME
 
-    if command in ("compare", "sweep", "claims"):
-        parser = claims_parser() if command == "claims" else options_parser()
-    elif command == "baseline":
-        parser = Study(extra={"baseline": Baseline}).parser
-    else:
-        parser = Study(options=RESUME if command == "fit" else CHECKPOINT).parser
-    keys = {key.replace(".init_args.", ".") for key in flatten(parser.get_defaults().as_dict())}
-    return sorted(keys - {"config", "names"})
+    parsers = {
+        "fit": Study(options=RESUME).parser,
+        **dict.fromkeys(("validate", "test", "predict"), Study(options=CHECKPOINT).parser),
+        "baseline": Study(extra={"baseline": Baseline}).parser,
+        **dict.fromkeys(("compare", "sweep"), options_parser()),
+        "claims": claims_parser(),
+    }
+    parser = argparse.ArgumentParser(prog="bfc")
+    commands = parser.add_subparsers()
+    for name in (*parsers, "init", "completion"):
+        commands.add_parser(name, help=name)  # shtab leaves out those without help
+    for name, own in parsers.items():
+        keys = flatten(own.get_defaults().as_dict()).keys() - {"config", "names"}
+        commands.choices[name].add_argument("-c", "--config", choices=config_names())
+        for key in sorted({key.replace(".init_args.", ".") for key in keys}):
+            commands.choices[name].add_argument(f"--{key}")
+    return parser

@@ -4,7 +4,6 @@ A run in a job has a lock, a file with the job's id. It is stale once squeue doe
 """
 
 import io
-import itertools
 import math
 import os
 import shutil
@@ -22,19 +21,22 @@ from rich.live import Live
 from rich.text import Text
 
 from bfc_lightning.experiments.record import LOGS, Record, write_plan
-from bfc_lightning.experiments.spec import FINISHED, Experiment, RunSpec
+from bfc_lightning.experiments.spec import Experiment, RunSpec, Status
 from bfc_lightning.experiments.tables import summary_table
 from bfc_lightning.runs.folder import RunError
 
 _SHARD_SECONDS = 900.0
 _GUESS_SECONDS = 30.0
 _SIGNAL_SECONDS = 120
-_POLL_SECONDS, _POLLS_OF_SQUEUE = 1.0, 15
+_POLL_SECONDS = 10.0
 
 
 def runs_in_jobs(folder: Path) -> dict[str, str]:
     """The runs that are in a job that waits or runs, each with the job; deletes stale locks."""
-    locks = _read_locks(folder)
+    locks = {}
+    for path in _lock(folder, "").glob("[!.]*"):
+        with suppress(FileNotFoundError):  # its shard has just ended
+            locks[path.name] = path.read_text(encoding="utf-8")
     live = _slurm("squeue", "--noheader", "--array", "--format=%i").split() if locks else []
     for name in [name for name, job in locks.items() if job not in live]:
         _lock(folder, name).unlink(missing_ok=True)
@@ -44,14 +46,6 @@ def runs_in_jobs(folder: Path) -> dict[str, str]:
 
 def _lock(folder: Path, name: str) -> Path:
     return folder / "locks" / name
-
-
-def _read_locks(folder: Path) -> dict[str, str]:
-    locks = {}
-    for path in _lock(folder, "").glob("[!.]*"):
-        with suppress(FileNotFoundError):  # its shard has just ended
-            locks[path.name] = path.read_text(encoding="utf-8")
-    return locks
 
 
 def _take_lock(folder: Path, name: str, job: str) -> bool:
@@ -127,7 +121,7 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
 
 def _runs_per_job(record: Record) -> int:
     """As many runs as take a quarter of an hour, if they are like those that have finished."""
-    finished = record.results.loc[record.results["status"] == FINISHED, "wall_seconds"]
+    finished = record.results.loc[record.results["status"] == Status.FINISHED, "wall_seconds"]
     seconds = _GUESS_SECONDS if finished.empty else float(finished.median())
     return max(1, int(_SHARD_SECONDS / seconds)) * _workers(record.experiment)
 
@@ -145,7 +139,7 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
     if experiment.cluster.name == "slurm":
         runs = [run for run in runs if _take_lock(folder, run.name, job)]
     record = Record(replace(experiment, workers=_workers(experiment)), runs)
-    record.run([run for run in runs if not record.is_over(run)], writes_tables=False)
+    record.run([run for run in runs if not record.is_over(run.name)], writes_tables=False)
     if record.signum == signal.SIGUSR2:
         _slurm("scontrol", "requeue", job)
     if not record.signum:  # otherwise SLURM may requeue the job
@@ -155,15 +149,10 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
 
 def watch(record: Record) -> None:
     """Shows the table of the runs so far while any is in a job."""
-    folder, live = record.experiment.folder, set(record.held.values())
     with Live(console=Console(stderr=True), auto_refresh=False) as shown:
-        for number in itertools.count(1):
+        while record.held:
             table = summary_table(record.experiment, record.results, record.chosen)
             shown.update(Text(table.to_string(index=False)), refresh=True)
-            if not record.held:
-                return
             time.sleep(_POLL_SECONDS)
-            if number % _POLLS_OF_SQUEUE == 0:
-                with suppress(RunError):  # the controller may be busy
-                    live = set(runs_in_jobs(folder).values())
-            record.refresh({name: job for name, job in _read_locks(folder).items() if job in live})
+            with suppress(RunError):  # the controller may be busy
+                record.refresh(runs_in_jobs(record.experiment.folder))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import FINISHED, Experiment
+from bfc_lightning.experiments.spec import Experiment, Status
 from bfc_lightning.experiments.tables import losses, rows_where
 from bfc_lightning.figures.style import COLORS, MARKERS, own_style
 from bfc_lightning.files import replacing
@@ -28,10 +28,8 @@ _SPREAD = 8.0
 _ABOVE = 1.3
 _SCORES = ("val/nmse", "val/error")
 _LABELS = {
-    "val/nmse": "E(f - G)² / Var G",
-    "test/nmse": "E(f - G)² / Var G",
-    "val/error": "wrong classes (fraction)",
-    "test/error": "wrong classes (fraction)",
+    **dict.fromkeys(("val/nmse", "test/nmse"), "E(f - G)² / Var G"),
+    **dict.fromkeys(("val/error", "test/error"), "wrong classes (fraction)"),
     "features/residual": "1 - R² of level {} from layer {}",
     "features/form_error": "|A_F - A_1|² / |A_1|² of layer {}",
     "features/leakage": "leakage of layer {}",
@@ -77,7 +75,7 @@ def write_figures(experiment: Experiment, results: pd.DataFrame, formats: Sequen
 def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | None:
     """Metrics of the finished runs; an axis with one value is ignored. None without a number."""
     results = results.replace([math.inf, -math.inf], math.nan)
-    finished = results[results["status"] == FINISHED]
+    finished = results[results["status"] == Status.FINISHED]
     metrics = [key for key in experiment.metrics if key in finished and finished[key].count()]
     if not metrics:
         return None
@@ -99,8 +97,8 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
             _draw_curves(panel, rows, metric, histories, looks)
         else:
             panel.sharey(next(first for key, _, first in panels if key == metric))
-            _draw_over_axis(panel, rows, metric, shown, looks)
-            _draw_published(panel, experiment.published.get(metric, []), shown)
+            published = experiment.published.get(metric, [])
+            _draw_over_axis(panel, rows, metric, shown, looks, published)
     for metric, _, panel in panels:  # after drawing: seaborn takes medians in the panel's scale
         if not is_map and is_spread((histories if metric in histories else finished)[metric]):
             panel.set_yscale("log")
@@ -121,7 +119,7 @@ def comparison_figure(experiment: Experiment, results: pd.DataFrame) -> Figure |
 
 def scaling_figure(experiment: Experiment, results: pd.DataFrame) -> Figure | None:
     """Samples needed over the dimension; above the dotted line, the error was not reached."""
-    if experiment.scaling is None or not (results["status"] == FINISHED).any():
+    if experiment.scaling is None or not (results["status"] == Status.FINISHED).any():
         return None
     needed = SamplesNeeded(experiment, results)
     most = float(needed.samples[-1])
@@ -215,14 +213,22 @@ def _draw_curves(
 
 
 def _draw_over_axis(
-    panel: Axes, finished: pd.DataFrame, metric: str, shown: LabelsOf, looks: Looks
+    panel: Axes,
+    finished: pd.DataFrame,
+    metric: str,
+    shown: LabelsOf,
+    looks: Looks,
+    published: Sequence[Sequence[float]],
 ) -> None:
-    """Final values: a line per learner; markers alone if the labels are not numbers."""
+    """Final values: a line per learner, markers alone if the labels are not numbers; ranges."""
     ((name, labels),) = shown.items()
     places, is_numeric = _places(labels)
     finished = finished.assign(x=finished[name].map(places), value=finished[metric])
     _draw_medians(panel, finished, looks, is_line=is_numeric)
     _draw_references(panel, finished, metric)
+    for label, ends in zip(labels, published, strict=False):
+        x = [places[label]] * 2
+        panel.plot(x, ends, color="0.8", linewidth=7, zorder=0, label="published")
     ticks = list(places.values())
     panel.set_xscale("log" if is_numeric and is_spread(ticks) else "linear")
     panel.set_xticks(ticks, [label.replace(",", "\n") for label in places])
@@ -254,21 +260,12 @@ def _draw_references(panel: Axes, data: pd.DataFrame, metric: str) -> None:
         panel.plot(middle, color="0.35", linestyle=":", linewidth=1.2, zorder=1, label=label)
 
 
-def _draw_published(panel: Axes, ranges: Sequence[Sequence[float]], shown: LabelsOf) -> None:
-    """Published values, from the lowest to the highest: a bar at each place of the axis."""
-    ((_, labels),) = shown.items()
-    places = _places(labels)[0]
-    for label, (low, high) in zip(labels, ranges, strict=False):
-        x = places[label]
-        panel.plot([x, x], [low, high], color="0.8", linewidth=7, zorder=0, label="published")
-
-
 def _draw_map(
     panel: Axes, rows: pd.DataFrame, metric: str, shown: LabelsOf, norm: Normalize
 ) -> None:
     """A cell per point of two axes: the median, and how many runs did not finish."""
     columns, lines = (list(_places(labels)[0]) for labels in shown.values())
-    rows = rows.assign(value=rows[metric].where(rows["status"] == FINISHED))
+    rows = rows.assign(value=rows[metric].where(rows["status"] == Status.FINISHED))
     cells = rows.groupby(list(shown)[::-1])
     medians = cells["value"].median().unstack().reindex(index=lines[::-1], columns=columns)
     color_bar = {"label": metric_label(metric)}

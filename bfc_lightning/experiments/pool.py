@@ -15,9 +15,10 @@ from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from bfc_lightning.experiments.spec import Limits
+if TYPE_CHECKING:
+    from bfc_lightning.experiments.spec import Limits
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 _SIGNALS = (*_STOP, signal.SIGUSR2)  # the last one comes before the time limit of a job
@@ -61,22 +62,14 @@ class Pool:
     """
 
     num_workers: int
-    limits: Limits
+    limits: "Limits"
     gpus: Sequence[str] = ()
     signum: int = 0
     _num_signals: int = 0
     _workers: list[Worker] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOAD)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
-        try:
-            resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        start_server()
         is_main = threading.current_thread() is threading.main_thread()
         self._before = {n: signal.signal(n, self._receive) for n in _SIGNALS} if is_main else {}
         return self
@@ -106,7 +99,7 @@ class Pool:
     def _start(self, task: Task) -> None:
         slot = min(set(range(self.num_workers)) - {worker.slot for worker in self._workers})
         gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
-        process = self._context.Process(
+        process = multiprocessing.get_context("forkserver").Process(
             target=_work, args=(task, self.limits.gigabytes, gpu, os.getcwd())
         )
         process.start()
@@ -126,6 +119,18 @@ class Pool:
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum
         self._num_signals += 1
+
+
+def start_server() -> None:
+    """Starts the server from which workers are forked, unless it runs; it needs some seconds."""
+    forkserver.set_forkserver_preload(_PRELOAD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
+    try:
+        resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _kill(worker: Worker) -> None:

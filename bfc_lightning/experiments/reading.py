@@ -23,14 +23,13 @@ from bfc_lightning.experiments.spec import (
     Experiment,
     ExperimentFile,
     RunSpec,
-    Scaling,
     Settings,
     num_trials,
     trials_of,
 )
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.config import Study, digest, flatten, make_trainer
-from bfc_lightning.runs.folder import LONGEST_NAME, RunError, check_name, expanded
+from bfc_lightning.runs.folder import LONGEST_NAME, RunError, named_folder
 from bfc_lightning.runs.yaml_files import find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
@@ -64,30 +63,25 @@ def make_experiment(given: Namespace, command: str) -> Experiment:
         settings = merged(settings, read_yaml(Path(path)))
     settings.pop("run", None)
     learners = {str(name): block or {} for name, block in source.learners.items()}
+    config, name = Path(given.config[0]), source.run.name
+    folder = config.parent  # of a `compare.yaml` that an experiment has written
+    if name is not None or config.name != MARK:
+        folder = own_folder(source.run.root, config.stem if name is None else name, MARK)
     experiment = Experiment(
         **{**vars(source), "learners": learners or {"": {}}},
         settings=settings,
         axes=_axes(source.grid, source.points),
         source=source,
-        folder=_folder(source, Path(given.config[0])),
+        folder=folder,
         command=command,
     )
     _check(experiment)
     return experiment
 
 
-def _folder(source: ExperimentFile, config: Path) -> Path:
-    """The folder of a `compare.yaml`, or that of the name."""
-    name = source.run.name
-    if name is None and config.name == MARK:
-        return config.parent
-    return own_folder(source.run.root, config.stem if name is None else name, MARK)
-
-
 def own_folder(root: str, name: str, mark: str) -> Path:
     """`root/name`, which must be new, empty or have the file `mark`."""
-    check_name(name)
-    folder = expanded(root) / name
+    folder = named_folder(root, name)
     if any(folder.glob("[!.]*")) and not (folder / mark).is_file():
         raise RunError(f"{folder} holds something else: choose another run.name.")
     return folder
@@ -276,13 +270,13 @@ def merged(below: Settings, above: Settings) -> dict[str, Any]:
 
 def _check(experiment: Experiment) -> None:
     """Refuses empty lists, names that cannot be folders, unfair tuning, scaling without axes."""
-    lists = {"seeds": experiment.seeds, "metrics": experiment.metrics}
-    for key, values in {**lists, "tuning.seeds": experiment.tuning.seeds}.items():
+    seeds = {"seeds": experiment.seeds, "tuning.seeds": experiment.tuning.seeds}
+    for key, values in {"metrics": experiment.metrics, **seeds}.items():
         if not values or len(set(values)) < len(values):
             raise RunError(f"{key} must be a list of different values, got {values}.")
-    for seeds in (experiment.seeds, experiment.tuning.seeds):
-        if experiment.replicas and seeds != [*range(seeds[0], seeds[0] + len(seeds))]:
-            raise RunError(f"seeds must be consecutive with replicas, got {seeds}.")
+        are_consecutive = key == "metrics" or values == [*range(values[0], values[-1] + 1)]
+        if experiment.replicas and not are_consecutive:
+            raise RunError(f"{key} must be consecutive with replicas, got {values}.")
     axes = experiment.axes
     labels = [label for axis in axes if axis != "point" for label in axes[axis]]
     for name in [*filter(None, experiment.learners), *axes, *labels]:
@@ -296,9 +290,7 @@ def _check(experiment: Experiment) -> None:
         _check_learner(experiment, name, block)
     if not isinstance(experiment.tuning.metric, str):
         raise RunError(f"tuning.metric must be text, got {experiment.tuning.metric!r}.")
-    _check_published(experiment)
-    if experiment.scaling is not None:
-        _check_scaling(experiment.scaling, {name: list(axes[name]) for name in axes})
+    _check_axes(experiment)
 
 
 def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
@@ -320,17 +312,18 @@ def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
         raise RunError(f"tuning.seeds must not be among seeds, got {min(both)} in both.")
 
 
-def _check_published(experiment: Experiment) -> None:
-    counts = list(map(len, experiment.axes.values()))
+def _check_axes(experiment: Experiment) -> None:
+    """Refuses published values and scaling that do not fit the axes."""
+    axes = {name: list(labels) for name, labels in experiment.axes.items()}
+    scaling = experiment.scaling
     for metric, ranges in experiment.published.items():
-        if metric not in experiment.metrics or counts != [len(ranges)]:
+        if metric not in experiment.metrics or [*map(len, axes.values())] != [len(ranges)]:
             raise RunError(
                 "published must give [lowest, highest] of a metric for each value of the axis, "
                 f"got {metric}: {ranges}."
             )
-
-
-def _check_scaling(scaling: Scaling, axes: dict[str, list[str]]) -> None:
+    if scaling is None:
+        return
     for what, name in (("dimension", scaling.dimension), ("samples", scaling.samples)):
         numbers = pd.to_numeric(pd.Series(axes.pop(name, [])), errors="coerce")
         if len(numbers) < 2 or not numbers.between(0, math.inf, inclusive="neither").all():

@@ -1,49 +1,32 @@
 """The state of an experiment, which is that of its run folders, and the pool that runs them."""
 
-import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from bfc_lightning.experiments.pool import Pool, Task, Worker
-from bfc_lightning.experiments.spec import (
-    DIVERGED,
-    DONE,
-    FAILED,
-    FINISHED,
-    INTERRUPTED,
-    MARK,
-    MISSING,
-    OOM,
-    SUBMITTED,
-    TIMEOUT,
-    Experiment,
-    RunSpec,
-)
+from bfc_lightning.experiments.spec import DONE, MARK, Experiment, RunSpec, Status
 from bfc_lightning.experiments.tables import choose, write_tables
 from bfc_lightning.files import write_atomically, write_json
-from bfc_lightning.runs.config import differences, identity, listed
-from bfc_lightning.runs.folder import CONFIG, SUMMARY, RunError
-from bfc_lightning.runs.yaml_files import to_yaml
+from bfc_lightning.runs.config import differences, identity
+from bfc_lightning.runs.folder import CONFIG, RunError
+from bfc_lightning.runs.loading import read_summary
+from bfc_lightning.runs.yaml_files import read_yaml, to_yaml
 
 RUNS, LOGS = "runs", "logs"
 _CONFIGS, _STOPPED = "configs", "stopped"
 _EXIT_USAGE, _EXIT_OOM = 2, 4
 _WRITE_SECONDS = 10.0
-
-Say = Callable[..., None]
 
 
 def commands(experiment: Experiment, run: RunSpec) -> list[tuple[str, ...]]:
@@ -107,7 +90,7 @@ class Record:
     def refresh(self, held: dict[str, str]) -> None:
         """Reads the runs that were not over, and chooses among the trials that are."""
         self.held = held
-        self._rows = {name: rows for name, rows in self._rows.items() if _is_over(rows)}
+        self._rows = {name: rows for name, rows in self._rows.items() if self.is_over(name)}
         self._choose()
 
     def _choose(self) -> None:
@@ -131,13 +114,12 @@ class Record:
 
     def todo(self) -> list[RunSpec]:
         """The runs that can be begun or continued; of the tuning alone, while it lasts."""
-        return [
-            run for run in self.all_runs() if run.name not in self.held and not self.is_over(run)
-        ]
+        left = [run for run in self.all_runs() if not self.is_over(run.name)]
+        return [run for run in left if run.name not in self.held]
 
-    def is_over(self, run: RunSpec) -> bool:
+    def is_over(self, name: str) -> bool:
         """Whether a run is not run again."""
-        return _is_over(self._rows[run.name])
+        return all(row["status"] in DONE for row in self._rows[name])
 
     def write(self) -> None:
         """Writes the tables."""
@@ -149,7 +131,7 @@ class Record:
         """Every reason why runs have failed, with the name of the first of them."""
         found: dict[str, str] = {}
         for name, rows in self._rows.items():
-            if rows[0]["status"] == FAILED:
+            if rows[0]["status"] == Status.FAILED:
                 found.setdefault(self._end(name)["reason"], name)
         return found
 
@@ -166,17 +148,22 @@ class Record:
         return pd.DataFrame([row for run in runs for row in self._rows[run.name]])
 
     def _read(self, run: RunSpec) -> list[dict[str, Any]]:
-        """What a run's folder says of each seed."""
+        """What a run's folder says of each seed, unless the run has other settings."""
         path = self.experiment.folder / RUNS / run.name
-        summary = _content(path / SUMMARY)
-        _check_unchanged(run, summary, path)
-        status, contents = summary.get("status", MISSING), [summary]
-        if status == FINISHED and run.is_tested:
-            contents.append(_content(path / "test.json"))
-            status = FINISHED if contents[1] else INTERRUPTED
+        summary, tested = read_summary(path), read_summary(path, "test.json")
+        if summary.get("digest", run.digest) != run.digest:
+            here = {**run.config, "seed_everything": run.seed}
+            found = differences(identity(read_yaml(path / CONFIG)), identity(here))
+            raise RunError(
+                f"settings have changed since the run {run.name} was begun: {found}. Give the "
+                "experiment another --run.name, or --run.overwrite true."
+            )
+        status, contents = summary.get("status", Status.MISSING), [summary]
+        if status == Status.FINISHED and run.is_tested:
+            status, contents = status if tested else Status.INTERRUPTED, [summary, tested]
         if status not in DONE:
-            status = MISSING if status == MISSING else INTERRUPTED
-            status = SUBMITTED if run.name in self.held else self._stop(run) or status
+            status = Status.INTERRUPTED if summary else Status.MISSING
+            status = Status.SUBMITTED if run.name in self.held else self._stop(run) or status
         rows = []
         for number in range(run.num_seeds):
             parts = [(each.get("replicas") or [each] * run.num_seeds)[number] for each in contents]
@@ -187,7 +174,7 @@ class Record:
                 **run.labels,
                 **({"trial": run.trial} if run.is_trial else {}),
                 "seed": run.seed + number,
-                "status": DIVERGED if parts[0].get("status") == DIVERGED else status,
+                "status": Status.DIVERGED if parts[0].get("status") == Status.DIVERGED else status,
                 "steps": summary.get("steps", math.nan),
                 "samples_seen": summary.get("samples_seen", math.nan) / run.num_seeds,
                 "wall_seconds": summary.get("wall_seconds", math.nan),
@@ -197,7 +184,7 @@ class Record:
 
     def _end(self, name: str) -> dict[str, Any]:
         """How a run ended without a result; empty if it did not."""
-        return _content(self.experiment.folder / _STOPPED / f"{name}.json")
+        return read_summary(self.experiment.folder / _STOPPED, f"{name}.json")
 
     def _stop(self, run: RunSpec) -> str:
         """The status of a run that ended without a result, unless the limit that it met grew."""
@@ -208,8 +195,9 @@ class Record:
         return "" if grown else str(end["status"])
 
     def _limit(self, status: str) -> float | None:
+        """What `limits` says of the ends with a status."""
         limits = self.experiment.limits
-        return {TIMEOUT: limits.seconds, OOM: limits.gigabytes}.get(status)
+        return {"timeout": limits.seconds, "oom": limits.gigabytes}.get(status)
 
     def run(self, runs: Sequence[RunSpec], *, writes_tables: bool = True) -> None:
         """Runs them in a pool of this machine."""
@@ -224,25 +212,35 @@ class Record:
             Task(name, tuple(commands(self.experiment, run)), folder / LOGS / f"{name}.txt")
             for name, run in todo.items()
         ]
-        every = [*self._trials, *self._runs]
-        num_over = sum(map(self.is_over, every))
-        with _progress(len(every), num_over) as say, _pool(self.experiment) as pool:
+        every, console = [*self._trials, *self._runs], Console(stderr=True)
+        number, total = sum(self.is_over(run.name) for run in every), len(every)
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+        shown = Progress(*columns, console=console, disable=not console.is_terminal)
+        bar = shown.add_task("runs", total=total, completed=number)
+        with shown, _pool(self.experiment) as pool:
+            if number:
+                console.out(f"{number}/{total} runs were finished before.", highlight=False)
             for worker in pool.run(tasks):
                 name = worker.task.name
-                rows = self._rows[name] = self._ended(todo[name], worker, pool.signum)
+                self._end_run(todo[name], worker, pool.signum)
+                rows = self._rows[name]
                 values = [row[metric] for row in rows if metric in row]
                 score = f" {metric} {median(values):.1e}" if values else ""
-                say(f"{name} {rows[0]['status']}{score} ({worker.seconds:.0f} s)", done=1)
+                number += 1
+                shown.update(bar, completed=number)
+                line = f"{number}/{total} {name} {rows[0]['status']}{score}"
+                console.out(f"{line} ({worker.seconds:.0f} s)", highlight=False)
                 if writes_tables and time.monotonic() - self._written > _WRITE_SECONDS:
                     self.write()
             self.signum = pool.signum
 
-    def _ended(self, run: RunSpec, worker: Worker, signum: int) -> list[dict[str, Any]]:
-        """The rows of a run whose process has ended; an end without a result is written down."""
-        rows = self._read(run)
-        if _is_over(rows) or (signum and not worker.is_overdue):
-            return rows
-        status = TIMEOUT if worker.is_overdue else {_EXIT_OOM: OOM}.get(worker.code, FAILED)
+    def _end_run(self, run: RunSpec, worker: Worker, signum: int) -> None:
+        """Reads a run whose process has ended; an end without a result is written down."""
+        self._rows[run.name] = self._read(run)
+        if self.is_over(run.name) or (signum and not worker.is_overdue):
+            return
+        status = Status.OOM if worker.code == _EXIT_OOM else Status.FAILED
+        status = Status.TIMEOUT if worker.is_overdue else status
         lines = worker.task.log.read_text(encoding="utf-8", errors="replace").splitlines()
         reason = lines[-1].removeprefix("bfc: error: ") if lines else ""
         end = {
@@ -255,31 +253,7 @@ class Record:
         folder = self.experiment.folder / _STOPPED
         folder.mkdir(exist_ok=True)
         write_json(folder / f"{run.name}.json", end)
-        return self._read(run)
-
-
-def _is_over(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return all(row["status"] in DONE for row in rows)
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _check_unchanged(run: RunSpec, summary: Mapping[str, Any], path: Path) -> None:
-    """Refuses to count a run that was made with other settings."""
-    if summary.get("digest", run.digest) != run.digest:
-        stored = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-        here = {**run.config, "seed_everything": run.seed}
-        clauses = differences(identity(stored), identity(here))
-        raise RunError(
-            f"settings have changed since the run {run.name} was begun: {listed(clauses)}. "
-            "Give the experiment another --run.name, or --run.overwrite true."
-        )
+        self._rows[run.name] = self._read(run)
 
 
 def _pool(experiment: Experiment) -> Pool:
@@ -291,21 +265,3 @@ def _pool(experiment: Experiment) -> Pool:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = experiment.workers or count or max(1, (cores or 1) // experiment.run.threads)
     return Pool(workers, limits=experiment.limits, gpus=gpus)
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Say]:
-    """A function that prints a line on stderr and advances a bar, which a terminal shows."""
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
-        bar = shown.add_task("runs", total=total)
-
-        def say(line: str, done: int = 0) -> None:
-            shown.advance(bar, done)
-            number = f"{shown.tasks[0].completed:.0f}/{total}" if done else " "
-            console.out(number, line, highlight=False)
-
-        if done:
-            say("runs were finished before.", done)
-        yield say

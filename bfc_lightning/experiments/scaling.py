@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
-from bfc_lightning.experiments.spec import DIVERGED, FINISHED, OOM, TIMEOUT, Experiment
+from bfc_lightning.experiments.spec import Experiment, Status
 
 # With a larger share of draws without an exponent there is no interval.
 _MAX_UNDEFINED = 0.05
@@ -67,13 +67,12 @@ class SamplesNeeded:
         )
         metric = scaling.metric or experiment.metrics[0]
         self.goal = f"{metric} <= {scaling.error:g}"
-        limits = {DIVERGED: math.inf, TIMEOUT: math.nan, OOM: math.nan}
+        limits = {Status.DIVERGED: math.inf, Status.TIMEOUT: math.nan, Status.OOM: math.nan}
         names = ["learner", scaling.dimension, "seed", scaling.samples, "status", metric]
-        found = results.reindex(columns=names).itertuples(index=False, name=None)
-        errors = {
-            tuple(key): limits.get(status, value if status == FINISHED and value == value else None)
-            for *key, status, value in found
-        }
+        errors: dict[tuple[Any, ...], float | None] = {}
+        for row in results.reindex(columns=names).itertuples(index=False, name=None):
+            is_known = row[4] == Status.FINISHED and not math.isnan(row[5])
+            errors[row[:4]] = row[5] if is_known else limits.get(row[4])
         rows = []
         for key in itertools.product(self.learners, self.dimensions, self.seeds):
             mine = {float(n): errors.get((*key, n)) for n in self.samples}
@@ -85,17 +84,14 @@ class SamplesNeeded:
         """The samples that a learner needs, over the seeds: one row per dimension.
 
         `samples` is the median over the seeds that are known, of which one that did not reach the
-        error counts as infinite; it is NaN if none is known. `low` and `high` are the smallest and
-        the largest, `is_bound` says that the median is an upper bound, `num_reached` counts the
-        seeds that reached the error.
+        error counts as infinite; it is NaN if none is known. `is_bound` says that the median is an
+        upper bound, `num_reached` counts the seeds that reached the error.
         """
         values = self._values(learner)
         lower, upper = _middles(values)
         return pd.DataFrame(
             {
                 "samples": (lower + upper) / 2,
-                "low": np.fmin.reduce(values, axis=1),
-                "high": np.fmax.reduce(values, axis=1),
                 "is_bound": lower <= float(self.samples[0]),
                 "num_reached": np.isfinite(values).sum(axis=1),
             },
@@ -111,12 +107,8 @@ class SamplesNeeded:
         more than half of the seeds reached the error and the median is not a bound. The interval
         holds the middle 95 % of the exponents over 2,000 draws of the seeds with replacement.
 
-        A seed means the same target and samples for all learners, so each draw is used for both
-        terms of a difference. Each exponent has its own dimensions: a bound that is taken as a
-        number would make it too small if it stands at the smallest dimensions.
-
-        It is undefined with fewer than two such dimensions; there is no interval with a single
-        seed, or if the exponents of more than 5 % of the draws are undefined.
+        Each draw is used for both terms of a difference, but each exponent has its own dimensions,
+        since a bound that is taken as a number would make it too small.
 
         Source: see `bootstrap.draws`.
         """

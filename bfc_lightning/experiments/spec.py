@@ -3,15 +3,14 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
-TIMEOUT, OOM = "timeout", "oom"
-INTERRUPTED, SUBMITTED, MISSING = "interrupted", "submitted", "missing"
-DONE = (FINISHED, DIVERGED, TIMEOUT, OOM)
+Status = StrEnum("Status", "FINISHED DIVERGED FAILED TIMEOUT OOM INTERRUPTED SUBMITTED MISSING")
+DONE = (Status.FINISHED, Status.DIVERGED, Status.TIMEOUT, Status.OOM)
 """States of runs that are not run again."""
 
 MARK = "compare.yaml"

@@ -1,7 +1,7 @@
 """An experiment's results: which trials win, and tables as CSV, Markdown and LaTeX."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,7 @@ import pandas as pd
 import yaml
 
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import (
-    DONE,
-    FAILED,
-    FINISHED,
-    Chosen,
-    Experiment,
-    num_trials,
-    trials_of,
-)
+from bfc_lightning.experiments.spec import DONE, Chosen, Experiment, Status, num_trials, trials_of
 from bfc_lightning.files import write_atomically
 
 _MIN_VALUES_FOR_EDGES = 3
@@ -41,7 +33,7 @@ def rows_where(rows: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
 
 def losses(status: "pd.Series[str]") -> list[str]:
     """How many runs did not finish, e.g. `1 diverged`, by status."""
-    counts = status[status != FINISHED].value_counts().sort_index()
+    counts = status[status != Status.FINISHED].value_counts().sort_index()
     return [f"{count} {name}" for name, count in counts.items()]
 
 
@@ -58,36 +50,32 @@ def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
     return {
         point: str(_scores(experiment, rows).idxmin())
         for point, rows in by_point(experiment, trials)
-        if rows["status"].isin([*DONE, FAILED]).all()
+        if rows["status"].isin([*DONE, Status.FAILED]).all()
     }
 
 
-def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> list[str]:
+def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> Iterator[str]:
     """What to warn of: no finite score, or the best value is the first or last of those tried."""
-    lines = []
     for point, rows in by_point(experiment, trials):
         if point not in chosen:
             continue
         name = rows["run"].iloc[0].rpartition("-trial(")[0]
         if math.isinf(_scores(experiment, rows).min()):
             metric = experiment.tuning.metric
-            lines.append(f"No trial of {name} has a finite {metric}; the first one is used.")
+            yield f"No trial of {name} has a finite {metric}; the first one is used."
             continue
         block = experiment.learners[point[0]]
         for key, value in trials_of(block)[chosen[point]].items():
             tried = block["tune"][key]
             has_ends = len(tried) >= _MIN_VALUES_FOR_EDGES and isinstance(value, int | float)
             if has_ends and value in (min(tried), max(tried)):
-                lines.append(
-                    f"The best {key} of {name}, {value}, is at the end of the values tried."
-                )
-    return lines
+                yield f"The best {key} of {name}, {value}, is at the end of the values tried."
 
 
 def _scores(experiment: Experiment, rows: pd.DataFrame) -> "pd.Series[float]":
     """The median over the tuning seeds by trial, in the order of the rows."""
     scores = rows.reindex(columns=[experiment.tuning.metric])[experiment.tuning.metric]
-    scores = scores.where(rows["status"] == FINISHED).fillna(math.inf)
+    scores = scores.where(rows["status"] == Status.FINISHED).fillna(math.inf)
     return scores.groupby(rows["trial"], sort=False).median()
 
 
@@ -98,7 +86,7 @@ def summary_table(experiment: Experiment, results: pd.DataFrame, chosen: Chosen)
     trials = {name: num_trials(block) for name, block in experiment.learners.items()}
     lines = []
     for point, rows in by_point(experiment, results):
-        finished = rows[rows["status"] == FINISHED]
+        finished = rows[rows["status"] == Status.FINISHED]
         line = dict(zip(("learner", *experiment.axes), point, strict=True))
         counts = [f"{len(finished)} of {len(rows)}", *losses(rows["status"])]
         line["runs finished"] = ", ".join(counts)
@@ -151,7 +139,7 @@ def _markdown(experiment: Experiment, results: pd.DataFrame, table: pd.DataFrame
     keys, source = ("learners", "grid", "points"), experiment.source
     differing = {key: getattr(source, key) for key in keys if getattr(source, key)}
     settings = yaml.safe_dump(differing, sort_keys=False, default_flow_style=None, width=100)
-    is_drawn = FINISHED in results["status"].to_numpy()
+    is_drawn = Status.FINISHED in results["status"].to_numpy()
     parts = [f"# {experiment.folder.name}", _about(experiment), markdown_table(table)]
     if experiment.scaling is not None:
         needed = SamplesNeeded(experiment, results)

@@ -27,15 +27,12 @@ _LEAKAGES = {
 
 
 def learning_curves(runs: Sequence[Rows], *, score_key: str, title: str) -> Figure:
-    """The score and the residual of each level over the optimizer steps.
+    """The score, and the residual of each level if it was measured, over the optimizer steps.
 
     Args:
         runs: the rows of each run. For several runs, the figure shows median and range.
         score_key: `val/nmse` or `val/error`.
         title: title of the figure.
-
-    Returns:
-        A figure with one panel, or two if levels were measured.
     """
     has_levels = bool(numbered_keys(runs, "levels/residual_"))
     figure, panels = _log_panels(title, 2 if has_levels else 1, width=10 if has_levels else 5.2)

@@ -67,14 +67,13 @@ def new_figure(
 
 def label_powers(axis: Axis) -> None:
     """Labels a logarithmic axis with powers of ten that need no typesetting, which takes time."""
-    axis.set_major_formatter(lambda value, _: power_of_ten(value))
 
+    def label(value: float, _: object) -> str:
+        exponent = round(math.log10(value)) if value > 0 else 0
+        is_power = math.isclose(value, 10.0**exponent)
+        return f"10{str(exponent).translate(_SUPERSCRIPTS)}" if is_power else f"{value:g}"
 
-def power_of_ten(value: float) -> str:
-    """A power of ten with a raised exponent, and any other number as it is."""
-    exponent = round(math.log10(value)) if value > 0 else 0
-    is_power = math.isclose(value, 10.0**exponent)
-    return f"10{str(exponent).translate(_SUPERSCRIPTS)}" if is_power else f"{value:g}"
+    axis.set_major_formatter(label)
 
 
 def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:

@@ -14,7 +14,7 @@ _Step = Callable[[Covariance], tuple[Covariance, Tensor]]
 def quadratic_chain_ntk(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
 ) -> Float[Tensor, "n m"]:
-    """Tangent kernel of an infinitely wide chain of quadratic layers.
+    """Tangent kernel Theta_{L+1} of an infinitely wide chain of quadratic layers.
 
         Z_1 = d^(-1/2) V_1 x + s b_1,   Z_{l+1} = m_l^(-1/2) V_{l+1} Z_l^2 + s b_{l+1}
         f = Z_{L+1}
@@ -36,9 +36,6 @@ def quadratic_chain_ntk(
         other: points x'.
         depth: L, the number of hidden layers, at least 1.
         bias_std: s, at least 0.
-
-    Returns:
-        Theta_{L+1}(x, x').
     """
     return _chain_ntk(_quadratic_step, linear_covariance(x, other), depth, bias_std)
 
@@ -46,7 +43,7 @@ def quadratic_chain_ntk(
 def relu_chain_ntk(
     x: Float[Tensor, "n d"], other: Float[Tensor, "m d"], depth: int, bias_std: float = 0.0
 ) -> Float[Tensor, "n m"]:
-    """Tangent kernel of an infinitely wide chain of ReLU layers, at the scale of He et al.
+    """Tangent kernel Theta_{L+1} of an infinitely wide chain of ReLU layers, scaled as by He et al.
 
         Z_1 = (2/d)^(1/2) V_1 x + s b_1,   Z_{l+1} = (2/m_l)^(1/2) V_{l+1} relu(Z_l) + s b_{l+1}
         f = Z_{L+1}
@@ -67,9 +64,6 @@ def relu_chain_ntk(
         other: points x'.
         depth: L, the number of hidden layers, at least 1.
         bias_std: s, at least 0.
-
-    Returns:
-        Theta_{L+1}(x, x').
     """
     dtype = x.dtype
     if x.device.type != "mps":  # MPS has no float64

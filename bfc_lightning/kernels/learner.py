@@ -8,13 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.kernels.moments import (
-    Covariance,
-    Sides,
-    cubic_products,
-    linear_covariance,
-    squared,
-)
+from bfc_lightning.kernels.moments import cubic_products, linear_covariance, squared
 from bfc_lightning.networks import FEATURE_STD, DenseNet
 
 
@@ -27,7 +21,7 @@ def learner_ntk(
     linear_readout: bool = False,
     positive_readout: bool = False,
 ) -> Float[Tensor, "n m"]:
-    """Tangent kernel of an infinitely wide DenseNet with quadratic activations.
+    """Tangent kernel Theta_f of an infinitely wide DenseNet with quadratic activations.
 
         Z_l = d^(-1/2) U_{l,0} x + 0.3 sum_{1<=j<l} m_j^(-1/2) U_{l,j} F_j + b_l,   F_l = Z_l^2
         f(x) = c + [<u, x>] + sum_l a_l m_l^(-1/2) v_l^T F_l(x)
@@ -74,9 +68,6 @@ def learner_ntk(
         train_readout: whether v is trained.
         linear_readout: whether <u, x> is part of f.
         positive_readout: whether v is initialized to +1. All layers must have the same width then.
-
-    Returns:
-        Theta_f(x, x').
     """
     inputs = linear_covariance(x, other)
     kernel = torch.ones_like(inputs.cross)
@@ -88,11 +79,12 @@ def learner_ntk(
         layers.append((scale, covariance, squares))
         covariance = covariance.plus(FEATURE_STD**2, squares)
     higher = torch.zeros_like(kernel)
-    cubic = Sides(torch.zeros_like(inputs.left), torch.zeros_like(inputs.right))
+    cubic = [torch.zeros_like(side) for side in inputs[1:]]  # c_l at x and at x'
     for scale, covariance, squares in reversed(layers):
         if positive_readout:
             products = cubic_products(covariance, scale, cubic)
-            cubic = _below(cubic, scale, covariance)
+            pairs = zip(cubic, covariance[1:], strict=True)
+            cubic = [c + FEATURE_STD**2 * 2 * (scale + 3 * c * variance) for c, variance in pairs]
         else:
             products = 4 * scale**2 * covariance.cross
         products = products + 4 * covariance.cross * higher
@@ -101,15 +93,6 @@ def learner_ntk(
         if train_readout:
             kernel += scale**2 * squares.cross
     return kernel
-
-
-def _below(cubic: Sides, scale: float, covariance: Covariance) -> Sides:
-    """Returns c_{l-1}, given c_l: it adds the mean derivative of D_l."""
-    left, right = (
-        c + FEATURE_STD**2 * 2 * (scale + 3 * c * variance)
-        for c, variance in zip(cubic, covariance[1:], strict=True)
-    )
-    return Sides(left, right)
 
 
 def readout_scales(network: DenseNet) -> list[float]:

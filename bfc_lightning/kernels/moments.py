@@ -1,6 +1,7 @@
 """Moments of two correlated Gaussians after an activation."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,13 +31,6 @@ class Covariance(NamedTuple):
     def shifted(self, constant: float) -> "Covariance":
         """Returns K + constant."""
         return Covariance(*(part + constant for part in self))
-
-
-class Sides(NamedTuple):
-    """One number for each point x and for each point x'."""
-
-    left: Float[Tensor, "n 1"]
-    right: Float[Tensor, "1 m"]
 
 
 def linear_covariance(
@@ -72,7 +66,9 @@ def squared(before: Covariance) -> Covariance:
     return Covariance(2 * cross.square() + left * right, 3 * left.square(), 3 * right.square())
 
 
-def cubic_products(before: Covariance, linear: float, cubic: Sides) -> Float[Tensor, "n m"]:
+def cubic_products(
+    before: Covariance, linear: float, cubic: Sequence[Float[Tensor, "_ _"]]
+) -> Float[Tensor, "n m"]:
     """E D(z) D'(z') for centered Gaussians with covariance q and D(z) = 2 (a z + c z^3).
 
         E z z'^3 = 3 q(x,x') q(x',x')
@@ -83,11 +79,11 @@ def cubic_products(before: Covariance, linear: float, cubic: Sides) -> Float[Ten
     Args:
         before: q.
         linear: a.
-        cubic: c, at x and at x'.
+        cubic: c at x, shape (n, 1), and at x', shape (1, m).
     """
-    cross, left, right = before
-    mixed = 3 * linear * (cubic.left * left + cubic.right * right)
-    cubes = cubic.left * cubic.right * (9 * left * right + 6 * cross.square())
+    (cross, left, right), (c, other_c) = before, cubic
+    mixed = 3 * linear * (c * left + other_c * right)
+    cubes = c * other_c * (9 * left * right + 6 * cross.square())
     return 4 * cross * (linear**2 + mixed + cubes)
 
 

@@ -113,11 +113,7 @@ class Measure(ABC):
 
     @abstractmethod
     def __call__(self, snapshot: Snapshot) -> Mapping[str, float]:
-        """Measures the learner, without modifying it.
-
-        Returns:
-            Numbers by the name under which they are logged.
-        """
+        """Returns numbers by the name under which they are logged. It modifies nothing."""
 
 
 def take_sample(

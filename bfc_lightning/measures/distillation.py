@@ -40,12 +40,11 @@ def gram_gap(narrow: Float[Tensor, "k q"], wide: Float[Tensor, "m q"]) -> Float[
 
         |K^T K - W^T W|_F / |W^T W|_F
 
+    It is 0 if both have the same Gram matrix, and 1 if K = 0.
+
     Args:
         narrow: K_l.
         wide: W_l.
-
-    Returns:
-        0 if both have the same Gram matrix, 1 if K = 0.
     """
     gram = wide.T @ wide
     return ratio((narrow.T @ narrow - gram).norm(), gram.norm())
@@ -53,13 +52,12 @@ def gram_gap(narrow: Float[Tensor, "k q"], wide: Float[Tensor, "m q"]) -> Float[
 
 @dataclass
 class DistilledSample:
-    """Fixed points and the target on them. The attributes are those of `MeasureSample`."""
+    """Fixed points, the levels and S_1..S_L of the target on them, and Var G."""
 
     inputs: Float[Tensor, "n d"]
     levels: Float[Tensor, "n one_plus_levels"]
     preactivations: list[Float[Tensor, "n _k"]]
-    target: Target
-    labels: Labels
+    variance: Float[Tensor, ""]
 
 
 @dataclass
@@ -78,7 +76,7 @@ def take_distilled_sample(
     """Evaluates the target; see `battery.take_sample`. The untrained learner is not used."""
     assert isinstance(target, LayeredTarget)
     levels = labels.level_signals(target, inputs)
-    return DistilledSample(inputs, levels, target.preactivations(inputs), target, labels)
+    return DistilledSample(inputs, levels, target.preactivations(inputs), target.variance)
 
 
 @torch.no_grad()
@@ -89,18 +87,13 @@ def take_distilled_snapshot(network: DistilledNet, sample: DistilledSample) -> D
     return DistilledSnapshot(exact, sample, prediction, exact.features(sample.inputs))
 
 
-def distilled_outputs(snapshot: DistilledSnapshot) -> dict[str, float]:
-    """`levels/nmse` and `levels/residual_l`."""
-    sample = snapshot.sample
-    return output_errors(snapshot.prediction, sample.levels, sample.target.variance)
-
-
-def distilled_features(snapshot: DistilledSnapshot) -> dict[str, float]:
-    """`features/procrustes_l`, `features/procrustes_raw_l`, `distillation/gap_l` and `rank_l`.
+def distilled_measures(snapshot: DistilledSnapshot) -> dict[str, float]:
+    """`levels/*`, `features/procrustes_l`, `procrustes_raw_l`, `distillation/gap_l` and `rank_l`.
 
     The rank is the number of rows of K_l that were found, 0 before K_l has started.
     """
-    named, wanted = {}, snapshot.sample.preactivations
+    sample, wanted = snapshot.sample, snapshot.sample.preactivations
+    named = output_errors(snapshot.prediction, sample.levels, sample.variance)
     layers = dict(snapshot.network.each_layer())
     for level, learned in enumerate(snapshot.features, start=2):
         raw = procrustes(wanted[level - 1], learned)
@@ -117,5 +110,5 @@ DISTILLED = Battery(
     take_distilled_sample,
     take_distilled_snapshot,
     lambda sample: named_shares(sample.levels[:, 1:]),
-    (distilled_outputs, distilled_features),
+    (distilled_measures,),
 )

@@ -24,8 +24,9 @@ def empirical_ntk(
 ) -> Float[Tensor, "n m"]:
     """K(x, x') = sum over all parameters theta of df(x)/dtheta df(x')/dtheta.
 
-    The sum includes all layers and all parameters, frozen or not. No Jacobian is formed. With B_l =
-    [x, F_1, ..., F_{l-1}] concatenated, D_l = df/dZ_l and r_l the factor of layer l in f,
+    The sum includes all layers and all parameters, frozen or not. No Jacobian is formed, and K is
+    detached from the graph. With B_l = [x, F_1, ..., F_{l-1}] concatenated, D_l = df/dZ_l and r_l
+    the factor of layer l in f,
 
         K = 1 + [x x^T] + sum_l ((D_l D_l^T) * (B_l B_l^T + 1) + r_l^2 F_l F_l^T)
 
@@ -40,9 +41,6 @@ def empirical_ntk(
         network: the learner. Its activation acts on each sample separately. It is not modified.
         x: the samples, in the network's dtype and on its device.
         other: the samples x'. Defaults to x.
-
-    Returns:
-        K, detached from the graph.
     """
     left = _trace(network, x)
     right, other = (left, x) if other is None else (_trace(network, other), other)

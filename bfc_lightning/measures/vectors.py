@@ -25,9 +25,6 @@ def vector_measures(
     Args:
         prediction: f(x).
         levels: the level outputs of the target. They sum to G.
-
-    Returns:
-        Numbers by name.
     """
     error = (prediction - levels.sum(dim=1)).square().sum(dim=1).mean()
     return {"levels/mse": float(error), **named_residuals(prediction.flatten(), _rows(levels))}

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace, register_unresolvable_import_paths
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import Trainer
@@ -27,6 +28,7 @@ from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner, default_optimizer
 from bfc_lightning.private import forget_init_args_of_another_class
 from bfc_lightning.runs.folder import RunError, RunOptions
+from bfc_lightning.runs.yaml_files import did_you_mean
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target
@@ -51,7 +53,7 @@ def make_trainer(
     max_steps: PositiveInt = 4000,
     max_time: str | dict[str, int] | None = None,
     val_check_interval: int | float = 0.05,
-    log_every_n_steps: PositiveInt = 50,
+    log_every_n_steps: PositiveInt = 64,
     gradient_clip_val: float | None = 0.02,
     gradient_clip_algorithm: Literal["norm", "value"] = "norm",
     accumulate_grad_batches: PositiveInt = 1,
@@ -112,7 +114,6 @@ class Study:
 
     def __init__(
         self,
-        given: Sequence[str] | Mapping[str, Any] | None = None,
         *,
         prog: str = "bfc fit",
         extra: Mapping[str, type] | None = None,
@@ -120,39 +121,44 @@ class Study:
     ) -> None:
         forget_init_args_of_another_class()
         self._options = options or {}
-        self.parser = problem_parser(prog)
-        _add_run_arguments(self.parser)
+        self.parser = parser = problem_parser(prog)
+        _add_run_arguments(parser)
         for name, (kind, text) in self._options.items():
             default = None if kind == str | None else "best"
-            self.parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
         for name, kind in (extra or {}).items():
-            self.parser.add_subclass_arguments(
-                kind, name, required=True, help="Class and arguments."
-            )
-        if given is not None:
-            self.read(given)
+            parser.add_subclass_arguments(kind, name, required=True, help="Class and arguments.")
 
     def read(self, given: Sequence[str] | Mapping[str, Any]) -> None:
         """Parses arguments or plain data."""
         if isinstance(given, Mapping):
+            KnownKeys(self.parser).check(every_key(given))
             self.config = self.parser.parse_object(dict(given))
         else:
             self.config = self.parser.parse_args(list(given))
-        _check_settings(self.config)
+        trainer = self.config.trainer
+        interval, batches = trainer.val_check_interval, trainer.accumulate_grad_batches
+        is_fraction = isinstance(interval, float)
+        if not 0 < interval <= 1 if is_fraction else interval < 1 or interval % batches:
+            raise RunError(
+                "trainer.val_check_interval must be a fraction of the run in (0, 1], or a number "
+                "of batches that is a multiple of trainer.accumulate_grad_batches = "
+                f"{batches}, got {interval}."
+            )
 
     def settings(self, config: Namespace | None = None) -> dict[str, Any]:
         """Every setting as plain data."""
         own = (self.config if config is None else config).clone()
         for key in ("config", *self._options):
             own.pop(key, None)
-        content: dict[str, Any] = yaml.safe_load(self.parser.dump(own, skip_unset=False))
+        text = self.parser.dump(own, skip_unset=False, format="json", skip_validation=True)
+        content: dict[str, Any] = json.loads(text)
         return content
 
     def resolved(self, seed: int) -> Namespace:
         """A copy of the settings for a seed, with the seed of every part filled in."""
-        own: Namespace = self.config.clone()
+        own = seeded(self.config, seed)
         own.seed_everything = seed
-        fill_seeds(own, seed)
         return own
 
 
@@ -193,18 +199,6 @@ def _add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(RunOptions, "run")
 
 
-def _check_settings(config: Namespace) -> None:
-    """Refuses values that no type can refuse."""
-    interval, batches = config.trainer.val_check_interval, config.trainer.accumulate_grad_batches
-    is_fraction = isinstance(interval, float)
-    if not 0 < interval <= 1 if is_fraction else interval < 1 or interval % batches:
-        raise RunError(
-            "trainer.val_check_interval must be a fraction of the run in (0, 1], or a number of "
-            f"batches that is a multiple of trainer.accumulate_grad_batches = {batches}, got "
-            f"{interval}."
-        )
-
-
 def problem_parser(prog: str = "bfc") -> ArgumentParser:
     """A parser of learner and problem, whose `inputs`, `labels` and `target` are linked."""
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
@@ -218,26 +212,22 @@ def problem_parser(prog: str = "bfc") -> ArgumentParser:
     adam = {"class_path": "torch.optim.Adam", "init_args": default_optimizer.keywords}
     regression = {"class_path": "bfc_lightning.labels.Regression"}
     parser.set_defaults({"labels": regression, "model.optimizer": adam})
-    parser.link_arguments("inputs", "labels.init_args.inputs", apply_on="instantiate")
-    parser.link_arguments(
-        "labels", "target.init_args.inputs", compute_fn=_target_inputs, apply_on="instantiate"
-    )
+    link = partial(parser.link_arguments, apply_on="instantiate")
+    link("inputs", "labels.init_args.inputs")
+    link("labels", "target.init_args.inputs", compute_fn=lambda labels: labels.target_distribution)
     for group in ("model", "data"):
-        parser.link_arguments("target", f"{group}.target", apply_on="instantiate")
-        parser.link_arguments("labels", f"{group}.labels", apply_on="instantiate")
+        link("target", f"{group}.target")
+        link("labels", f"{group}.labels")
     return parser
 
 
-def _target_inputs(labels: Labels) -> InputDistribution:
-    return labels.target_distribution
-
-
-def fill_seeds(config: Namespace, seed: int) -> None:
-    """Gives every part without a seed of its own one that is derived from the run's, in place."""
+def seeded(config: Namespace, seed: int) -> Namespace:
+    """A copy in which every part without a seed has one that is derived from the run's."""
+    own: Namespace = config.clone()
     for group, name in _GENERATORS.items():
-        _fill(config[group], derive_seed(seed, name))
-    target_seed = config.get("target.init_args.seed", derive_seed(seed, "target"))
-    _fill(config["labels"], target_seed)
+        _fill(own[group], derive_seed(seed, name))
+    _fill(own["labels"], own.get("target.init_args.seed", derive_seed(seed, "target")))
+    return own
 
 
 def _fill(part: object, seed: int) -> None:
@@ -263,6 +253,31 @@ def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def every_key(tree: Mapping[str, Any]) -> list[str]:
+    """The dotted keys of nested mappings, and those above them."""
+    keys = (accumulate(key.split("."), "{}.{}".format) for key in flatten(tree) if key)
+    return [*chain.from_iterable(keys)]
+
+
+class KnownKeys:
+    """The keys of a parser; `open` are those below which the parser itself looks for more."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        defaults = flatten(parser.get_defaults().as_dict())
+        parents = {key.rsplit(".", n)[0] for key in defaults for n in range(1, key.count(".") + 1)}
+        self.open = {*defaults, *(key for key in parents if f"{key}.class_path" in defaults)}
+        short = {key.replace(".init_args.", ".") for key in defaults}
+        self.all = sorted({"help", "config", "print_config", *parents, *defaults, *short})
+        self.flags = [key for key, value in defaults.items() if isinstance(value, bool)]
+
+    def check(self, keys: Iterable[str], place: Callable[[str], str] = lambda _: "") -> None:
+        """Refuses the first unknown key; arguments of classes are left to the parser."""
+        for key in keys:
+            if key not in self.all and not any(key.startswith(f"{each}.") for each in self.open):
+                where = place(key.rpartition(".")[2])
+                raise RunError(f"Unknown key {key!r}{where}.{did_you_mean(key, self.all)}")
+
+
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that determine a run's numbers, by dotted key."""
     kept = {key: settings[key] for key in (*PROBLEM_GROUPS, "scheme", "seed_everything")}
@@ -279,16 +294,12 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """One clause for each key that differs; seeds that follow from the run's are left out."""
+def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first five keys that differ, in one line, without seeds that follow from the run's."""
     absent = "absent"
     keys = [key for key in {**stored, **here} if stored.get(key, absent) != here.get(key, absent)]
     if "seed_everything" in keys:
         keys = [key for key in keys if not key.endswith(".seed")]
-    return [f"{key} is {here.get(key, absent)!r}, was {stored.get(key, absent)!r}" for key in keys]
-
-
-def listed(clauses: Sequence[str], most: int = 5) -> str:
-    """The first few clauses in one line."""
-    more = f"; and {len(clauses) - most} more" if len(clauses) > most else ""
-    return "; ".join(clauses[:most]) + more
+    clauses = [f"{k} is {here.get(k, absent)!r}, was {stored.get(k, absent)!r}" for k in keys]
+    clauses[5:] = [f"and {len(clauses) - 5} more"] if len(clauses) > 5 else []
+    return "; ".join(clauses)

@@ -48,11 +48,6 @@ class RunOptions:
     alike: PositiveInt = 1
 
 
-def expanded(root: str) -> Path:
-    """A path with ~ and environment variables expanded."""
-    return Path(os.path.expandvars(root)).expanduser()
-
-
 def find_folder(config: Namespace) -> Path:
     """The folder of a run: that of its own `config.yaml`, or `<root>/<name>`."""
     options = config.run
@@ -62,14 +57,14 @@ def find_folder(config: Namespace) -> Path:
         if options.name in (None, first.parent.resolve().name, stored):
             return first.parent
     name = options.name if options.name is not None else first.stem
-    check_name(name)
-    return expanded(options.root) / name
+    return named_folder(options.root, name)
 
 
-def check_name(name: str) -> None:
-    """Refuses a name that is not a plain folder name."""
+def named_folder(root: str, name: str) -> Path:
+    """`root/name`, with ~ and environment variables of the root expanded."""
     if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
         raise RunError(f"run.name must be a plain folder name, got {name!r}.")
+    return Path(os.path.expandvars(root)).expanduser() / name
 
 
 @contextmanager
@@ -131,7 +126,12 @@ def _create(own: RunFolder, options: RunOptions) -> None:
     folder = own.path
     folder.parent.mkdir(parents=True, exist_ok=True)
     if options.overwrite and folder.exists():
-        own.replaced = _set_aside(folder)
+        if not (folder / CONFIG).is_file() and any(path.is_file() for path in folder.rglob("*")):
+            raise RunError(f"run.overwrite deletes runs only, and {folder} has no {CONFIG}.")
+        with locked(folder):
+            aside = folder.with_name(f".{folder.name}.replaced")
+            shutil.rmtree(aside, ignore_errors=True)
+            own.replaced = folder.rename(aside)
     for number in count(1):
         own.path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         with suppress(FileExistsError):
@@ -143,17 +143,6 @@ def _create(own: RunFolder, options: RunOptions) -> None:
                 f"the run {folder} exists: choose another run.name, or give --resume auto or "
                 "--run.overwrite true."
             )
-
-
-def _set_aside(folder: Path) -> Path:
-    """Renames a run that is to be replaced."""
-    is_run = (folder / CONFIG).is_file() or not any(p.is_file() for p in folder.rglob("*"))
-    if not is_run:
-        raise RunError(f"run.overwrite deletes runs only, and {folder} has no {CONFIG}.")
-    with locked(folder):
-        aside = folder.with_name(f".{folder.name}.replaced")
-        shutil.rmtree(aside, ignore_errors=True)
-        return folder.rename(aside)
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,26 +17,14 @@ from bfc_lightning.labels import Labels
 from bfc_lightning.learners import Learner
 from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
-from bfc_lightning.runs.config import (
-    PROBLEM_GROUPS,
-    differences,
-    fill_seeds,
-    flatten,
-    listed,
-    problem_parser,
-)
+from bfc_lightning.runs.config import PROBLEM_GROUPS, differences, flatten, problem_parser, seeded
 from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, SUMMARY, RunError, find_checkpoint
 from bfc_lightning.targets import Target
 
 _CONTENT = {"state_dict", "global_step", "optimizer_states", RECORD_KEY}
-_NETWORK_KEYS = (
-    "width",
-    "depth",
-    "activation",
-    "linear_readout",
-    "linearized",
-    "distillation",
-    "num_replicas",
+_NETWORK_KEYS = re.compile(
+    r"inputs\.|labels\.|target\.|"
+    r"model\.(width|depth|activation|linear_readout|linearized|distillation|num_replicas)"
 )
 _LENGTH = "trainer.max_steps"
 
@@ -58,13 +47,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Refuses a checkpoint of another target or network; lists the settings that differ."""
-    prefixes = ("inputs.", "labels.", "target.", *(f"model.{key}" for key in _NETWORK_KEYS))
-    kept = [{k: v for k, v in each.items() if k.startswith(prefixes)} for each in (stored, here)]
-    clauses = differences(*kept)
-    if clauses:
+    kept = [{k: each[k] for k in each if _NETWORK_KEYS.match(k)} for each in (stored, here)]
+    if found := differences(*kept):
         raise RunError(
-            f"the checkpoint belongs to another target or network: {listed(clauses)}. The "
-            "config.yaml of its run fits it."
+            f"the checkpoint belongs to another target or network: {found}. The config.yaml of its "
+            "run fits it."
         )
 
 
@@ -79,7 +66,7 @@ class Resumption:
     @property
     def step(self) -> int | None:
         """Optimizer steps of the checkpoint; None if there is none."""
-        return None if self.checkpoint is None else int(self.content["global_step"])
+        return self.content.get("global_step")
 
     def check(self, identity: Mapping[str, Any], *, may_grow: bool) -> None:
         """Refuses to continue with settings that change the numbers; lists their keys."""
@@ -88,9 +75,8 @@ class Resumption:
         stored = dict(self.content[RECORD_KEY]["identity"])
         if may_grow:
             stored[_LENGTH] = max(stored[_LENGTH], identity[_LENGTH])
-        clauses = differences(stored, identity)
-        if clauses:
-            raise RunError(f"a resumed run must keep its settings: {listed(clauses)}.")
+        if found := differences(stored, identity):
+            raise RunError(f"a resumed run must keep its settings: {found}.")
 
     @property
     def engine(self) -> str | None:
@@ -99,7 +85,7 @@ class Resumption:
             return None
         return str(self.content[RECORD_KEY]["environment"]["engine"])
 
-    def check_environment(self, environment: Mapping[str, Any]) -> list[str]:
+    def check_environment(self, environment: Mapping[str, Any]) -> str:
         """What of the surroundings differs, so that numbers agree only to rounding."""
         stored = self.content[RECORD_KEY]["environment"] if self.checkpoint else environment
         if stored["device"] != environment["device"]:
@@ -114,10 +100,9 @@ def find_resumption(resume: str | None, folder: Path) -> Resumption:
     """What `--resume` means: `auto` is the folder's last checkpoint, if there is one."""
     if resume is None:
         return Resumption()
-    last = folder / CHECKPOINTS / "last.ckpt"
-    if resume == "auto" and not last.is_file():
+    if resume == "auto" and not (folder / CHECKPOINTS / "last.ckpt").is_file():
         return Resumption(folder)
-    checkpoint = last if resume == "auto" else find_checkpoint(resume, folder)
+    checkpoint = find_checkpoint("last" if resume == "auto" else resume, folder)
     is_in_run = checkpoint.parent.name == CHECKPOINTS
     folder = checkpoint.parent.parent if is_in_run else folder
     return Resumption(folder, checkpoint, read_checkpoint(checkpoint))
@@ -150,16 +135,13 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         raise RunError(f"replica must be in [0, {count}), got {replica}.")
     parser = problem_parser()
     settings = parser.parse_object({group: config[group] for group in PROBLEM_GROUPS})
-    given = settings.clone()
-    fill_seeds(settings, config["seed_everything"])
-    here = flatten(yaml.safe_load(parser.dump(settings, skip_unset=False)))
+    resolved = seeded(settings, config["seed_everything"])
+    here = flatten(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
     check_same_network(content[RECORD_KEY]["identity"], here)
     if count > 1:
         content = content_of_replica(content, replica)
-        settings = given
         settings.model.num_replicas = 1
-        fill_seeds(settings, config["seed_everything"] + replica)
-    objects = parser.instantiate(settings)
+    objects = parser.instantiate(seeded(settings, config["seed_everything"] + replica))
     data, model = objects["data"], objects["model"]
     model.to(next(iter(content["state_dict"].values())).dtype)
     load_state(content, model=model, data=data)
@@ -175,9 +157,9 @@ def load_state(content: Mapping[str, Any], *, model: RunModule, data: AnyData) -
     model.load_state_dict(content["state_dict"])
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The content of `summary.json`; empty if there is none."""
+def read_summary(folder: Path, name: str = SUMMARY) -> dict[str, Any]:
+    """The content of `summary.json`, or of another JSON file; empty if there is none."""
     try:
-        return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return {}

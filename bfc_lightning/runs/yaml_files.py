@@ -71,17 +71,20 @@ def shipped_configs() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def find_config(name: str, beside: Path | None = None) -> Path:
+def find_config(name: str, beside: Path = Path()) -> Path:
     """The path of a config: a file, beside another config, or the name of a shipped one."""
     folder = shipped_configs()
-    own = [Path(name), *([beside / name] if beside else [])]
-    for path in (*own, folder / f"{name}.yaml", folder / name):
+    for path in (Path(name), beside / name, folder / f"{name}.yaml", folder / name):
         if path.is_file():
             return path
-    known = sorted(
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
-    )
-    raise RunError(f"config {name!r} does not exist.{did_you_mean(name, known)}")
+    raise RunError(f"config {name!r} does not exist.{did_you_mean(name, config_names())}")
+
+
+def config_names() -> list[str]:
+    """The names of the shipped configs, e.g. `sweep/gap`."""
+    folder = shipped_configs()
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
+    return [path.with_suffix("").as_posix() for path in paths]
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

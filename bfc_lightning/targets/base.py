@@ -23,11 +23,18 @@ class Target(nn.Module, ABC):
     Attributes:
         inputs: the distribution of x.
         output_shape: () if G(x) is a number, or (k,). A class attribute.
+        depth: L, the number of layers that a learner needs to represent G.
+        level_scales: alpha_1, ..., alpha_L.
+        has_positive_signs: whether every feature has a positive sign in G, so that a positive
+            readout suffices.
         mean: E G, of this shape.
         variance: Var G, a scalar tensor. If G(x) is a vector, the mean of Var G_i over its entries.
     """
 
     output_shape: tuple[int, ...] = ()
+    depth: int = 2
+    level_scales: tuple[float, ...] = (1.0,)
+    has_positive_signs: bool = False
     mean: Tensor
     variance: Tensor
 
@@ -42,21 +49,6 @@ class Target(nn.Module, ABC):
     def input_dim(self) -> int:
         """The dimension d of x."""
         return self.inputs.input_dim
-
-    @property
-    def depth(self) -> int:
-        """L, the number of layers that a learner needs to represent G. 2 by default."""
-        return 2
-
-    @property
-    def level_scales(self) -> tuple[float, ...]:
-        """alpha_1, ..., alpha_L. One level with weight 1 by default."""
-        return (1.0,)
-
-    @property
-    def has_positive_signs(self) -> bool:
-        """Whether every feature has a positive sign in G, so that a positive readout suffices."""
-        return False
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n *k"]:

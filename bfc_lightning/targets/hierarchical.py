@@ -86,10 +86,10 @@ class HierarchicalTarget(LayeredTarget):
         super().__init__(inputs)
         seed = 0 if seed is None else seed
         self.widths = resolve_widths(widths, input_dim=self.input_dim, depth=depth)
+        self.depth = len(self.widths)
         self.sources = resolve_sources(sources, depth=self.depth)
-        self._level_scales = tuple(
-            resolve_scales(level_scales, input_dim=self.input_dim, depth=self.depth)
-        )
+        scales = resolve_scales(level_scales, input_dim=self.input_dim, depth=self.depth)
+        self.level_scales = tuple(scales)
         self.normalize = normalize
         full = [self.input_dim, *self.widths]
         drawn = (
@@ -98,38 +98,20 @@ class HierarchicalTarget(LayeredTarget):
             else read_weights(weights, full, self.sources)
         )
         self._register_weights(drawn)
-        drawn_signs = resolve_signs(signs, widths=self.widths, seed=seed)
-        for level, (row, scale) in enumerate(
-            zip(drawn_signs, self._level_scales, strict=True), start=1
-        ):
+        rows = resolve_signs(signs, widths=self.widths, seed=seed)
+        self.has_positive_signs = all(bool((row == 1).all()) for row in rows)
+        for level, (row, scale) in enumerate(zip(rows, scales, strict=True), start=1):
             gain = scale / math.sqrt(len(row)) if normalize else scale
             self.register_buffer(f"signs_{level}", row)
             self.register_buffer(f"readout_{level}", gain * row)
         self._fix_moments(seed)
 
-    @property
-    def depth(self) -> int:
-        """L."""
-        return len(self.widths)
-
-    @property
-    def level_scales(self) -> tuple[float, ...]:
-        """alpha_1, ..., alpha_L."""
-        return self._level_scales
-
-    @property
-    def has_positive_signs(self) -> bool:
-        """Whether every sign w is +1."""
-        rows = [self._level("signs", level) for level in range(1, self.depth + 1)]
-        return all(bool((row == 1).all()) for row in rows)
-
     def weight(self, level: int, source: int) -> Float[Tensor, "k_level k_source"]:
         """Returns W_{l,j}, shape (k_l, k_j). It is zero if layer l does not read layer j."""
         if source == 0:
             return torch.split(self.input_weight, self.widths)[level - 1]
-        return torch.split(self._level("weight", level), self.widths[: level - 1], dim=1)[
-            source - 1
-        ]
+        blocks = torch.split(self._level("weight", level), self.widths[: level - 1], dim=1)
+        return blocks[source - 1]
 
     def square_weights(self, level: int) -> Float[Tensor, " k_level"]:
         """Returns the coefficient of each S_l^2 in G, shape (k_l,)."""
@@ -200,8 +182,6 @@ class HierarchicalTarget(LayeredTarget):
 
     def _read_out(self, features: list[Tensor]) -> Tensor:
         """The contribution of each level to G, one column per level."""
-        columns = [
-            feature @ self._level("readout", level)
-            for level, feature in enumerate(features, start=1)
-        ]
+        numbered = enumerate(features, start=1)
+        columns = [feature @ self._level("readout", level) for level, feature in numbered]
         return torch.stack(columns, dim=1)

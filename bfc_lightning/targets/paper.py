@@ -1,5 +1,6 @@
 """The target of the theorem: a fixed first level, and no layer that reads the second one below."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -11,13 +12,13 @@ from bfc_lightning.seeds import generator
 from bfc_lightning.targets.base import LayeredTarget
 from bfc_lightning.targets.specification import (
     Weights,
-    check_constants,
     draw_weights,
     read_weights,
     resolve_paper_sources,
-    resolve_paper_widths,
     resolve_scales,
+    resolve_widths,
     theorem_scales,
+    theorem_widths,
 )
 
 
@@ -78,22 +79,31 @@ class PaperTarget(LayeredTarget):
     ) -> None:
         super().__init__(inputs)
         seed = 0 if seed is None else seed
-        check_constants(constants)
+        if not constants[0] > constants[1] >= 2:
+            wrong = list(constants)
+            raise ValueError(f"constants must be [C, C_1] with C > C_1 >= 2, got {wrong}.")
         if not 1 <= kappa < float("inf"):
             raise ValueError(f"kappa must be at least 1 and finite, got {kappa}.")
         if signs not in ("positive", "balanced"):
             raise ValueError(f"signs must be 'positive' or 'balanced', got {signs!r}.")
         self.kappa = kappa
-        self.widths = resolve_paper_widths(
-            widths, input_dim=self.input_dim, depth=depth, constants=constants
+        self.widths = resolve_widths(
+            widths,
+            input_dim=self.input_dim,
+            depth=depth,
+            lowest=2,
+            preset="theorem",
+            of_depth=partial(theorem_widths, constants=constants),
         )
+        self.depth = len(self.widths) + 1
         self.sources = resolve_paper_sources(
             sources, depth=self.depth, constants=constants, exempt=self._exempt
         )
         if level_scales == "theorem":
             level_scales = theorem_scales(self.input_dim, self.depth, constants=constants)
         scales = resolve_scales(level_scales, input_dim=self.input_dim, depth=len(self.widths))
-        self._level_scales = (0.0, *scales)
+        self.level_scales = (0.0, *scales)
+        self.has_positive_signs = signs == "positive" or max(self.widths) == 1
         drawn = (
             self._draw_weights(kappa, seed)
             if weights is None
@@ -109,22 +119,6 @@ class PaperTarget(LayeredTarget):
         self.register_buffer("square_mean", inputs.covariance.diagonal() + inputs.mean**2)
         self.estimate_moments(seed)
 
-    @property
-    def depth(self) -> int:
-        """L."""
-        return len(self.widths) + 1
-
-    @property
-    def level_scales(self) -> tuple[float, ...]:
-        """0, alpha_2, ..., alpha_L."""
-        return self._level_scales
-
-    @property
-    def has_positive_signs(self) -> bool:
-        """Whether every sign w is +1."""
-        levels = range(2, self.depth + 1)
-        return all(bool((self.get_buffer(f"readout_{level}") > 0).all()) for level in levels)
-
     def weight(self, level: int, source: int) -> Float[Tensor, "k_level k_source"]:
         """Returns W_{l,j}, shape (k_l, k_j), for l >= 2 and j in J_l."""
         return self.get_buffer(f"weight_{level}_{source}")
@@ -139,15 +133,9 @@ class PaperTarget(LayeredTarget):
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
         """Returns a column of zeros for level 1, and alpha_l w_l^T G_l for each l >= 2."""
-        columns = [
-            feature @ self.get_buffer(f"readout_{level}")
-            for level, feature in enumerate(self.features(x)[1:], start=2)
-        ]
+        numbered = enumerate(self.features(x)[1:], start=2)
+        columns = [feature @ self.get_buffer(f"readout_{level}") for level, feature in numbered]
         return torch.stack([torch.zeros_like(columns[0]), *columns], dim=1)
-
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Returns G(x)."""
-        return self.level_outputs(x).sum(dim=1)
 
     def _shape(self) -> tuple[list[int], list[list[int]]]:
         """k_0..k_L and J_1..J_L, with no sources of level 1."""

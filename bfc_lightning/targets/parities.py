@@ -48,15 +48,9 @@ class NestedParities(Target):
                 f"beta must be at least 0 and alpha positive, got beta {beta} and alpha {alpha}."
             )
         require_cube(inputs, type(self).__name__)
-        self.beta = beta
-        self.alpha = alpha
+        self.level_scales = self.beta, self.alpha = beta, alpha
         self.mean.zero_()
         self.variance.fill_(beta**2 + alpha**2)
-
-    @property
-    def level_scales(self) -> tuple[float, ...]:
-        """Beta and alpha."""
-        return (self.beta, self.alpha)
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels k"]:
         """Returns beta F(x) and alpha G(F(x))."""

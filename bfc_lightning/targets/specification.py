@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -19,9 +18,8 @@ Weights = list[list[list[list[float]]]]
 def root_widths(input_dim: int, depth: int) -> list[int]:
     """Returns k_l = max(2, round(d^(1/2^l))), l = 1..L.
 
-    Each width is about the square root of the width below. Theorem 1 of Allen-Zhu and Li,
-    arXiv 2001.04413, requires much narrower levels: k_l <= d^(1/C^(l + C_1)) with constants
-    C > C_1 >= 2 and gaps alpha_{l+1}/alpha_l <= d^(-1/C^l).
+    Each width is about the square root of the width below. For such widths and the gaps of
+    `root_scales`, Theorem 1 requires much narrower levels, see `theorem_widths`.
     """
     return [max(2, round(input_dim ** (1 / 2**level))) for level in range(1, depth + 1)]
 
@@ -30,22 +28,11 @@ def root_scales(input_dim: int, depth: int) -> list[float]:
     """Returns alpha_1 = 1, alpha_{l+1} = alpha_l d^(-1/2^l).
 
     Each scale is divided by the width of its level, i.e. by k_l of `root_widths` before rounding.
-    For such gaps, Theorem 1 of Allen-Zhu and Li requires much narrower levels; see `root_widths`.
     """
     scales = [1.0]
     for level in range(1, depth):
         scales.append(scales[-1] * input_dim ** (-1 / 2**level))
     return scales
-
-
-def check_constants(constants: tuple[float, float]) -> None:
-    """Checks the constants C and C_1 of Theorem 1 of Allen-Zhu and Li, arXiv 2001.04413.
-
-    Raises:
-        ValueError: if not C > C_1 >= 2.
-    """
-    if not constants[0] > constants[1] >= 2:
-        raise ValueError(f"constants must be [C, C_1] with C > C_1 >= 2, got {list(constants)}.")
 
 
 def theorem_widths(input_dim: int, depth: int, *, constants: tuple[float, float]) -> list[int]:
@@ -91,35 +78,15 @@ def theorem_sources(depth: int, *, constants: tuple[float, float]) -> list[list[
 
 
 def resolve_widths(
-    widths: list[int] | Literal["roots"], *, input_dim: int, depth: int | None
-) -> list[int]:
-    """Returns k_1..k_L, given a list or the preset `roots`."""
-    roots = partial(root_widths, input_dim)
-    return _resolve_widths(widths, "roots", roots, lowest=1, input_dim=input_dim, depth=depth)
-
-
-def resolve_paper_widths(
-    widths: list[int] | Literal["theorem"],
-    *,
-    input_dim: int,
-    depth: int | None,
-    constants: tuple[float, float],
-) -> list[int]:
-    """Returns k_2..k_L, given a list or the preset `theorem`."""
-    theorem = partial(theorem_widths, input_dim, constants=constants)
-    return _resolve_widths(widths, "theorem", theorem, lowest=2, input_dim=input_dim, depth=depth)
-
-
-def _resolve_widths(
     widths: list[int] | str,
-    preset: str,
-    widths_of: Callable[[int], list[int]],
     *,
-    lowest: int,
     input_dim: int,
     depth: int | None,
+    lowest: int = 1,
+    preset: str = "roots",
+    of_depth: Callable[[int, int], list[int]] = root_widths,
 ) -> list[int]:
-    """Returns k_lowest..k_L, given a list or a preset that maps L to a list.
+    """Returns k_lowest..k_L, given a list or a preset that maps d and L to a list.
 
     Raises:
         ValueError: if the widths increase, one is below 1, or their number does not fit `depth`.
@@ -128,7 +95,7 @@ def _resolve_widths(
     if widths == preset:
         if depth is None:
             raise ValueError(f"depth is required with widths: {preset}, got None.")
-        widths = widths_of(depth)
+        widths = of_depth(input_dim, depth)
     if isinstance(widths, str):
         raise ValueError(f"widths must be {preset!r} or a list of numbers, got {widths!r}.")
     widths = [as_integer(width, "width") for width in widths]
@@ -258,11 +225,9 @@ def resolve_signs(
     if signs == "positive":
         return [torch.ones(width, dtype=torch.float64) for width in widths]
     if signs == "random":
-        return [
-            torch.randint(0, 2, (width,), generator=generator(seed, "signs", level)).double() * 2
-            - 1
-            for level, width in enumerate(widths, start=1)
-        ]
+        generators = (generator(seed, "signs", level) for level in range(1, len(widths) + 1))
+        pairs = zip(widths, generators, strict=True)
+        return [2 * torch.randint(0, 2, (k,), generator=g).double() - 1 for k, g in pairs]
     if isinstance(signs, str):
         raise ValueError(f"signs must be 'random', 'positive' or lists, got {signs!r}.")
     if [len(row) for row in signs] != list(widths) or any(abs(s) != 1 for r in signs for s in r):
@@ -281,14 +246,13 @@ def draw_weights(
 ) -> dict[tuple[int, int], Tensor]:
     """Draws W_{l,j} = U diag(s) V^T with Haar-distributed U and V and s uniform in an interval.
 
+    The matrices, of shape (k_l, k_j), are returned by (l, j).
+
     Args:
         widths: k_0 = d, k_1, ..., k_L.
         sources: J_1..J_L.
         singular_values: s_min and s_max, the ends of the interval.
         seed: seed of the target.
-
-    Returns:
-        W_{l,j}, shape (k_l, k_j), by (l, j).
 
     Raises:
         ValueError: if not 0 < s_min <= s_max.
@@ -301,10 +265,9 @@ def draw_weights(
     weights = {}
     for level, read in enumerate(sources, start=1):
         for source in read:
-            random = generator(seed, "weights", level, source)
-            rows, columns = widths[level], widths[source]
+            random, rows = generator(seed, "weights", level, source), widths[level]
             left = haar_orthogonal(rows, random)
-            right = haar_orthogonal(columns, random)[:, :rows]
+            right = haar_orthogonal(widths[source], random)[:, :rows]
             values = torch.rand(rows, generator=random, dtype=torch.float64) * (high - low) + low
             weights[level, source] = left @ values.diag() @ right.T
     return weights

@@ -12,11 +12,7 @@ from bfc_lightning.types import as_integer
 
 
 def require_cube(inputs: InputDistribution, name: str) -> None:
-    """Checks that samples of x are on the Boolean cube.
-
-    Args:
-        inputs: the distribution of x.
-        name: name of the target in the error message.
+    """Checks that samples of x are on the Boolean cube, for the target with the given name.
 
     Raises:
         ValueError: if they are not.
@@ -65,24 +61,13 @@ class Staircase(LayeredTarget):
     ) -> None:
         super().__init__(inputs)
         seed = 0 if seed is None else seed
-        self._depth = as_integer(depth, "depth", least=1)
-        if self._depth > self.input_dim:
+        self.depth = as_integer(depth, "depth", least=1)
+        if self.depth > self.input_dim:
             raise ValueError(f"depth must be at most input_dim = {self.input_dim}, got {depth}.")
         require_cube(inputs, type(self).__name__)
-        self._level_scales = resolve_scales(
-            level_scales, input_dim=self.input_dim, depth=self._depth
-        )
+        scales = resolve_scales(level_scales, input_dim=self.input_dim, depth=self.depth)
+        self.level_scales = tuple(scales)
         self.estimate_moments(seed)
-
-    @property
-    def depth(self) -> int:
-        """L."""
-        return self._depth
-
-    @property
-    def level_scales(self) -> tuple[float, ...]:
-        """alpha_1, ..., alpha_L."""
-        return tuple(self._level_scales)
 
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """Returns S_1..S_L, shapes (n, 1)."""
@@ -95,4 +80,4 @@ class Staircase(LayeredTarget):
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
         """Returns alpha_l x_1 ... x_l, one column per level."""
-        return x[:, : self.depth].cumprod(dim=1) * x.new_tensor(self._level_scales)
+        return x[:, : self.depth].cumprod(dim=1) * x.new_tensor(self.level_scales)

@@ -56,11 +56,6 @@ class Slope:
     axis: str
     labels: list[str] = field(hash=False)
 
-    @property
-    def terms(self) -> list[Term]:
-        """One for each number."""
-        return [Term(self.learner, self.metric, {self.axis: label}) for label in self.labels]
-
 
 @dataclass(frozen=True)
 class Condition:
@@ -76,9 +71,10 @@ class Condition:
 
     @property
     def terms(self) -> list[Term]:
-        """Those of a value, ratio or slope."""
+        """Those of a value, ratio or slope, of which a slope has one for each number."""
         if self.slope is not None:
-            return self.slope.terms
+            learner, metric, axis = self.slope.learner, self.slope.metric, self.slope.axis
+            return [Term(learner, metric, {axis: label}) for label in self.slope.labels]
         if self.ratio is not None:
             return [self.ratio.of, self.ratio.to]
         return [] if self.value is None else [self.value]

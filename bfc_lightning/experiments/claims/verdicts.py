@@ -10,7 +10,7 @@ import pandas as pd
 from bfc_lightning.experiments.bootstrap import Estimate, Floats, draws, interval
 from bfc_lightning.experiments.claims.claim import TEXTS, Claim, Condition, Term
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import FINISHED, Experiment
+from bfc_lightning.experiments.spec import Experiment, Status
 from bfc_lightning.experiments.tables import rows_where
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "undecided"
@@ -103,9 +103,10 @@ def _judge(condition: Condition, experiment: Experiment, results: pd.DataFrame) 
 def _values_of(term: Term, results: pd.DataFrame) -> tuple[dict[int, float], str]:
     """A term's numbers by seed, of the finished runs; which seeds have none, and why."""
     rows = rows_where(results, {"learner": term.learner, **term.at}).set_index("seed")
-    numbers = rows.reindex(columns=[term.metric])[term.metric].where(rows["status"] == FINISHED)
+    is_finished = rows["status"] == Status.FINISHED
+    numbers = rows.reindex(columns=[term.metric])[term.metric].where(is_finished)
     values = {int(str(seed)): float(value) for seed, value in numbers.dropna().items()}
-    states = rows.loc[numbers.isna(), "status"].replace(FINISHED, "has none")
+    states = rows.loc[numbers.isna(), "status"].replace(Status.FINISHED, "has none")
     lost = ", ".join(f"seed {seed} {status}" for seed, status in states.items())
     return values, f"no {term.metric} of {term.label}: {lost}." if lost else ""
 
