@@ -41,7 +41,7 @@ LRSchedulerCallable = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
 class HierarchicalLearner(RunModule):
-    """An overparameterized DenseNet, trained with SGD on all layers jointly.
+    """A learner, an overparameterized DenseNet by default, with its objective and its optimizer.
 
     Args:
         target: G, which provides the input dimension, the depth and the level scales.
@@ -181,6 +181,11 @@ class HierarchicalLearner(RunModule):
         output: Tensor = self.network(x)
         return output
 
+    def evaluate(self, x: Tensor) -> Tensor:
+        """f(x) without autograd, in the precision of the parameters even if training mixes two."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.network.evaluate(x)
+
     def training_step(
         self, batch: Batch | Iterable[StepChunk], batch_index: int
     ) -> Tensor | dict[str, Any]:
@@ -226,7 +231,7 @@ class HierarchicalLearner(RunModule):
         return {
             "inputs": batch.inputs,
             "targets": batch.signal,
-            "predictions": self.network.evaluate(batch.inputs),
+            "predictions": self.evaluate(batch.inputs),
         }
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -285,7 +290,7 @@ class HierarchicalLearner(RunModule):
     def shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:
         """The loss of a batch without the penalty at a fraction of the phase, and f(x)."""
         is_trained = torch.is_grad_enabled()
-        prediction = self(batch.inputs) if is_trained else self.network.evaluate(batch.inputs)
+        prediction = self(batch.inputs) if is_trained else self.evaluate(batch.inputs)
         [scale] = self.objective.scales([progress])
         return self.objective.loss_and_grad(prediction, batch.labels, scale)[0], prediction
 

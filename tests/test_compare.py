@@ -209,7 +209,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 def test_a_second_process_is_refused(copied, capsys):
     with locked(copied):
         assert compare(copied / "compare.yaml") == 2
-    assert "in use by another bfc process" in capsys.readouterr().err
+        assert "in use by another bfc process" in capsys.readouterr().err
+        assert compare(copied / "compare.yaml", "--report") == 0
 
 
 def test_listed_commands_are_those_of_the_runs_and_count_as_done(tmp_path, begun, capsys):
@@ -358,8 +359,17 @@ def test_replicas_may_diverge_alone_and_can_be_tuned(tmp_path, begun):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum):
+@pytest.mark.parametrize(
+    ("signum", "cluster"),
+    [
+        (signal.SIGKILL, "local"),
+        (signal.SIGINT, "local"),
+        (signal.SIGTERM, "local"),
+        (signal.SIGINT, "debug"),
+        (signal.SIGTERM, "subprocess"),
+    ],
+)
+def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum, cluster):
     long = {"max_steps": 400, "val_check_interval": 20, "log_every_n_steps": 20}
     learners = {
         name: {**block, "trainer": long}
@@ -369,7 +379,7 @@ def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum):
     assert compare(path, "--run.name", "whole") == 0
     argv = ["compare", "-c", str(path), "--run.name", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bfc_lightning", *argv],
+        [sys.executable, "-m", "bfc_lightning", *argv, "--cluster", cluster],
         cwd=os.getcwd(),
         start_new_session=True,
         stderr=subprocess.PIPE,
@@ -379,11 +389,14 @@ def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum):
     while not any(run.rglob("last.ckpt")):
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signum)
+    (os.killpg if cluster == "local" else os.kill)(process.pid, signum)
     _, error = process.communicate(timeout=60)
     assert process.returncode == (-9 if signum == signal.SIGKILL else 128 + signum)
     if signum != signal.SIGKILL:
         assert "to continue: bfc compare -c" in error
     assert main(argv) == 0
     assert differences(tmp_path / "logs" / "whole", run) == []
-    assert "resuming from step" in "".join(p.read_text() for p in (run / "logs").iterdir())
+    if cluster == "local":
+        assert "resuming from step" in "".join(
+            path.read_text() for path in (run / "logs").glob("*.txt")
+        )

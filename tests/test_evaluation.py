@@ -11,7 +11,7 @@ import torch
 from bfc_lightning import load_run
 from bfc_lightning.cli import main
 from bfc_lightning.runs.folder import RunError
-from tests.runs import TINY, error_line, fit, intervene, summary
+from tests.runs import BARE, TINY, error_line, fit, intervene, summary
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,17 @@ def test_validate_repeats_the_score_of_the_run(run, capsys):
     score = result(run, "validate")["metrics"]["val/nmse"]
     assert score == pytest.approx(summary(run)["metrics"]["val/nmse"], rel=1e-6)
     assert f"{score:.4g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [TINY, "tests/configs/resnet.yaml"])
+def test_scores_are_in_the_precision_of_the_parameters(tmp_path, config):
+    argv = ["-c", config, "--run.root", str(tmp_path), "--run.name", "run", *BARE]
+    mixed = ["--trainer.precision", "bf16-mixed", "--trainer.max_steps", "3"]
+    assert main(["fit", *argv, *mixed]) == 0
+    assert main(["validate", *argv, "--ckpt_path", "last"]) == 0
+    found = summary(tmp_path / "run"), result(tmp_path / "run", "validate")
+    score, expected = (each["metrics"]["val/nmse"] for each in found)
+    assert score == pytest.approx(expected, rel=1e-6)
 
 
 def test_test_uses_samples_of_its_own(run):

@@ -11,6 +11,7 @@ import pytest
 
 from bfc_lightning.baselines import Baseline
 from bfc_lightning.cli import claims, experiments, main, options
+from bfc_lightning.cli.console import to_continue
 from bfc_lightning.cli.evaluate import CHECKPOINT
 from bfc_lightning.cli.fit import RESUME
 from bfc_lightning.cli.options import parse
@@ -201,3 +202,10 @@ def test_wrong_argument_is_named(capsys, argv, named):
 
 def test_fit_without_a_config_says_what_to_try(capsys):
     assert error_of(capsys, "fit").rstrip().endswith("try: bfc fit -c quickstart")
+
+
+def test_commands_that_continue_delete_nothing():
+    argv = ["-c", "a.yaml", "--run.overwrite", "true", "--run.name", "my-overwrite"]
+    assert to_continue("compare", argv) == "bfc compare -c a.yaml --run.name my-overwrite"
+    argv = ["gap", "--run.overwrite", "--workers", "2", "--run.overwrite=true"]
+    assert to_continue("claims", argv) == "bfc claims gap --workers 2"

@@ -23,7 +23,7 @@ commands:
   predict      write inputs, targets and predictions of a checkpoint
   baseline     fit a kernel or another method on the same problem
   compare      train several learners on a grid with several seeds: bfc compare -c compare/schemes
-  sweep        the same for one learner: bfc sweep -c sweep/gap
+  sweep        another name of compare: bfc sweep -c sweep/gap
   claims       test the claims of the theory: bfc claims --list
   init         copy the shipped configs: bfc init DIR
   completion   print a completion script: bfc completion bash

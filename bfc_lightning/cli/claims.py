@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from bfc_lightning.callbacks.checkpoints import versions
 from bfc_lightning.callbacks.summary import git_revision
-from bfc_lightning.cli.console import command_line, say
+from bfc_lightning.cli.console import command_line, say, to_continue
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.experiments import parse_experiment, parsed, say_failures, say_submitted
 from bfc_lightning.experiments.claims import report
@@ -35,11 +35,9 @@ for medians over seeds. The same command continues.
 
     bfc claims                      all claims, quick: small targets
     bfc claims layerwise gap        two of them
-    bfc claims --list               their names and sentences
-    bfc claims --profile full       large targets; takes hours
 
 options:
-  --profile PROFILE      quick (default) or full.
+  --profile PROFILE      quick (default), or full: large targets; takes hours.
   --list                 Print names and sentences, and run nothing.
   --report               Judge the runs so far, and run nothing.
   --configs FOLDER       Folder of the claims; the shipped ones by default.
@@ -79,12 +77,12 @@ def claims_command(argv: Sequence[str]) -> int:
         name = given.run.name or "-".join(["claims", given.profile, *given.names, *seeds])
         folder = own_folder(given.run.root, name, _RESULT)
         if given.report and not (folder / _RESULT).is_file():
-            raise RunError(f"--report needs claims that were begun, {folder} is not.")
+            raise RunError(f"--report needs claims that were started, {folder} was not.")
         together: dict[Path, list[Claim]] = {}
         for claim in claims:
             together.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
         planned = [_plan(mine, file, folder, given) for file, mine in together.items()]
-    return _run(planned, folder, given, command_line(["claims", *argv]))
+    return _run(planned, folder, given, to_continue("claims", argv))
 
 
 def claims_parser() -> ArgumentParser:

@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import os
+import re
 import shlex
 import sys
 import threading
@@ -91,6 +92,12 @@ def _report_thread(args: threading.ExceptHookArgs) -> None:
 def command_line(argv: Sequence[str]) -> str:
     """A bfc command, quoted for a shell."""
     return f"bfc {shlex.join(argv)}"
+
+
+def to_continue(command: str, argv: Sequence[str]) -> str:
+    """The command again, without the option that deletes what it has done."""
+    line = command_line([command, *argv])
+    return re.sub(r" --run\.overwrite(=\S+| [^-\s]\S*)?(?= |$)", "", line)
 
 
 def show_table(

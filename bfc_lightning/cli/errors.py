@@ -24,6 +24,10 @@ _NOISE = re.compile(
     r"^(Does not validate|Subtypes:|Errors:|- Expected a <class 'NoneType'>|Given value type:|"
     r"- Expected a path but|-\s+Unable to load config|Given value: Namespace\()"
 )
+_REPEATED = re.compile(
+    r"Type .* expects a function or a callable class: |, got NestedArg\(.*|\[Errno \d+\] |"
+    r"Problem with given class_path '[\w.]+':"
+)
 _PLAIN = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
 
@@ -74,7 +78,8 @@ def one_line(error: BaseException | str, longest: int = 600) -> str:
     """A message in one line, without the lines in which jsonargparse repeats itself."""
     lines = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in lines if line and not _NOISE.match(line))
-    text = re.sub(r"Type .* expects a function or a callable class: ", "", text)
+    text = _REPEATED.sub("", text)
+    text = re.sub(r"[Ee]xpected a typing\.Literal\[(.*?)\]", r"expected one of \1", text)
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
     text = re.sub(r"\s*Given value:", ", got", re.sub(r"(^|\s)- ", "; ", text).strip("; "))
     return text if len(text) <= longest else f"{text[:longest]} ..."

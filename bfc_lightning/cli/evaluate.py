@@ -1,11 +1,9 @@
 """`bfc validate`, `test` and `predict`: a checkpoint of a run, scored or written out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
@@ -38,7 +36,14 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
         if is_helper():
             return 0
         objects, model, data = build_learners(study)
-        trainer = _trainer(vars(objects.trainer))
+        # One process without loggers and the user's callbacks, which are for training.
+        own = dict.fromkeys(("callbacks", "profiler", "max_time"))
+        own |= {"logger": False, "enable_progress_bar": False, "val_check_interval": 1.0}
+        own |= {"strategy": "auto", "num_nodes": 1, "plugins": LightningEnvironment()}
+        devices = objects.trainer.devices
+        own["devices"] = devices[:1] if isinstance(devices, list) else 1
+        trainer = make_trainer(**vars(objects.trainer) | own)
+        leave_signals_alone(trainer)
         trainer.strategy.precision_plugin.convert_module(model)
         load_state(content, model=model, data=data)
         quiet = {} if command == "predict" else {"verbose": False}
@@ -66,15 +71,3 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
     write_json(folder / f"{command}.json", result)
     say(f"wrote {folder / command}.json")
     return 0
-
-
-def _trainer(options: dict[str, Any]) -> Trainer:
-    """A Trainer of one process without loggers and the user's callbacks, which are for training."""
-    devices = options["devices"]
-    options |= dict.fromkeys(("callbacks", "profiler", "max_time"))
-    options |= {"logger": False, "enable_progress_bar": False, "val_check_interval": 1.0}
-    options |= {"strategy": "auto", "num_nodes": 1, "plugins": LightningEnvironment()}
-    options["devices"] = devices[:1] if isinstance(devices, list) else 1
-    trainer = make_trainer(**options)
-    leave_signals_alone(trainer)
-    return trainer

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.cli.console import command_line, say, show_table
+from bfc_lightning.cli.console import command_line, say, show_table, to_continue
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.options import CONFIG_OPTIONS, checked, with_configs
 from bfc_lightning.experiments.execute import run_experiment
@@ -82,12 +82,12 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
             return 0
         if given.report and not (experiment.folder / MARK).is_file():
             folder = experiment.folder
-            raise RunError(f"--report needs an experiment that was begun, {folder} is not.")
+            raise RunError(f"--report needs an experiment that was started, {folder} was not.")
     record = run_experiment(experiment, runs, formats=given.figures, begins=not given.report)
-    again = command_line([command, *(word for word in argv if "overwrite" not in word)])
-    if record.held and not record.signum and not given.report:
+    again = to_continue(command, argv)
+    if record.held and not given.report:
         say_submitted([record], f"{again} --report")
-        return 0
+        return 128 + record.signum if record.signum else 0
     _show(record)
     if given.report:
         return 0
@@ -95,7 +95,9 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         say(f"stopped with {record.num_left} runs to go; to continue: {again}")
         return 128 + record.signum
     if record.num_left:
-        say(f"{record.num_left} of {len(record.results)} runs failed; to run them again: {again}")
+        failed = (record.results["status"] == Status.FAILED).sum() == record.num_left
+        what = "failed" if failed else "have no result"
+        say(f"{record.num_left} of {len(record.results)} runs {what}; to run them again: {again}")
     return 1 if record.num_left else 0
 
 

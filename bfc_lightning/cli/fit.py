@@ -258,6 +258,9 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
         write_config(run.study, folder, "fit", engine=engine)
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten({**run.settings, "run": {"name": folder.name}}))
+    default = run.study.parser.get_default("trainer.max_steps")
+    if run.study.config.trainer.max_steps not in (trainer.max_steps, default):
+        say(f"the run takes {trainer.max_steps:,} steps, those of scheme.steps.")
     seeds = f"seed {run.seeds[0]}"
     if len(run.seeds) > 1:
         seeds = f"{len(run.seeds)} replicas, seeds {run.seeds[0]} to {run.seeds[-1]}"

@@ -11,19 +11,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from bfc_lightning.callbacks.exceptions import Interrupted
 from bfc_lightning.experiments.record import LOGS, Record, write_plan
 from bfc_lightning.experiments.spec import Experiment, RunSpec, Status
 from bfc_lightning.experiments.tables import summary_table
 from bfc_lightning.runs.folder import RunError
+
+if TYPE_CHECKING:
+    from submitit import Job
 
 _SHARD_SECONDS = 900.0
 _GUESS_SECONDS = 30.0
@@ -51,6 +56,7 @@ def _lock(folder: Path, name: str) -> Path:
 def _take_lock(folder: Path, name: str, job: str) -> bool:
     """Takes the lock of a run for a job unless another has it; returns whether the job has it."""
     lock = _lock(folder, name)
+    lock.parent.mkdir(exist_ok=True)
     beside = lock.with_name(f".{name}.{job}.tmp")
     beside.write_text(job, encoding="utf-8")
     with suppress(FileExistsError):
@@ -79,8 +85,7 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
     if options.name == "slurm" and not shutil.which("sbatch"):
         raise RunError("sbatch is not in the PATH; --cluster slurm needs a machine of a cluster.")
     jobs = folder / LOGS / "jobs"
-    for path in (jobs, _lock(folder, "")):
-        path.mkdir(parents=True, exist_ok=True)
+    jobs.mkdir(parents=True, exist_ok=True)
     executor = submitit.AutoExecutor(jobs, options.name.replace("subprocess", "local"))
     executor.update_parameters(
         name=f"bfc-{folder.name}",
@@ -99,6 +104,7 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
     size = math.ceil(len(runs) / number)
     shards = [runs[first : first + size] for first in range(0, len(runs), size)]
     before = set(jobs.iterdir())
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by processes
     try:
         with redirect_stderr(io.StringIO()):  # it would print what it raises
             array = executor.map_array(run_shard, [record.experiment] * len(shards), shards)
@@ -106,17 +112,38 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
         for path in set(jobs.iterdir()) - before:
             path.unlink()
         raise RunError(str(error)) from error
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
     write_plan(record.experiment)
     job_id = array[0].job_id.partition("_")[0]
     print(f"bfc: job {job_id}: {len(runs)} runs in {len(shards)} shards", file=sys.stderr)
     if options.name != "slurm":
-        for job in array:
-            job.wait()
+        _wait(record, array)
         return {}
     held = {run.name: job.job_id for job, shard in zip(array, shards, strict=True) for run in shard}
     for name, job_id in held.items():
         _take_lock(folder, name, job_id)
     return held
+
+
+def _wait(record: Record, jobs: Sequence["Job[None]"]) -> None:
+    """Waits for shards on this machine; a signal stops them."""
+    with _stoppable(record):
+        for job in jobs:
+            job.wait()
+    if record.signum and record.experiment.cluster.name == "subprocess":
+        for job in [job for job in jobs if not job.done()]:
+            os.kill(int(job.job_id), signal.SIGTERM)
+            job.wait()
+
+
+@contextmanager
+def _stoppable(record: Record) -> Iterator[None]:
+    """Ends the block on a signal, which the record keeps."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stop:
+        record.signum = stop.exit_code - 128 if isinstance(stop, Interrupted) else signal.SIGINT
 
 
 def _runs_per_job(record: Record) -> int:
@@ -132,7 +159,7 @@ def _workers(experiment: Experiment) -> int:
 
 
 def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
-    """Runs a shard in a job; the signal before the time limit requeues it, and it goes on."""
+    """Runs a shard in a job; the signal before the time limit requeues it, and it resumes."""
     from submitit import JobEnvironment
 
     job, folder = JobEnvironment().job_id, experiment.folder
@@ -142,6 +169,8 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
     record.run([run for run in runs if not record.is_over(run.name)], writes_tables=False)
     if record.signum == signal.SIGUSR2:
         _slurm("scontrol", "requeue", job)
+    if record.signum and experiment.cluster.name == "debug":  # in the process of the command
+        raise Interrupted(record.signum)
     if not record.signum:  # otherwise SLURM may requeue the job
         for run in runs:
             _lock(folder, run.name).unlink(missing_ok=True)
@@ -149,7 +178,7 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
 
 def watch(record: Record) -> None:
     """Shows the table of the runs so far while any is in a job."""
-    with Live(console=Console(stderr=True), auto_refresh=False) as shown:
+    with _stoppable(record), Live(console=Console(stderr=True), auto_refresh=False) as shown:
         while record.held:
             table = summary_table(record.experiment, record.results, record.chosen)
             shown.update(Text(table.to_string(index=False)), refresh=True)

@@ -27,7 +27,7 @@ def run_experiment(
     folder = experiment.folder
     with removed_if_refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with locked(folder) if begins else nullcontext():
             held: dict[str, str] = {}
             with nullcontext() if begins else suppress(RunError):  # a report needs no squeue
                 held = runs_in_jobs(folder)

@@ -30,7 +30,7 @@ from bfc_lightning.experiments.spec import (
 from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.runs.config import Study, digest, flatten, make_trainer
 from bfc_lightning.runs.folder import LONGEST_NAME, RunError, named_folder
-from bfc_lightning.runs.yaml_files import find_config, read_yaml
+from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
 _OWNERS = {"trainer": make_trainer, "model": HierarchicalLearner, "data": HierarchicalData}
@@ -317,7 +317,11 @@ def _check_axes(experiment: Experiment) -> None:
     axes = {name: list(labels) for name, labels in experiment.axes.items()}
     scaling = experiment.scaling
     for metric, ranges in experiment.published.items():
-        if metric not in experiment.metrics or [*map(len, axes.values())] != [len(ranges)]:
+        if metric not in experiment.metrics:
+            hint = did_you_mean(metric, experiment.metrics)
+            raise RunError(f"published must give values of `metrics`, got {metric!r}.{hint}")
+        is_full = [*map(len, axes.values())] == [len(ranges)]
+        if not is_full or any(lowest > highest for lowest, highest in ranges):
             raise RunError(
                 "published must give [lowest, highest] of a metric for each value of the axis, "
                 f"got {metric}: {ranges}."

@@ -88,7 +88,7 @@ class ExperimentFile:
     points: list = field(default_factory=list)  # type: ignore[type-arg]
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     metrics: list[str] = field(default_factory=lambda: ["val/nmse"])
-    published: dict = field(default_factory=dict)  # type: ignore[type-arg]
+    published: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits = field(default_factory=Limits)
     scaling: Scaling | None = None
