@@ -1,5 +1,6 @@
 """`summary.json`: what a run is, how far it is, and the last value of everything it logged."""
 
+import functools
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from bfc_lightning.medians import medians
 from bfc_lightning.run_module import RunModule, as_run
 
 
+@functools.cache  # of the code that has been imported, and workers inherit it
 def git_revision() -> str | None:
     """The commit of the working directory, `-dirty` if files differ; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

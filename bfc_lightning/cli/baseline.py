@@ -37,14 +37,15 @@ def baseline_command(argv: Sequence[str]) -> int:
             parts = objects.baseline, data, objects.model.network
             own_seed = derive_seed(config.seed_everything, "baseline")
             metrics, seconds = fit_and_score(*parts, own_seed, is_measured=config.num_measures > 0)
-            write_config(study, own.path, "baseline")
+            given = study.settings()
+            write_config(given, own.path, "baseline")
             content = {
                 "status": "finished",
                 "baseline": name,
                 "samples_seen": data.num_train_samples,
                 "wall_seconds": round(time.time() - started, 3),
                 "fit_seconds": round(seconds, 3),
-                **provenance(digest(study.settings())),
+                **provenance(digest(given)),
                 "metrics": metrics,
             }
             write_json(own.path / SUMMARY, content)

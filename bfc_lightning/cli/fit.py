@@ -68,7 +68,8 @@ class Run:
     """What a run is made of: its settings, the objects built from them, and where it continues."""
 
     study: Study
-    settings: dict[str, Any]  # with the seed of every part
+    given: dict[str, Any]  # all settings
+    settings: dict[str, Any]  # the same with the seed of every part
     objects: Namespace  # scheme, measures, and the Trainer's options
     model: RunModule
     data: AnyData
@@ -122,7 +123,8 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
         or objects.scheme.stretches
     )
     resumption.check(identity(settings), may_grow=not depends_on_length)
-    return Run(study, settings, objects, model, data, phases, resumption, started)
+    given = study.settings()
+    return Run(study, given, settings, objects, model, data, phases, resumption, started)
 
 
 def build_learners(study: Study) -> tuple[Namespace, RunModule, AnyData]:
@@ -175,7 +177,7 @@ def own_callbacks(run: Run, folder: RunFolder, metrics: MetricsFile) -> list[Cal
         path / SUMMARY,
         metrics=metrics,
         measurements=measurements,
-        digest=digest(run.study.settings()),
+        digest=digest(run.given),
         started=run.started - before.get("wall_seconds", 0.0),
         seeds=run.seeds,
     )
@@ -242,10 +244,9 @@ def build_trainer(
     return trainer
 
 
-def write_config(study: Study, folder: Path, command: str, **resolved: str) -> None:
+def write_config(given: dict[str, Any], folder: Path, command: str, **resolved: str) -> None:
     """Writes `config.yaml`, which repeats the run."""
-    config = {**study.settings(), **resolved}
-    config["run"].update(name=folder.name, overwrite=False)
+    config = {**given, **resolved, "run": {**given["run"], "name": folder.name, "overwrite": False}}
     again = command_line([command, "-c", str(folder / CONFIG), "--run.name", "ANOTHER"])
     text = f"# Every setting of the run {folder.name}. Again: {again}\n{to_yaml(config)}"
     write_atomically(folder / CONFIG, text)
@@ -255,7 +256,7 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     """Hands the settings to files and loggers, and says what starts."""
     engine = engine_name(run.model)
     if trainer.is_global_zero:
-        write_config(run.study, folder, "fit", engine=engine)
+        write_config(run.given, folder, "fit", engine=engine)
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten({**run.settings, "run": {"name": folder.name}}))
     default = run.study.parser.get_default("trainer.max_steps")
