@@ -56,7 +56,7 @@ class Summary(Callback):
         self.started = started
         self.seeds = seeds
         self._fixed = provenance(digest)
-        self._began, self._first, self._written_at = 0.0, 0, 0.0
+        self._began, self._first, self._updated_at = 0.0, 0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: running`."""
@@ -65,8 +65,9 @@ class Summary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Updates the file."""
-        if time.perf_counter() >= self._written_at + 1:
+        if time.perf_counter() >= self._updated_at + 1:
             self._write(trainer, "running")
+            self._updated_at = time.perf_counter()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: finished`, or `timeout` if `trainer.max_time` ended the run."""
@@ -104,7 +105,6 @@ class Summary(Callback):
             **results(module, self.metrics.latest, self.seeds, status),
         }
         write_json(self.path, content, sync=status != "running")
-        self._written_at = time.perf_counter()
 
 
 def results(
