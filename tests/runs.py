@@ -79,3 +79,14 @@ def error_line(text: str) -> str:
     assert len(lines) == 1, text
     assert "Traceback" not in text
     return lines[0].removeprefix("bfc: error: ")
+
+
+def error_of(capsys, *argv: str) -> str:
+    """The one line in which a command refuses its arguments."""
+    capsys.readouterr()
+    assert main(list(argv)) == 2, argv
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("bfc: error: ")
+    assert err.count("\n") == 1
+    return err

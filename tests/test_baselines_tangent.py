@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bfc_lightning import (
-    EmpiricalNTK,
-    LearnerNTK,
-    QuadraticChainNTK,
-    RandomFeatures,
-    ReLUChainNTK,
-)
+from bfc_lightning import EmpiricalNTK, LearnerNTK, QuadraticChainNTK, RandomFeatures, ReLUChainNTK
 from bfc_lightning.baselines.base import Task
 from bfc_lightning.kernels.chains import quadratic_chain_ntk, relu_chain_ntk
 from bfc_lightning.kernels.learner import learner_ntk

@@ -154,10 +154,7 @@ def test_claim_holds_only_if_all_its_conditions_do(tmp_path):
         assert judged(tmp_path, GOOD, conditions=conditions)["verdict"] == verdict
 
 
-@pytest.mark.parametrize(
-    ("run", "told"),
-    [("timeout", "timeout"), ({"other": 1.0}, "has none")],
-)
+@pytest.mark.parametrize(("run", "told"), [("timeout", "timeout"), ({"other": 1.0}, "has none")])
 def test_run_without_a_number_leaves_the_claim_undecided(run, told, tmp_path):
     judgment = judged(tmp_path, [2.0, run, 3.0, 3.0, 3.0])
     assert judgment["verdict"] == "undecided"

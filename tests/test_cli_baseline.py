@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from bfc_lightning.cli import main
-from tests.runs import TINY, checkpoint, error_line, fit, summary
+from tests.runs import TINY, error_line, fit, summary, weights
 
 FEW = ["--data.num_train_samples", "64"]
 KERNEL = ["--baseline", "KernelRidge", *FEW]
@@ -62,14 +62,9 @@ def test_learner_is_initialized_as_for_a_fit_but_at_scale_1_by_default(tmp_path,
     argv = ["--trainer.max_steps", "1", "--model.optimizer.lr", "0", "--run.name", "fit"]
     argv += ["--model.init_scale", scale or "1"]
     assert fit(tmp_path, *FEW, *argv) == 0
-    state = checkpoint(tmp_path / "fit")["state_dict"]
-    weights = {
-        name.removeprefix("network."): value.double()
-        for name, value in state.items()
-        if name.startswith("network.")
-    }
-    assert given["learner"].keys() == weights.keys()
-    assert all(torch.equal(given["learner"][name], weights[name]) for name in weights)
+    expected = weights(tmp_path / "fit")
+    assert given["learner"].keys() == expected.keys()
+    assert all(torch.equal(given["learner"][k], expected[k].double()) for k in expected)
 
 
 def test_every_seed_is_another_problem_and_another_seed_of_the_baseline(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from bfc_lightning.cli import main
 from tests.claim_files import RATIO, write_claim
 from tests.experiments import callback, write
+from tests.runs import error_of
 
 
 def claims(folder: Path, *argv: str) -> int:
@@ -130,10 +131,7 @@ def test_list_prints_names_and_sentences(tmp_path, capsys):
 def test_wrong_arguments_are_one_line(argv, part, tmp_path, capsys):
     prepare(tmp_path)
     options = ["--configs", str(tmp_path / "claims"), "--run.root", str(tmp_path / "logs")]
-    assert main(["claims", *options, *argv]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert part in error
+    assert part in error_of(capsys, "claims", *options, *argv)
     assert not (tmp_path / "logs").exists()
 
 

@@ -104,9 +104,8 @@ def test_quadratic_forms_share_one_scale_and_mark_the_targets_directions():
     target, learner = np.diag([1.0, -0.5, 0.0]), np.diag([0.9, -0.5, 0.1])
     figure = quadratic_forms(learner, target, num_directions=2, title="forms")
     panels = figure.axes[:3]
-    assert [panel.get_title() for panel in panels] == [
-        *("target, level 1", "learner, layer 1", "difference")
-    ]
+    titles = [panel.get_title() for panel in panels]
+    assert titles == ["target, level 1", "learner, layer 1", "difference"]
     assert {panel.images[0].get_clim() for panel in panels} == {(-1.0, 1.0)}
     assert np.allclose(panels[2].images[0].get_array(), learner - target)
     assert list(panels[0].lines[0].get_ydata()) == [1.5, 1.5]

@@ -222,10 +222,7 @@ def test_projected_gaussian_is_independent_of_the_direction():
 def test_projection_is_its_formula(make):
     distribution = projected(make())
     x = draw(distribution.inputs, 50)
-    w, sigma, mean = (
-        distribution.direction.numpy(),
-        distribution.inputs.covariance.numpy(),
-        distribution.inputs.mean.numpy(),
-    )
+    inputs, w = distribution.inputs, distribution.direction.numpy()
+    sigma, mean = inputs.covariance.numpy(), inputs.mean.numpy()
     expected = [row - sigma @ w * (w @ (row - mean)) / (w @ sigma @ w) for row in x.numpy()]
     np.testing.assert_allclose(distribution.project(x).numpy(), expected, rtol=0, atol=1e-12)

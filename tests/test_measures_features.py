@@ -214,10 +214,8 @@ def test_noise_beside_the_forms_does_not_count(target, x):
     noise = noise - noise.mean(dim=0)
     noise = noise - forms @ (forms.T @ noise)
     noise = noise / noise.norm(dim=0)
-    assert float(Richness(wanted).of(forms + noise)) == pytest.approx(3, rel=1e-9)
-    assert float(Richness(wanted).of(torch.cat([forms, noise], dim=1))) == pytest.approx(
-        3, rel=1e-9
-    )
+    for features in (forms + noise, torch.cat([forms, noise], dim=1)):
+        assert float(Richness(wanted).of(features)) == pytest.approx(3, rel=1e-9)
 
 
 def test_scales_shifts_and_constant_columns_of_the_learner_leave_the_richness(target, x, learned):

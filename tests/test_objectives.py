@@ -8,11 +8,7 @@ import torch
 
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Regression
-from bfc_lightning.objectives import (
-    ClassificationObjective,
-    RegressionObjective,
-    objective_for,
-)
+from bfc_lightning.objectives import ClassificationObjective, RegressionObjective, objective_for
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch
@@ -55,9 +51,8 @@ def test_classification_objective_worked_by_hand():
     samples = batch(labels=numbers(1, 0, 0, 0, 1), signal=numbers(2, -3, -0.1, -0.2, 0.0))
     sure = math.log1p(math.exp(-2))
     expected = (-math.log(3 / 4) - math.log(1 / 4) + 2 * sure + (sure + 2)) / 5
-    assert float(loss_of(objective, prediction, samples.labels)) == pytest.approx(
-        expected, rel=1e-14
-    )
+    loss = loss_of(objective, prediction, samples.labels)
+    assert float(loss) == pytest.approx(expected, rel=1e-14)
     assert float(objective.score(prediction, samples)) == pytest.approx(2 / 5)
     assert objective.score_name == "error"
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from bfc_lightning.baselines import Baseline
-from bfc_lightning.cli import claims, experiments, main, options
+from bfc_lightning.cli import claims, experiments, options
 from bfc_lightning.cli.console import to_continue
 from bfc_lightning.cli.evaluate import CHECKPOINT
 from bfc_lightning.cli.fit import RESUME
 from bfc_lightning.cli.options import parse
 from bfc_lightning.runs.config import Study, flatten
 from bfc_lightning.runs.yaml_files import find_config
+from tests.runs import error_of
 
 STUDIES = {
     "fit": {"options": RESUME},
@@ -30,17 +31,6 @@ RATE = 0.97
 
 def config(*argv: str):
     return parse(["-c", "quickstart", *argv], command="fit", options=RESUME).config
-
-
-def error_of(capsys, *argv: str) -> str:
-    """The one line in which a command refuses its arguments."""
-    capsys.readouterr()
-    assert main(list(argv)) == 2, argv
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("bfc: error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 @pytest.mark.parametrize("number", ["-1e-3", "-1", "-.5", "-2.", "-1.5E+2"])

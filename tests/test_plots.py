@@ -8,10 +8,7 @@ import pandas as pd
 import pytest
 
 from bfc_lightning.experiments import plots
-from bfc_lightning.experiments.plots import (
-    comparison_figure,
-    write_figures,
-)
+from bfc_lightning.experiments.plots import comparison_figure, write_figures
 from bfc_lightning.experiments.spec import Scaling
 from tests.results import experiment, results
 
@@ -118,9 +115,8 @@ def test_numeric_axis_is_logarithmic_and_in_order():
 def test_close_numbers_are_linear_and_unfinished_runs_are_counted():
     spec = experiment([""], width=["4", "8", "6"])
     lost = ("8", 1), ("8", 2)
-    (panel,) = figure_of(
-        spec, lambda name, *at: "diverged" if at in lost else 0.5 + 0.1 * at[1]
-    ).axes
+    figure = figure_of(spec, lambda _, *at: "diverged" if at in lost else 0.5 + 0.1 * at[1])
+    (panel,) = figure.axes
     assert (panel.get_xscale(), panel.get_yscale()) == ("linear", "linear")
     assert ticks_of(panel) == ["4", "6", "8"]
     (line,) = lines_of(panel).values()

@@ -102,9 +102,8 @@ def test_as_many_tasks_run_at_a_time_as_there_are_workers(tmp_path):
     tasks = [Task(name, (("--version",),), tmp_path / name) for name in "abcd"]
     with Pool(2, limits=Limits()) as pool:
         ended = list(pool.run(tasks))
-    moments = [(each.began, 1) for each in ended] + [
-        (each.began + each.seconds, -1) for each in ended
-    ]
+    moments = [(each.began, 1) for each in ended]
+    moments += [(each.began + each.seconds, -1) for each in ended]
     assert max(itertools.accumulate(change for _, change in sorted(moments))) == 2
 
 

@@ -8,15 +8,13 @@ import yaml
 
 from bfc_lightning.cli.experiments import parse_experiment
 from bfc_lightning.experiments import reading
-from bfc_lightning.experiments.reading import (
-    expand,
-    make_experiment,
-)
+from bfc_lightning.experiments.reading import expand, make_experiment
 from bfc_lightning.experiments.spec import Experiment, Limits, RunSpec, Tuning
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import find_config
-from tests.experiments import LR, compare, write
+from tests.experiments import LR, write
+from tests.runs import error_of
 
 SCALES = "target.init_args.level_scales"
 
@@ -217,10 +215,7 @@ def test_error_is_one_line_that_names_the_key_and_leaves_nothing(name, tmp_path,
     content, parts = ERRORS[name]
     if "run" in content:
         content = {"run": {"root": str(tmp_path / "logs"), **content["run"]}}
-    assert compare(write(tmp_path, **content)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("bfc: error: ")
-    assert error.count("\n") == 1
+    error = error_of(capsys, "compare", "-c", str(write(tmp_path, **content)))
     assert all(part in error for part in parts), error
     assert not (tmp_path / "logs").exists()
 
@@ -238,10 +233,7 @@ def test_error_is_one_line_that_names_the_key_and_leaves_nothing(name, tmp_path,
 def test_file_that_cannot_be_read_is_named_with_the_line(text, part, tmp_path, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    assert compare(path) == 2
-    error = capsys.readouterr().err
-    assert part in error
-    assert error.count("\n") == 1
+    assert part in error_of(capsys, "compare", "-c", str(path))
 
 
 @pytest.mark.parametrize(
@@ -255,10 +247,7 @@ def test_file_that_cannot_be_read_is_named_with_the_line(text, part, tmp_path, c
     ],
 )
 def test_wrong_options_are_one_line(argv, part, tmp_path, capsys):
-    assert compare(write(tmp_path), *argv) == 2
-    error = capsys.readouterr().err
-    assert part in error
-    assert error.count("\n") == 1
+    assert part in error_of(capsys, "compare", "-c", str(write(tmp_path)), *argv)
     assert not (tmp_path / "logs").exists()
 
 

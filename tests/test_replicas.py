@@ -58,9 +58,8 @@ def mixed(tmp_path_factory) -> Path:
 def single(mixed) -> dict[int, Path]:
     """Single runs of the replicas that did not diverge."""
     for seed in KEPT:
-        assert (
-            fit(mixed.parent, *MIXED, "--seed_everything", str(seed), "--run.name", str(seed)) == 0
-        )
+        own = ["--seed_everything", str(seed), "--run.name", str(seed)]
+        assert fit(mixed.parent, *MIXED, *own) == 0
     return {seed: mixed.parent / str(seed) for seed in KEPT}
 
 

@@ -34,9 +34,8 @@ def test_backward_correction_worked_by_hand(correction):
     expected = X.new_tensor([[5.0, 24.0], [1.25, 1.81875]])
     torch.testing.assert_close(correction.level_outputs(X), expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(correction(X), X.new_tensor([29.0, 3.06875]), rtol=1e-14, atol=0)
-    torch.testing.assert_close(
-        correction.preactivations(X)[1], X.new_tensor([[4.0, 8.0], [2.25, 1.0]])
-    )
+    second = correction.preactivations(X)[1]
+    torch.testing.assert_close(second, X.new_tensor([[4.0, 8.0], [2.25, 1.0]]))
 
 
 def test_rich_representation_moments_worked_by_hand(rich):
@@ -64,10 +63,8 @@ def test_examples_are_raw_targets_with_positive_signs(make):
 
 def test_rich_representation_in_a_random_basis_is_the_same_function_of_two_directions():
     distribution = Gaussian(6)
-    turned, straight = (
-        RichRepresentation(distribution, basis="random", seed=3),
-        RichRepresentation(distribution),
-    )
+    turned = RichRepresentation(distribution, basis="random", seed=3)
+    straight = RichRepresentation(distribution)
     directions = turned.weight(1, 0)
     assert torch.allclose(directions @ directions.T, torch.eye(2, dtype=torch.float64))
     x = distribution.sample(50, torch.Generator().manual_seed(0))

@@ -74,9 +74,8 @@ class MetricsFile(Logger):
         keys = sorted({key for row in self._rows.values() for key in row})
         index = ["step", "replica"] if self.num_replicas > 1 else ["step"]
         text = io.StringIO()
-        writer = csv.DictWriter(
-            text, [*index, *keys], restval="", lineterminator="\n", extrasaction="ignore"
-        )
+        columns = [*index, *keys]
+        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for (step, replica), row in sorted(self._rows.items()):
             writer.writerow({"step": step, "replica": replica, **row})
@@ -106,22 +105,12 @@ class TensorBoardRunLogger(TensorBoardLogger):
     def __init__(
         self, folder: Path, metrics: Sequence[str], *, resume_step: int | None = None
     ) -> None:
-        super().__init__(
-            save_dir=folder,
-            name="",
-            version="",
-            default_hp_metric=False,
-            purge_step=None if resume_step is None else resume_step + 1,
-        )
+        first = None if resume_step is None else resume_step + 1
+        super().__init__(folder, "", "", default_hp_metric=False, purge_step=first)
         self._metrics = metrics
 
     @rank_zero_only
-    def log_hyperparams(
-        self,
-        params: Any,  # noqa: ANN401, a dict
-        *args: object,
-        **kwargs: object,
-    ) -> None:
+    def log_hyperparams(self, params: Any, *args: object, **kwargs: object) -> None:  # noqa: ANN401
         """Fills the HParams tab with flat settings, judged by metrics that the run will log."""
         flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in params.items()}
         writer = self.experiment._get_file_writer()

@@ -75,13 +75,10 @@ class Measurements(Callback):
     """
 
     def __init__(
-        self,
-        phases: Sequence[Phase],
-        measures: Sequence[Measure] = (),
-        num_points: int = NUM_POINTS,
+        self, phases: Sequence[Phase], measures: Sequence[Measure], num_points: int
     ) -> None:
         self.seconds = 0.0
-        self._measures = list(measures)
+        self._measures: list[_Measure] = list(measures)
         self._phases = phases
         self._steps = measure_steps(phases, num_points)
         self._measured_step = -1
@@ -172,8 +169,7 @@ class Measurements(Callback):
         if not all(bool(parameter.isfinite().all()) for parameter in learner.parameters()):
             return named
         snapshot = learner.battery.take_snapshot(learner.network, sample)
-        measures: list[_Measure] = [*learner.battery.measures, *self._measures]
-        for measure in measures:
+        for measure in (*learner.battery.measures, *self._measures):
             taken = measure(snapshot)
             if not named.keys().isdisjoint(taken):
                 name = type(measure).__name__

@@ -4,6 +4,7 @@ import functools
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +38,18 @@ def provenance(digest: str) -> dict[str, Any]:
     return {"digest": digest, "versions": versions(), "git": git_revision(), "threads": threads}
 
 
+@dataclass(eq=False, kw_only=True)
 class Summary(Callback):
     """Keeps `summary.json` up to date: at the start, at most once a second, and at the end."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        metrics: MetricsFile,
-        measurements: Measurements,
-        digest: str,
-        started: float,
-        seeds: Sequence[int] = (),
-    ) -> None:
-        self.path = path
-        self.metrics = metrics
-        self.measurements = measurements
-        self.started = started
-        self.seeds = seeds
-        self._fixed = provenance(digest)
-        self._began, self._first, self._updated_at = 0.0, 0, 0.0
+    path: Path
+    metrics: MetricsFile
+    measurements: Measurements
+    provenance: Mapping[str, Any]
+    started: float
+    seeds: Sequence[int]
+
+    _began, _first, _updated_at = 0.0, 0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `status: running`."""
@@ -98,7 +91,7 @@ class Summary(Callback):
             "wall_seconds": round(time.time() - self.started, 3),
             "samples_per_second": round(rate, 1),
             "measure_seconds": round(self.measurements.seconds, 3),
-            **self._fixed,
+            **self.provenance,
             "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type,
             "engine": engine_name(module),

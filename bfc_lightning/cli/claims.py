@@ -129,7 +129,6 @@ def _run(planned: list[Planned], folder: Path, given: Namespace, command: str) -
     for number, (claims, experiment, runs) in enumerate(planned, start=1):
         say(f"experiment {number} of {len(planned)}: {experiment.folder.name}")
         with removed_if_refused(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             report.write_report(folder, content, pictures)
             record = run_experiment(experiment, runs, begins=not given.report)
         if record.signum:

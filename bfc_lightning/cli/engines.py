@@ -7,9 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
@@ -26,8 +26,6 @@ from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase, Scheme
 from bfc_lightning.sync_points import SyncPoints
-
-Engine = Literal["auto", "compiled", "eager", "autograd"]
 
 _EXACT_PRECISIONS = ("32-true", "64-true")
 _GRADIENT_HOOKS = (
@@ -47,7 +45,7 @@ _SAVED_PER_LAYER, _SAVED_PER_FEATURE = 6e-5, 2e-9
 
 
 def resolve_engine(
-    wanted: Engine,
+    config: Namespace,
     stored: str | None,
     trainer: Trainer,
     *,
@@ -56,8 +54,6 @@ def resolve_engine(
     callbacks: Sequence[Callback],
     phases: Sequence[Phase],
     scheme: Scheme,
-    num_alike: int,
-    num_measures: int,
 ) -> None:
     """Makes learner, data and Trainer use an engine.
 
@@ -65,10 +61,9 @@ def resolve_engine(
     learner clips its gradients, and steps come in chunks that end at a log row, a validation, a
     measurement or a new phase. A user's callback that listens to every step gets every step.
     """
-    if stored is not None:
-        if wanted not in ("auto", stored):
-            raise RunError(f"engine must stay {stored} in a resumed run, got {wanted}.")
-        wanted = stored  # type: ignore[assignment]
+    wanted = config.engine if stored is None else stored
+    if config.engine not in ("auto", wanted):
+        raise RunError(f"engine must stay {stored} in a resumed run, got {config.engine}.")
     reason = _why_autograd(trainer, model, callbacks)
     if reason is not None or wanted == "autograd":
         _check_autograd(wanted, reason, num_learners=len(model.each))
@@ -83,7 +78,7 @@ def resolve_engine(
         data.parts[0].reads_blocks = True  # single batches, with the samples of chunks
     else:
         starts = {phase.start for phase in phases}
-        steps = {*measure_steps(phases, num_measures), *starts, *scheme.freeze.values()}
+        steps = {*measure_steps(phases, config.num_measures), *starts, *scheme.freeze.values()}
         data.sync_points = SyncPoints([1] if listens else every, [*steps, trainer.max_steps])
     clipping = _take_over_clipping(trainer)
     graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
@@ -92,7 +87,7 @@ def resolve_engine(
     length = next(n for n in _STEPS_PER_CALL if interval % n == 0 and n <= data.block_length)
     mark = _mark(model, data, clipping, length)
     saved = _seconds_saved(model, data) * phases[-1].stop / graphs
-    cost = _WARM + (0.0 if mark.exists() else _COLD / num_alike)
+    cost = _WARM + (0.0 if mark.exists() else _COLD / config.run.alike)
     if reason is None and (wanted == "compiled" or (wanted == "auto" and saved > cost)):
         if not mark.exists():
             say("compiling the training step, which takes some 15 seconds ...")
@@ -108,7 +103,7 @@ def resolve_engine(
     model.use_engine(clipping, share=average_over_processes if has_ddp else None)
 
 
-def _check_autograd(wanted: Engine, reason: str | None, *, num_learners: int) -> None:
+def _check_autograd(wanted: str, reason: str | None, *, num_learners: int) -> None:
     because = "" if reason is None else f": {reason}"
     if num_learners > 1:
         raise RunError(f"model.num_replicas must be 1 with autograd{because}.")

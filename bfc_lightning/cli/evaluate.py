@@ -18,7 +18,8 @@ from bfc_lightning.runs.config import identity, make_trainer
 from bfc_lightning.runs.folder import CHECKPOINTS, RunError, find_checkpoint, find_folder
 from bfc_lightning.runs.loading import check_same_network, load_state, read_checkpoint
 
-CHECKPOINT = {"ckpt_path": (str, "`best` or `last` of the run, or a PATH.")}
+_CHECKPOINT_HELP = "`best` or `last` of the run, or a PATH."
+CHECKPOINT = {"ckpt_path": {"type": str, "default": "best", "help": _CHECKPOINT_HELP}}
 
 
 def evaluate_command(command: str, argv: Sequence[str]) -> int:

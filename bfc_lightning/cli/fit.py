@@ -25,7 +25,7 @@ from bfc_lightning.callbacks.interruption import Interruption, RunLoop
 from bfc_lightning.callbacks.loggers import MetricsFile, TensorBoardRunLogger, TrainingLog
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.progress import RunProgress
-from bfc_lightning.callbacks.summary import Summary
+from bfc_lightning.callbacks.summary import Summary, provenance
 from bfc_lightning.callbacks.training_scheme import scheme_callback
 from bfc_lightning.cli.checks import as_list, check_callbacks, check_distillation, check_scheme
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result
@@ -60,7 +60,7 @@ _THREADS = torch.get_num_threads()
 _FLOPS_OF_ONE_THREAD = 1e8
 
 _RESUME_HELP = "`auto` continues from the run's last checkpoint, if there is one; or a PATH."
-RESUME = {"resume": (str | None, _RESUME_HELP)}
+RESUME = {"resume": {"type": str | None, "default": None, "help": _RESUME_HELP}}
 
 
 @dataclass
@@ -174,10 +174,10 @@ def own_callbacks(run: Run, folder: RunFolder, metrics: MetricsFile) -> list[Cal
     )
     before = read_summary(path) if run.resumption.checkpoint is not None else {}
     summary = Summary(
-        path / SUMMARY,
+        path=path / SUMMARY,
         metrics=metrics,
         measurements=measurements,
-        digest=digest(run.given),
+        provenance=provenance(digest(run.given)),
         started=run.started - before.get("wall_seconds", 0.0),
         seeds=run.seeds,
     )
@@ -227,7 +227,7 @@ def build_trainer(
     run.data.check_processes(trainer.world_size)
     leave_signals_alone(trainer)
     resolve_engine(
-        run.study.config.engine,
+        run.study.config,
         run.resumption.engine,
         trainer,
         model=run.model,
@@ -235,8 +235,6 @@ def build_trainer(
         callbacks=users,
         phases=run.phases,
         scheme=run.objects.scheme,
-        num_alike=run.study.config.run.alike,
-        num_measures=run.study.config.num_measures,
     )
     changes = run.resumption.check_environment(environment(trainer, run.model))
     if changes:

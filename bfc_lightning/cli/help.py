@@ -67,11 +67,8 @@ groups of settings, --GROUP.KEY VALUE:
 
 def group_help(text: str, topic: str) -> str:
     """The keys of one group, or of all of them."""
-    mine = [
-        block
-        for key, block in _options(text).items()
-        if topic in ("all", key, key.partition(".")[0])
-    ]
+    found = _options(text).items()
+    mine = [block for key, block in found if topic in ("all", key, key.partition(".")[0])]
     if not mine:
         known = [*_GROUPS, "all"]
         raise RunError(f"--help takes one of {', '.join(known)}.{did_you_mean(topic, known)}")

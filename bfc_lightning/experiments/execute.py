@@ -25,24 +25,22 @@ def run_experiment(
     A new folder is removed if every run refuses its settings, or a cluster refuses the job.
     """
     folder = experiment.folder
-    with removed_if_refused(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder) if begins else nullcontext():
-            held: dict[str, str] = {}
-            with nullcontext() if begins else suppress(RunError):  # a report needs no squeue
-                held = runs_in_jobs(folder)
-            if begins:
-                _clear(experiment, held)
-            record = Record(experiment, runs, held)
-            if begins:
-                _run_missing(record)
-                if record.held:
-                    return record
-            record.write()
-            write_figures(experiment, record.results, formats)
-            if reason := record.refusal():
-                raise RunError(f"every run refused its settings: {reason}")
-            return record
+    with removed_if_refused(folder), locked(folder) if begins else nullcontext():
+        held: dict[str, str] = {}
+        with nullcontext() if begins else suppress(RunError):  # a report needs no squeue
+            held = runs_in_jobs(folder)
+        if begins:
+            _clear(experiment, held)
+        record = Record(experiment, runs, held)
+        if begins:
+            _run_missing(record)
+            if record.held:
+                return record
+        record.write()
+        write_figures(experiment, record.results, formats)
+        if reason := record.refusal():
+            raise RunError(f"every run refused its settings: {reason}")
+        return record
 
 
 def _clear(experiment: Experiment, held: dict[str, str]) -> None:
@@ -79,8 +77,9 @@ def _run_missing(record: Record) -> None:
 
 @contextmanager
 def removed_if_refused(folder: Path) -> Iterator[None]:
-    """Removes a new folder, and those above that were made for it, if the block refuses to run."""
+    """Makes a folder; removes what it has made if the block refuses to run."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except RunError:

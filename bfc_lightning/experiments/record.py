@@ -143,8 +143,7 @@ class Record:
 
     def _frame(self, runs: Sequence[RunSpec]) -> pd.DataFrame:
         for run in runs:
-            if run.name not in self._rows:
-                self._rows[run.name] = self._read(run)
+            self._rows[run.name] = self._rows.get(run.name) or self._read(run)
         return pd.DataFrame([row for run in runs for row in self._rows[run.name]])
 
     def _read(self, run: RunSpec) -> list[dict[str, Any]]:

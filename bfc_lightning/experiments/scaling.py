@@ -61,10 +61,8 @@ class SamplesNeeded:
         scaling = experiment.scaling
         assert scaling is not None
         self.scaling, self.learners, self.seeds = scaling, experiment.learners, experiment.seeds
-        self.dimensions, self.samples = (
-            sorted(experiment.axes[name], key=float)
-            for name in (scaling.dimension, scaling.samples)
-        )
+        self.dimensions = sorted(experiment.axes[scaling.dimension], key=float)
+        self.samples = sorted(experiment.axes[scaling.samples], key=float)
         metric = scaling.metric or experiment.metrics[0]
         self.goal = f"{metric} <= {scaling.error:g}"
         limits = {Status.DIVERGED: math.inf, Status.TIMEOUT: math.nan, Status.OOM: math.nan}
@@ -89,13 +87,10 @@ class SamplesNeeded:
         """
         values = self._values(learner)
         lower, upper = _middles(values)
-        return pd.DataFrame(
-            {
-                "samples": (lower + upper) / 2,
-                "is_bound": lower <= float(self.samples[0]),
-                "num_reached": np.isfinite(values).sum(axis=1),
-            },
-            index=self.dimensions,
+        return pd.DataFrame(index=self.dimensions).assign(
+            samples=(lower + upper) / 2,
+            is_bound=lower <= float(self.samples[0]),
+            num_reached=np.isfinite(values).sum(axis=1),
         )
 
     def exponent(self, of: str, minus: str | None = None) -> Estimate:
@@ -176,11 +171,9 @@ class SamplesNeeded:
 def _middles(values: Floats) -> tuple[Floats, Floats]:
     ordered = np.sort(values, axis=-1)  # NaN comes last
     count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
-    lower, upper = (
-        np.take_along_axis(ordered, np.maximum(place, 0), axis=-1)[..., 0]
-        for place in ((count - 1) // 2, count // 2)
-    )
-    return lower, upper
+    places = np.concatenate([(count - 1) // 2, count // 2], axis=-1)
+    middles = np.take_along_axis(ordered, places, axis=-1)  # NaN, the last one, without a count
+    return middles[..., 0], middles[..., 1]
 
 
 def _as_text(row: "pd.Series[Any]", most: float, num_seeds: int) -> str:

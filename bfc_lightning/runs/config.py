@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any, Literal
@@ -117,15 +118,14 @@ class Study:
         *,
         prog: str = "bfc fit",
         extra: Mapping[str, type] | None = None,
-        options: Mapping[str, tuple[Any, str]] | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         forget_init_args_of_another_class()
         self._options = options or {}
         self.parser = parser = problem_parser(prog)
         _add_run_arguments(parser)
-        for name, (kind, text) in self._options.items():
-            default = None if kind == str | None else "best"
-            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        for name, keywords in self._options.items():
+            parser.add_argument(f"--{name}", **keywords)
         for name, kind in (extra or {}).items():
             parser.add_subclass_arguments(kind, name, required=True, help="Class and arguments.")
 
@@ -152,8 +152,7 @@ class Study:
         for key in ("config", *self._options):
             own.pop(key, None)
         text = self.parser.dump(own, skip_unset=False, format="json", skip_validation=True)
-        content: dict[str, Any] = json.loads(text)
-        return content
+        return dict(json.loads(text))
 
     def resolved(self, seed: int) -> Namespace:
         """A copy of the settings for a seed, with the seed of every part filled in."""
@@ -162,40 +161,34 @@ class Study:
         return own
 
 
+@dataclass
+class _RunArguments:
+    """Seed, measures and engine of a run.
+
+    Args:
+        seed_everything: Seed of the run; inputs, target, initialization and samples derive theirs.
+        measures: Measures of your own, by class_path (docs/extending.md).
+        num_measures: About how many times levels and features are measured; 0 for never.
+        engine: How steps are taken, equal to rounding: `autograd` is Lightning's own loop, `eager`
+            takes several steps at a time, `compiled` compiles them; `auto` compiles if that saves
+            time.
+    """
+
+    seed_everything: NonNegativeInt = 0
+    measures: list[Measure] = field(default_factory=list)
+    num_measures: NonNegativeInt = NUM_POINTS
+    engine: Literal["auto", "compiled", "eager", "autograd"] = "auto"
+
+
 def _add_run_arguments(parser: ArgumentParser) -> None:
     """Adds what a run has beside its problem: Trainer, scheme, measures, engine and folder."""
     parser.add_argument("-c", "--config", action="config", help="Path to a config.")
-    parser.add_argument(
-        "--seed_everything",
-        type=NonNegativeInt,
-        default=0,
-        help="Seed of the run; inputs, target, initialization and samples derive theirs.",
-    )
+    parser.add_class_arguments(_RunArguments)
     parser.add_function_arguments(make_trainer, "trainer", skip={"default_root_dir"})
     parser.add_subclass_arguments(
         Scheme, "scheme", help="Joint (all layers at once, the default), Progressive, ..."
     )
     parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
-    parser.add_argument(
-        "--measures",
-        type=list[Measure],
-        default=[],
-        help="Measures of your own, by class_path (docs/extending.md).",
-    )
-    parser.add_argument(
-        "--num_measures",
-        type=NonNegativeInt,
-        default=NUM_POINTS,
-        help="About how many times levels and features are measured; 0 for never.",
-    )
-    parser.add_argument(
-        "--engine",
-        type=Literal["auto", "compiled", "eager", "autograd"],
-        default="auto",
-        help="How steps are taken, equal to rounding: `autograd` is Lightning's own loop, `eager` "
-        "takes several steps at a time, `compiled` compiles them; `auto` compiles if that saves "
-        "time.",
-    )
     parser.add_class_arguments(RunOptions, "run")
 
 

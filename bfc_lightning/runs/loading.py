@@ -81,9 +81,7 @@ class Resumption:
     @property
     def engine(self) -> str | None:
         """The engine of the checkpoint; None if there is none."""
-        if self.checkpoint is None:
-            return None
-        return str(self.content[RECORD_KEY]["environment"]["engine"])
+        return self.content[RECORD_KEY]["environment"]["engine"] if self.checkpoint else None
 
     def check_environment(self, environment: Mapping[str, Any]) -> str:
         """What of the surroundings differs, so that numbers agree only to rounding."""

@@ -58,10 +58,8 @@ _Dumper.add_multi_representer(float, lambda dumper, value: dumper.represent_floa
 
 def to_yaml(content: Mapping[str, Any]) -> str:
     """A mapping as YAML text, in its order; short lists in one line."""
-    text: str = yaml.dump(
-        dict(content), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100
-    )
-    return text
+    layout: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
+    return str(yaml.dump(dict(content), Dumper=_Dumper, **layout))
 
 
 def shipped_configs() -> Path:

@@ -5,10 +5,11 @@ from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from bfc_lightning.experiments.spec import Experiment
 
@@ -108,32 +109,31 @@ def read_claim(path: Path) -> Claim:
         given = _parsed(Claim, content)
         for key in TEXTS:
             given[key] = " ".join(given[key].split())
-        given.runs = {profile: path.parent / file for profile, file in given.runs.items()}
-        if given.runs.keys() != PROFILES or not all(map(Path.is_file, given.runs.values())):
+        files = given["runs"] = {name: path.parent / file for name, file in given["runs"].items()}
+        if files.keys() != PROFILES or not all(map(Path.is_file, files.values())):
             raise ValueError(f"runs must name a file for quick and full, got {content['runs']}.")
-        if not given.conditions:
+        if not given["conditions"]:
             raise ValueError("conditions must not be empty.")
-        entries = enumerate(given.conditions)
-        given.conditions = [_condition(entry, f"conditions.{i}") for i, entry in entries]
+        entries = enumerate(given["conditions"])
+        given["conditions"] = [_condition(entry, f"conditions.{i}") for i, entry in entries]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return Claim(path.stem, **vars(given))
+    return Claim(path.stem, **given)
 
 
-def _parsed(kind: type, content: object, where: str = "") -> Namespace:
+def _parsed(kind: type, content: object, where: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{where}expected a mapping of keys to values, got {content!r}.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, skip={"name"})
     try:
-        found: Namespace = parser.instantiate(parser.parse_object(content))
+        return dict(vars(parser.instantiate(parser.parse_object(content))))
     except ArgumentError as error:
         raise ValueError(f"{where}{error}") from error
-    return found
 
 
 def _condition(entry: object, where: str) -> Condition:
-    condition = Condition(**vars(_parsed(Condition, entry, f"{where}: ")))
+    condition = Condition(**_parsed(Condition, entry, f"{where}: "))
     kinds = [condition.value, condition.ratio, condition.exponent, condition.slope]
     if kinds.count(None) != len(kinds) - 1:
         raise ValueError(f"{where} must have one of value, ratio, exponent, slope, got {entry!r}.")
