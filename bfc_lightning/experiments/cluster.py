@@ -15,25 +15,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from bfc_lightning.callbacks.exceptions import Interrupted
+from bfc_lightning.experiments.pool import work_off
 from bfc_lightning.experiments.record import LOGS, Record, write_plan
 from bfc_lightning.experiments.spec import Experiment, RunSpec, Status
 from bfc_lightning.experiments.tables import summary_table
 from bfc_lightning.runs.folder import RunError
 
-if TYPE_CHECKING:
-    from submitit import Job
-
 _SHARD_SECONDS = 900.0
 _GUESS_SECONDS = 30.0
 _SIGNAL_SECONDS = 120
-_POLL_SECONDS = 10.0
+_POLL_SECONDS = 10
 
 
 def runs_in_jobs(folder: Path) -> dict[str, str]:
@@ -107,7 +105,7 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by processes
     try:
         with redirect_stderr(io.StringIO()):  # it would print what it raises
-            array = executor.map_array(run_shard, [record.experiment] * len(shards), shards)
+            array = executor.map_array(work_off, [record.experiment] * len(shards), shards)
     except submitit.core.utils.FailedJobError as error:
         for path in set(jobs.iterdir()) - before:
             path.unlink()
@@ -126,7 +124,7 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
     return held
 
 
-def _wait(record: Record, jobs: Sequence["Job[None]"]) -> None:
+def _wait(record: Record, jobs: Sequence[Any]) -> None:
     """Waits for shards on this machine; a signal stops them."""
     with _stoppable(record):
         for job in jobs:
@@ -182,6 +180,8 @@ def watch(record: Record) -> None:
         while record.held:
             table = summary_table(record.experiment, record.results, record.chosen)
             shown.update(Text(table.to_string(index=False)), refresh=True)
-            time.sleep(_POLL_SECONDS)
+            for _ in range(_POLL_SECONDS):
+                if any(_lock(record.experiment.folder, "").iterdir()):
+                    time.sleep(1)
             with suppress(RunError):  # the controller may be busy
                 record.refresh(runs_in_jobs(record.experiment.folder))

@@ -24,7 +24,6 @@ _STOP = (signal.SIGINT, signal.SIGTERM)
 _SIGNALS = (*_STOP, signal.SIGUSR2)  # the last one comes before the time limit of a job
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20.0
-_PRELOAD = ["bfc_lightning.cli.warm_up"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Pool:
 
 def start_server() -> None:
     """Starts the server from which workers are forked, unless it runs; it needs some seconds."""
-    forkserver.set_forkserver_preload(_PRELOAD)
+    forkserver.set_forkserver_preload(["bfc_lightning.cli.warm_up"])
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the server inherits it and lives on
     try:
         resource_tracker.ensure_running()  # unblocks SIGINT and SIGTERM
@@ -131,6 +130,14 @@ def start_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def work_off(*shard: object) -> None:
+    """A job: the server starts before this process imports what it needs itself."""
+    start_server()
+    from bfc_lightning.experiments.cluster import run_shard
+
+    run_shard(*shard)  # type: ignore[arg-type]
 
 
 def _kill(worker: Worker) -> None:
