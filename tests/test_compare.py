@@ -22,6 +22,8 @@ from tests.experiments import LR, NARROW_AND_WIDE, TINY, callback, compare, writ
 from tests.faults.folders import differences
 from tests.runs import same_weights, summary
 
+STOPS = [(signum, "local") for signum in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)]
+STOPS += [(signal.SIGINT, "debug"), (signal.SIGTERM, "subprocess")]
 KERNEL = {"baseline": {"class_path": "KernelRidge"}, "data": {"num_train_samples": 64}}
 LEARNERS = {**NARROW_AND_WIDE, "wild": callback("PoisonAt", step=9), "kernel": KERNEL}
 
@@ -359,16 +361,7 @@ def test_replicas_may_diverge_alone_and_can_be_tuned(tmp_path, begun):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("signum", "cluster"),
-    [
-        (signal.SIGKILL, "local"),
-        (signal.SIGINT, "local"),
-        (signal.SIGTERM, "local"),
-        (signal.SIGINT, "debug"),
-        (signal.SIGTERM, "subprocess"),
-    ],
-)
+@pytest.mark.parametrize(("signum", "cluster"), STOPS)
 def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum, cluster):
     long = {"max_steps": 400, "val_check_interval": 20, "log_every_n_steps": 20}
     learners = {

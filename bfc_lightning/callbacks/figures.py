@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
 from bfc_lightning.activations import Quadratic
 from bfc_lightning.callbacks.loggers import MetricsFile
@@ -47,10 +48,11 @@ class RunFigures(Callback):
             warnings.warn(f"figures of {self.title} could not be drawn: {failed}", stacklevel=1)
 
     def _write(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        path = self.folder / f"{name}.png"
+        path, canvas = self.folder / f"{name}.png", FigureCanvasAgg(figure)
+        figure.set_dpi(_DPI)
         with replacing(path) as aside:
-            figure.savefig(aside, format="png", dpi=_DPI)
-        pixels = imread(path)[:, :, :3]  # a figure is drawn once for the file and the loggers
+            canvas.print_png(aside)  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
