@@ -38,3 +38,9 @@ def callback(name: str, **arguments: object) -> Mapping[str, object]:
     """Settings that add a callback of tests/interventions.py."""
     entry = {"class_path": f"tests.interventions.{name}", "init_args": arguments}
     return {"trainer": {"callbacks": [entry]}}
+
+
+def gate(folder: Path) -> tuple[Path, Mapping[str, object]]:
+    """A file, and settings with which runs wait for it after their first checkpoint."""
+    go = folder / "go"
+    return go, callback("WaitAt", step=13, ready=str(folder / "ready"), go=str(go))

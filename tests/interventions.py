@@ -9,6 +9,7 @@ import torch
 from lightning import Callback
 
 from bfc_lightning import Measure
+from bfc_lightning.callbacks.interruption import Interruption
 
 
 class SimulatedKillError(BaseException):
@@ -61,7 +62,7 @@ class FailAt(AtStep):
 
 
 class WaitAt(AtStep):
-    """Touches a file, and waits until another file appears."""
+    """Touches a file, and waits until another file appears or the run has got a signal."""
 
     def __init__(self, step: int, ready: str, go: str) -> None:
         super().__init__(step)
@@ -69,8 +70,9 @@ class WaitAt(AtStep):
 
     def act(self, trainer) -> None:
         self.ready.touch()
+        (stop,) = (each for each in trainer.callbacks if isinstance(each, Interruption))
         deadline = time.monotonic() + 60
-        while not self.go.exists() and time.monotonic() < deadline:
+        while not self.go.exists() and not stop.signum and time.monotonic() < deadline:
             time.sleep(0.01)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from bfc_lightning.cli import main
 from tests.claim_files import RATIO, write_claim
-from tests.experiments import callback, write
+from tests.experiments import callback, gate, write
 from tests.runs import error_of
 
 
@@ -145,7 +145,8 @@ def test_an_unknown_learner_of_a_claim_lists_the_known_ones(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_stopped_claims_continue(tmp_path):
-    prepare(tmp_path, seeds=[0, 1, 2])
+    go, gated = gate(tmp_path)
+    prepare(tmp_path, learners={"narrow": gated, "wide": {}}, seeds=[0, 1, 2])
     argv = ["--configs", str(tmp_path / "claims"), "--run.root", str(tmp_path / "logs")]
     process = subprocess.Popen(
         [sys.executable, "-m", "bfc_lightning", "claims", *argv],
@@ -154,11 +155,12 @@ def test_stopped_claims_continue(tmp_path):
         text=True,
     )
     runs = tmp_path / "logs" / "claims-quick" / "runs" / "few" / "runs"
-    while not list(runs.glob("*/summary.json")):
+    while not list(runs.glob("*/checkpoints/last.ckpt")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert "to continue: bfc claims" in process.communicate(timeout=60)[1]
+    go.touch()
     assert process.returncode == 143
     assert written(tmp_path)["status"] == "running"
     assert written(tmp_path)["claims"] == []

@@ -18,7 +18,7 @@ from bfc_lightning.cli import main
 from bfc_lightning.experiments.pool import Pool
 from bfc_lightning.experiments.tables import load_results
 from bfc_lightning.runs.folder import locked
-from tests.experiments import LR, NARROW_AND_WIDE, TINY, callback, compare, write
+from tests.experiments import LR, NARROW_AND_WIDE, TINY, callback, compare, gate, write
 from tests.faults.folders import differences
 from tests.runs import same_weights, summary
 
@@ -363,13 +363,13 @@ def test_replicas_may_diverge_alone_and_can_be_tuned(tmp_path, begun):
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "cluster"), STOPS)
 def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum, cluster):
-    long = {"max_steps": 400, "val_check_interval": 20, "log_every_n_steps": 20}
-    learners = {
-        name: {**block, "trainer": long}
-        for name, block in {**NARROW_AND_WIDE, "tuned": {"tune": {"model.width": [4, 6]}}}.items()
-    }
+    go, gated = gate(tmp_path)
+    learners = {**NARROW_AND_WIDE, "tuned": {"tune": {"model.width": [4, 6]}}}
+    learners = {name: {**block, **gated} for name, block in learners.items()}
     path = write(tmp_path, learners=learners, seeds=[0], workers=2)
+    go.touch()
     assert compare(path, "--run.name", "whole") == 0
+    go.unlink()
     argv = ["compare", "-c", str(path), "--run.name", "run"]
     process = subprocess.Popen(
         [sys.executable, "-m", "bfc_lightning", *argv, "--cluster", cluster],
@@ -384,6 +384,7 @@ def test_stopped_and_repeated_equals_undisturbed(tmp_path, signum, cluster):
         time.sleep(0.01)
     (os.killpg if cluster == "local" else os.kill)(process.pid, signum)
     _, error = process.communicate(timeout=60)
+    go.touch()
     assert process.returncode == (-9 if signum == signal.SIGKILL else 128 + signum)
     if signum != signal.SIGKILL:
         assert "to continue: bfc compare -c" in error
