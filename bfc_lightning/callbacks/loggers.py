@@ -2,7 +2,6 @@
 
 import csv
 import io
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,7 @@ class MetricsFile(Logger):
                     self._add(row, step=step, replica=replica)
 
     @rank_zero_only
-    def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, *args: object, **kwargs: object
-    ) -> None:
+    def log_hyperparams(self, params: Any, *args: object, **kwargs: object) -> None:  # noqa: ANN401
         """Nothing: `config.yaml` holds them."""
 
     @rank_zero_only
@@ -74,8 +71,7 @@ class MetricsFile(Logger):
         keys = sorted({key for row in self._rows.values() for key in row})
         index = ["step", "replica"] if self.num_replicas > 1 else ["step"]
         text = io.StringIO()
-        columns = [*index, *keys]
-        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+        writer = csv.DictWriter(text, [*index, *keys], lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for (step, replica), row in sorted(self._rows.items()):
             writer.writerow({"step": step, "replica": replica, **row})

@@ -20,8 +20,7 @@ from bfc_lightning.experiments.execute import removed_if_refused, run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, own_folder
 from bfc_lightning.experiments.record import Record
 from bfc_lightning.experiments.spec import Cluster, Experiment, ExperimentOptions, RunSpec
-from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.loading import read_summary
+from bfc_lightning.runs.folder import RunError, read_summary
 from bfc_lightning.runs.yaml_files import did_you_mean, shipped_configs
 
 Planned = tuple[list[Claim], Experiment, list[RunSpec]]

@@ -80,7 +80,9 @@ def resolve_engine(
         starts = {phase.start for phase in phases}
         steps = {*measure_steps(phases, config.num_measures), *starts, *scheme.freeze.values()}
         data.sync_points = SyncPoints([1] if listens else every, [*steps, trainer.max_steps])
-    clipping = _take_over_clipping(trainer)
+    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+    clipping = Clipping(trainer.gradient_clip_val, "value" if by_value else "norm")
+    trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
     graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
     reason = "a callback listens to every step" if listens else _why_eager(trainer, graphs)
     interval = math.gcd(*every)
@@ -111,14 +113,6 @@ def _check_autograd(wanted: str, reason: str | None, *, num_learners: int) -> No
         raise RunError(f"engine must be autograd here, got {wanted}{because}.")
     if wanted == "auto":
         say(f"autograd engine{because}.")
-
-
-def _take_over_clipping(trainer: Trainer) -> Clipping:
-    """Leaves clipping to the learner."""
-    by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
-    clipping = Clipping(trainer.gradient_clip_val, "value" if by_value else "norm")
-    trainer.gradient_clip_val = trainer.gradient_clip_algorithm = None
-    return clipping
 
 
 def _compile(model: RunModule, data: AnyData, clipping: Clipping, length: int) -> str | None:
@@ -156,8 +150,7 @@ def _seconds_saved(model: RunModule, data: AnyData) -> float:
     """Time that a compiled step saves, from times measured for two and three layers."""
     network = model.each[0].network
     features = data.batch_size * sum(len(each) for each in network.neuron_weights().values())
-    replicas = len(model.each)
-    return replicas * (network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE)
+    return len(model.each) * (network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE)
 
 
 def _why_eager(trainer: Trainer, num_graphs: int) -> str | None:
@@ -166,8 +159,7 @@ def _why_eager(trainer: Trainer, num_graphs: int) -> str | None:
         return "several processes share gradients after every step"
     if num_graphs > _MOST_GRAPHS:
         return f"there are more than {_MOST_GRAPHS} phases or stages"
-    compilers = [os.environ.get("CXX"), "g++", "clang++"]
-    if not any(shutil.which(name) for name in compilers if name):
+    if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
         return "there is no C++ compiler"
     return None
 

@@ -14,8 +14,9 @@ from bfc_lightning.cli.fit import build_learners
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import replacing, write_json
 from bfc_lightning.private import leave_signals_alone
-from bfc_lightning.runs.config import identity, make_trainer
+from bfc_lightning.runs.config import make_trainer
 from bfc_lightning.runs.folder import CHECKPOINTS, RunError, find_checkpoint, find_folder
+from bfc_lightning.runs.identity import identity
 from bfc_lightning.runs.loading import check_same_network, load_state, read_checkpoint
 
 _CHECKPOINT_HELP = "`best` or `last` of the run, or a PATH."

@@ -39,7 +39,7 @@ from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.private import leave_signals_alone
 from bfc_lightning.replicas import AnyData, ReplicatedData, ReplicatedLearner
 from bfc_lightning.run_module import RunModule
-from bfc_lightning.runs.config import Study, digest, flatten, identity, make_trainer
+from bfc_lightning.runs.config import Study, make_trainer
 from bfc_lightning.runs.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -49,9 +49,11 @@ from bfc_lightning.runs.folder import (
     RunFolder,
     RunOptions,
     find_folder,
+    read_summary,
     reserved,
 )
-from bfc_lightning.runs.loading import Resumption, find_resumption, read_summary
+from bfc_lightning.runs.identity import digest, flatten, identity
+from bfc_lightning.runs.loading import Resumption, find_resumption
 from bfc_lightning.runs.yaml_files import to_yaml
 from bfc_lightning.schedules import open_length
 from bfc_lightning.schemes import Phase
@@ -236,8 +238,7 @@ def build_trainer(
         phases=run.phases,
         scheme=run.objects.scheme,
     )
-    changes = run.resumption.check_environment(environment(trainer, run.model))
-    if changes:
+    if changes := run.resumption.check_environment(environment(trainer, run.model)):
         say(f"warning: results will agree only to rounding, since {changes}.")
     return trainer
 

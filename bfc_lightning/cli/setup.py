@@ -9,7 +9,8 @@ import shtab
 from jsonargparse import ArgumentParser
 
 from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.runs.config import Study, flatten
+from bfc_lightning.runs.config import Study
+from bfc_lightning.runs.identity import flatten
 from bfc_lightning.runs.yaml_files import config_names, shipped_configs
 
 

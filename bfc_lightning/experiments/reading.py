@@ -28,8 +28,9 @@ from bfc_lightning.experiments.spec import (
     trials_of,
 )
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.runs.config import Study, digest, flatten, make_trainer
+from bfc_lightning.runs.config import Study, make_trainer
 from bfc_lightning.runs.folder import LONGEST_NAME, RunError, named_folder
+from bfc_lightning.runs.identity import digest, flatten
 from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"

@@ -18,9 +18,8 @@ from bfc_lightning.experiments.pool import Pool, Task, Worker
 from bfc_lightning.experiments.spec import DONE, MARK, Experiment, RunSpec, Status
 from bfc_lightning.experiments.tables import choose, write_tables
 from bfc_lightning.files import write_atomically, write_json
-from bfc_lightning.runs.config import differences, identity
-from bfc_lightning.runs.folder import CONFIG, RunError
-from bfc_lightning.runs.loading import read_summary
+from bfc_lightning.runs.folder import CONFIG, RunError, read_summary
+from bfc_lightning.runs.identity import differences, identity
 from bfc_lightning.runs.yaml_files import read_yaml, to_yaml
 
 RUNS, LOGS = "runs", "logs"

@@ -1,6 +1,5 @@
-"""From YAML to one resolved configuration, and from that to objects, seeds and a digest."""
+"""From YAML to one resolved configuration, and from that to objects and their seeds."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner, default_optimizer
 from bfc_lightning.private import forget_init_args_of_another_class
 from bfc_lightning.runs.folder import RunError, RunOptions
+from bfc_lightning.runs.identity import flatten
 from bfc_lightning.runs.yaml_files import did_you_mean
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
@@ -37,17 +37,8 @@ from bfc_lightning.targets import Target
 register_unresolvable_import_paths(torch)  # activations such as torch.tanh
 
 Plugin = Precision | ClusterEnvironment | LayerSync
-PROBLEM_GROUPS = ("inputs", "labels", "target", "model", "data")
 # The generator that draws for a group of settings, if the group has no seed of its own.
 _GENERATORS = {"inputs": "inputs", "target": "target", "model": "init", "data": "stream"}
-_TRAINER_KEYS = (
-    "max_steps",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "accumulate_grad_batches",
-    "precision",
-)
-_EVALUATION_KEYS = ("eval_batch_size", "num_test_samples", "num_predict_samples")
 
 
 def make_trainer(
@@ -234,18 +225,6 @@ def _fill(part: object, seed: int) -> None:
             _fill(entry, seed)
 
 
-def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots; lists stay whole unless they hold mappings."""
-    if isinstance(tree, list) and any(isinstance(entry, Mapping) for entry in tree):
-        tree = dict(enumerate(tree))
-    if not isinstance(tree, Mapping) or not tree:
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
 def every_key(tree: Mapping[str, Any]) -> list[str]:
     """The dotted keys of nested mappings, and those above them."""
     keys = (accumulate(key.split("."), "{}.{}".format) for key in flatten(tree) if key)
@@ -269,30 +248,3 @@ class KnownKeys:
             if key not in self.all and not any(key.startswith(f"{each}.") for each in self.open):
                 where = place(key.rpartition(".")[2])
                 raise RunError(f"Unknown key {key!r}{where}.{did_you_mean(key, self.all)}")
-
-
-def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that determine a run's numbers, by dotted key."""
-    kept = {key: settings[key] for key in (*PROBLEM_GROUPS, "scheme", "seed_everything")}
-    kept["data"] = {k: v for k, v in kept["data"].items() if k not in _EVALUATION_KEYS}
-    if "baseline" in settings:
-        return flatten({**kept, "baseline": settings["baseline"]})
-    trainer = settings["trainer"]
-    return flatten({**kept, "trainer": {key: trainer[key] for key in _TRAINER_KEYS}})
-
-
-def digest(settings: Mapping[str, Any]) -> str:
-    """A digest of the identity, before seeds are filled in: the same one means the same numbers."""
-    text = json.dumps(identity(settings), sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The first five keys that differ, in one line, without seeds that follow from the run's."""
-    absent = "absent"
-    keys = [key for key in {**stored, **here} if stored.get(key, absent) != here.get(key, absent)]
-    if "seed_everything" in keys:
-        keys = [key for key in keys if not key.endswith(".seed")]
-    clauses = [f"{k} is {here.get(k, absent)!r}, was {stored.get(k, absent)!r}" for k in keys]
-    clauses[5:] = [f"and {len(clauses) - 5} more"] if len(clauses) > 5 else []
-    return "; ".join(clauses)

@@ -1,6 +1,7 @@
 """The run folder: its name, its files, its lock, and what happens to one that exists."""
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -153,3 +155,11 @@ def find_checkpoint(name: str, folder: Path) -> Path:
     if not path.is_file():
         raise RunError(f"the checkpoint {path} does not exist.")
     return path
+
+
+def read_summary(folder: Path, name: str = SUMMARY) -> dict[str, Any]:
+    """The content of `summary.json`, or of another JSON file; empty if there is none."""
+    try:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}

@@ -1,7 +1,6 @@
 """Checkpoints and run folders, read back: to resume, to evaluate, or from Python."""
 
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from bfc_lightning.labels import Labels
 from bfc_lightning.learners import Learner
 from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
-from bfc_lightning.runs.config import PROBLEM_GROUPS, differences, flatten, problem_parser, seeded
-from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, SUMMARY, RunError, find_checkpoint
+from bfc_lightning.runs.config import problem_parser, seeded
+from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, RunError, find_checkpoint
+from bfc_lightning.runs.identity import PROBLEM_GROUPS, differences, flatten
 from bfc_lightning.targets import Target
 
 _CONTENT = {"state_dict", "global_step", "optimizer_states", RECORD_KEY}
@@ -153,11 +153,3 @@ def load_state(content: Mapping[str, Any], *, model: RunModule, data: AnyData) -
     data.load_state_dict(content[type(data).__qualname__])
     model.on_load_checkpoint(dict(content))
     model.load_state_dict(content["state_dict"])
-
-
-def read_summary(folder: Path, name: str = SUMMARY) -> dict[str, Any]:
-    """The content of `summary.json`, or of another JSON file; empty if there is none."""
-    try:
-        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return {}
