@@ -115,14 +115,18 @@ def as_right_factor(x: Float[Tensor, "n k"], height: int) -> Float[Tensor, "n k"
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return result
 
 
-# Inductor's own lowering of the operator refuses weights that are not constants.
-_traceable = torch.library.custom_op("bfc_lightning::linear", _by_onednn, mutates_args=())
+# Inductor's own lowering of the operator refuses weights that are not constants. This one has less
+# overhead than a `torch.library.custom_op`, 1.4 instead of 6.4 microseconds a call.
+_OPERATOR = "bfc_lightning::linear"
+torch.library.define(_OPERATOR, "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+torch.library.impl(_OPERATOR, "CPU", _by_onednn)
+_traceable = torch.ops.bfc_lightning.linear.default
 
 
-@_traceable.register_fake
+@torch.library.register_fake(_OPERATOR)
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(len(x), len(weight))
