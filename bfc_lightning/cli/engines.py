@@ -150,7 +150,8 @@ def _seconds_saved(model: RunModule, data: AnyData) -> float:
     """Time that a compiled step saves, from times measured for two and three layers."""
     network = model.each[0].network
     features = data.batch_size * sum(len(each) for each in network.neuron_weights().values())
-    return len(model.each) * (network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE)
+    replicas = min(len(model.each), 4)  # more save no more: the products take the time
+    return replicas * network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE
 
 
 def _why_eager(trainer: Trainer, num_graphs: int) -> str | None:
