@@ -32,7 +32,7 @@ def test_smallest_median_wins_and_unfinished_runs_are_worst():
     rows = trials(half, spread, [0.001, "diverged", "timeout"])
     assert choose(SPEC, rows) == {POINT: "lr=0.2"}
     assert list(edge_warnings(SPEC, {POINT: "lr=0.2"}, rows)) == []
-    rows = trials(half, spread, [0.001, 0.1, "failed"])
+    rows = trials(half, spread, [0.001, 0.1, "oom"])
     assert choose(SPEC, rows) == {POINT: "lr=0.3"}
 
 
@@ -40,7 +40,7 @@ def test_first_of_equal_trials_wins():
     assert choose(SPEC, trials([0.5] * 3, [0.4] * 3, [0.4] * 3)) == {POINT: "lr=0.2"}
 
 
-@pytest.mark.parametrize("status", ["missing", "interrupted"])
+@pytest.mark.parametrize("status", ["missing", "interrupted", "failed"])
 def test_point_waits_for_all_its_trials(status):
     done = trials([0.5] * 3, [0.4] * 3, [0.3] * 3, label="2")
     rows = pd.concat([trials([0.5] * 3, [0.4] * 3, [0.3, 0.3, status]), done])
@@ -55,7 +55,7 @@ def test_best_value_at_the_end_is_warned_of():
 
 
 def test_trials_without_a_finite_score_are_warned_of():
-    rows = trials(["diverged"] * 3, ["oom"] * 3, ["failed"] * 3)
+    rows = trials(["diverged"] * 3, ["oom"] * 3, ["timeout"] * 3)
     chosen = choose(SPEC, rows)
     assert chosen == {POINT: "lr=0.1"}
     assert list(edge_warnings(SPEC, chosen, rows)) == [

@@ -136,7 +136,7 @@ class Record:
 
     def refusal(self) -> str:
         """Why the first run refused its settings, if every run did."""
-        ends = [self._end(name) for name in self.results["run"]]
+        ends = [self._end(run.name) for run in self.all_runs()]
         is_refused = all(end.get("code") == _EXIT_USAGE for end in ends)
         return str(ends[0]["reason"]) if is_refused else ""
 

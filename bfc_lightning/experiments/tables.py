@@ -45,12 +45,12 @@ def by_point(experiment: Experiment, rows: pd.DataFrame) -> Iterable[tuple[Any, 
 def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
     """The trial with the smallest median over the tuning seeds; the first of several equal ones.
 
-    A run that did not finish counts as infinite. A point is left out until its trials are over.
+    A trial that diverged or met a limit counts as infinite; those that failed are waited for.
     """
     return {
         point: str(_scores(experiment, rows).idxmin())
         for point, rows in by_point(experiment, trials)
-        if rows["status"].isin([*DONE, Status.FAILED]).all()
+        if rows["status"].isin(DONE).all()
     }
 
 
