@@ -227,12 +227,12 @@ def _draw_over_axis(
     _draw_medians(panel, finished, looks, is_line=is_numeric)
     _draw_references(panel, finished, metric)
     for label, ends in zip(labels, published, strict=False):
-        x = [places[label]] * 2
-        panel.plot(x, ends, color="0.8", linewidth=7, zorder=0, label="published")
+        panel.plot([places[label]] * 2, ends, "0.8", linewidth=7, zorder=0, label="published")
     ticks = list(places.values())
     panel.set_xscale("log" if is_numeric and is_spread(ticks) else "linear")
     panel.set_xticks(ticks, [label.replace(",", "\n") for label in places])
-    panel.tick_params(axis="x", rotation=30 if sum(map(len, labels)) > 40 else 0)
+    tilt = 90 if "," in labels[0] else 30  # several lines side by side would overlap
+    panel.tick_params(axis="x", rotation=tilt if sum(map(len, labels)) > 40 else 0)
     panel.minorticks_off()
     panel.set(xlabel=name, ylabel=metric_label(metric))
 
