@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.slurm,
     pytest.mark.skipif(bool(lacking()), reason=f"a cluster needs {lacking()}"),
 ]
+BFC = str(Path(sys.executable).with_name("bfc"))
 SLURM = ("--cluster", "slurm", "--cluster.runs_per_job", "6", "--cluster.memory", "900M")
 WAIT = (*SLURM, "--cluster.wait")
 SEEDS = [0, 1, 2, 3, 4, 5]
@@ -159,7 +160,7 @@ def test_shards_and_job_scripts_that_meet_their_time_limit_go_on_bit_for_bit(tmp
         "per-task=4": "per-task=1",
         "=04:00:00": f"=1\n#SBATCH --output={tmp_path}/job.txt",
         "TERM@120": "TERM@10",
-        "depth3": f"{config} --run.root {tmp_path} --run.figures false",
+        "bfc fit -c depth3": f"{BFC} fit -c {config} --run.root {tmp_path} --run.figures false",
     }.items():
         assert old in script
         script = script.replace(old, new)
@@ -181,8 +182,7 @@ def test_shards_and_job_scripts_that_meet_their_time_limit_go_on_bit_for_bit(tmp
 
 def test_two_ranks_on_two_nodes_equal_one_process(tmp_path):
     argv = ["fit", "-c", str(TINY), "--run.root", str(tmp_path), *DOUBLE, "--run.name"]
-    bfc = str(Path(sys.executable).with_name("bfc"))
-    slurm("srun", "--nodes=2", "--ntasks-per-node=1", "--job-name=two", bfc, *argv, "two")
+    slurm("srun", "--nodes=2", "--ntasks-per-node=1", "--job-name=two", BFC, *argv, "two")
     assert main([*argv, "one"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     assert weight_gap(tmp_path / "one", tmp_path / "two") < 1e-10
