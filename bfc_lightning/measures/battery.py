@@ -211,7 +211,8 @@ def _kernel(network: DenseNet, arguments: Float[Tensor, "n d"]) -> Float[Tensor,
 def reference_levels(sample: MeasureSample) -> dict[str, float]:
     """Reference values that are constant during a run.
 
-    `reference/without_last_level` is the error of a perfect learner of every level but the last.
+    `reference/without_last_level` is the least error of a combination of all levels but the last,
+    each with a factor of its own. It is their sum's error if levels are uncorrelated, else less.
     For classes, `reference/truncated_error_l` is the error of the score truncated after level l.
     `features/residual_l_untrained` is `features/residual_l` of the untrained learner.
     """

@@ -96,8 +96,8 @@ def output_errors(
 def level_shares(levels: Float[Tensor, "n levels"]) -> Float[Tensor, " levels"]:
     """The fraction of Var G due to each level: E[g_l^2] / Var G.
 
-    They sum to 1. The last one is the normalized error of a learner that has learned every level
-    but the last.
+    They sum to 1. g_l is what level l adds to the levels below it, see `level_components`. The last
+    one is the least normalized error of a combination of all levels but the last.
     """
     energy = level_components(levels).square().sum(dim=0)
     return energy / energy.sum()
