@@ -74,9 +74,9 @@ class HierarchicalLearner(RunModule):
         final_temperature: temperature at the end of the run, or of each phase of a training scheme.
             The temperature decays geometrically. Defaults to `temperature`.
         optimizer: any PyTorch optimizer class.
-        lr_scheduler: any schedule that is stepped after every optimizer step. A missing length is
-            set to that of the run, or of each phase of a training scheme. `null` for a constant
-            learning rate.
+        lr_scheduler: any schedule that is stepped after every optimizer step. `total_steps`
+            defaults to the length of the run, or of each phase of a training scheme; `T_max` and
+            `total_iters` of PyTorch's schedules do not. `null` for a constant learning rate.
         seed: seed of the initialization. The command line derives it from the run's seed. Defaults
             to 0.
         num_replicas: number of seeds that `bfc fit` trains in one process. Each replica has its own

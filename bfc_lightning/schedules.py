@@ -11,8 +11,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from bfc_lightning.types import as_integer, check_positive
 
-_LENGTH_ARGUMENTS = ("total_steps", "T_max", "total_iters")
-
 
 class OneCycle(LambdaLR):
     """One-cycle schedule: a warm-up along a cosine, followed by annealing along a cosine.
@@ -73,7 +71,9 @@ def _cosine(start: float, end: float, progress: float) -> float:
 
 
 def open_length(factory: Callable[..., LRScheduler]) -> str | None:
-    """Returns the name of the length of a schedule if it is not set, e.g. `T_max`, or None.
+    """Returns `total_steps` if a schedule has this argument and it is not set, or None.
+
+    PyTorch requires the length of other schedules, or sets it: `T_max`, and 5 for `total_iters`.
 
     Args:
         factory: a scheduler class or a partial of one, to be called with the optimizer. One made by
@@ -83,11 +83,10 @@ def open_length(factory: Callable[..., LRScheduler]) -> str | None:
     given: dict[str, Any] = {}
     if isinstance(factory, functools.partial):
         parts, given = [factory.func, *factory.args], factory.keywords
-    for maker in [part for part in parts if inspect.isclass(part)][-1:]:
-        for name in _LENGTH_ARGUMENTS:
-            if name in inspect.signature(maker).parameters and given.get(name) is None:
-                return name
-    return None
+    name = "total_steps"
+    makers = [part for part in parts if inspect.isclass(part)][-1:]
+    has_length = any(name in inspect.signature(maker).parameters for maker in makers)
+    return name if has_length and given.get(name) is None else None
 
 
 def make_schedule(
@@ -98,7 +97,7 @@ def make_schedule(
     Args:
         factory: a scheduler class or a partial of one. It is called with the optimizer.
         optimizer: optimizer whose learning rates are scheduled.
-        total_steps: length of the schedule if its length is not set.
+        total_steps: length of a schedule whose `total_steps` is not set.
 
     Raises:
         ValueError: if the schedule depends on a metric.

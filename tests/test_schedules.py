@@ -65,8 +65,7 @@ def test_one_cycle_scales_every_group_by_its_own_peak():
     [
         (OneCycle, "total_steps"),
         (OneCycleLR, "total_steps"),
-        (CosineAnnealingLR, "T_max"),
-        (LinearLR, "total_iters"),
+        (LinearLR, None),
         (partial(OneCycle, total_steps=7), None),
         (partial(OneCycle, total_steps=None), "total_steps"),
         (partial(instantiate, OneCycle, warmup_fraction=0.1), "total_steps"),
@@ -84,14 +83,6 @@ def test_one_cycle_gets_the_length_of_the_run():
     assert used[0] == pytest.approx(0.05, rel=1e-12)
     assert used[3] == pytest.approx(0.5, rel=1e-12)
     assert used[-1] == pytest.approx(0.5 * 4e-6, rel=1e-9)
-
-
-def test_torch_s_cosine_gets_the_length_of_the_run():
-    used = rates(make_schedule(CosineAnnealingLR, optimizer(), total_steps=10), 11)
-    # half-way down after half of the run, 0 at its end
-    assert used[0] == 0.5
-    assert used[5] == pytest.approx(0.25, rel=1e-12)
-    assert used[10] == pytest.approx(0, abs=1e-12)
 
 
 def test_schedule_with_a_length_of_its_own_is_left_alone():
