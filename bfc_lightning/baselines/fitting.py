@@ -13,13 +13,17 @@ from bfc_lightning.runs.folder import RunError
 from bfc_lightning.stream import FiniteStream
 from bfc_lightning.types import Batch
 
+# Of the learner and the samples of `bfc fit`, for each `trainer.precision`.
+SAMPLE_DTYPES = {"32-true": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.float32}
 _NUM_MEASURED = 2**14
 
 
-def draw_samples(data: HierarchicalData) -> dict[str, Batch]:
-    """Draws the samples `train`, `val` and `test` of a problem.
+def draw_samples(data: HierarchicalData, dtype: torch.dtype) -> dict[str, Batch]:
+    """Draws the samples `train`, `val` and `test` of a problem, stored as float64.
 
-    They are drawn in float32, as in `bfc fit`, and stored as float64.
+    Args:
+        data: the problem.
+        dtype: that of the samples of `bfc fit`.
 
     Raises:
         RunError: if there is no fixed training set, or the labels are classes.
@@ -29,7 +33,7 @@ def draw_samples(data: HierarchicalData) -> dict[str, Batch]:
     if not isinstance(data.labels, Regression):
         name = type(data.labels).__name__
         raise RunError(f"labels must be Regression for a baseline, got {name}.")
-    stream = data.make_stream("cpu", torch.float32)
+    stream = data.make_stream("cpu", dtype)
     assert isinstance(stream, FiniteStream)
 
     drawn = {"train": [stream.train_set]}
@@ -56,7 +60,8 @@ def fit_and_score(
     Args:
         baseline: the baseline, fitted in place.
         data: the problem.
-        network: the learner at its initialization, with which the baseline is compared.
+        network: the learner at its initialization, with which the baseline is compared, in the
+            dtype of the samples of `bfc fit`.
         seed: the seed of the random choices of the baseline.
         is_measured: whether levels and features are measured, on 2^14 further points.
 
@@ -71,7 +76,7 @@ def fit_and_score(
     if data.target.output_shape and not baseline.fits_vectors:
         name, target = type(baseline).__name__, type(data.target).__name__
         raise RunError(f"baseline {name} needs a target with scalar values, got {target}.")
-    samples = draw_samples(data)
+    samples = draw_samples(data, next(network.parameters()).dtype)
     task = Task(samples["train"], samples["val"], network.double(), seed)
     started = time.perf_counter()
     baseline.fit(task)

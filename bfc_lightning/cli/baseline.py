@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from bfc_lightning.baselines import Baseline
-from bfc_lightning.baselines.fitting import fit_and_score
+from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, fit_and_score
 from bfc_lightning.callbacks.summary import provenance
 from bfc_lightning.cli.console import say, show_metrics
 from bfc_lightning.cli.errors import usage_errors
@@ -34,6 +34,7 @@ def baseline_command(argv: Sequence[str]) -> int:
         with reserved(folder, config.run, resumes=False) as own:
             name = type(objects.baseline).__name__
             say(f"{name} on {data.num_train_samples} samples, seed {config.seed_everything}")
+            objects.model.to(SAMPLE_DTYPES[config.trainer.precision])
             parts = objects.baseline, data, objects.model.network
             own_seed = derive_seed(config.seed_everything, "baseline")
             metrics, seconds = fit_and_score(*parts, own_seed, is_measured=config.num_measures > 0)
