@@ -1,5 +1,7 @@
 """Tangent kernels and random features as baselines, against the equations written out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,15 +37,18 @@ def test_predictions_are_those_of_kernel_ridge_regression(baseline, kernel):
     np.testing.assert_allclose(baseline.predict(new), expected, rtol=1e-10, atol=1e-11)
 
 
-def test_empirical_kernel_is_that_of_full_jacobians():
+@pytest.mark.parametrize("train_readout", [True, False])
+def test_empirical_kernel_is_that_of_full_jacobians(train_readout):
     task = make_task(quadratic, num_samples=40, input_dim=5, depth=3)
+    learner = DenseNet(5, [4, 4, 4], train_readout=train_readout).double()
+    task = replace(task, learner=learner)
     new = task.holdout.inputs[:15]
     baseline = EmpiricalNTK(1e-3)
     baseline.fit(task)
 
     def kernel(x, y):
-        outputs = task.learner(torch.cat([x, y]))
-        whole = tangent_kernel(outputs, list(task.learner.parameters()))
+        trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        whole = tangent_kernel(learner(torch.cat([x, y])), trained)
         return torch.from_numpy(whole[: len(x), len(x) :])
 
     expected = kernel_ridge([kernel], task, [1e-3], new)

@@ -48,14 +48,8 @@ def test_kernel_is_that_of_the_full_jacobian(widths, linear_readout):
 @pytest.mark.parametrize(
     "activation",
     [
-        nn.PReLU(),
-        SlopeAndShift(),
-        nn.Sequential(nn.PReLU(), SlopeAndShift()),
-        nn.ReLU(),
-        nn.Tanh(),
-        nn.Identity(),
-        Huber(0.5),
-        torch.sin,
+        *(nn.PReLU(), SlopeAndShift(), nn.Sequential(nn.PReLU(), SlopeAndShift())),
+        *(nn.ReLU(), nn.Tanh(), nn.Identity(), Huber(0.5), torch.sin),
     ],
 )
 def test_kernel_holds_for_any_activation_and_its_own_parameters(activation):

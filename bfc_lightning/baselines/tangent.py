@@ -49,8 +49,8 @@ class EmpiricalNTK(KernelMethod):
     """
 
     def kernel_of(self, task: Task) -> Kernel:
-        """K of the learner at its initialization."""
-        return partial(empirical_ntk, task.learner)
+        """K of the learner at its initialization, over the parameters that it trains."""
+        return partial(empirical_ntk, task.learner, has_readout=task.learner.train_readout)
 
 
 class _ChainNTK(KernelMethod):

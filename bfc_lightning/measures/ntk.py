@@ -20,7 +20,11 @@ class _Trace(NamedTuple):
 
 
 def empirical_ntk(
-    network: DenseNet, x: Float[Tensor, "n d"], other: Float[Tensor, "m d"] | None = None
+    network: DenseNet,
+    x: Float[Tensor, "n d"],
+    other: Float[Tensor, "m d"] | None = None,
+    *,
+    has_readout: bool = True,
 ) -> Float[Tensor, "n m"]:
     """K(x, x') = sum over all parameters theta of df(x)/dtheta df(x')/dtheta.
 
@@ -41,6 +45,7 @@ def empirical_ntk(
         network: the learner. Its activation acts on each sample separately. It is not modified.
         x: the samples, in the network's dtype and on its device.
         other: the samples x'. Defaults to x.
+        has_readout: whether the readouts v_l are among the parameters.
     """
     left = _trace(network, x)
     right, other = (left, x) if other is None else (_trace(network, other), other)
@@ -51,7 +56,9 @@ def empirical_ntk(
         for level, layer in enumerate(network.dense_layers()):
             slopes = left.preactivation_slopes[level] @ right.preactivation_slopes[level].T
             seen = left.features[level] @ right.features[level].T
-            kernel.addcmul_(slopes, below).add_(seen, alpha=network.scales[level] ** 2)
+            kernel.addcmul_(slopes, below)
+            if has_readout:
+                kernel.add_(seen, alpha=network.scales[level] ** 2)
             below += seen
             if isinstance(layer.activation, nn.Module) and list(layer.activation.parameters()):
                 own = [
