@@ -12,6 +12,7 @@ from tests.runs import TINY, error_line, fit, summary, weights
 
 FEW = ["--data.num_train_samples", "64"]
 KERNEL = ["--baseline", "KernelRidge", *FEW]
+NUMBERS = [*FEW, "--inputs.input_dim", "1", "--target.widths", "[1, 1]"]
 
 
 def baseline(root: Path, *argv: str) -> int:
@@ -40,8 +41,10 @@ def ridge(tmp_path_factory) -> Path:
     return root / "tiny"
 
 
-def test_samples_are_those_that_a_fit_with_the_same_seed_sees(tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_samples_are_those_that_a_fit_with_the_same_seed_sees(tmp_path, precision):
     noisy = ["--labels", "Regression", "--labels.noise_std", "0.3", "--seed_everything", "5"]
+    noisy += ["--trainer.precision", precision]
     given = record(tmp_path, "recorder", *noisy)
     path = tmp_path / "batches.pt"
     argv = [*noisy, *FEW, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
@@ -124,6 +127,7 @@ def test_baseline_of_ones_own_is_measured_with_its_features_and_choices(tmp_path
         ([*KERNEL, "--target.init_args.widths", "[3, 9]"], r"widths .*\[3, 9\]"),
         (["--baseline", "KernelRidg", *FEW], r"baseline: .*'KernelRidge'"),
         (FEW, r"baseline must be given"),
+        ([*NUMBERS, "--baseline", "ThreeLayer"], r"input_dim must be at least 2 .*, got 1"),
         ([*KERNEL, "--baseline.ridge", "-1"], r"ridge must be positive, got -1.0"),
         ([*KERNEL, "--baseline.ridg", "1"], r"'baseline.ridg'.*ridge"),
         ([*KERNEL, "--resume", "auto"], r"'?resume"),

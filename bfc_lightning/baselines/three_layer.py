@@ -190,7 +190,13 @@ class ThreeLayer(_WithHead):
         super().__init__(width, shares=shares)
 
     def fit(self, task: Task) -> None:
-        """Trains both stages."""
+        """Trains both stages.
+
+        Raises:
+            ValueError: if the inputs are numbers, for which phi is 0.
+        """
+        if task.train.inputs.shape[1] == 1:
+            raise ValueError("input_dim must be at least 2 for ThreeLayer, got 1.")
         first, second = self.begin(task)
         y = first.labels - self._mean
         blocks = zip(torch.split(first.inputs, 2048), torch.split(y, 2048), strict=True)
