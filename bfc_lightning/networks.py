@@ -98,18 +98,18 @@ class DenseLayer(nn.Module):
                 self.readout[(self.width + 1) // 2 :] = -1.0
 
 
-def _check_activation(sigma: Activation) -> None:
-    """Applies the activation to a tensor.
+def _check_activation(sigma: Activation, width: int) -> None:
+    """Applies a copy of the activation to a tensor of this width.
 
     Raises:
         ValueError: if it fails or does not keep the shape.
     """
     try:
-        shape = tuple(sigma(torch.zeros(2, 4)).shape)
+        shape = tuple(copy.deepcopy(sigma)(torch.zeros(2, width)).shape)
     except (TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"activation must map tensors to tensors, got {error}.") from error
-    if shape != (2, 4):
-        raise ValueError(f"activation must keep the shape (2, 4), got {shape}.")
+    if shape != (2, width):
+        raise ValueError(f"activation must keep the shape (2, {width}), got {shape}.")
 
 
 class DenseNet(Learner):
@@ -187,7 +187,8 @@ class DenseNet(Learner):
         )
         sizes = [self.input_dim, *widths]
         sigma = Quadratic() if activation is None else activation
-        _check_activation(sigma)
+        for width in sorted(set(widths)):
+            _check_activation(sigma, width)
         own = list(sigma.parameters()) if isinstance(sigma, nn.Module) else []
         self.has_trained_activation = bool(own)
         self.layers = nn.ModuleList(

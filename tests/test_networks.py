@@ -80,14 +80,8 @@ def test_last_scale_repeats_beyond_the_target_s_depth():
 
 def test_weights_start_as_gaussians_of_the_stated_size():
     network = DenseNet(16, [200, 100, 400], seed=5)
-    stds = {
-        (1, 0): 1 / 4,
-        (2, 0): 1 / 4,
-        (2, 1): 0.3 / math.sqrt(200),
-        (3, 0): 1 / 4,
-        (3, 1): 0.3 / math.sqrt(200),
-        (3, 2): 0.3 / 10,
-    }
+    stds = {(level, 0): 1 / 4 for level in (1, 2, 3)}
+    stds |= {(2, 1): 0.3 / math.sqrt(200), (3, 1): 0.3 / math.sqrt(200), (3, 2): 0.3 / 10}
     blocks = blocks_of(network)
     assert blocks.keys() == stds.keys()
     for key, std in stds.items():
@@ -157,6 +151,15 @@ def test_every_layer_has_an_activation_of_its_own():
         network.layers[0].activation.weight.fill_(0.7)
     assert network.layers[1].activation.weight.tolist() == pytest.approx([0.1])
     assert given.weight.tolist() == pytest.approx([0.1])
+
+
+def test_activation_may_depend_on_the_width_and_is_left_as_it_was():
+    given = nn.BatchNorm1d(6)
+    network = DenseNet(3, [6, 6], activation=given)
+    for sigma in (given, *(layer.activation for layer in network.layers)):
+        assert sigma.running_var.tolist() == [1] * 6
+    with pytest.raises(ValueError, match="activation"):
+        DenseNet(3, [6, 4], activation=given)
 
 
 # Without a graph

@@ -190,7 +190,7 @@ REFUSED = [
     (lambda: module(width=0), "width must be at least 1"),
     (lambda: module(depth=0), "depth must be at least 1, got 0"),
     (lambda: module(regularization=-1.0), "regularization must be at least 0, got -1.0"),
-    (lambda: module(activation=torch.sum), "activation must keep the shape (2, 4), got ()"),
+    (lambda: module(activation=torch.sum), "activation must keep the shape (2, 128), got ()"),
     (lambda: module(activation=len), "activation must map tensors to tensors"),
     (lambda: module(linearized=True, regularization=0.1), "regularization must be 0 ... got 0.1"),
     (lambda: distilled(widths=0), "widths must be at least 1"),
