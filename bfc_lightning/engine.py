@@ -8,11 +8,12 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bfc_lightning.formulas import Formula, Rows, formula_of
+from bfc_lightning.learners import Learner
 from bfc_lightning.objectives import LossAndGrad
 from bfc_lightning.schedules import advance
 from bfc_lightning.stacked import Layout, OptimizerRows, StackedParameters
@@ -201,7 +202,7 @@ class Engine:
 
     def __init__(
         self,
-        learners: Sequence[nn.Module],
+        learners: Sequence[Learner],
         loss_and_grad: LossAndGrad,
         *,
         clipping: Clipping | None = None,
@@ -239,6 +240,9 @@ class Engine:
 
         Returns:
             The losses with the penalty, on the samples of this process.
+
+        Raises:
+            ValueError: if a schedule changes another setting than the learning rate.
         """
         parameters, rows = self._prepare(optimizers)
         function = self._function(parameters.layout, rows.formula)
@@ -263,24 +267,18 @@ class Engine:
                 losses.append(self._take_eagerly(function, parameters, rows, batch, *rates[0]))
             start = own.stop
         rows.hand_back()
+        if formula_of(optimizers[0]) != rows.formula:
+            raise ValueError("lr_scheduler must change the learning rate only; use autograd.")
         taken = torch.stack(losses)
         return taken if len(values) > 1 else taken[:, 0]
 
     @torch.no_grad()
-    def compile(
-        self,
-        optimizer: Optimizer,
-        num_samples: int,
-        input_dim: int,
-        output_shape: Sequence[int] = (),
-    ) -> None:
+    def compile(self, optimizer: Optimizer, num_samples: int) -> None:
         """Compiles the step for what is trained now, without taking it.
 
         Args:
             optimizer: one like those of the run.
             num_samples: n, the batch size.
-            input_dim: d.
-            output_shape: shape of a label.
         """
         self._parameters, self._optimizers = StackedParameters(self.learners), None
         values, formula = self._parameters.values, formula_of(optimizer)
@@ -290,8 +288,8 @@ class Engine:
             values.clone(),
             [torch.zeros_like(values) for _ in formula.state],
             self._parameters.fixed,
-            values.new_zeros(*lead, input_dim),
-            values.new_zeros(*lead, *output_shape),
+            values.new_zeros(*lead, self.learners[0].input_dim),
+            values.new_zeros(*lead, *self.learners[0].output_shape),
             values.new_ones(self.steps_per_call, len(values)),
             values.new_tensor([formula.coefficients(1.0, 1)] * self.steps_per_call),
         )

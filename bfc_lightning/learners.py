@@ -1,5 +1,6 @@
 """What a learner offers to engines, training schemes and measures."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
@@ -132,3 +133,13 @@ class Learner(nn.Module, ABC):
     def distill(self, level: int) -> None:
         """Starts the narrow weights of layer `level`, if the learner has any."""
         return
+
+
+@torch.no_grad()
+def changes_buffers(network: Learner) -> bool:
+    """Whether f(x) changes a buffer during training, as batch normalization does."""
+    copied = copy.deepcopy(network)
+    before = {name: buffer.clone() for name, buffer in copied.named_buffers()}
+    copied(next(copied.parameters()).new_ones(2, copied.input_dim))
+    after = dict(copied.named_buffers())
+    return not all(torch.equal(value, after[name]) for name, value in before.items())

@@ -15,8 +15,9 @@ from torchmetrics import MeanMetric
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.distilled_settings import Distilled
+from bfc_lightning.formulas import formula_of
 from bfc_lightning.labels import Labels, Regression
-from bfc_lightning.learners import Learner
+from bfc_lightning.learners import Learner, changes_buffers
 from bfc_lightning.linearized import LinearizedDenseNet
 from bfc_lightning.measures.battery import DENSE
 from bfc_lightning.measures.distillation import DISTILLED
@@ -286,6 +287,33 @@ class HierarchicalLearner(RunModule):
                 f"got {type(schedule).__name__}, which sets its own."
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def why_autograd(self, num_steps: int) -> str | None:
+        """What of network, optimizer and schedule the other engines cannot do, or None.
+
+        Their steps are pure functions, in which the learning rate alone changes from step to step.
+
+        Args:
+            num_steps: length of a schedule whose `total_steps` is not set.
+        """
+        if changes_buffers(self.network):
+            return "the activation changes its own buffers"
+        optimizer = self.make_optimizer(list(self.parameters()))
+        try:
+            formula = formula_of(optimizer)
+        except ValueError as error:
+            return str(error)
+        if self.make_schedule is not None:
+            schedule = make_schedule(self.make_schedule, optimizer, total_steps=num_steps)
+            optimizer.step()  # without gradients, but PyTorch wants it before that of the schedule
+            schedule.step()
+            if formula_of(optimizer) != formula:
+                name = type(schedule).__name__
+                return (
+                    f"{name} changes more than the learning rate; if that is the momentum, set "
+                    "cycle_momentum: false"
+                )
+        return None
 
     def shared_step(self, batch: Batch, progress: float = 1.0) -> tuple[Tensor, Tensor]:
         """The loss of a batch without the penalty at a fraction of the phase, and f(x)."""

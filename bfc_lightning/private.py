@@ -5,6 +5,8 @@ from typing import Any
 from jsonargparse import _typehints
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 
 def forget_init_args_of_another_class() -> None:
@@ -38,6 +40,23 @@ def stops_early_next(trainer: Trainer) -> bool:
 def log_interval(trainer: Trainer) -> int:
     """`trainer.log_every_n_steps`, which Lightning sets without declaring it."""
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+def detects_anomalies(trainer: Trainer) -> bool:
+    """`trainer.detect_anomaly`."""
+    return trainer._detect_anomaly
+
+
+def shares_gradients_differently(strategy: Strategy) -> bool:
+    """Whether processes do not just average their gradients after every step."""
+    if not isinstance(strategy, DDPStrategy):
+        return False
+    return bool(strategy._ddp_comm_hook or strategy._model_averaging_period)
+
+
+def saves_at_times(callback: ModelCheckpoint) -> bool:
+    """Whether `train_time_interval` is set."""
+    return callback._train_time_interval is not None
 
 
 def count_steps(trainer: Trainer, steps: int) -> None:

@@ -139,13 +139,14 @@ class OptimizerRows:
         return float(self._optimizers[0].param_groups[0]["lr"])
 
     def is_current(self, optimizers: Sequence[Optimizer]) -> bool:
-        """Whether the optimizers are the same and were not stepped or loaded elsewhere."""
+        """Whether the optimizers are the same and were not stepped, loaded or set elsewhere."""
         if any(a is not b for a, b in zip(optimizers, self._optimizers, strict=True)):
             return False
         own = self._optimizers[0]
         state = own.state[own.param_groups[0]["params"][0]]
         pairs = zip(self.formula.state, self._slots, strict=True)
         same = all(state.get(name) is slot for name, slot in pairs)
+        same = same and formula_of(own) == self.formula
         return same and int(state.get("step", self.count)) == self.count
 
     def hand_back(self) -> None:

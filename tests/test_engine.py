@@ -3,6 +3,7 @@
 import copy
 import sys
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ OPTIMIZERS = {
 GENTLE = partial(SGD, lr=1e-3, momentum=0.9)
 SCHEDULES = {
     "one cycle": partial(OneCycle, total_steps=100),
-    "of the momentum, too": partial(OneCycleLR, max_lr=0.01, total_steps=101, cycle_momentum=False),
+    "of PyTorch": partial(OneCycleLR, max_lr=0.01, total_steps=101, cycle_momentum=False),
     "in steps": partial(StepLR, step_size=7, gamma=0.7),
 }
 
@@ -114,6 +115,13 @@ def test_hundred_steps_are_those_of_autograd(optimizer):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_rates_follow_the_schedule(schedule):
     assert_same_run(Case(), OPTIMIZERS["Adam"], schedule=SCHEDULES[schedule], clip=("norm", 0.5))
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD with momentum"])
+def test_schedule_of_the_momentum_is_refused(optimizer):
+    case, schedule = Case(), partial(OneCycleLR, max_lr=0.01, total_steps=101)
+    with pytest.raises(ValueError, match="lr_scheduler must change the learning rate only"):
+        case.engine(OPTIMIZERS[optimizer], schedule=schedule).take(case.part(0, 2))
 
 
 LEARNERS = [
@@ -262,12 +270,8 @@ def test_optimizer_state_carries_over_to_autograd_and_back(make):
     case = Case()
     network = copy.deepcopy(case.network)
     engine = case.engine(make, network)
-    for start, stop, by_engine in (
-        (0, 20, False),
-        (20, 50, True),
-        (50, 80, False),
-        (80, 100, True),
-    ):
+    parts = ((0, 20, False), (20, 50, True), (50, 80, False), (80, 100, True))
+    for start, stop, by_engine in parts:
         if by_engine:
             engine.take(case.part(start, stop))
         else:
@@ -338,12 +342,9 @@ def check_compiled():
         runs = []
         for lengths in ([100], [10, 2, 30, 1, 57]):
             engine = case.engine(OPTIMIZERS["Adam"], steps_per_call=2, **settings)
-            starts = [sum(lengths[:n]) for n in range(len(lengths))]
-            losses = [
-                loss
-                for start, length in zip(starts, lengths, strict=True)
-                for loss in engine.take(case.part(start, start + length))
-            ]
+            stops = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+            parts = (case.part(*ends) for ends in pairwise(stops))
+            losses = [loss for part in parts for loss in engine.take(part)]
             assert losses == pytest.approx(expected, rel=1e-8)
             assert gap(weights(plain), weights(engine.network)) <= 1e-10
             runs.append(losses)

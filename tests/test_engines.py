@@ -85,8 +85,7 @@ QUICK = ("progressive", "classes", "odd sizes")
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RUNS],
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RUNS]
 )
 def test_hundred_steps_equal_those_of_autograd(tmp_path, name):
     argv = ["--trainer.max_steps", "100", *DOUBLE, *RUNS[name]]
@@ -181,9 +180,32 @@ def test_resumed_run_keeps_its_engine(tmp_path, capsys, first, second):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_engine_that_is_impossible_here_is_refused_and_its_run_resumes_with_another(
+    tmp_path, capsys, monkeypatch
+):
+    assert fit(tmp_path, *BARE, *intervene("SignalAt", step=33)) == 130
+    content = checkpoint(tmp_path / "tiny")
+    content["bfc_lightning"]["environment"]["engine"] = "compiled"
+    torch.save(content, tmp_path / "tiny" / "checkpoints" / "last.ckpt")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    capsys.readouterr()
+    resume = [*BARE, "--resume", "auto"]
+    for argv in (["--engine", "compiled"], resume):
+        assert fit(tmp_path, *argv) == 2
+        message = error_line(capsys.readouterr().err)
+        assert "there is no C++ compiler" in message
+        assert ("add --engine eager" in message) is (argv == resume)
+    assert fit(tmp_path, *resume, "--engine", "eager") == 0
+    assert "only to rounding, since engine is 'eager', was 'comp" in capsys.readouterr().err
+    assert summary(tmp_path / "tiny")["engine"] == "eager"
+
+
 # Which run gets which engine
 
 
+CYCLE = ["--model.lr_scheduler", "CyclicLR", "--model.lr_scheduler.base_lr", "1e-3"]
+NORM = ["--model.activation", "torch.nn.BatchNorm1d", "--model.activation.num_features", "8"]
 AVERAGING = ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.model_averaging_period", "2"]
 REASONS = {
     "accumulation": (["--trainer.accumulate_grad_batches", "4"], "accumulate_grad_batches"),
@@ -196,6 +218,8 @@ REASONS = {
         "ModelCheckpoint saves at times",
     ),
     "optimizer": (["--model.optimizer", "LBFGS"], "LBFGS is not SGD, Adam or AdamW"),
+    "momentum": ([*CYCLE, "--model.lr_scheduler.max_lr", "0.01"], "CyclicLR changes more than"),
+    "buffers": (NORM, "the activation changes its own buffers"),
 }
 
 
@@ -209,7 +233,10 @@ def test_engine_is_refused_if_it_cannot_train_the_run(tmp_path, capsys, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["accumulation", "gradients", "optimizer", "anomalies"])
+AUTOGRAD = ("accumulation", "gradients", "optimizer", "anomalies", "momentum", "buffers")
+
+
+@pytest.mark.parametrize("name", AUTOGRAD)
 def test_auto_is_autograd_if_it_must_be_and_says_why(tmp_path, capsys, name):
     argv, reason = REASONS[name]
     assert fit(tmp_path, *BARE, *THREE_STEPS, *argv) == 0
@@ -227,11 +254,7 @@ def test_auto_is_eager_for_a_short_run_and_config_yaml_names_it(tmp_path, capsys
     assert config["engine"] == summary(tmp_path / "tiny")["engine"] == "eager"
 
 
-def test_compiled_is_refused_where_it_is_impossible(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert fit(tmp_path / "logs", "--engine", "compiled") == 2
-    assert "there is no C++ compiler" in error_line(capsys.readouterr().err)
+def test_compiled_is_refused_with_a_callback_for_every_step(tmp_path, capsys):
     watch = intervene("Witness", path=tmp_path / "seen")
     assert fit(tmp_path / "logs", "--engine", "compiled", *watch) == 2
     assert "a callback listens to every step" in error_line(capsys.readouterr().err)

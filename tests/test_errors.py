@@ -16,7 +16,7 @@ CLASSES = ["--labels", "Classification"]
 LINEARIZED = ["--model.linearized", "true"]
 CONTROLLED = ["--scheme", "Progressive", "--scheme.control"]
 FACTORS = ["--scheme.lr_factors", "[0.5, 1]", "--model.lr_scheduler", "OneCycleLR"]
-FACTORS += ["--model.lr_scheduler.max_lr", "0.1"]
+FACTORS += ["--model.lr_scheduler.max_lr", "1", "--model.lr_scheduler.cycle_momentum", "false"]
 FREEZE = ["--scheme", "FreezeBelow", "--scheme.depth", "0"]
 PULL = ["--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.3"]
 
@@ -34,7 +34,7 @@ MISTAKES = {
     "config": (["-c", "quikstart"], r"'quikstart'.*'quickstart'"),
     "checkpoint": (["--resume", "nowhere.ckpt"], r"checkpoint nowhere.ckpt"),
     "activation": (["--model.activation", "torch.nn.Nope"], r"model.activation: .*Nope"),
-    "shape": (["--model.activation", "torch.nn.GLU"], r"activation .*\(2, 4\), got \(2, 2\)"),
+    "shape": (["--model.activation", "torch.nn.GLU"], r"activation .*\(2, 8\), got \(2, 4\)"),
     "regularization": (["--model.regularization", "[1, 2, 3]"], r"regularization .* 2 layers"),
     "optimizer": (["--model.optimizer", "SGD", "--model.optimizer.lr", "-1"], r"learning rate.*-1"),
     "schedule": (["--model.lr_scheduler", "ReduceLROnPlateau"], r"lr_scheduler.*ReduceLROnPl"),

@@ -59,11 +59,7 @@ def test_compiled_steps_are_launched_as_a_cuda_graph():
     case.network.to("cuda")
     chunk = StepChunk(*(column.to("cuda") for column in case.part(0, 40)))
     steps = Steps(
-        case.network,
-        case.objective,
-        OPTIMIZERS["Adam"],
-        clipping=Clipping(0.5),
-        steps_per_call=4,
+        case.network, case.objective, OPTIMIZERS["Adam"], clipping=Clipping(0.5), steps_per_call=4
     )
     steps.take(chunk)  # compiles, records
     steps.take(chunk)

@@ -96,8 +96,7 @@ QUICK = ("progressive and frozen", "classes", "pulled")
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS],
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS]
 )
 def test_each_replica_equals_its_single_run_by_autograd(tmp_path, kind):
     argv = [*KINDS[kind], *DOUBLE, *UNMEASURED, "--trainer.max_steps", "100"]

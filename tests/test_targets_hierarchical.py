@@ -62,15 +62,9 @@ def by_hand(target, x):
 @pytest.mark.parametrize("sources", [DENSE, CHAIN, SKIPS, "skip"])
 def test_target_is_the_slow_formula(sources, normalize):
     distribution = Gaussian(6, mean=0.2, condition_number=4.0, seed=5)
-    target = HierarchicalTarget(
-        distribution,
-        [4, 3, 2],
-        level_scales=[1.0, 0.4, 0.3],
-        sources=sources,
-        singular_values=(0.5, 1.5),
-        normalize=normalize,
-        seed=7,
-    )
+    settings = {"sources": sources, "singular_values": (0.5, 1.5), "normalize": normalize}
+    scales = [1.0, 0.4, 0.3]
+    target = HierarchicalTarget(distribution, [4, 3, 2], level_scales=scales, seed=7, **settings)
     x = draw(distribution, 9)
     preactivations, features, columns = by_hand(target, x)
     for fast, slow in zip(target.preactivations(x), preactivations, strict=True):
@@ -84,14 +78,9 @@ def test_target_is_the_slow_formula(sources, normalize):
 @pytest.mark.parametrize(("signs", "first"), [([[-1], [1]], -25.0), ("positive", 25.0)])
 def test_raw_target_worked_by_hand(signs, first):
     # S_1 = 2 x_1 + x_2 = 5, G_1 = 25; S_2 = x_1 - x_2 + G_1 / 5 = 6, G_2 = 36; 0.5 * 36 = 18
-    target = HierarchicalTarget(
-        Gaussian(2),
-        [1, 1],
-        level_scales=0.5,
-        signs=signs,
-        normalize=False,
-        weights=[[[[2.0, 1.0]]], [[[1.0, -1.0]], [[0.2]]]],
-    )
+    weights = [[[[2.0, 1.0]]], [[[1.0, -1.0]], [[0.2]]]]
+    settings = {"level_scales": 0.5, "signs": signs, "normalize": False, "weights": weights}
+    target = HierarchicalTarget(Gaussian(2), [1, 1], **settings)
     x = torch.tensor([[2.0, 1.0]], dtype=torch.float64)
     torch.testing.assert_close(target.level_outputs(x), x.new_tensor([[first, 18.0]]))
     torch.testing.assert_close(target(x), x.new_tensor([first + 18.0]))

@@ -51,15 +51,9 @@ def assert_is_the_slow_formula(target, x, sources, signs):
     ],
 )
 def test_target_is_the_slow_formula(given, sources):
-    target = PaperTarget(
-        Gaussian(5, mean=0.3, condition_number=4.0, seed=5),
-        [3, 2, 2, 1],
-        level_scales=[1.0, 0.3, 0.02, 1e-4],
-        sources=given,
-        kappa=1.5,
-        signs="balanced",
-        seed=7,
-    )
+    settings = {"sources": given, "kappa": 1.5, "signs": "balanced", "seed": 7}
+    inputs, scales = Gaussian(5, mean=0.3, condition_number=4.0, seed=5), [1.0, 0.3, 0.02, 1e-4]
+    target = PaperTarget(inputs, [3, 2, 2, 1], level_scales=scales, **settings)
     signs = [[1, 1, -1], [1, -1], [1, -1], [1]]
     assert_is_the_slow_formula(target, 0.5 * draw(target.inputs, 6), sources, signs)
 
