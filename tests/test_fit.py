@@ -8,6 +8,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bfc_lightning import load_run
 from bfc_lightning.callbacks.loggers import read_metrics
 from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.cli import main
@@ -124,6 +125,19 @@ def test_overwrite_that_fails_before_the_first_step_keeps_the_old_run(tmp_path, 
     assert fit(tmp_path, "--run.name", "a", "--run.overwrite", "true", *failure) == 2
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_overwrite_that_is_killed_before_the_first_step_keeps_the_old_run(tmp_path):
+    assert fit(tmp_path, "--run.name", "a", *TWO_STEPS) == 0
+    before = (tmp_path / "a" / "metrics.csv").read_bytes()
+    failure = ["--run.name", "a", "--run.overwrite", "true", *intervene("FailInSetup")]
+    for argv, code in ((failure, 2), (["--run.name", "a", "--resume", "auto", *TWO_STEPS], 0)):
+        (tmp_path / "a").rename(tmp_path / ".a.replaced")
+        (tmp_path / "a").mkdir()
+        assert fit(tmp_path, *argv) == code
+        assert (tmp_path / "a" / "metrics.csv").read_bytes() == before
+    (tmp_path / "a").rename(tmp_path / ".a.replaced")
+    assert load_run(tmp_path / "a").step == 2
 
 
 def test_overwrite_deletes_run_folders_only(tmp_path, capsys):

@@ -170,15 +170,24 @@ def test_renamed_run_continues_from_its_config_in_any_working_directory(
     renamed = (tmp_path / "logs" / "tiny").rename(tmp_path / "logs" / "renamed")
     monkeypatch.syspath_prepend(str(Path.cwd()))
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "-c", "logs/renamed/config.yaml", *RESUME]) == 0
+    config = ["fit", "-c", "logs/renamed/config.yaml"]
+    assert main([*config, *RESUME]) == 0
     assert [entry.name for entry in (tmp_path / "logs").iterdir()] == ["renamed"]
     assert_same_run(whole, renamed)
     assert (tmp_path / "seen").read_text() == (whole.parent / "seen").read_text()
+    short = [*BARE, "--trainer.max_steps", "1", "--trainer.callbacks", "null"]
+    assert main([*config, "--run.root", "others", *short]) == 0
+    assert summary(tmp_path / "others" / "renamed")["steps"] == 1
 
 
 def test_resume_by_path_stays_in_the_folder_of_the_checkpoint(whole, tmp_path, capsys):
     assert fit(tmp_path, *intervene("SignalAt", step=58)) == 130
-    assert fit(tmp_path, "--resume", str(tmp_path / "tiny" / "checkpoints" / "best.ckpt")) == 0
+    path = ["--resume", str(tmp_path / "tiny" / "checkpoints" / "best.ckpt")]
+    for argv in ([*path, "--run.name", "new"], [*path, "--run.overwrite", "true"]):
+        assert fit(tmp_path, *argv) == 2
+        assert argv[2].removeprefix("--") in error_line(capsys.readouterr().err)
+    assert checkpoint(tmp_path / "tiny")["global_step"] == 58
+    assert fit(tmp_path, *path) == 0
     assert "resuming from step 40" in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny"]
     assert_same_run(whole, tmp_path / "tiny")

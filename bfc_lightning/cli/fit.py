@@ -93,7 +93,7 @@ def fit_command(argv: Sequence[str]) -> int:
         with usage_errors():
             study = parse(argv, command="fit", options=RESUME)
             wanted = find_folder(study.config)
-            resumption = find_resumption(study.config.resume, wanted)
+            resumption = find_resumption(study.config.resume, wanted, study.config.run)
             run = build_run(study, resumption, started)
             folder = stack.enter_context(run_folder(wanted, study.config.run, resumption))
             metrics = MetricsFile(

@@ -55,8 +55,9 @@ def find_folder(config: Namespace) -> Path:
     options = config.run
     first = Path(str(config.config[0])) if config.config else Path("run.yaml")
     if first.name == CONFIG and (first.parent / SUMMARY).is_file():
-        stored = yaml.safe_load(first.read_text(encoding="utf-8"))["run"]["name"]
-        if options.name in (None, first.parent.resolve().name, stored):
+        stored = yaml.safe_load(first.read_text(encoding="utf-8"))["run"]
+        names = (None, first.parent.resolve().name, stored["name"])
+        if options.name in names and options.root == stored["root"]:
             return first.parent
     name = options.name if options.name is not None else first.stem
     return named_folder(options.root, name)
@@ -95,8 +96,20 @@ class RunFolder:
     def keep(self) -> None:
         """Makes the reservation final and deletes the run that it replaces."""
         if not self.is_kept and self.replaced is not None:
-            shutil.rmtree(self.replaced)
+            doomed = self.replaced.with_suffix(".deleted")  # at once, for `restore_replaced`
+            shutil.rmtree(doomed, ignore_errors=True)
+            shutil.rmtree(self.replaced.rename(doomed))
         self.is_kept = True
+
+
+def restore_replaced(folder: Path) -> None:
+    """Puts a run back if the one that was to replace it was killed before its first step."""
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    if replaced.is_dir():
+        folder.mkdir(exist_ok=True)
+        with locked(folder):
+            shutil.rmtree(folder)
+            replaced.rename(folder)
 
 
 @contextmanager
@@ -127,13 +140,12 @@ def _create(own: RunFolder, options: RunOptions) -> None:
     """Makes the folder; without a name, the first free one of NAME, NAME-2, NAME-3, ..."""
     folder = own.path
     folder.parent.mkdir(parents=True, exist_ok=True)
+    restore_replaced(folder)
     if options.overwrite and folder.exists():
         if not (folder / CONFIG).is_file() and any(path.is_file() for path in folder.rglob("*")):
             raise RunError(f"run.overwrite deletes runs only, and {folder} has no {CONFIG}.")
         with locked(folder):
-            aside = folder.with_name(f".{folder.name}.replaced")
-            shutil.rmtree(aside, ignore_errors=True)
-            own.replaced = folder.rename(aside)
+            own.replaced = folder.rename(folder.with_name(f".{folder.name}.replaced"))
     for number in count(1):
         own.path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         with suppress(FileExistsError):
@@ -149,6 +161,7 @@ def _create(own: RunFolder, options: RunOptions) -> None:
 
 def find_checkpoint(name: str, folder: Path) -> Path:
     """A checkpoint: `best` or `last` of the folder, a file, or the last one of a run folder."""
+    restore_replaced(folder)
     path = folder / CHECKPOINTS / f"{name}.ckpt" if name in ("best", "last") else Path(name)
     if path.is_dir():
         path = path / CHECKPOINTS / "last.ckpt"

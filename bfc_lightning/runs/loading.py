@@ -17,7 +17,14 @@ from bfc_lightning.learners import Learner
 from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import problem_parser, seeded
-from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, RunError, find_checkpoint
+from bfc_lightning.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    RunError,
+    RunOptions,
+    find_checkpoint,
+    restore_replaced,
+)
 from bfc_lightning.runs.identity import PROBLEM_GROUPS, differences, flatten
 from bfc_lightning.targets import Target
 
@@ -94,16 +101,20 @@ class Resumption:
         return differences(stored, environment)
 
 
-def find_resumption(resume: str | None, folder: Path) -> Resumption:
+def find_resumption(resume: str | None, folder: Path, options: RunOptions) -> Resumption:
     """What `--resume` means: `auto` is the folder's last checkpoint, if there is one."""
     if resume is None:
         return Resumption()
+    if options.overwrite:
+        raise RunError("run.overwrite would delete the run that resume continues: choose one.")
+    restore_replaced(folder)
     if resume == "auto" and not (folder / CHECKPOINTS / "last.ckpt").is_file():
         return Resumption(folder)
     checkpoint = find_checkpoint("last" if resume == "auto" else resume, folder)
-    is_in_run = checkpoint.parent.name == CHECKPOINTS
-    folder = checkpoint.parent.parent if is_in_run else folder
-    return Resumption(folder, checkpoint, read_checkpoint(checkpoint))
+    own = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else folder
+    if options.name is not None and own.resolve() != folder.resolve():
+        raise RunError(f"a run is resumed in its folder, {own}, got {folder}: omit --run.name.")
+    return Resumption(own, checkpoint, read_checkpoint(checkpoint))
 
 
 class LoadedRun(NamedTuple):
@@ -126,6 +137,7 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         replica: its number, from 0, for a run with `model.num_replicas`.
     """
     folder = Path(path)
+    restore_replaced(folder)
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     content = read_checkpoint(find_checkpoint(checkpoint, folder))
     count = config["model"]["num_replicas"]
