@@ -79,6 +79,12 @@ def test_checkpoint_of_another_program_is_refused(stopped, tmp_path, capsys, con
     assert "does not come from bfc fit" in error_line(capsys.readouterr().err)
 
 
+def test_state_that_could_not_be_read_is_refused_at_the_first_save(tmp_path, capsys):
+    assert fit(tmp_path, *BARE, *intervene("NumPyState")) == 2
+    assert "the state of NumPyState must" in error_line(capsys.readouterr().err)
+    assert not (tmp_path / "tiny" / "checkpoints").exists()
+
+
 def test_checkpoint_that_cannot_be_read_is_not_called_damaged(stopped, capsys, monkeypatch):
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", "last.ckpt")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from bfc_lightning.callbacks.exceptions import Diverged
+from bfc_lightning.callbacks.exceptions import Diverged, RunError
 from bfc_lightning.callbacks.loggers import stop_if_diverged
 from bfc_lightning.files import link_or_copy, replacing
 from bfc_lightning.matmul import LIBRARY
@@ -35,6 +36,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     With `storage_options=HOLD`, it keeps a copy in memory instead, until `write_held`.
     """
 
+    _is_checked = False
+
     def __init__(self) -> None:
         super().__init__()
         self.held: dict[str, dict[str, Any]] = {}  # by file name
@@ -45,6 +48,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes a file; PyTorch's own writer does not report a full disk."""
         path = Path(path)
         if storage_options == HOLD:
+            if not self._is_checked:
+                check_readable(checkpoint)
+                self._is_checked = True
             if path.name == BEST:  # the last one, too
                 self.held.clear()
             copied = apply_to_collection(checkpoint, Tensor, Tensor.to, "cpu", copy=True)
@@ -64,6 +70,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if held and LAST not in held:
             with replacing(folder / LAST) as aside:
                 link_or_copy(folder / BEST, aside)
+
+
+def check_readable(checkpoint: Mapping[str, Any]) -> None:
+    """Refuses a state that cannot be read without running code, such as NumPy's numbers."""
+    parts = {k: v for k, v in checkpoint.items() if k not in ("callbacks", "state_dict")}
+    for name, state in {**checkpoint["callbacks"], **parts}.items():
+        content = io.BytesIO()
+        torch.save(state, content)
+        content.seek(0)
+        try:
+            torch.load(content, weights_only=True)
+        except UnpicklingError as refused:
+            raise RunError(
+                f"the state of {name} must be tensors, numbers, text, lists and dicts, since "
+                "checkpoints are read without running code."
+            ) from refused
 
 
 class Checkpoints(Checkpoint):

@@ -3,6 +3,10 @@
 import signal
 
 
+class RunError(ValueError):
+    """A mistake of the user about settings, folders or checkpoints; its text is one line."""
+
+
 class Diverged(Exception):  # noqa: N818, a way to end and not an error of the program
     """A loss, a score or a weight is NaN or infinite."""
 

@@ -15,16 +15,14 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
+from bfc_lightning.callbacks.exceptions import RunError as RunError
+
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 LONGEST_NAME = 230  # bytes: most file systems allow 255, and experiments add some
-
-
-class RunError(ValueError):
-    """A mistake of the user about settings, folders or checkpoints; its text is one line."""
 
 
 @dataclass
