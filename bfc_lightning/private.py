@@ -1,12 +1,19 @@
 """Every private attribute of Lightning and jsonargparse that the package uses."""
 
-from typing import Any
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, get_args
 
-from jsonargparse import _typehints
+from jsonargparse import ArgumentParser, _typehints
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 
 def forget_init_args_of_another_class() -> None:
@@ -17,6 +24,20 @@ def forget_init_args_of_another_class() -> None:
 def _discard_all(parser: object, earlier: Any, value: Any) -> None:  # noqa: ANN401
     if earlier and "init_args" in earlier and earlier["class_path"] != value["class_path"]:
         earlier["init_args"] = type(earlier)()
+
+
+def keys_without_null(parser: ArgumentParser) -> list[str]:
+    """The keys that must have a value; jsonargparse takes null for one of any type."""
+    hints = {each.dest: getattr(each, "_typehint", None) for each in parser._actions}
+    return [key for key, hint in hints.items() if hint and type(None) not in get_args(hint)]
+
+
+def add_hyperparameters(
+    writer: SummaryWriter, settings: dict[str, Any], metrics: Sequence[str]
+) -> None:
+    """Fills TensorBoard's HParams tab; its public method would begin another folder."""
+    for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
+        writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
 
 
 def leave_signals_alone(trainer: Trainer) -> None:
@@ -91,3 +112,37 @@ def count_stored_steps(checkpoint: dict[str, Any]) -> None:
         counters["epoch_loop.manual_optimization.optim_step_progress"]["total"] = dict(
             taken["total"]
         )
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Lightning's launcher, whose children run the same bfc command.
+
+    Lightning's own runs `sys.argv`, which is another program if `main` is called from Python.
+    """
+
+    argv: Sequence[str] = ()
+
+    def _call_children_scripts(self) -> None:
+        """Starts the other processes; their variables do not stay in this one."""
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": self.cluster_environment.main_address,
+            "MASTER_PORT": str(self.cluster_environment.main_port),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": str(self.num_processes),
+        }
+        command = [sys.executable, "-m", "bfc_lightning", *self.argv]
+        self.procs = [
+            subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)})
+            for rank in range(1, self.num_processes)
+        ]
+
+
+def use_launcher(trainer: Trainer, argv: Sequence[str]) -> None:
+    """Replaces Lightning's launcher, if there is one, by ours."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        trainer.strategy._launcher = Launcher(
+            launcher.cluster_environment, launcher.num_processes, launcher.num_nodes
+        )
+        trainer.strategy._launcher.argv = argv

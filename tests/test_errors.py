@@ -22,6 +22,7 @@ PULL = ["--scheme", "PullBelow", "--scheme.first", "1", "--scheme.pull", "0.3"]
 
 MISTAKES = {
     "unknown key": (["--model.widht", "3"], r"'model.widht'.*'model.width'"),
+    "closest key": (["--trainer.max_step", "3"], r"'trainer.max_steps'"),
     "wrong type": (["--model.width", "many"], r"model.width.*many"),
     "growing widths": (["--target.init_args.widths", "[3, 9]"], r"widths .*\[3, 9\]"),
     "covariance": (["--inputs.init_args.eigenvalues", "[1,1,1,1,1,1,1,-1]"], r"eigenval.*got -1"),
@@ -29,6 +30,7 @@ MISTAKES = {
     "constant target": (["--target.init_args.weights", ZERO_WEIGHTS], r"target .* variance"),
     "cube": ([*CLASSES, "--target", "Staircase"], r"on the cube .* Hypercube and regression\.$"),
     "unknown target": (["--target", "HierarchcalTarget"], r"target: .*'HierarchicalTarget'"),
+    "no target": (["--target", "torch.nn.Linear"], r"^target: must be a subclass of Target, got"),
     "group": (["--model", "3"], r"^model: .* '3'$"),
     "batch size": (["--data.batch_size", "30"], r"batch_size .*num_shards = 4, got 30"),
     "config": (["-c", "quikstart"], r"'quikstart'.*'quickstart'"),
@@ -37,6 +39,7 @@ MISTAKES = {
     "shape": (["--model.activation", "torch.nn.GLU"], r"activation .*\(2, 8\), got \(2, 4\)"),
     "regularization": (["--model.regularization", "[1, 2, 3]"], r"regularization .* 2 layers"),
     "optimizer": (["--model.optimizer", "SGD", "--model.optimizer.lr", "-1"], r"learning rate.*-1"),
+    "rate": (["--model.optimizer.lr", "abc"], r"^model.optimizer.lr: Expected a float, got abc$"),
     "schedule": (["--model.lr_scheduler", "ReduceLROnPlateau"], r"lr_scheduler.*ReduceLROnPl"),
     "log interval": (["--trainer.log_every_n_steps", "0"], r"trainer.log_every_n_steps.*0"),
     "interval": (["--trainer.val_check_interval", "1.5"], r"trainer.val_check_interval.*1.5"),
@@ -45,16 +48,20 @@ MISTAKES = {
     "steps": (["--trainer.max_steps", "-1"], r"trainer.max_steps.*-1"),
     "epochs": (["--trainer.max_epochs", "3"], r"'trainer.max_epochs'.*'trainer.max_steps'"),
     "time": (["--trainer.max_time", "soon"], r"soon"),
+    "clipping": (["--trainer.gradient_clip_val", "-1"], r"trainer.gradient_clip_val: .*-1"),
+    "null": (["--measures", "null"], r"measures must not be null"),
     "device": (["--trainer.accelerator", "tpu"], r"xla"),
     "metric": (user_callback("EarlyStopping", monitor="val/acc"), r"monitor .* got 'val/acc'"),
     "callback": (user_callback("OnExceptionCheckpoint", dirpath="x"), r"trainer.callbacks"),
+    "mode": (user_callback("EarlyStopping", monitor="val/nmse", mode="x"), r"^`mode` can be"),
+    "bug": (intervene("FailAt", step=1, error="Nope"), r"^AttributeError: .*'Nope' \(interventi"),
     "scheduler": (
         user_callback("GradientAccumulationScheduler", scheduling='{"0": 2}'),
         r"trainer.callbacks",
     ),
     "logger": (["--trainer.logger+", "CSVLoger"], r"trainer.logger: .*'CSVLogger'"),
     "negative seed": (["--seed_everything", "-1"], r"seed_everything.*-1"),
-    "large seed": (["--seed_everything", str(2**32)], r"4294967296 .* 0 to 4294967295"),
+    "large seed": (["--seed_everything", str(2**32)], r"seed_everything .* got 4294967296"),
     "no measures": (["--num_measures", "-1"], r"num_measures.*-1"),
     "threads": (["--run.threads", "0"], r"run.threads.*0"),
     "name": (["--run.name", "a/b"], r"run.name .*'a/b'"),
@@ -119,7 +126,18 @@ def test_root_that_is_a_file_is_an_error(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"- a\n- b\n", b"model: {width: 8\ndata: 3\n", b"\xff\xfe\x00"]
+    "content",
+    [
+        *(
+            b"",
+            b"- a\n- b\n",
+            b"model: {width: 8\ndata: 3\n",
+            b"\xff\xfe\x00",
+            b"model:\n",
+            b"run: 3",
+        ),
+        *(b"model: {optimizer: {class_path: 3}}", b"model: {optimizer: {init_args: [1]}}"),
+    ],
 )
 def test_config_that_is_not_a_mapping_is_one_line_that_names_the_file(tmp_path, capsys, content):
     path = tmp_path / "mine.yaml"

@@ -106,7 +106,7 @@ def test_missing_checkpoint_is_an_error_and_leaves_no_folder(tmp_path, capsys):
 
 def test_checkpoint_of_another_target_or_network_is_refused(run, capsys):
     assert evaluate("test", run, "--seed_everything", "1") == 2
-    assert "target.init_args.seed" in error_line(capsys.readouterr().err)
+    assert "network: seed_everything is 1, was 0. " in error_line(capsys.readouterr().err)
     assert evaluate("test", run, "--model.width", "16") == 2
     assert "model.width is 16, was 8" in error_line(capsys.readouterr().err)
 

@@ -59,6 +59,12 @@ def test_shipped_config_is_found_by_its_name(typed):
     assert [Path(str(each)) for each in found.config] == [find_config("depth3")]
 
 
+def test_config_in_the_working_directory_comes_before_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("depth3.yaml").touch()
+    assert find_config("depth3") == Path("depth3.yaml")
+
+
 @pytest.mark.parametrize(
     ("command", "name", "right"),
     [("fit", "quikstart", "quickstart"), ("sweep", "sweep/gao", "sweep/gap")],
@@ -180,6 +186,9 @@ def test_argument_of_a_users_class_names_the_right_one(capsys):
         (["fit", "quickstart"], "'quickstart'"),
         (["fit", "-c", "quickstart", "depth3"], "'depth3'"),
         (["fit", "-c", "quickstart", "-x", "3"], "'-x'"),
+        (["fit", "-c", "compare/schemes"], "try: bfc compare -c"),
+        (["baseline", "-c", "quickstart"], "try: bfc baseline -c"),
+        (["init", "."], "exists: choose"),
         (["compare", "-c"], "config must be given"),
         (["compare", "sweep/gap"], "bfc compare -c "),
         (["fit", "-c", "quickstart", "--model.width"], "--model.width"),

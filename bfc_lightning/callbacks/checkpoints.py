@@ -18,7 +18,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from bfc_lightning.callbacks.exceptions import Diverged, RunError
-from bfc_lightning.callbacks.loggers import stop_if_diverged
+from bfc_lightning.callbacks.loggers import KeepsState, stop_if_diverged
 from bfc_lightning.files import link_or_copy, replacing
 from bfc_lightning.matmul import LIBRARY
 from bfc_lightning.replicas import largest_weight
@@ -88,12 +88,14 @@ def check_readable(checkpoint: Mapping[str, Any]) -> None:
             ) from refused
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(KeepsState, Checkpoint):
     """Keeps the state after the last validation, and after the best one.
 
     Files are written at most once a second, and at the end of the run, however it ends. A run whose
     score or weights are not finite ends before it replaces a good checkpoint.
     """
+
+    kept = ("best_score",)
 
     def __init__(self, folder: Path, *, monitor: str, identity: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -143,19 +145,11 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds settings and surroundings of the run."""
+        """Adds settings and environment of the run."""
         checkpoint[RECORD_KEY] = {
             "identity": self.identity,
             "environment": environment(trainer, pl_module),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best_score": self.best_score}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best score."""
-        self.best_score = state_dict["best_score"]
 
 
 def versions() -> dict[str, str]:

@@ -13,12 +13,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
 
 from bfc_lightning.callbacks.exceptions import Diverged
 from bfc_lightning.files import write_atomically
 from bfc_lightning.medians import summarized
-from bfc_lightning.private import log_interval
+from bfc_lightning.private import add_hyperparameters, log_interval
 from bfc_lightning.run_module import as_run
 
 
@@ -109,9 +108,7 @@ class TensorBoardRunLogger(TensorBoardLogger):
     def log_hyperparams(self, params: Any, *args: object, **kwargs: object) -> None:  # noqa: ANN401
         """Fills the HParams tab with flat settings, judged by metrics that the run will log."""
         flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in params.items()}
-        writer = self.experiment._get_file_writer()
-        for summary in hparams(flat, dict.fromkeys(self._metrics, 0.0)):  # type: ignore[no-untyped-call]
-            writer.add_summary(summary)
+        add_hyperparameters(self.experiment, flat, self._metrics)
 
     @rank_zero_only
     def save(self) -> None:
@@ -153,12 +150,28 @@ def stop_if_diverged(
         raise Diverged(step, quantity if len(values) == 1 else f"{quantity} of every replica")
 
 
-class TrainingLog(Callback):
+class KeepsState:
+    """A callback some of whose attributes are in checkpoints."""
+
+    kept: tuple[str, ...] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The attributes."""
+        return {name: getattr(self, name) for name in self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
+        vars(self).update(state_dict)
+
+
+class TrainingLog(KeepsState, Callback):
     """Logs `train/loss` and `train/learning_rate` at the Trainer's interval, scores at validation.
 
     Losses stay on the device until the interval is over: reading one at every step would cost about
     as much as the step. A mean that is not finite ends the run or marks the replica.
     """
+
+    kept = ("_losses", "_logged_step")
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
@@ -187,12 +200,3 @@ class TrainingLog(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the scores of a validation within training."""
         log_rows(trainer, as_run(pl_module).scores)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The losses of the current interval."""
-        return {"losses": list(self._losses), "logged_step": self._logged_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
-        self._losses = list(state_dict["losses"])
-        self._logged_step = state_dict["logged_step"]

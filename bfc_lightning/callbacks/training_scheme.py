@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from bfc_lightning.callbacks.loggers import log_metrics
+from bfc_lightning.callbacks.loggers import KeepsState, log_metrics
 from bfc_lightning.distillation import Distillation, Thresholds, num_stages, stage_name, stage_of
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.module import HierarchicalLearner
@@ -29,7 +29,7 @@ def scheme_callback(scheme: Scheme, phases: list[Phase]) -> Callback:
     return TrainingScheme(scheme, phases)
 
 
-class TrainingScheme(Callback):
+class TrainingScheme(KeepsState, Callback):
     """Enters each phase of a scheme just before its first optimizer step.
 
     A frozen layer has `requires_grad=False` and no gradient, so that no optimizer changes it or its
@@ -37,12 +37,14 @@ class TrainingScheme(Callback):
     acts.
     """
 
+    kept = ("_anchors",)
+
     def __init__(self, scheme: Scheme, phases: list[Phase]) -> None:
         self.scheme = scheme
         self.phases = phases
         self._frozen: frozenset[int] = frozenset()
         self._initial: list[dict[str, Tensor]] = []
-        self._anchors: list[list[Tensor]] = []
+        self._anchors: list[list[Tensor]] = []  # the weights that lower layers are pulled to
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first phase before there is an optimizer; a checkpoint then loads its own."""
@@ -62,14 +64,6 @@ class TrainingScheme(Callback):
         self._frozen = self.scheme.frozen_at(phase.start)
         if self._anchors:  # of the checkpoint
             self._pull(learners, phase.pull)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The weights that lower layers are pulled to, if any."""
-        return {"anchors": self._anchors} if self._anchors else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores them."""
-        self._anchors = state_dict["anchors"]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
@@ -120,17 +114,19 @@ class TrainingScheme(Callback):
         self._frozen = frozen
 
 
-class TrainingStages(Callback):
+class TrainingStages(KeepsState, Callback):
     """Checks the objective every `check_every` steps, and begins a stage when it is due.
 
     Logs `scheme/objective`, `scheme/threshold`, `scheme/eps_0` and `scheme/stage` at each check.
     """
 
+    kept = ("_history",)
+
     def __init__(self, scheme: Distillation, thresholds: Thresholds, phases: list[Phase]) -> None:
         self.scheme = scheme
         self.thresholds = thresholds
         self.first = phases[0]
-        self._history: list[float] = []
+        self._history: list[float] = []  # the objective at the checks of the current stage
         self._last, self._limit = math.nan, "not fixed"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -168,14 +164,6 @@ class TrainingStages(Callback):
                 f"and scheme/threshold in metrics.csv, last {self._last:.3g} and {self._limit}.",
                 stacklevel=1,
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The objective at the checks of the current stage."""
-        return {"history": list(self._history)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores it."""
-        self._history = list(state_dict["history"])
 
     @torch.no_grad()
     def _check(self, trainer: Trainer, learner: HierarchicalLearner, step: int) -> None:

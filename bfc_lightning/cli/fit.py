@@ -31,12 +31,12 @@ from bfc_lightning.cli.checks import as_list, check_callbacks, check_distillatio
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result
 from bfc_lightning.cli.engines import resolve_engine
 from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.cli.launch import close_processes, fill_processes, use_launcher
+from bfc_lightning.cli.launch import close_processes, fill_processes
 from bfc_lightning.cli.options import parse
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.private import leave_signals_alone
+from bfc_lightning.private import leave_signals_alone, use_launcher
 from bfc_lightning.replicas import AnyData, ReplicatedData, ReplicatedLearner
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import Study, make_trainer

@@ -70,7 +70,8 @@ def group_help(text: str, topic: str) -> str:
     found = _options(text).items()
     mine = [block for key, block in found if topic in ("all", key, key.partition(".")[0])]
     if not mine:
-        known = [*_GROUPS, "all"]
+        groups = {key.partition(".")[0] for key, _ in found}
+        known = [*(name for name in _GROUPS if name in groups), "all"]
         raise RunError(f"--help takes one of {', '.join(known)}.{did_you_mean(topic, known)}")
     return "\n".join(mine) + "\n"
 

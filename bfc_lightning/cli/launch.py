@@ -2,8 +2,6 @@
 
 import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,43 +9,9 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from bfc_lightning.cli.checks import as_list
-
-
-class Launcher(_SubprocessScriptLauncher):
-    """Lightning's launcher, whose children run the same bfc command.
-
-    Lightning's own runs `sys.argv`, which is another program if `main` is called from Python.
-    """
-
-    argv: Sequence[str] = ()
-
-    def _call_children_scripts(self) -> None:
-        """Starts the other processes; their variables do not stay in this one."""
-        environment = {
-            **os.environ,
-            "MASTER_ADDR": self.cluster_environment.main_address,
-            "MASTER_PORT": str(self.cluster_environment.main_port),
-            "NODE_RANK": "0",
-            "WORLD_SIZE": str(self.num_processes),
-        }
-        command = [sys.executable, "-m", "bfc_lightning", *self.argv]
-        self.procs = [
-            subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)})
-            for rank in range(1, self.num_processes)
-        ]
-
-
-def use_launcher(trainer: Trainer, argv: Sequence[str]) -> None:
-    """Replaces Lightning's launcher, if there is one, by ours."""
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _SubprocessScriptLauncher):
-        trainer.strategy._launcher = Launcher(
-            launcher.cluster_environment, launcher.num_processes, launcher.num_nodes
-        )
-        trainer.strategy._launcher.argv = argv
+from bfc_lightning.private import Launcher
 
 
 def close_processes(trainer: Trainer) -> None:

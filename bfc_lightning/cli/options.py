@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser
 
 from bfc_lightning.cli.errors import one_line
-from bfc_lightning.runs.config import KnownKeys, Study, every_key
+from bfc_lightning.runs.config import KnownKeys, Study
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
@@ -26,9 +26,7 @@ _UNKNOWN_KEY = re.compile(
     r"(?s:(?:Not a valid subclass|is abstract).*Given value: \{(?:'class_path': '[^']*', )?"
     r"'(?!class_path|init_args|dict_kwargs)(\w+)')"
 )
-_UNKNOWN_CLASS = re.compile(
-    r"Expected a dot import path string: (\S+)|Import path (\S+) does not correspond"
-)
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _STRAY = re.compile(r"unrecognized arguments: (\S+)")
 _REQUIRED = re.compile(r"the following arguments are required: (.*)")
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
@@ -66,7 +64,10 @@ def checked(parser: ArgumentParser, argv: Sequence[str], parse: Callable[[list[s
     options = [word[2:].partition("=")[0] for word in argv if word.startswith("--")]
     names.check([option.removesuffix("+") for option in options])
     for path in names.configs:
-        names.check(every_key(read_yaml(Path(path))), names.place)
+        content = read_yaml(Path(path))
+        if "base" in content and "base" not in names.all:
+            raise RunError(f"{path} is an experiment; try: bfc compare -c {path}")
+        names.check_tree(content, names.place)
     try:
         return parse(_normalized(argv, names.flags))
     except ArgumentError as error:
@@ -113,8 +114,9 @@ class _Names(KnownKeys):
         where = f"{'.'.join(groups)}: " if groups else ""
         if found := _UNKNOWN_KEY.search(message):
             return self._about_key(".".join([*groups, *filter(None, found.groups())]), message)
-        if found := _UNKNOWN_CLASS.search(message):
-            name = found[1] or found[2]
+        found = _UNKNOWN_CLASS.search(message)
+        if found and "Expected a <class 'float'>" not in message:
+            name = found[1]
             return f"{where}unknown class {name!r}{self.place(name)}.{_closest_class(name)}"
         if found := _STRAY.search(message):
             for word in self._argv:
@@ -122,8 +124,11 @@ class _Names(KnownKeys):
                     return f"Unknown key {word[2:]!r}.{did_you_mean(word[2:], self.all)}"
             return f"Unknown argument {found[1]!r}; configs follow -c, and keys begin with --."
         if found := _REQUIRED.match(message):
-            return f"{found[1]} must be given, in a config or as --KEY; try: bfc fit -c quickstart"
-        return where + one_line(re.sub(r'\s*Parser key "[\w.]+":', " ", message)).strip()
+            example = "fit -c quickstart"
+            if "baseline" in found[1]:
+                example = "baseline -c finite_sample --baseline KernelRidge"
+            return f"{found[1]} must be given, in a config or as --KEY; try: bfc {example}"
+        return where + one_line(re.sub(r' *Parser key "[\w.]+":', "", message)).strip()
 
     def _about_key(self, key: str, message: str) -> str:
         """Says which key of a config, or argument of a class, is unknown."""

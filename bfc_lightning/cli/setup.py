@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.runs.config import Study
+from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.identity import flatten
 from bfc_lightning.runs.yaml_files import config_names, shipped_configs
 
@@ -20,6 +21,8 @@ def init_command(argv: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path)
     with usage_errors():
         folder = parser.parse_args(list(argv)).folder
+        if folder.exists():
+            raise RunError(f"{folder} exists: choose a folder that does not exist.")
         shutil.copytree(shipped_configs(), folder, ignore=shutil.ignore_patterns("__*"))
     count = len(list(folder.rglob("*.yaml")))
     print(f"wrote {count} configs to {folder}; next: bfc fit -c {folder / 'quickstart.yaml'}")

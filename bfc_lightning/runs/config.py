@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace, register_unresolvable_import_paths
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning import Trainer
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
@@ -26,9 +26,9 @@ from bfc_lightning.inputs import InputDistribution
 from bfc_lightning.labels import Labels
 from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner, default_optimizer
-from bfc_lightning.private import forget_init_args_of_another_class
+from bfc_lightning.private import forget_init_args_of_another_class, keys_without_null
 from bfc_lightning.runs.folder import RunError, RunOptions
-from bfc_lightning.runs.identity import flatten
+from bfc_lightning.runs.identity import PROBLEM_GROUPS, flatten
 from bfc_lightning.runs.yaml_files import did_you_mean
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
@@ -46,7 +46,7 @@ def make_trainer(
     max_time: str | dict[str, int] | None = None,
     val_check_interval: int | float = 0.05,
     log_every_n_steps: PositiveInt = 64,
-    gradient_clip_val: float | None = 0.02,
+    gradient_clip_val: NonNegativeFloat | None = 0.02,
     gradient_clip_algorithm: Literal["norm", "value"] = "norm",
     accumulate_grad_batches: PositiveInt = 1,
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
@@ -123,11 +123,17 @@ class Study:
     def read(self, given: Sequence[str] | Mapping[str, Any]) -> None:
         """Parses arguments or plain data."""
         if isinstance(given, Mapping):
-            KnownKeys(self.parser).check(every_key(given))
+            KnownKeys(self.parser).check_tree(given)
             self.config = self.parser.parse_object(dict(given))
         else:
             self.config = self.parser.parse_args(list(given))
+        for key in keys_without_null(self.parser):
+            if self.config.get(key, ...) is None:
+                raise RunError(f"{key} must not be null.")
         trainer = self.config.trainer
+        if not 0 <= self.config.seed_everything < 2**32:
+            seed = self.config.seed_everything
+            raise RunError(f"seed_everything must lie in 0 to {2**32 - 1}, got {seed}.")
         interval, batches = trainer.val_check_interval, trainer.accumulate_grad_batches
         is_fraction = isinstance(interval, float)
         if not 0 < interval <= 1 if is_fraction else interval < 1 or interval % batches:
@@ -240,7 +246,21 @@ class KnownKeys:
         self.open = {*defaults, *(key for key in parents if f"{key}.class_path" in defaults)}
         short = {key.replace(".init_args.", ".") for key in defaults}
         self.all = sorted({"help", "config", "print_config", *parents, *defaults, *short})
+        self.sections = {*PROBLEM_GROUPS, *(key for key in parents if "." not in key)}
         self.flags = [key for key, value in defaults.items() if isinstance(value, bool)]
+
+    def check_tree(
+        self, tree: Mapping[str, Any], place: Callable[[str], str] = lambda _: ""
+    ) -> None:
+        """Refuses unknown keys, and what is no mapping and no name of a class in their place."""
+        for key, value in flatten(tree).items():
+            name = key.rpartition(".")[2]
+            is_section = key in self.sections or name == "init_args"
+            if is_section and not isinstance(value, str | Mapping):
+                raise RunError(f"{key}{place(name)} must be a mapping, got {value!r}.")
+            if name == "class_path" and not isinstance(value, str):
+                raise RunError(f"{key}{place(name)} must name a class, got {value!r}.")
+        self.check(every_key(tree), place)
 
     def check(self, keys: Iterable[str], place: Callable[[str], str] = lambda _: "") -> None:
         """Refuses the first unknown key; arguments of classes are left to the parser."""

@@ -56,6 +56,13 @@ def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> No
     """Refuses a checkpoint of another target or network; lists the settings that differ."""
     kept = [{k: each[k] for k in each if _NETWORK_KEYS.match(k)} for each in (stored, here)]
     if found := differences(*kept):
+        if ".seed is" in found and stored["seed_everything"] != here["seed_everything"]:
+            found = differences(
+                *(
+                    {**k, "seed_everything": each["seed_everything"]}
+                    for k, each in zip(kept, (stored, here), strict=True)
+                )
+            )
         raise RunError(
             f"the checkpoint belongs to another target or network: {found}. The config.yaml of its "
             "run fits it."
@@ -91,7 +98,7 @@ class Resumption:
         return self.content[RECORD_KEY]["environment"]["engine"] if self.checkpoint else None
 
     def check_environment(self, environment: Mapping[str, Any]) -> str:
-        """What of the surroundings differs, so that numbers agree only to rounding."""
+        """What of the environment differs, so that numbers agree only to rounding."""
         stored = self.content[RECORD_KEY]["environment"] if self.checkpoint else environment
         if stored["device"] != environment["device"]:
             raise RunError(

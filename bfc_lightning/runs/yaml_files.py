@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,11 @@ def shipped_configs() -> Path:
 def find_config(name: str, beside: Path = Path()) -> Path:
     """The path of a config: a file, beside another config, or the name of a shipped one."""
     folder = shipped_configs()
-    for path in (Path(name), beside / name, folder / f"{name}.yaml", folder / name):
+    for path in (Path(name), beside / name, beside / f"{name}.yaml", folder / f"{name}.yaml"):
         if path.is_file():
             return path
+    if (folder / name).is_file():
+        return folder / name
     raise RunError(f"config {name!r} does not exist.{did_you_mean(name, config_names())}")
 
 
@@ -87,6 +89,10 @@ def config_names() -> list[str]:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """` Did you mean 'x'?` with the closest known name; empty if none is close."""
-    close = get_close_matches(name, known, n=2)
-    close.sort(key=lambda each: abs(len(each) - len(name)))  # `Adam` before `Adamax` for `Adma`
-    return f" Did you mean {close[0]!r}?" if close else ""
+
+    def likeness(each: str) -> float:  # `Adam` before `Adamax` for `Adma`
+        difference = abs(len(each) - len(name)) / (len(each) + len(name))
+        return SequenceMatcher(None, each, name).ratio() - difference
+
+    close = max(get_close_matches(name, known, n=2), key=likeness, default=None)
+    return f" Did you mean {close!r}?" if close else ""
