@@ -49,7 +49,7 @@ MISTAKES = {
     "epochs": (["--trainer.max_epochs", "3"], r"'trainer.max_epochs'.*'trainer.max_steps'"),
     "time": (["--trainer.max_time", "soon"], r"soon"),
     "clipping": (["--trainer.gradient_clip_val", "-1"], r"trainer.gradient_clip_val: .*-1"),
-    "null": (["--measures", "null"], r"measures must not be null"),
+    "null": (["--scheme", "null"], r"scheme must not be null"),
     "device": (["--trainer.accelerator", "tpu"], r"xla"),
     "metric": (user_callback("EarlyStopping", monitor="val/acc"), r"monitor .* got 'val/acc'"),
     "callback": (user_callback("OnExceptionCheckpoint", dirpath="x"), r"trainer.callbacks"),

@@ -8,6 +8,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from bfc_lightning import private
 from bfc_lightning.cli.options import parse
+from bfc_lightning.runs.config import Study
 from tests.launches import bfc
 from tests.runs import intervene
 
@@ -33,6 +34,12 @@ def test_arguments_of_the_same_class_are_kept():
     argv = ["-c", "quickstart", "--model.optimizer", "Adam", "--model.optimizer.eps", "1e-6"]
     optimizer = parse(argv, command="validate").config.model.optimizer
     assert (optimizer.init_args.lr, optimizer.init_args.eps) == (0.007, 1e-6)
+
+
+def test_keys_whose_type_has_no_null_are_found():
+    found = set(private.keys_without_null(Study().parser))
+    assert {"seed_everything", "trainer.max_steps", "measures", "model.optimizer"} <= found
+    assert found.isdisjoint({"trainer.gradient_clip_val", "model.lr_scheduler", "run.name"})
 
 
 def test_lightning_handles_no_signals():

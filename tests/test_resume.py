@@ -156,6 +156,16 @@ def test_stopped_run_says_how_to_continue_and_a_finished_one_that_it_is(tmp_path
     assert metrics_text(root / "my run") == before
 
 
+def test_run_that_was_stopped_early_is_over(tmp_path, capsys):
+    assert fit(tmp_path, *BARE, *intervene("StopAt", step=20)) == 0
+    before = summary(tmp_path / "tiny")
+    assert fit(tmp_path, *BARE, *RESUME) == 0
+    assert "nothing is left to train" in capsys.readouterr().err
+    assert summary(tmp_path / "tiny") == before
+    assert fit(tmp_path, *BARE, "--resume", str(tmp_path / "tiny")) == 0
+    assert summary(tmp_path / "tiny")["steps"] == 60
+
+
 def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(tmp_path, capsys):
     assert fit(tmp_path, *RESUME, *BARE) == 0
     assert "starting from scratch" in capsys.readouterr().err

@@ -102,8 +102,14 @@ def fit_command(argv: Sequence[str]) -> int:
             callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
             use_launcher(trainer, ["fit", *argv])
-            announce(run, folder.path, trainer)
-        train(run, folder, trainer)
+            limit = study.config.trainer.max_steps
+            is_over = study.config.resume == "auto" and resumption.has_finished(limit)
+            if is_over:
+                say(f"the run is over after {resumption.step} steps: nothing is left to train.")
+            else:
+                announce(run, folder.path, trainer)
+        if not is_over:
+            train(run, folder, trainer)
     if trainer.is_global_zero:
         show_result(folder.path, read_summary(folder.path), score_key=run.model.score_key)
     return 0
@@ -269,8 +275,6 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     step = run.resumption.step
     resumed = "" if step is None else f"  resuming from step {step}"
     say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}  {engine}{resumed}")
-    if step == trainer.max_steps:
-        say(f"the run has all its {step} steps: nothing is left to train.")
 
 
 def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:

@@ -127,7 +127,7 @@ class Study:
             self.config = self.parser.parse_object(dict(given))
         else:
             self.config = self.parser.parse_args(list(given))
-        for key in keys_without_null(self.parser):
+        for key in ("labels", "scheme", *keys_without_null(self.parser)):
             if self.config.get(key, ...) is None:
                 raise RunError(f"{key} must not be null.")
         trainer = self.config.trainer

@@ -23,6 +23,7 @@ from bfc_lightning.runs.folder import (
     RunError,
     RunOptions,
     find_checkpoint,
+    read_summary,
     restore_replaced,
 )
 from bfc_lightning.runs.identity import PROBLEM_GROUPS, differences, flatten
@@ -81,6 +82,12 @@ class Resumption:
     def step(self) -> int | None:
         """Optimizer steps of the checkpoint; None if there is none."""
         return self.content.get("global_step")
+
+    def has_finished(self, max_steps: int) -> bool:
+        """Whether the run is over, also if it was stopped early, and is not made longer."""
+        before = read_summary(self.folder) if self.folder and self.checkpoint else {}
+        is_over = (before.get("status"), before.get("steps")) == ("finished", self.step)
+        return is_over and max_steps <= self.content[RECORD_KEY]["identity"][_LENGTH]
 
     def check(self, identity: Mapping[str, Any], *, may_grow: bool) -> None:
         """Refuses to continue with settings that change the numbers; lists their keys."""
