@@ -1,4 +1,4 @@
-"""`bfc baseline`: a method that needs no Trainer, on the problem of a config of `bfc fit`."""
+"""`bfc baseline` fits a baseline to the samples of a config."""
 
 import time
 from collections.abc import Sequence

@@ -70,8 +70,8 @@ class Run:
     """What a run is made of: its settings, the objects built from them, and where it continues."""
 
     study: Study
-    given: dict[str, Any]  # all settings
-    settings: dict[str, Any]  # the same with the seed of every part
+    settings: dict[str, Any]
+    seeded_settings: dict[str, Any]  # with the seed of every part
     objects: Namespace  # scheme, measures, and the Trainer's options
     model: RunModule
     data: AnyData
@@ -123,16 +123,16 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
     check_scheme(first, objects.scheme, phases, num_replicas=len(model.each))
     check_callbacks(as_list(objects.trainer.callbacks), [model.score_key, "val/loss"])
-    settings = study.settings(study.resolved(study.config.seed_everything))
+    settings = study.settings()
+    seeded = study.settings(study.resolved(study.config.seed_everything))
     schedule = first.make_schedule
     depends_on_length = (
         (schedule is not None and open_length(schedule) is not None)
         or study.config.model.final_temperature is not None
         or objects.scheme.stretches
     )
-    resumption.check(identity(settings), may_grow=not depends_on_length)
-    given = study.settings()
-    return Run(study, given, settings, objects, model, data, phases, resumption, started)
+    resumption.check(identity(seeded), may_grow=not depends_on_length)
+    return Run(study, settings, seeded, objects, model, data, phases, resumption, started)
 
 
 def build_learners(study: Study) -> tuple[Namespace, RunModule, AnyData]:
@@ -178,14 +178,14 @@ def own_callbacks(run: Run, folder: RunFolder, metrics: MetricsFile) -> list[Cal
     config, path = run.study.config, folder.path
     measurements = Measurements(run.phases, run.objects.measures, config.num_measures)
     checkpoints = Checkpoints(
-        path / CHECKPOINTS, monitor=run.model.score_key, identity=identity(run.settings)
+        path / CHECKPOINTS, monitor=run.model.score_key, identity=identity(run.seeded_settings)
     )
     before = read_summary(path) if run.resumption.checkpoint is not None else {}
     summary = Summary(
         path=path / SUMMARY,
         metrics=metrics,
         measurements=measurements,
-        provenance=provenance(digest(run.given)),
+        provenance=provenance(digest(run.settings)),
         started=run.started - before.get("wall_seconds", 0.0),
         seeds=run.seeds,
     )
@@ -249,9 +249,13 @@ def build_trainer(
     return trainer
 
 
-def write_config(given: dict[str, Any], folder: Path, command: str, **resolved: str) -> None:
+def write_config(settings: dict[str, Any], folder: Path, command: str, **resolved: str) -> None:
     """Writes `config.yaml`, which repeats the run."""
-    config = {**given, **resolved, "run": {**given["run"], "name": folder.name, "overwrite": False}}
+    config = {
+        **settings,
+        **resolved,
+        "run": {**settings["run"], "name": folder.name, "overwrite": False},
+    }
     again = command_line([command, "-c", str(folder / CONFIG), "--run.name", "ANOTHER"])
     text = f"# Every setting of the run {folder.name}. Again: {again}\n{to_yaml(config)}"
     write_atomically(folder / CONFIG, text)
@@ -261,9 +265,9 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     """Hands the settings to files and loggers, and says what starts."""
     engine = engine_name(run.model)
     if trainer.is_global_zero:
-        write_config(run.given, folder, "fit", engine=engine)
+        write_config(run.settings, folder, "fit", engine=engine)
     for logger in trainer.loggers:
-        logger.log_hyperparams(flatten({**run.settings, "run": {"name": folder.name}}))
+        logger.log_hyperparams(flatten({**run.seeded_settings, "run": {"name": folder.name}}))
     default = run.study.parser.get_default("trainer.max_steps")
     if run.study.config.trainer.max_steps not in (trainer.max_steps, default):
         say(f"the run takes {trainer.max_steps:,} steps, those of scheme.steps.")

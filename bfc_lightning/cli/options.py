@@ -44,22 +44,22 @@ def parse(argv: Sequence[str], *, command: str, **kwargs: Any) -> Study:  # noqa
     `--help` prints one screen instead, `--help GROUP` a group, and `--help all` everything.
     """
     study = Study(prog=f"bfc {command}", **kwargs)
-    words = with_configs(argv)
-    asked = [number for number, word in enumerate(words) if word in ("-h", "--help")]
+    argv = with_configs(argv)
+    asked = [number for number, word in enumerate(argv) if word in ("-h", "--help")]
     if asked:
         from bfc_lightning.cli.help import group_help, overview
 
-        following = words[asked[0] + 1 : asked[0] + 2]
+        following = argv[asked[0] + 1 : asked[0] + 2]
         topic = next((word for word in following if not word.startswith("-")), "")
         text = study.parser.format_help()
         print(group_help(text, topic) if topic else overview(command, text), end="")
         raise SystemExit(0)
-    checked(study.parser, words, study.read)
+    checked(study.parser, argv, study.read)
     return study
 
 
 def checked(parser: ArgumentParser, argv: Sequence[str], parse: Callable[[list[str]], T]) -> T:
-    """What `parse` makes of the arguments; an unknown name is reported with the closest one."""
+    """Parses arguments; an unknown name is reported with the closest one."""
     names = _Names(parser, argv)
     options = [word[2:].partition("=")[0] for word in argv if word.startswith("--")]
     names.check([option.removesuffix("+") for option in options])
@@ -76,14 +76,14 @@ def checked(parser: ArgumentParser, argv: Sequence[str], parse: Callable[[list[s
 
 def with_configs(argv: Sequence[str]) -> list[str]:
     """The arguments with every config as the path of a file that exists."""
-    words = [
+    argv = [
         part
         for word in argv
         for part in (word.split("=", 1) if word.startswith(("-c=", "--config=")) else [word])
     ]
     return [
         str(find_config(word)) if before in CONFIG_OPTIONS else word
-        for before, word in zip(["", *words], words, strict=False)
+        for before, word in zip(["", *argv], argv, strict=False)
     ]
 
 

@@ -75,7 +75,7 @@ def make_trainer(
             it: powers of Gaussians make single batches wild, and Adam would remember them.
         gradient_clip_algorithm: Clip the norm of the gradient or each value.
         accumulate_grad_batches: Batches per optimizer step.
-        precision: Of the parameters and samples.
+        precision: Precision of parameters and samples.
         accelerator: cpu, gpu, or auto.
         devices: Number of devices, or a list of their indices.
         num_nodes: Number of machines, under torchrun or srun.
@@ -165,7 +165,8 @@ class _RunArguments:
     Args:
         seed_everything: Seed of the run; inputs, target, initialization and samples derive theirs.
         measures: Measures of your own, by class_path (docs/extending.md).
-        num_measures: About how many times levels and features are measured; 0 for never.
+        num_measures: About how many times levels and features are measured, but some 17 times in
+            each of several phases; 0 for never.
         engine: How steps are taken, equal to rounding: `autograd` is Lightning's own loop, `eager`
             takes several steps at a time, `compiled` compiles them; `auto` compiles if that saves
             time.

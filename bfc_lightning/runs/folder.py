@@ -30,8 +30,8 @@ class RunOptions:
     """Where a run lives, and how many threads it uses.
 
     Args:
-        name: Name of the run and its folder; the first config's name, with -2, -3, ... if that
-            exists, if not given.
+        name: Name of the run and its folder. Defaults to the name of the first config, with the
+            suffix -2, -3, ... if that run exists.
         root: Folder of all runs; ~ and $VARIABLES are expanded.
         overwrite: Delete a run of this name first.
         figures: Draw figures when the run ends, which takes a few seconds.
