@@ -1,6 +1,10 @@
-"""Every private attribute of Lightning and jsonargparse that the package uses."""
+"""What the package takes from inside Lightning and jsonargparse, which they may change.
+
+Every private attribute of theirs that it uses, and the wording of jsonargparse's errors.
+"""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +18,20 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+# Lines of jsonargparse's messages that say nothing to a user.
+_NOISE = re.compile(
+    r"^(Does not validate|Subtypes:|Errors:|- Expected a <class 'NoneType'>|Given value type:|"
+    r"- Expected a path but|-\s+Unable to load config|Given value: \[?Namespace\(|"
+    r"- Does not validate|- Expected a dot import path|Subclass types expect one of|"
+    r"- a (class path \(str|dict with(out class_path but with init_args entry|"
+    r" class_path entry| parameters accepted by)))"
+)
+_REPEATED = re.compile(
+    r"Type .* expects a function or a callable class: |, got NestedArg\(.*|\[Errno \d+\] |"
+    r"\. Got value: Namespace\(.*|"
+    r"Problem with given class_path '[\w.]+':"
+)
 
 
 def forget_init_args_of_another_class() -> None:
@@ -38,6 +56,20 @@ def add_hyperparameters(
     """Fills TensorBoard's HParams tab; its public method would begin another folder."""
     for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
         writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+
+
+def one_line(error: BaseException | str, longest: int = 600) -> str:
+    """A message in one line, without the lines in which jsonargparse repeats itself."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if any("Problem with given class_path" in line for line in lines):  # that is the reason
+        lines = [line for line in lines if not line.startswith("- Not a valid subclass of")]
+    text = " ".join(line for line in lines if line and not _NOISE.match(line))
+    text = _REPEATED.sub("", text)
+    text = re.sub(r"[Ee]xpected a typing\.Literal\[(.*?)\]", r"expected one of \1", text)
+    text = re.sub(r"Import path .*does not correspond to", "must be", text)
+    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
+    text = re.sub(r"\s*Given value:", ", got", re.sub(r"(^|\s)- ", "; ", text).strip("; "))
+    return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 def leave_signals_alone(trainer: Trainer) -> None:
@@ -136,6 +168,16 @@ class Launcher(_SubprocessScriptLauncher):
             subprocess.Popen(command, env={**environment, "LOCAL_RANK": str(rank)})
             for rank in range(1, self.num_processes)
         ]
+
+    def close(self) -> None:
+        """Ends the other processes and forgets their address, so that another run can follow."""
+        for process in self.procs:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
 
 
 def use_launcher(trainer: Trainer, argv: Sequence[str]) -> None:

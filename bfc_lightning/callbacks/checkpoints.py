@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bfc_lightning.callbacks.exceptions import Diverged, RunError
 from bfc_lightning.callbacks.loggers import KeepsState, stop_if_diverged
@@ -36,8 +36,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     With `storage_options=HOLD`, it keeps a copy in memory instead, until `write_held`.
     """
 
-    _is_checked = False
-
     def __init__(self) -> None:
         super().__init__()
         self.held: dict[str, dict[str, Any]] = {}  # by file name
@@ -48,9 +46,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes a file; PyTorch's own writer does not report a full disk."""
         path = Path(path)
         if storage_options == HOLD:
-            if not self._is_checked:
-                check_readable(checkpoint)
-                self._is_checked = True
             if path.name == BEST:  # the last one, too
                 self.held.clear()
             copied = apply_to_collection(checkpoint, Tensor, Tensor.to, "cpu", copy=True)
@@ -74,18 +69,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def check_readable(checkpoint: Mapping[str, Any]) -> None:
     """Refuses a state that cannot be read without running code, such as NumPy's numbers."""
-    parts = {k: v for k, v in checkpoint.items() if k not in ("callbacks", "state_dict")}
-    for name, state in {**checkpoint["callbacks"], **parts}.items():
+    others = {f"model.{key}": checkpoint[f"{key}s"] for key in ("lr_scheduler", "optimizer_state")}
+    for name, state in {**checkpoint["callbacks"], **others}.items():
         content = io.BytesIO()
         torch.save(state, content)
         content.seek(0)
-        try:
-            torch.load(content, weights_only=True)
-        except UnpicklingError as refused:
+        if unsafe := get_unsafe_globals_in_checkpoint(content):
             raise RunError(
-                f"the state of {name} must be tensors, numbers, text, lists and dicts, since "
-                "checkpoints are read without running code."
-            ) from refused
+                f"the state of {name} must be tensors, numbers, text, lists and dicts, so that it "
+                f"is read without running code, got {', '.join(unsafe)}."
+            )
 
 
 class Checkpoints(KeepsState, Checkpoint):
@@ -145,7 +138,9 @@ class Checkpoints(KeepsState, Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds settings and environment of the run."""
+        """Adds settings and environment of the run; what is saved first must be readable."""
+        if self.saved_step < 0:
+            check_readable(checkpoint)
         checkpoint[RECORD_KEY] = {
             "identity": self.identity,
             "environment": environment(trainer, pl_module),

@@ -116,12 +116,6 @@ class TensorBoardRunLogger(TensorBoardLogger):
         self.experiment.flush()
 
 
-def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Writes numbers to every logger under the count of optimizer steps."""
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(metrics), step=trainer.global_step)
-
-
 def log_rows(
     trainer: Trainer, rows: Sequence[Mapping[str, float]], *, step: int | None = None
 ) -> None:

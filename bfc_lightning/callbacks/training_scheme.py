@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from bfc_lightning.callbacks.loggers import KeepsState, log_metrics
+from bfc_lightning.callbacks.loggers import KeepsState, log_rows
 from bfc_lightning.distillation import Distillation, Thresholds, num_stages, stage_name, stage_of
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.module import HierarchicalLearner
@@ -71,7 +71,7 @@ class TrainingScheme(KeepsState, Callback):
         """Enters a phase or freezes layers if the next optimizer step belongs to them."""
         learners, step = as_run(pl_module).each, trainer.global_step
         if step == 0 and batch_idx == 0 and len(self.phases) > 1:
-            log_metrics(trainer, self.scheme.logged(self.phases[0]))
+            log_rows(trainer, [self.scheme.logged(self.phases[0])] * len(learners))
         due = next((phase for phase in self.phases if phase.start <= step < phase.stop), None)
         if due is not None and due != learners[0].phase:
             self._enter(trainer, learners, due)
@@ -79,7 +79,7 @@ class TrainingScheme(KeepsState, Callback):
         if frozen != self._frozen:
             self._freeze(trainer, learners, frozen)
         if step in self.scheme.freeze.values():
-            log_metrics(trainer, {"scheme/frozen_layers": len(frozen)})
+            log_rows(trainer, [{"scheme/frozen_layers": len(frozen)}] * len(learners))
 
     def _enter(self, trainer: Trainer, learners: list[HierarchicalLearner], phase: Phase) -> None:
         before = learners[0].phase
@@ -97,7 +97,7 @@ class TrainingScheme(KeepsState, Callback):
         trainer.strategy.setup_optimizers(trainer)
         _reset_gradients(trainer)
         self._frozen = self.scheme.frozen_at(phase.start)
-        log_metrics(trainer, self.scheme.logged(phase))
+        log_rows(trainer, [self.scheme.logged(phase)] * len(learners))
 
     def _pull(self, learners: list[HierarchicalLearner], pull: float) -> None:
         for learner, weights in zip(learners, self._anchors, strict=True):
@@ -193,8 +193,8 @@ class TrainingStages(KeepsState, Callback):
                 _reset_gradients(trainer)
                 for optimizer in trainer.optimizers:
                     share_step_count(optimizer)
-                log_metrics(trainer, self.scheme.logged(phase))
-        log_metrics(trainer, {**row, "scheme/stage": stage})
+                log_rows(trainer, [self.scheme.logged(phase)])
+        log_rows(trainer, [{**row, "scheme/stage": stage}])
 
 
 def _reset_gradients(trainer: Trainer) -> None:

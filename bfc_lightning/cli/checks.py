@@ -3,13 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    ModelCheckpoint,
-    OnExceptionCheckpoint,
-)
+from lightning.pytorch import callbacks
 from torch.optim import LBFGS
 
 from bfc_lightning.learners import Learner
@@ -19,19 +13,21 @@ from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.schemes import Phase, Scheme
 
+_RESUMES_WRONGLY = callbacks.OnExceptionCheckpoint | callbacks.GradientAccumulationScheduler
+
 
 def as_list(value: object) -> list[Any]:
     """One value, several or none, as a new list."""
     return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
-def check_callbacks(callbacks: Sequence[Callback], metrics: Sequence[str]) -> None:
+def check_callbacks(users: Sequence[callbacks.Callback], metrics: Sequence[str]) -> None:
     """Refuses callbacks that wait for an unknown metric, or that resume without --resume."""
-    for callback in callbacks:
-        if isinstance(callback, OnExceptionCheckpoint | GradientAccumulationScheduler):
+    for callback in users:
+        if isinstance(callback, _RESUMES_WRONGLY):
             name = type(callback).__name__
             raise RunError(f"trainer.callbacks: {name} cannot be used, since it resumes wrongly.")
-        if isinstance(callback, EarlyStopping | ModelCheckpoint):
+        if isinstance(callback, callbacks.EarlyStopping | callbacks.ModelCheckpoint):
             names, monitor = " or ".join(metrics), callback.monitor
             if monitor not in (None, *metrics):
                 raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")

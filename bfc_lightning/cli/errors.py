@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bfc_lightning.callbacks.exceptions import Diverged, Interrupted
 from bfc_lightning.cli.console import is_helper, say
+from bfc_lightning.private import one_line
 from bfc_lightning.runs.folder import RunError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_OOM, EXIT_SIGINT = 1, 2, 4, 130
@@ -19,19 +20,6 @@ TRACEBACK_VARIABLE = "BFC_TRACEBACK"
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OOM = re.compile("out of memory|can't allocate memory|not enough memory|Cannot allocate memory")
-# Lines of jsonargparse's messages that say nothing to a user.
-_NOISE = re.compile(
-    r"^(Does not validate|Subtypes:|Errors:|- Expected a <class 'NoneType'>|Given value type:|"
-    r"- Expected a path but|-\s+Unable to load config|Given value: \[?Namespace\(|"
-    r"- Does not validate|- Expected a dot import path|Subclass types expect one of|"
-    r"- a (class path \(str|dict with(out class_path but with init_args entry|"
-    r" class_path entry| parameters accepted by)))"
-)
-_REPEATED = re.compile(
-    r"Type .* expects a function or a callable class: |, got NestedArg\(.*|\[Errno \d+\] |"
-    r"\. Got value: Namespace\(.*|"
-    r"Problem with given class_path '[\w.]+':"
-)
 _PLAIN = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
 
@@ -79,17 +67,3 @@ def usage_errors() -> Iterator[None]:
         place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
         text = f"{type(cause).__name__}: {cause} ({place}; {TRACEBACK_VARIABLE}=1 shows more)"
         raise RunError(text) from error
-
-
-def one_line(error: BaseException | str, longest: int = 600) -> str:
-    """A message in one line, without the lines in which jsonargparse repeats itself."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    if any("Problem with given class_path" in line for line in lines):  # that is the reason
-        lines = [line for line in lines if not line.startswith("- Not a valid subclass of")]
-    text = " ".join(line for line in lines if line and not _NOISE.match(line))
-    text = _REPEATED.sub("", text)
-    text = re.sub(r"[Ee]xpected a typing\.Literal\[(.*?)\]", r"expected one of \1", text)
-    text = re.sub(r"Import path .*does not correspond to", "must be", text)
-    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text)
-    text = re.sub(r"\s*Given value:", ", got", re.sub(r"(^|\s)- ", "; ", text).strip("; "))
-    return text if len(text) <= longest else f"{text[:longest]} ..."

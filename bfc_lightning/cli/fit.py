@@ -13,12 +13,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
 from lightning.pytorch.loggers import Logger
 
-from bfc_lightning.callbacks.checkpoints import (
-    AtomicCheckpointIO,
-    Checkpoints,
-    engine_name,
-    environment,
-)
+from bfc_lightning.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, environment
 from bfc_lightning.callbacks.exceptions import Interrupted
 from bfc_lightning.callbacks.figures import RunFigures
 from bfc_lightning.callbacks.interruption import Interruption, RunLoop
@@ -93,7 +88,7 @@ def fit_command(argv: Sequence[str]) -> int:
         with usage_errors():
             study = parse(argv, command="fit", options=RESUME)
             wanted = find_folder(study.config)
-            resumption = find_resumption(study.config.resume, wanted, study.config.run)
+            resumption = find_resumption(study.config, wanted)
             run = build_run(study, resumption, started)
             folder = stack.enter_context(run_folder(wanted, study.config.run, resumption))
             metrics = MetricsFile(
@@ -102,9 +97,7 @@ def fit_command(argv: Sequence[str]) -> int:
             callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
             use_launcher(trainer, ["fit", *argv])
-            limit = study.config.trainer.max_steps
-            is_over = study.config.resume == "auto" and resumption.has_finished(limit)
-            if is_over:
+            if is_over := resumption.is_over(study.config):
                 say(f"the run is over after {resumption.step} steps: nothing is left to train.")
             else:
                 announce(run, folder.path, trainer)
@@ -251,19 +244,15 @@ def build_trainer(
 
 def write_config(settings: dict[str, Any], folder: Path, command: str, **resolved: str) -> None:
     """Writes `config.yaml`, which repeats the run."""
-    config = {
-        **settings,
-        **resolved,
-        "run": {**settings["run"], "name": folder.name, "overwrite": False},
-    }
+    run = {**settings["run"], "name": folder.name, "overwrite": False}
     again = command_line([command, "-c", str(folder / CONFIG), "--run.name", "ANOTHER"])
-    text = f"# Every setting of the run {folder.name}. Again: {again}\n{to_yaml(config)}"
-    write_atomically(folder / CONFIG, text)
+    text = f"# Every setting of the run {folder.name}. Again: {again}\n"
+    write_atomically(folder / CONFIG, text + to_yaml({**settings, **resolved, "run": run}))
 
 
 def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     """Hands the settings to files and loggers, and says what starts."""
-    engine = engine_name(run.model)
+    engine = environment(trainer, run.model)["engine"]
     if trainer.is_global_zero:
         write_config(run.settings, folder, "fit", engine=engine)
     for logger in trainer.loggers:

@@ -1,7 +1,6 @@
 """Several processes: Lightning's launcher starts them, or torchrun or srun have started them."""
 
 import os
-import subprocess
 from typing import Any
 
 import torch
@@ -18,13 +17,7 @@ def close_processes(trainer: Trainer) -> None:
     """Ends the children and forgets the process group, so that another run can follow."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, Launcher) and launcher.procs:
-        for process in launcher.procs:
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        for name in ("MASTER_ADDR", "MASTER_PORT"):
-            os.environ.pop(name, None)
+        launcher.close()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from bfc_lightning.cli.errors import one_line
+from bfc_lightning.private import one_line
 from bfc_lightning.runs.config import KnownKeys, Study
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
@@ -35,6 +35,7 @@ _CLASS_MODULES = (
     *("bfc_lightning", "torch.optim", "torch.optim.lr_scheduler"),
     *("lightning.pytorch.callbacks", "lightning.pytorch.loggers"),
 )
+_EXAMPLES = ("fit -c quickstart", "baseline -c quickstart --baseline KernelRidge")
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -124,9 +125,7 @@ class _Names(KnownKeys):
                     return f"Unknown key {word[2:]!r}.{did_you_mean(word[2:], self.all)}"
             return f"Unknown argument {found[1]!r}; configs follow -c, and keys begin with --."
         if found := _REQUIRED.match(message):
-            example = "fit -c quickstart"
-            if "baseline" in found[1]:
-                example = "baseline -c finite_sample --baseline KernelRidge"
+            example = _EXAMPLES["baseline" in found[1]]
             return f"{found[1]} must be given, in a config or as --KEY; try: bfc {example}"
         return where + one_line(re.sub(r' *Parser key "[\w.]+":', "", message)).strip()
 

@@ -131,9 +131,8 @@ class Study:
             if self.config.get(key, ...) is None:
                 raise RunError(f"{key} must not be null.")
         trainer = self.config.trainer
-        if not 0 <= self.config.seed_everything < 2**32:
-            seed = self.config.seed_everything
-            raise RunError(f"seed_everything must lie in 0 to {2**32 - 1}, got {seed}.")
+        if (seed := self.config.seed_everything) >= 2**32:
+            raise RunError(f"seed_everything must be less than {2**32}, got {seed}.")
         interval, batches = trainer.val_check_interval, trainer.accumulate_grad_batches
         is_fraction = isinstance(interval, float)
         if not 0 < interval <= 1 if is_fraction else interval < 1 or interval % batches:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from jsonargparse import Namespace
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.data import HierarchicalData
@@ -21,7 +22,6 @@ from bfc_lightning.runs.folder import (
     CHECKPOINTS,
     CONFIG,
     RunError,
-    RunOptions,
     find_checkpoint,
     read_summary,
     restore_replaced,
@@ -55,18 +55,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_same_network(stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Refuses a checkpoint of another target or network; lists the settings that differ."""
-    kept = [{k: each[k] for k in each if _NETWORK_KEYS.match(k)} for each in (stored, here)]
-    if found := differences(*kept):
-        if ".seed is" in found and stored["seed_everything"] != here["seed_everything"]:
-            found = differences(
-                *(
-                    {**k, "seed_everything": each["seed_everything"]}
-                    for k, each in zip(kept, (stored, here), strict=True)
-                )
-            )
+    kept = [{k: v for k, v in each.items() if _NETWORK_KEYS.match(k)} for each in (stored, here)]
+    if kept[0] != kept[1]:
+        seeds = [{"seed_everything": each["seed_everything"]} for each in (stored, here)]
         raise RunError(
-            f"the checkpoint belongs to another target or network: {found}. The config.yaml of its "
-            "run fits it."
+            "the checkpoint belongs to another target or network: "
+            f"{differences(kept[0] | seeds[0], kept[1] | seeds[1])}. The config.yaml of its run "
+            "fits it."
         )
 
 
@@ -83,11 +78,12 @@ class Resumption:
         """Optimizer steps of the checkpoint; None if there is none."""
         return self.content.get("global_step")
 
-    def has_finished(self, max_steps: int) -> bool:
-        """Whether the run is over, also if it was stopped early, and is not made longer."""
-        before = read_summary(self.folder) if self.folder and self.checkpoint else {}
-        is_over = (before.get("status"), before.get("steps")) == ("finished", self.step)
-        return is_over and max_steps <= self.content[RECORD_KEY]["identity"][_LENGTH]
+    def is_over(self, config: Namespace) -> bool:
+        """Whether `auto` found a run that has finished, also early, and is not made longer."""
+        if config.resume != "auto" or self.folder is None or self.checkpoint is None:
+            return False
+        is_longer = config.trainer.max_steps > self.content[RECORD_KEY]["identity"][_LENGTH]
+        return not is_longer and read_summary(self.folder).get("status") == "finished"
 
     def check(self, identity: Mapping[str, Any], *, may_grow: bool) -> None:
         """Refuses to continue with settings that change the numbers; lists their keys."""
@@ -115,18 +111,18 @@ class Resumption:
         return differences(stored, environment)
 
 
-def find_resumption(resume: str | None, folder: Path, options: RunOptions) -> Resumption:
+def find_resumption(config: Namespace, folder: Path) -> Resumption:
     """What `--resume` means: `auto` is the folder's last checkpoint, if there is one."""
-    if resume is None:
+    if config.resume is None:
         return Resumption()
-    if options.overwrite:
+    if config.run.overwrite:
         raise RunError("run.overwrite would delete the run that resume continues: choose one.")
     restore_replaced(folder)
-    if resume == "auto" and not (folder / CHECKPOINTS / "last.ckpt").is_file():
+    if config.resume == "auto" and not (folder / CHECKPOINTS / "last.ckpt").is_file():
         return Resumption(folder)
-    checkpoint = find_checkpoint("last" if resume == "auto" else resume, folder)
+    checkpoint = find_checkpoint("last" if config.resume == "auto" else config.resume, folder)
     own = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else folder
-    if options.name is not None and own.resolve() != folder.resolve():
+    if config.run.name is not None and own.resolve() != folder.resolve():
         raise RunError(f"a run is resumed in its folder, {own}, got {folder}: omit --run.name.")
     return Resumption(own, checkpoint, read_checkpoint(checkpoint))
 
@@ -159,13 +155,13 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         raise RunError(f"replica must be in [0, {count}), got {replica}.")
     parser = problem_parser()
     settings = parser.parse_object({group: config[group] for group in PROBLEM_GROUPS})
-    resolved = seeded(settings, config["seed_everything"])
-    here = flatten(yaml.safe_load(parser.dump(resolved, skip_unset=False)))
-    check_same_network(content[RECORD_KEY]["identity"], here)
+    seed = config["seed_everything"]
+    here = flatten(yaml.safe_load(parser.dump(seeded(settings, seed), skip_unset=False)))
+    check_same_network(content[RECORD_KEY]["identity"], {**here, "seed_everything": seed})
     if count > 1:
         content = content_of_replica(content, replica)
         settings.model.num_replicas = 1
-    objects = parser.instantiate(seeded(settings, config["seed_everything"] + replica))
+    objects = parser.instantiate(seeded(settings, seed + replica))
     data, model = objects["data"], objects["model"]
     model.to(next(iter(content["state_dict"].values())).dtype)
     load_state(content, model=model, data=data)

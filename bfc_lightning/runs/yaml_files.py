@@ -71,12 +71,10 @@ def shipped_configs() -> Path:
 
 def find_config(name: str, beside: Path = Path()) -> Path:
     """The path of a config: a file, beside another config, or the name of a shipped one."""
-    folder = shipped_configs()
-    for path in (Path(name), beside / name, beside / f"{name}.yaml", folder / f"{name}.yaml"):
+    folder, full = shipped_configs(), f"{name}.yaml"
+    for path in (Path(name), beside / name, beside / full, folder / full, folder / name):
         if path.is_file():
             return path
-    if (folder / name).is_file():
-        return folder / name
     raise RunError(f"config {name!r} does not exist.{did_you_mean(name, config_names())}")
 
 
@@ -91,7 +89,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """` Did you mean 'x'?` with the closest known name; empty if none is close."""
 
     def likeness(each: str) -> float:  # `Adam` before `Adamax` for `Adma`
-        difference = abs(len(each) - len(name)) / (len(each) + len(name))
+        difference = abs(len(each) - len(name)) / len(each + name)
         return SequenceMatcher(None, each, name).ratio() - difference
 
     close = max(get_close_matches(name, known, n=2), key=likeness, default=None)
