@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bfc_lightning.callbacks import checkpoints
+from bfc_lightning.callbacks.loggers import read_metrics
 from bfc_lightning.cli import main
 from tests.runs import BARE, checkpoint, error_line, fit, intervene, user_callback
 
@@ -102,10 +103,8 @@ def test_checkpoint_that_cannot_be_read_is_not_called_damaged(stopped, capsys, m
 def test_best_checkpoint_has_the_lowest_score(tmp_path):
     argv = ["--model.lr_scheduler", "null", "--model.optimizer.lr", "0.3", "--num_measures", "0"]
     assert fit(tmp_path, *argv, "--trainer.val_check_interval", "4") == 0
-    lines = (tmp_path / "tiny" / "metrics.csv").read_text().splitlines()
-    column = lines[0].split(",").index("val/nmse")
-    scores = {int(line.split(",")[0]): line.split(",")[column] for line in lines[1:]}
-    scores = {step: float(score) for step, score in scores.items() if score}
+    rows = read_metrics(tmp_path / "tiny" / "metrics.csv")
+    scores = {row["step"]: row["val/nmse"] for row in rows if "val/nmse" in row}
     assert list(scores) == list(range(4, 61, 4))
     best = min(scores, key=scores.__getitem__)
     assert best < 60

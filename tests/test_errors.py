@@ -12,6 +12,10 @@ from tests.runs import BARE, TINY, checkpoint, error_line, fit, intervene, summa
 ZERO_WEIGHTS = str([[[[0] * 8] * 3], [[[0] * 8] * 2, [[0] * 3] * 2]])
 REPLICAS = ["--model.num_replicas", "2"]
 ADAM = ["--model.optimizer", "Adam"]
+RARE_LOG = ["--trainer.log_every_n_steps", "1000"]
+LBFGS = ["--model.optimizer", "LBFGS"]
+SCHEDULER = user_callback("GradientAccumulationScheduler", scheduling='{"0": 2}')
+ONE_LEVEL = ["--target.widths", "[3]", "--model.depth", "2"]
 CLASSES = ["--labels", "Classification"]
 LINEARIZED = ["--model.linearized", "true"]
 CONTROLLED = ["--scheme", "Progressive", "--scheme.control"]
@@ -55,10 +59,7 @@ MISTAKES = {
     "callback": (user_callback("OnExceptionCheckpoint", dirpath="x"), r"trainer.callbacks"),
     "mode": (user_callback("EarlyStopping", monitor="val/nmse", mode="x"), r"^`mode` can be"),
     "bug": (intervene("FailAt", step=1, error="Nope"), r"^AttributeError: .*'Nope' \(interventi"),
-    "scheduler": (
-        user_callback("GradientAccumulationScheduler", scheduling='{"0": 2}'),
-        r"trainer.callbacks",
-    ),
+    "scheduler": (SCHEDULER, r"trainer.callbacks"),
     "logger": (["--trainer.logger+", "CSVLoger"], r"trainer.logger: .*'CSVLogger'"),
     "negative seed": (["--seed_everything", "-1"], r"seed_everything.*-1"),
     "large seed": (["--seed_everything", str(2**32)], r"seed_everything .* got 4294967296"),
@@ -74,17 +75,14 @@ MISTAKES = {
     "accumulation": ([*REPLICAS, "--trainer.accumulate_grad_batches", "2"], r"num_replicas .*acc"),
     "mixed precision": ([*REPLICAS, "--trainer.precision", "bf16-mixed"], r"num_replicas .*mixed"),
     "frozen layer": (["--scheme.freeze", '{"3": 10}'], r"scheme.freeze must name .* 1 to 2, got 3"),
-    "frozen, LBFGS": (
-        ["--scheme.freeze", '{"1": 9}', "--model.optimizer", "LBFGS"],
-        r"scheme.freeze .*LBFGS",
-    ),
+    "frozen, LBFGS": (["--scheme.freeze", '{"1": 9}', *LBFGS], r"scheme.freeze .*LBFGS"),
     "scheme": (["--scheme", "layerwise"], r"scheme: .*layerwise.*'Layerwise'"),
     "control, classes": ([*CONTROLLED, "restart", *CLASSES], r"scheme.control needs regression"),
     "control, depth": ([*CONTROLLED, "restart", "--model.depth", "1"], r"at least 2 layers, got 1"),
     "control, linearized": ([*CONTROLLED, "detach_readout", *LINEARIZED], r"linearized"),
     "control, levels": (
-        [*CONTROLLED, "subtract", "--target.widths", "[3]", "--model.depth", "2"],
-        r"scheme.control needs a target of at least 2 levels, got 1",
+        [*CONTROLLED, "subtract", *ONE_LEVEL],
+        r"at least 2 levels, got 1",
     ),
     "Layerwise": (["--scheme", "Layerwise", "--scheme.control", "restart"], r"scheme"),
     "Joint": (["--scheme", "Joint", "--scheme.control", "restart"], r"control"),
@@ -112,15 +110,12 @@ def test_mistake_is_one_line_with_exit_code_2_and_leaves_no_folder(mistake, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_root_that_existed_is_kept(tmp_path):
-    assert fit(tmp_path / "logs", "--trainer.devices", "3") == 2
+def test_root_that_existed_is_kept_and_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "logs").mkdir()
     assert fit(tmp_path / "logs", *intervene("FailInSetup")) == 2
     assert not list((tmp_path / "logs").iterdir())
-
-
-def test_root_that_is_a_file_is_an_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
+    capsys.readouterr()
     assert fit(tmp_path / "file" / "logs") == 2
     assert "file" in error_line(capsys.readouterr().err)
 
@@ -149,9 +144,6 @@ def test_config_that_is_not_a_mapping_is_one_line_that_names_the_file(tmp_path, 
     assert not (tmp_path / "logs").exists()
 
 
-# How a run that has begun ends
-
-
 @pytest.mark.parametrize("kind", ["RuntimeError", "ValueError"])
 def test_bug_after_the_first_step_is_exit_code_1_with_a_traceback(tmp_path, capsys, kind):
     assert fit(tmp_path, *intervene("FailAt", step=33, error=kind)) == 1
@@ -173,9 +165,6 @@ def test_out_of_memory_is_exit_code_4(tmp_path, capsys):
     assert checkpoint(tmp_path / "tiny")["global_step"] == 20
 
 
-RARE_LOG = ["--trainer.log_every_n_steps", "1000"]
-
-
 @pytest.mark.parametrize("argv", [[], [*CLASSES, *RARE_LOG]])
 def test_divergence_is_exit_code_3_and_keeps_the_last_good_checkpoint(tmp_path, capsys, argv):
     assert fit(tmp_path, *argv, *intervene("PoisonAt", step=33)) == 3
@@ -192,9 +181,6 @@ def test_divergence_before_the_first_checkpoint_keeps_the_folder(tmp_path, engin
     assert fit(tmp_path, *BARE, *argv, "--trainer.gradient_clip_val", "null") == 3
     assert "train/loss is not finite at step 5" in capsys.readouterr().err.splitlines()[-1]
     assert summary(tmp_path / "tiny")["status"] == "diverged"
-
-
-# The command line itself
 
 
 def test_ascii_terminal_shows_results(tmp_path, monkeypatch):

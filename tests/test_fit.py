@@ -119,25 +119,20 @@ def test_existing_name_is_refused_unless_overwritten(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("failure", [["--trainer.devices", "3"], intervene("FailInSetup")])
-def test_overwrite_that_fails_before_the_first_step_keeps_the_old_run(tmp_path, failure):
-    assert fit(tmp_path, "--run.name", "a", *TWO_STEPS) == 0
+def test_overwrite_that_ends_before_the_first_step_keeps_the_old_run(tmp_path, failure):
+    run, replaced, name = tmp_path / "a", tmp_path / ".a.replaced", ["--run.name", "a"]
+    assert fit(tmp_path, *name, *TWO_STEPS) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert fit(tmp_path, "--run.name", "a", "--run.overwrite", "true", *failure) == 2
-    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert after == before
-
-
-def test_overwrite_that_is_killed_before_the_first_step_keeps_the_old_run(tmp_path):
-    assert fit(tmp_path, "--run.name", "a", *TWO_STEPS) == 0
-    before = (tmp_path / "a" / "metrics.csv").read_bytes()
-    failure = ["--run.name", "a", "--run.overwrite", "true", *intervene("FailInSetup")]
-    for argv, code in ((failure, 2), (["--run.name", "a", "--resume", "auto", *TWO_STEPS], 0)):
-        (tmp_path / "a").rename(tmp_path / ".a.replaced")
-        (tmp_path / "a").mkdir()
-        assert fit(tmp_path, *argv) == code
-        assert (tmp_path / "a" / "metrics.csv").read_bytes() == before
-    (tmp_path / "a").rename(tmp_path / ".a.replaced")
-    assert load_run(tmp_path / "a").step == 2
+    for is_killed in (False, True):
+        if is_killed:
+            run.rename(replaced)
+            run.mkdir()
+        assert fit(tmp_path, *name, "--run.overwrite", "true", *failure) == 2
+        assert {path: path.read_bytes() for path in before} == before
+    for read in (lambda: load_run(run).step, lambda: fit(tmp_path, *name, "--resume", "auto")):
+        run.rename(replaced)
+        assert read() == 2  # steps, and the exit code for other settings
+        assert {path: path.read_bytes() for path in before} == before
 
 
 def test_overwrite_deletes_run_folders_only(tmp_path, capsys):

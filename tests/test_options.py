@@ -25,6 +25,7 @@ STUDIES = {
     **{command: {"options": CHECKPOINT} for command in ("validate", "test", "predict")},
     "baseline": {"extra": {"baseline": Baseline}},
 }
+STOPPING = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monito", "val/loss"]
 HELP = {"compare": experiments.HELP, "sweep": experiments.HELP, "claims": claims.HELP}
 RATE = 0.97
 """The share of misspelled names for which the right one is suggested."""
@@ -63,14 +64,6 @@ def test_config_in_the_working_directory_comes_before_the_shipped_one(tmp_path, 
     monkeypatch.chdir(tmp_path)
     Path("depth3.yaml").touch()
     assert find_config("depth3") == Path("depth3.yaml")
-
-
-@pytest.mark.parametrize(
-    ("command", "name", "right"),
-    [("fit", "quikstart", "quickstart"), ("sweep", "sweep/gao", "sweep/gap")],
-)
-def test_unknown_config_names_the_closest(capsys, command, name, right):
-    assert f"Did you mean '{right}'?" in error_of(capsys, command, "-c", name)
 
 
 @pytest.mark.parametrize(
@@ -160,24 +153,18 @@ def test_misspelled_key_of_a_config_names_the_right_one_and_its_line(tmp_path, c
         assert re.search(rf"mean '([\w.]+\.)?{key}'\?", message), message
 
 
-def test_misspelled_key_of_a_later_config_is_found_there(tmp_path, capsys):
+MISSPELLED = {
+    "# width: 3\nmodel: {depth: 3,\n  widht: 8}\n": ("model.widht", 3, "model.width"),
+    "model:\n  optimizer: {class_path: Adma}\n": ("Adma", 2, "Adam"),
+}
+
+
+def test_misspelled_name_in_a_later_config_is_found_there(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
-    path.write_text("# width: 3\nmodel: {depth: 3,\n  widht: 8}\n")
-    message = error_of(capsys, "fit", "-c", "quickstart", "-c", str(path))
-    assert f"'model.widht' ({path}, line 3). Did you mean 'model.width'?" in message
-
-
-def test_misspelled_class_names_the_right_one_and_its_line(tmp_path, capsys):
-    path = tmp_path / "mine.yaml"
-    path.write_text("model:\n  optimizer: {class_path: Adma}\n")
-    message = error_of(capsys, "fit", "-c", "quickstart", "-c", str(path))
-    assert f"'Adma' ({path}, line 2). Did you mean 'Adam'?" in message
-
-
-def test_argument_of_a_users_class_names_the_right_one(capsys):
-    stopping = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monito", "val/loss"]
-    message = error_of(capsys, "fit", "-c", "quickstart", *stopping)
-    assert "Did you mean 'trainer.callbacks.monitor'?" in message
+    for text, (name, line, right) in MISSPELLED.items():
+        path.write_text(text)
+        message = error_of(capsys, "fit", "-c", "quickstart", "-c", str(path))
+        assert f"{name!r} ({path}, line {line}). Did you mean {right!r}?" in message
 
 
 @pytest.mark.parametrize(
@@ -189,6 +176,10 @@ def test_argument_of_a_users_class_names_the_right_one(capsys):
         (["fit", "-c", "compare/schemes"], "try: bfc compare -c"),
         (["baseline", "-c", "quickstart"], "try: bfc baseline -c"),
         (["init", "."], "exists: choose"),
+        (["fit"], "try: bfc fit -c quickstart\n"),
+        (["fit", "-c", "quikstart"], "Did you mean 'quickstart'?"),
+        (["sweep", "-c", "sweep/gao"], "Did you mean 'sweep/gap'?"),
+        (["fit", "-c", "quickstart", *STOPPING], "Did you mean 'trainer.callbacks.monitor'?"),
         (["compare", "-c"], "config must be given"),
         (["compare", "sweep/gap"], "bfc compare -c "),
         (["fit", "-c", "quickstart", "--model.width"], "--model.width"),
@@ -198,10 +189,6 @@ def test_argument_of_a_users_class_names_the_right_one(capsys):
 )
 def test_wrong_argument_is_named(capsys, argv, named):
     assert named in error_of(capsys, *argv)
-
-
-def test_fit_without_a_config_says_what_to_try(capsys):
-    assert error_of(capsys, "fit").rstrip().endswith("try: bfc fit -c quickstart")
 
 
 def test_commands_that_continue_delete_nothing():

@@ -18,7 +18,7 @@ def make_trainer(**kwargs) -> Trainer:
     return Trainer(accelerator="cpu", devices=1, max_steps=1, **flags, **kwargs)
 
 
-def test_class_that_replaces_another_starts_from_its_own_defaults(tmp_path):
+def test_class_that_replaces_another_starts_from_its_own_defaults_and_the_same_does_not(tmp_path):
     config = tmp_path / "sgd.yaml"
     args = "{lr: 0.5, momentum: 0.9, weight_decay: 0.1}"
     config.write_text(f"model: {{optimizer: {{class_path: SGD, init_args: {args}}}}}\n")
@@ -28,9 +28,6 @@ def test_class_that_replaces_another_starts_from_its_own_defaults(tmp_path):
     given = model.optimizer.init_args
     assert (given.lr, given.weight_decay) == (1e-3, 1e-2)
     assert model.lr_scheduler.init_args.start_factor == pytest.approx(1 / 3)
-
-
-def test_arguments_of_the_same_class_are_kept():
     argv = ["-c", "quickstart", "--model.optimizer", "Adam", "--model.optimizer.eps", "1e-6"]
     optimizer = parse(argv, command="validate").config.model.optimizer
     assert (optimizer.init_args.lr, optimizer.init_args.eps) == (0.007, 1e-6)

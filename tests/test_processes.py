@@ -1,5 +1,6 @@
 """Several processes train as one does: same samples, same weights, one folder, one result."""
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.ddp
 SHORT = ["--trainer.precision", "64-true", "--trainer.val_check_interval", "30"]
 LONG = ["--trainer.max_steps=1000000", "--trainer.val_check_interval=200", "--engine=eager"]
 STEPS, BATCH = 60, 32
+SLOW = ((4, "auto"), (2, "eager"), (2, "autograd"))
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +61,13 @@ def check_same_run(folder: Path, alone: Path, devices: int) -> None:
     assert content["samples_seen"] == STEPS * BATCH
 
 
-@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_console_script_trains_with_several_processes_as_with_one(alone, tmp_path, devices):
-    code, output = bfc(devices, tmp_path, *SHORT, *recording(tmp_path / "draws"))
+@pytest.mark.parametrize(
+    ("devices", "engine"),
+    [(2, "auto"), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)],
+)
+def test_console_script_trains_with_several_processes_as_with_one(alone, tmp_path, devices, engine):
+    argv = [*SHORT, "--engine", engine]
+    code, output = bfc(devices, tmp_path, *argv, *recording(tmp_path / "draws"))
     assert code == 0, output
     check_same_run(tmp_path / "tiny", alone, devices)
     batches, expected = draws(tmp_path / "draws"), draws(alone.with_name("draws"))
@@ -69,14 +75,6 @@ def test_console_script_trains_with_several_processes_as_with_one(alone, tmp_pat
     assert len(torch.unique(batches[..., 0])) == batches[..., 0].numel()  # no sample twice
     assert {path.name for path in tmp_path.iterdir()} == {"tiny", "draws"}
     assert output.count("bfc: run ") == output.count("samples seen") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["eager", "autograd"])
-def test_chunks_of_steps_and_autograd_are_shared_alike(alone, tmp_path, engine):
-    code, output = bfc(2, tmp_path, *SHORT, "--engine", engine)
-    assert code == 0, output
-    check_same_run(tmp_path / "tiny", alone, devices=2)
 
 
 @pytest.mark.slow
@@ -202,22 +200,20 @@ def test_sigterm_from_outside_saves_and_ends_all(tmp_path, launcher):
 
 
 @pytest.mark.slow
-def test_diverged_run_ends_with_its_exit_code_and_says_so_once(tmp_path):
-    code, output = bfc(2, tmp_path, *intervene("PoisonAt", step=33))
-    assert code == 3, output
+@pytest.mark.parametrize("launcher", ["bfc", "torchrun"])
+def test_diverged_run_ends_all_processes_and_says_so_once(tmp_path, launcher):
+    poison = intervene("PoisonAt", step=33)
+    if launcher == "bfc":
+        code, output = bfc(2, tmp_path, *poison)
+        assert code == 3, output
+        assert "Traceback" not in output
+    else:
+        code, output = end(torchrun(fit_argv(tmp_path, *poison), "--standalone"))
+        assert code == 1
+        codes = set(re.findall(r"exitcode +: (-?\d+)", output))
+        assert codes <= {"3", "-15"}  # torchrun ends those that it finds alive
     assert output.count("not finite") == 1
-    assert "Traceback" not in output
     assert summary(tmp_path / "tiny")["status"] == "diverged"
-
-
-@pytest.mark.slow
-def test_diverged_run_under_torchrun_ends_all_processes_alike(tmp_path):
-    argv = fit_argv(tmp_path, *intervene("PoisonAt", step=33))
-    code, output = end(torchrun(argv, "--standalone"))
-    assert code == 1
-    lines = [line.split() for line in output.splitlines() if line.strip().startswith("exitcode")]
-    assert {line[2] for line in lines} <= {"3", "-15"}  # torchrun ends those that it finds alive
-    assert output.count("not finite") == 1
 
 
 @pytest.mark.slow

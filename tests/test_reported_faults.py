@@ -59,14 +59,8 @@ def test_flag_that_would_shorten_a_result_does_not_exist(tmp_path, capsys, comma
     assert not list(tmp_path.iterdir())
 
 
-def test_run_with_a_checkpoint_callback_can_be_scored(tmp_path):
-    assert fit(tmp_path, *user_callback("ModelCheckpoint")) == 0
-    for command in ("validate", "test", "predict"):
-        assert main([command, "-c", str(tmp_path / "tiny" / "config.yaml")]) == 0
-
-
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_link_of_a_checkpoint_callback_leaves_our_checkpoints_whole(tmp_path):
+def test_link_of_a_checkpoint_callback_leaves_our_checkpoints_whole_and_scored(tmp_path):
     folder = tmp_path / "tiny" / "checkpoints"
     argv = user_callback("ModelCheckpoint", save_last="link", monitor="val/nmse")
     assert fit(tmp_path, *argv, *intervene("SignalAt", step=33)) == 130
@@ -74,6 +68,8 @@ def test_link_of_a_checkpoint_callback_leaves_our_checkpoints_whole(tmp_path):
     assert fit(tmp_path, *argv, "--resume", "auto") == 0
     assert all(path.exists() for path in folder.iterdir())
     assert checkpoint(tmp_path / "tiny")["global_step"] == 60
+    for command in ("validate", "test", "predict"):
+        assert main([command, "-c", str(tmp_path / "tiny" / "config.yaml")]) == 0
 
 
 @pytest.mark.slow
