@@ -97,10 +97,9 @@ def fit_command(argv: Sequence[str]) -> int:
             callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
             use_launcher(trainer, ["fit", *argv])
+            announce(run, folder.path, trainer)
             if is_over := resumption.is_over(study.config):
                 say(f"the run is over after {resumption.step} steps: nothing is left to train.")
-            else:
-                announce(run, folder.path, trainer)
         if not is_over:
             train(run, folder, trainer)
     if trainer.is_global_zero:
