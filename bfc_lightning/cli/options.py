@@ -35,7 +35,7 @@ _CLASS_MODULES = (
     *("bfc_lightning", "torch.optim", "torch.optim.lr_scheduler"),
     *("lightning.pytorch.callbacks", "lightning.pytorch.loggers"),
 )
-_EXAMPLES = ("fit -c quickstart", "baseline -c quickstart --baseline KernelRidge")
+_EXAMPLES = ("fit -c quickstart", "baseline -c finite_sample --baseline KernelRidge")
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
