@@ -123,6 +123,7 @@ def test_list_prints_names_and_sentences(tmp_path, capsys):
         (["widht"], "unknown claim 'widht'. Did you mean 'width'"),
         (["--profile", "fast"], "profile: expected one of 'quick', 'full'"),
         (["--configs", "nowhere"], "configs must be a folder with claims"),
+        (["-c", "nowhere"], "configs must be a folder with claims"),
         (["--run.name", "a/b"], "run.name must be a plain folder name, got 'a/b'"),
         (["--seed", "[1]"], "Did you mean 'seeds'"),
         (["--seeds", "1"], "seeds"),

@@ -12,12 +12,13 @@ from bfc_lightning.callbacks.checkpoints import versions
 from bfc_lightning.callbacks.summary import git_revision
 from bfc_lightning.cli.console import command_line, say, to_continue
 from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.cli.experiments import parse_experiment, parsed, say_failures, say_submitted
+from bfc_lightning.cli.experiments import parsed, plan_experiment, say_failures, say_submitted
+from bfc_lightning.cli.options import CONFIG_OPTIONS
 from bfc_lightning.experiments.claims import report
 from bfc_lightning.experiments.claims.claim import Claim, check_claim, find_claims, read_claim
 from bfc_lightning.experiments.claims.verdicts import judge_all, unknown_metrics
 from bfc_lightning.experiments.execute import removed_if_refused, run_experiment
-from bfc_lightning.experiments.reading import expand, make_experiment, own_folder
+from bfc_lightning.experiments.reading import own_folder
 from bfc_lightning.experiments.record import Record
 from bfc_lightning.experiments.spec import Cluster, Experiment, ExperimentOptions, RunSpec
 from bfc_lightning.runs.folder import RunError, read_summary
@@ -61,7 +62,9 @@ def claims_command(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     with usage_errors():
-        given = parsed(claims_parser(), argv)
+        # In the other commands, configs follow -c.
+        words = ["--configs" if word in CONFIG_OPTIONS else word for word in argv]
+        given = parsed(claims_parser(), words)
         known = find_claims(Path(given.configs))
         for name in given.names:
             if name not in known:
@@ -105,11 +108,10 @@ def _plan(claims: list[Claim], file: Path, folder: Path, given: Namespace) -> Pl
     argv += [f"--{key}={given[key]}" for key in ("seeds", "workers") if given[key] is not None]
     argv += [f"--run.overwrite={str(given.run.overwrite).lower()}"]
     command = command_line(["compare", "-c", str(folder / "runs" / file.stem / "compare.yaml")])
-    experiment = make_experiment(parse_experiment(argv), command)
-    experiment = replace(experiment, cluster=given.cluster)
+    _, experiment, runs = plan_experiment(argv, command)
     for claim in claims:
         check_claim(claim, experiment)
-    return claims, experiment, expand(experiment)
+    return claims, replace(experiment, cluster=given.cluster), runs
 
 
 def _run(planned: list[Planned], folder: Path, given: Namespace, command: str) -> int:

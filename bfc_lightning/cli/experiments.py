@@ -14,7 +14,7 @@ from bfc_lightning.experiments.execute import run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, read_files
 from bfc_lightning.experiments.record import LOGS, Record, commands, write_configs, write_plan
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import MARK, ExperimentFile, Status
+from bfc_lightning.experiments.spec import MARK, Experiment, ExperimentFile, RunSpec, Status
 from bfc_lightning.experiments.tables import edge_warnings, summary_table
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.yaml_files import did_you_mean
@@ -70,9 +70,9 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         print(HELP.format(command=command), end="")
         return 0
     with usage_errors():
-        given = parse_experiment(with_configs(argv))
-        experiment = make_experiment(given, command_line([command, *argv]))
-        runs = expand(experiment)
+        given, experiment, runs = plan_experiment(
+            with_configs(argv), command_line([command, *argv])
+        )
         if given.list:
             listed = Record(experiment, runs).all_runs()
             write_plan(experiment)
@@ -101,6 +101,15 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
     return 1 if record.num_left else 0
 
 
+def plan_experiment(
+    argv: Sequence[str], command: str
+) -> tuple[Namespace, Experiment, list[RunSpec]]:
+    """The options, the experiment and its runs; unknown names in them are reported."""
+    given = parse_experiment(argv)
+    experiment = make_experiment(given, command)
+    return given, experiment, checked(options_parser(), argv, lambda _: expand(experiment))
+
+
 def options_parser() -> ArgumentParser:
     """A parser of the keys of an experiment and of the options beside them."""
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
@@ -115,6 +124,8 @@ def options_parser() -> ArgumentParser:
 def parse_experiment(argv: Sequence[str]) -> Namespace:
     """Files, then options over them."""
     configs = [Path(argv[n + 1]) for n, word in enumerate(argv[:-1]) if word in CONFIG_OPTIONS]
+    if configs:
+        read_files(configs)  # reports a config of bfc fit before its keys are unknown
     return parsed(options_parser(), argv, lambda: read_files(configs))
 
 
@@ -126,9 +137,11 @@ def parsed(
 
     def over_files(words: list[str]) -> Namespace:
         given = parser.parse_args(words, namespace=parser.parse_object(read()))
-        for group, default in vars(parser.get_defaults()).items():
-            if isinstance(default, Namespace) and not isinstance(given[group], Namespace):
-                raise RunError(f"{group} must be a mapping of settings, got {given[group]!r}.")
+        for key, default in vars(parser.get_defaults()).items():
+            if isinstance(default, Namespace) and not isinstance(given[key], Namespace):
+                raise RunError(f"{key} must be a mapping of settings, got {given[key]!r}.")
+            if default is not None and given[key] is None:
+                raise RunError(f"{key} must not be empty: give it a value, or leave it out.")
         built: Namespace = parser.instantiate(given)
         return built
 

@@ -5,7 +5,7 @@ import json
 import math
 from argparse import ArgumentError
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache, partial
@@ -34,6 +34,8 @@ from bfc_lightning.runs.identity import digest, flatten
 from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
+_SET_BY_EXPERIMENT = ("run", "resume", "seed_everything")
+_MAX_SEED = 2**32 - 1  # as in `bfc fit`, which seeds NumPy
 _OWNERS = {"trainer": make_trainer, "model": HierarchicalLearner, "data": HierarchicalData}
 _CHECKED_TOGETHER = ("val_check_interval", "accumulate_grad_batches", "num_replicas", "init_scale")
 _NOT_PLAIN = (ArgumentError, ValueError, KeyError, IndexError, TypeError, NameError, ImportError)
@@ -47,8 +49,11 @@ def read_files(configs: Sequence[Path]) -> dict[str, Any]:
     source: dict[str, Any] = {}
     for path in configs:
         content = read_yaml(path)
+        if {*_OWNERS, "inputs", "target"} & content.keys():
+            raise RunError(f"{path} is a config of bfc fit; name it in `base` of an experiment.")
         if "base" in content:
-            names = content["base"] if isinstance(content["base"], list) else [content["base"]]
+            base = content["base"] or []
+            names = base if isinstance(base, list) else [base]
             content["base"] = [str(find_config(str(name), path.parent)) for name in names]
         source = merged(source, content)
     return source
@@ -135,9 +140,13 @@ def _runs(
         raise RunError(f"the name of run {stem} is too long: use shorter labels.")
     try:
         config = _resolved(base, changes)
-    except (ArgumentError, ValueError) as error:
+    except ArgumentError as error:
+        raise ArgumentError(None, f"{error}\n(run {stem})") from error
+    except ValueError as error:
         raise RunError(f"run {stem}: {error}") from error
     count, is_trained = 1, BASELINE not in config
+    if not is_trained and config["data"]["num_train_samples"] is None:
+        raise RunError(f"run {stem}: data.num_train_samples must be given for a baseline.")
     if experiment.replicas and is_trained:
         count = len(seeds)
         config = {**config, "model": {**config["model"], "num_replicas": count}}
@@ -149,8 +158,8 @@ def _runs(
 def _resolved(base: str, changes: Sequence[tuple[str, Any]]) -> Settings:
     """Every setting but seed and folder, from a base in JSON and values of dotted keys.
 
-    The base is parsed once, which takes a fifth of a second; a value that is plain data is then
-    only checked by its type. The parser takes care of everything else.
+    The base is parsed once, which takes some 0.05 seconds; a value that is plain data is then only
+    checked by its type. The parser takes care of everything else.
     """
     with suppress(*_NOT_PLAIN):
         config = _parsed(base)
@@ -196,6 +205,9 @@ def _study(is_baseline: bool) -> Study:
 def _parsed(text: str) -> Settings:
     """Every setting but seed and folder, from settings in JSON."""
     settings = json.loads(text)
+    for group in _OWNERS:
+        if not isinstance(settings.get(group, {}), dict):
+            raise RunError(f"{group} must be a mapping of settings, got {settings[group]!r}.")
     study = _study(BASELINE in settings)
     study.read(settings)
     if study.config.model.num_replicas != 1:
@@ -216,7 +228,7 @@ def _axes(grid: Settings, points: Sequence[Settings]) -> dict[str, dict[str, Set
     for name, axis in grid.items():
         is_named = isinstance(axis, dict) and "key" in axis
         key, values = (axis["key"], axis.get("values")) if is_named else (name, axis)
-        if not isinstance(values, list | dict) or not values:
+        if not isinstance(values, list | dict) or not values or not isinstance(key, str):
             raise RunError(f"grid.{name} must be a list of values or a mapping label: value.")
         pairs = values.items() if isinstance(values, dict) else [(label_of(v), v) for v in values]
         labeled: dict[str, Settings] = {str(label): {key: value} for label, value in pairs}
@@ -233,8 +245,8 @@ def _points(points: Sequence[Settings]) -> dict[str, Settings]:
         ",".join(f"{short_name(key, keys)}={label_of(point[key])}" for key in point): point
         for point in points
     }
-    if any(list(point) != keys for point in points) or len(values) < len(points):
-        raise RunError("points must all have the same keys, and be different.")
+    if not keys or any(list(point) != keys for point in points) or len(values) < len(points):
+        raise RunError("points must set values of the same keys, and be different.")
     return values
 
 
@@ -275,10 +287,11 @@ def _check(experiment: Experiment) -> None:
     for key, values in {"metrics": experiment.metrics, **seeds}.items():
         if not values or len(set(values)) < len(values):
             raise RunError(f"{key} must be a list of different values, got {values}.")
-        are_consecutive = key == "metrics" or values == [*range(values[0], values[-1] + 1)]
-        if experiment.replicas and not are_consecutive:
-            raise RunError(f"{key} must be consecutive with replicas, got {values}.")
+    for key, numbers in seeds.items():
+        _check_seeds(key, numbers, are_replicas=experiment.replicas)
     axes = experiment.axes
+    for axis, points in axes.items():
+        _check_keys(f"axis {axis}", [key for point in points.values() for key in point])
     labels = [label for axis in axes if axis != "point" for label in axes[axis]]
     for name in [*filter(None, experiment.learners), *axes, *labels]:
         is_plain = name == name.strip() and name.isprintable() and not name.startswith(".")
@@ -294,15 +307,27 @@ def _check(experiment: Experiment) -> None:
     _check_axes(experiment)
 
 
+def _check_seeds(key: str, seeds: Sequence[int], *, are_replicas: bool) -> None:
+    if max(seeds) > _MAX_SEED:
+        raise RunError(f"{key} must be at most {_MAX_SEED}, got {max(seeds)}.")
+    if are_replicas and any(after - before != 1 for before, after in itertools.pairwise(seeds)):
+        raise RunError(f"{key} must be consecutive with replicas, got {seeds}.")
+
+
 def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
+    where = f"learners.{name}"
     tune = block.get(TUNE, {}) if isinstance(block, dict) else None
     if not isinstance(tune, dict) or not all(isinstance(v, list) and v for v in tune.values()):
         raise RunError(
-            f"learners.{name} must be a mapping of settings, and its tune must map dotted keys "
+            f"{where} must be a mapping of settings, and its tune must map dotted keys "
             "to lists of values."
         )
-    if {"run", "resume", "seed_everything"} & set(block):
-        raise RunError(f"learners.{name} must not set run, resume or seed_everything.")
+    if len(trials_of(block)) < math.prod(map(len, tune.values())):
+        raise RunError(f"{where}.tune must list different values, got {tune}.")
+    tune_with = block.get(TUNE_WITH, {})
+    if TUNE_WITH in block and not (tune and isinstance(tune_with, dict)):
+        raise RunError(f"{where}.tune_with must be a mapping of settings beside tune.")
+    _check_keys(where, [*block, *tune, *tune_with])
     count, tuning = num_trials(block), experiment.tuning
     if tuning.trials not in (None, count):
         raise RunError(
@@ -311,6 +336,13 @@ def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
     both = set(tuning.seeds) & set(experiment.seeds)
     if count and both:
         raise RunError(f"tuning.seeds must not be among seeds, got {min(both)} in both.")
+
+
+def _check_keys(where: str, keys: Iterable[str]) -> None:
+    """Refuses keys that the experiment itself sets."""
+    for key in keys:
+        if key.partition(".")[0] in _SET_BY_EXPERIMENT:
+            raise RunError(f"{where} must not set {key}: use `seeds` or `run` of the experiment.")
 
 
 def _check_axes(experiment: Experiment) -> None:

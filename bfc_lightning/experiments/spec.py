@@ -81,11 +81,11 @@ class Cluster:
 class ExperimentFile:
     """What the YAML file of an experiment may contain, and the command line may change."""
 
-    # Bare `dict` and `list`: with parameters, jsonargparse would build the classes in them.
-    base: list[str]
+    # Bare `dict`: with parameters, jsonargparse would build the classes in them.
+    base: list[str] = field(default_factory=list)
     learners: dict = field(default_factory=dict)  # type: ignore[type-arg]
     grid: dict = field(default_factory=dict)  # type: ignore[type-arg]
-    points: list = field(default_factory=list)  # type: ignore[type-arg]
+    points: list[dict] = field(default_factory=list)  # type: ignore[type-arg]
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     metrics: list[str] = field(default_factory=lambda: ["val/nmse"])
     published: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
