@@ -167,10 +167,16 @@ def test_report_writes_tables_of_the_runs_so_far(copied, begun, capsys):
     assert f"{copied}/compare.md" in capsys.readouterr().out
 
 
-def test_a_metric_that_no_run_logged_is_a_warning(copied, capsys):
+def test_a_metric_that_no_run_logged_is_reported(copied, capsys):
     assert compare(copied / "compare.yaml", "--metrics", "[val/nmze]") == 0
     error = capsys.readouterr().err
-    assert "warning: no run logged 'val/nmze'. Did you mean 'val/nmse'" in error
+    assert "warning: metric 'val/nmze' was not logged. Did you mean 'val/nmse'" in error
+    learners = {"tuned": {"tune": {LR: [1e-3, 1e-2]}}}
+    path = write(copied.parents[1], "tuned", learners=learners, tuning={"metric": "val/nmze"})
+    assert compare(path) == 2
+    assert "tuning.metric: metric 'val/nmze' was not logged. Did" in capsys.readouterr().err
+    assert compare(path, "--tuning.metric", "val/nmse") == 0
+    assert "1/4 runs were finished before." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

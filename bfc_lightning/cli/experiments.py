@@ -15,9 +15,8 @@ from bfc_lightning.experiments.reading import expand, make_experiment, read_file
 from bfc_lightning.experiments.record import LOGS, Record, commands, write_configs, write_plan
 from bfc_lightning.experiments.scaling import SamplesNeeded
 from bfc_lightning.experiments.spec import MARK, Experiment, ExperimentFile, RunSpec, Status
-from bfc_lightning.experiments.tables import edge_warnings, summary_table
+from bfc_lightning.experiments.tables import edge_warnings, summary_table, unlogged
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.yaml_files import did_you_mean
 
 HELP = """\
 usage: bfc {command} -c CONFIG [-c CONFIG ...] [--list | --report] [--KEY VALUE ...]
@@ -161,10 +160,8 @@ def _show(record: Record) -> None:
         scaling = needed.summary()
         show_table(list(scaling.columns), scaling.to_numpy().tolist())
     print("files:", *sorted(str(path) for path in experiment.folder.glob("*.*") if path.is_file()))
-    absent = [metric for metric in experiment.metrics if metric not in results]
-    if absent and (results["status"] == Status.FINISHED).any():
-        hint = did_you_mean(absent[0], list(results.columns))
-        say(f"warning: no run logged {absent[0]!r}.{hint}")
+    if text := unlogged(experiment.metrics, results):
+        say(f"warning: {text}")
     for line in edge_warnings(experiment, record.chosen, record.trials):
         say(f"warning: {line}")
     say_failures(record)

@@ -77,13 +77,13 @@ def _run_missing(record: Record) -> None:
 
 @contextmanager
 def removed_if_refused(folder: Path) -> Iterator[None]:
-    """Makes a folder; removes what it has made if the block refuses to run."""
+    """Makes a folder; removes what it has made if the block refuses to run before any run began."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except RunError:
-        if missing:
+        if missing and not any((folder / RUNS).glob("*")):
             shutil.rmtree(folder, ignore_errors=True)
         for each in missing:
             with suppress(OSError):

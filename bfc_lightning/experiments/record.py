@@ -16,7 +16,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from bfc_lightning.experiments.pool import Pool, Task, Worker
 from bfc_lightning.experiments.spec import DONE, MARK, Experiment, RunSpec, Status
-from bfc_lightning.experiments.tables import choose, write_tables
+from bfc_lightning.experiments.tables import choose, unlogged, write_tables
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import CONFIG, RunError, read_summary
 from bfc_lightning.runs.identity import differences, identity
@@ -200,7 +200,7 @@ class Record:
     def run(self, runs: Sequence[RunSpec], *, writes_tables: bool = True) -> None:
         """Runs them in a pool of this machine."""
         todo = {run.name: run for run in runs}
-        folder, metric = self.experiment.folder, self.experiment.metrics[0]
+        folder = self.experiment.folder
         write_configs(self.experiment, runs)
         for name in todo:
             (folder / _STOPPED / f"{name}.json").unlink(missing_ok=True)
@@ -221,16 +221,23 @@ class Record:
             for worker in pool.run(tasks):
                 name = worker.task.name
                 self._end_run(todo[name], worker, pool.signum)
-                rows = self._rows[name]
-                values = [row[metric] for row in rows if metric in row]
-                score = f" {metric} {median(values):.1e}" if values else ""
                 number += 1
                 shown.update(bar, completed=number)
-                line = f"{number}/{total} {name} {rows[0]['status']}{score}"
+                line = f"{number}/{total} {name} {self._outcome(todo[name])}"
                 console.out(f"{line} ({worker.seconds:.0f} s)", highlight=False)
                 if writes_tables and time.monotonic() - self._written > _WRITE_SECONDS:
                     self.write()
             self.signum = pool.signum
+
+    def _outcome(self, run: RunSpec) -> str:
+        """Status and score of a run, e.g. `finished val/nmse 1.0e-02`."""
+        rows, experiment = self._rows[run.name], self.experiment
+        metric = experiment.tuning.metric if run.is_trial else experiment.metrics[0]
+        values = [row[metric] for row in rows if metric in row]
+        if values:
+            return f"{rows[0]['status']} {metric} {median(values):.1e}"
+        text = unlogged([metric], pd.DataFrame(rows))
+        return f"{rows[0]['status']}{text and f', but {text}'}"
 
     def _end_run(self, run: RunSpec, worker: Worker, signum: int) -> None:
         """Reads a run whose process has ended; an end without a result is written down."""

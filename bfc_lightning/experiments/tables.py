@@ -12,6 +12,8 @@ import yaml
 from bfc_lightning.experiments.scaling import SamplesNeeded
 from bfc_lightning.experiments.spec import DONE, Chosen, Experiment, Status, num_trials, trials_of
 from bfc_lightning.files import write_atomically
+from bfc_lightning.runs.folder import RunError
+from bfc_lightning.runs.yaml_files import did_you_mean
 
 _MIN_VALUES_FOR_EDGES = 3
 
@@ -47,6 +49,8 @@ def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
 
     A trial that diverged or met a limit counts as infinite; those that failed are waited for.
     """
+    if text := unlogged([experiment.tuning.metric], trials):
+        raise RunError(f"tuning.metric: {text}")
     return {
         point: str(_scores(experiment, rows).idxmin())
         for point, rows in by_point(experiment, trials)
@@ -54,8 +58,16 @@ def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
     }
 
 
+def unlogged(metrics: Iterable[str], rows: pd.DataFrame) -> str:
+    """Says which metric no run has logged, with the closest name; empty if none is missing."""
+    absent = [metric for metric in metrics if metric not in rows]
+    if rows.empty or not absent or Status.FINISHED not in rows["status"].to_numpy():
+        return ""
+    return f"metric {absent[0]!r} was not logged.{did_you_mean(absent[0], list(rows.columns))}"
+
+
 def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> Iterator[str]:
-    """What to warn of: no finite score, or the best value is the first or last of those tried."""
+    """Warnings about the tuning: no finite score, or the best value is the first or last tried."""
     for point, rows in by_point(experiment, trials):
         if point not in chosen:
             continue
