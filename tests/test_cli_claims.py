@@ -72,9 +72,13 @@ def test_the_same_command_again_runs_nothing(judged, capsys):
 
 
 def test_seeds_have_a_folder_of_their_own_and_claims_share_runs(tmp_path, capsys):
-    write_claim(prepare(tmp_path), "other", sentence="Another.")
+    other = {**RATIO["ratio"], "of": {"learner": "narrow", "metric": "val/nmze"}}
+    conditions = [RATIO, {**RATIO, "ratio": other}]
+    write_claim(prepare(tmp_path), "other", sentence="Another.", conditions=conditions)
     assert claims(tmp_path, "--seeds", "[7]") == 0
-    assert "experiment 1 of 1: few" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "experiment 1 of 1: few" in error
+    assert "without metric 'val/nmze'. Did you mean 'val/nmse'?" in error
     found = written(tmp_path, "claims-quick-seeds7")["claims"]
     assert [claim["name"] for claim in found] == ["other", "width"]
     terms = found[0]["conditions"][0]["terms"]

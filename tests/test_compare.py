@@ -170,11 +170,13 @@ def test_report_writes_tables_of_the_runs_so_far(copied, begun, capsys):
 def test_a_metric_that_no_run_logged_is_reported(copied, capsys):
     assert compare(copied / "compare.yaml", "--metrics", "[val/nmze]") == 0
     error = capsys.readouterr().err
-    assert "warning: metric 'val/nmze' was not logged. Did you mean 'val/nmse'" in error
+    assert "warning: runs finished without metric 'val/nmze'. Did you mean 'val/nmse'" in error
     learners = {"tuned": {"tune": {LR: [1e-3, 1e-2]}}}
     path = write(copied.parents[1], "tuned", learners=learners, tuning={"metric": "val/nmze"})
     assert compare(path) == 2
-    assert "tuning.metric: metric 'val/nmze' was not logged. Did" in capsys.readouterr().err
+    assert (
+        "tuning.metric: trials finished without metric 'val/nmze'. Did" in capsys.readouterr().err
+    )
     assert compare(path, "--tuning.metric", "val/nmse") == 0
     assert "1/4 runs were finished before." in capsys.readouterr().err
 
@@ -262,7 +264,7 @@ def test_failed_runs_are_explained_once_and_the_others_finish(tmp_path, begun, c
     error = capsys.readouterr().err
     assert error.count("only here") == 1
     assert error.count("killed by signal 9") == 1
-    assert "4 of 6 runs failed; to run them again: bfc compare -c" in error
+    assert "4 of 6 runs have no result; to run them again: bfc compare -c" in error
     found = statuses(tmp_path / "logs" / "few")
     assert [found[f"{name}-seed1"] for name in learners] == ["failed", "failed", "finished"]
     assert compare(path, "--seeds", "[0]") == 1

@@ -1,14 +1,15 @@
 """The YAML of an experiment, and the runs that follow from it."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from bfc_lightning.cli.experiments import parse_experiment
+from bfc_lightning.cli.experiments import plan_runs
 from bfc_lightning.experiments import reading
-from bfc_lightning.experiments.reading import expand, make_experiment
+from bfc_lightning.experiments.reading import expand
 from bfc_lightning.experiments.spec import Experiment, Limits, RunSpec, Tuning
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError
@@ -21,8 +22,8 @@ SCALES = "target.init_args.level_scales"
 
 def read(*paths: Path, **overrides: object) -> Experiment:
     configs = [word for path in paths for word in ("-c", str(path))]
-    given = parse_experiment([*configs, *(f"--{key}={value}" for key, value in overrides.items())])
-    return make_experiment(given, "bfc compare")
+    options = [f"--{key}={value}" for key, value in overrides.items()]
+    return plan_runs([*configs, *options], "bfc compare")[1]
 
 
 def runs_of(folder: Path, **content: object) -> list[RunSpec]:
@@ -172,18 +173,18 @@ STEPS_TYPO = {"scheme": {"class_path": "Layerwise", "init_args": {"stps": 3}}}
 ERRORS = {
     "grid and points": ({"grid": {LR: [1]}, "points": [{LR: 1}]}, ["grid", "points"]),
     "no base": ({"base": []}, ["base"]),
-    "an empty base": ({"base": None}, ["base must name"]),
+    "an empty base": ({"base": None}, ["base must be a list"]),
     "a config of bfc fit": ({"inputs": {}}, ["few.yaml is a config of bfc fit", "`base`"]),
     "no seeds": ({"seeds": []}, ["seeds"]),
     "a repeated seed": ({"seeds": [3, 1, 3]}, ["seeds"]),
     "a seed that is a list": ({"seeds": [[1]]}, ["seeds", "list"]),
     "a seed that is too large": ({"seeds": [0, 5 * 10**9]}, ["seeds", "4294967295", "5000000000"]),
     "a seed in the grid": ({"grid": {"seed_everything": [1, 2]}}, ["seed_everything", "`seeds`"]),
-    "a name in points": ({"points": [{"run.name": "a"}]}, ["run.name", "`run`"]),
-    "a name in tune": ({"learners": {"a": {"tune": {"run.name": ["a"]}}}}, ["learners.a", "`run`"]),
+    "a name in points": ({"points": [{"run.name": "a"}]}, ["run point=", "run.name", "`run`"]),
+    "a name in tune": ({"learners": {"a": {"tune": {"run.name": ["a"]}}}}, ["run a", "run.name"]),
     "a seed in tune_with": (
         {"learners": {"a": {**TUNED, "tune_with": {"seed_everything": 1}}}},
-        ["learners.a", "seed_everything"],
+        ["run a", "must not set seed_everything"],
     ),
     "a tuning metric that is no text": ({"tuning": {"metric": None}}, ["tuning.metric", "None"]),
     "no workers": ({"workers": 0}, ["workers", "0"]),
@@ -191,7 +192,7 @@ ERRORS = {
     "a group that is no mapping": ({"tuning": 3}, ["tuning", "mapping"]),
     "a group of a run that is no mapping": ({"grid": {"model": [3]}}, ["model must be", "mapping"]),
     "an empty group of a learner": ({"learners": {"a": {"model": None}}}, ["run a", "mapping"]),
-    "an empty section": ({"learners": None}, ["learners must not be empty"]),
+    "an empty section": ({"learners": None}, ["learners must be a dict"]),
     "no values": ({"grid": {LR: []}}, [f"grid.{LR}"]),
     "a label with a slash": ({"grid": {LR: {"a/b": 1}}}, ["label", "'a/b'"]),
     "an axis named like a column": ({"grid": {"model.seed": [1]}}, ["'seed'"]),
@@ -214,7 +215,10 @@ ERRORS = {
     "replicas": ({"grid": {"model.num_replicas": [2]}}, ["model.num_replicas"]),
     "a learner that is no mapping": ({"learners": {"a": 3}}, ["learners.a"]),
     "tune without lists": ({"learners": {"a": {"tune": {LR: 3}}}}, ["learners.a", "tune"]),
-    "a repeated value of tune": ({"learners": {"a": {"tune": {LR: [4, 4]}}}}, ["learners.a.tune"]),
+    "a repeated value of tune": (
+        {"learners": {"a": {"tune": {LR: [4, 4]}}}},
+        ["learners.a", "different"],
+    ),
     "tune_with without tune": ({"learners": {"a": {"tune_with": {LR: 1}}}}, ["a.tune_with"]),
     "tune_with that is no mapping": ({"learners": {"a": {**TUNED, "tune_with": 5}}}, ["mapping"]),
     "seeds also for tuning": (
@@ -264,7 +268,7 @@ def test_file_that_cannot_be_read_is_named_with_the_line(text, part, tmp_path, c
         (["--limits.second", "1"], "Did you mean 'limits.seconds'"),
         (["--seeds"], "--seeds"),
         (["report"], "Unknown argument 'report'"),
-        (["--report"], "--report needs an experiment"),
+        (["--report"], "--report needs an existing experiment"),
     ],
 )
 def test_wrong_options_are_one_line(argv, part, tmp_path, capsys):
@@ -276,5 +280,7 @@ def test_wrong_options_are_one_line(argv, part, tmp_path, capsys):
 def test_points_have_the_settings_that_parsing_each_of_them_gives(config, monkeypatch):
     experiment = read(find_config(config), seeds="[0]")
     fast = expand(experiment)
-    monkeypatch.setattr(reading, "_changed", lambda *_: {}["no"])
+
+    parse = reading._parsed
+    monkeypatch.setattr(reading, "_resolved", lambda _, settings: parse(json.dumps(settings)))
     assert fast == expand(experiment)

@@ -46,6 +46,11 @@ def draw_samples(data: HierarchicalData, dtype: torch.dtype) -> dict[str, Batch]
     }
 
 
+def baseline_init_scale(given: float | None) -> float:
+    """`model.init_scale` for a baseline, 1 unless given; learners that are trained have another."""
+    return 1.0 if given is None else given
+
+
 @torch.no_grad()
 def fit_and_score(
     baseline: Baseline,

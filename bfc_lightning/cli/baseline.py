@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from bfc_lightning.baselines import Baseline
-from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, fit_and_score
+from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, baseline_init_scale, fit_and_score
 from bfc_lightning.callbacks.summary import provenance
 from bfc_lightning.cli.console import say, show_metrics
 from bfc_lightning.cli.errors import usage_errors
@@ -26,8 +26,7 @@ def baseline_command(argv: Sequence[str]) -> int:
             raise RunError(f"model.num_replicas must be 1, got {config.model.num_replicas}.")
         if config.model.distillation is not None:
             raise RunError("model.distillation must be null, since baselines read a DenseNet.")
-        if config.model.init_scale is None:
-            config.model.init_scale = 1.0  # the default of learners that are trained is smaller
+        config.model.init_scale = baseline_init_scale(config.model.init_scale)
         objects, _, _ = build_learners(study)
         data = objects.data
         folder = find_folder(config)

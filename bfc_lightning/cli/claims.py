@@ -12,15 +12,16 @@ from bfc_lightning.callbacks.checkpoints import versions
 from bfc_lightning.callbacks.summary import git_revision
 from bfc_lightning.cli.console import command_line, say, to_continue
 from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.cli.experiments import parsed, plan_experiment, say_failures, say_submitted
+from bfc_lightning.cli.experiments import parsed, plan_runs, say_failures, say_submitted
 from bfc_lightning.cli.options import CONFIG_OPTIONS
 from bfc_lightning.experiments.claims import report
 from bfc_lightning.experiments.claims.claim import Claim, check_claim, find_claims, read_claim
-from bfc_lightning.experiments.claims.verdicts import judge_all, unknown_metrics
+from bfc_lightning.experiments.claims.verdicts import judge_all
 from bfc_lightning.experiments.execute import removed_if_refused, run_experiment
 from bfc_lightning.experiments.reading import own_folder
 from bfc_lightning.experiments.record import Record
 from bfc_lightning.experiments.spec import Cluster, Experiment, ExperimentOptions, RunSpec
+from bfc_lightning.experiments.tables import unlogged
 from bfc_lightning.runs.folder import RunError, read_summary
 from bfc_lightning.runs.yaml_files import did_you_mean, shipped_configs
 
@@ -31,7 +32,7 @@ usage: bfc claims [NAME ...] [--profile quick|full] [--list] [--KEY VALUE ...]
 
 Runs the experiments of claims, and says of each claim whether it holds, does not hold, or is
 undecided. A claim is a file with a sentence, its source, an experiment for each profile, and bounds
-for medians over seeds. The same command continues.
+for medians over seeds. Run the same command again to continue.
 
     bfc claims                      all claims, quick: small targets
     bfc claims layerwise gap        two of them
@@ -44,13 +45,13 @@ options:
   --seeds SEEDS          Seeds in place of those of the experiments, e.g. [0,1,2,3,4].
   --workers N            Runs at a time.
   --cluster slurm        Submit the runs as jobs of SLURM, with --cluster.KEY (docs/clusters.md).
-  --run.name NAME        Name of the folder, claims-PROFILE by default.
+  --run.name NAME        Name of the folder, claims-PROFILE[-NAME...][-seedsSEEDS] by default.
   --run.root FOLDER      Folder that it is put in, logs by default.
   --run.overwrite        Delete the runs of this name first.
 
 Files in ROOT/NAME/: claims.html (a page with figures), claims.json, claims.md, runs/.
 
-exit codes: 0 every run is over, whatever the verdicts, 1 a run failed, 2 usage error, 130 and 143
+exit codes: 0 every run is done, whatever the verdicts, 1 a run failed, 2 usage error, 130 and 143
 stopped by a signal.
 """
 _RESULT = "claims.json"
@@ -63,8 +64,8 @@ def claims_command(argv: Sequence[str]) -> int:
         return 0
     with usage_errors():
         # In the other commands, configs follow -c.
-        words = ["--configs" if word in CONFIG_OPTIONS else word for word in argv]
-        given = parsed(claims_parser(), words)
+        options = ["--configs" if word in CONFIG_OPTIONS else word for word in argv]
+        given = parsed(claims_parser(), options)
         known = find_claims(Path(given.configs))
         for name in given.names:
             if name not in known:
@@ -79,11 +80,11 @@ def claims_command(argv: Sequence[str]) -> int:
         name = given.run.name or "-".join(["claims", given.profile, *given.names, *seeds])
         folder = own_folder(given.run.root, name, _RESULT)
         if given.report and not (folder / _RESULT).is_file():
-            raise RunError(f"--report needs claims that were started, {folder} was not.")
-        together: dict[Path, list[Claim]] = {}
+            raise RunError(f"--report needs existing claims, but {folder} does not exist.")
+        by_file: dict[Path, list[Claim]] = {}
         for claim in claims:
-            together.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
-        planned = [_plan(mine, file, folder, given) for file, mine in together.items()]
+            by_file.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
+        planned = [_plan(mine, file, folder, given) for file, mine in by_file.items()]
     return _run(planned, folder, given, to_continue("claims", argv))
 
 
@@ -108,7 +109,7 @@ def _plan(claims: list[Claim], file: Path, folder: Path, given: Namespace) -> Pl
     argv += [f"--{key}={given[key]}" for key in ("seeds", "workers") if given[key] is not None]
     argv += [f"--run.overwrite={str(given.run.overwrite).lower()}"]
     command = command_line(["compare", "-c", str(folder / "runs" / file.stem / "compare.yaml")])
-    _, experiment, runs = plan_experiment(argv, command)
+    _, experiment, runs = plan_runs(argv, command)
     for claim in claims:
         check_claim(claim, experiment)
     return claims, replace(experiment, cluster=given.cluster), runs
@@ -131,18 +132,18 @@ def _run(planned: list[Planned], folder: Path, given: Namespace, command: str) -
         say(f"experiment {number} of {len(planned)}: {experiment.folder.name}")
         with removed_if_refused(folder):
             report.write_report(folder, content, pictures)
-            record = run_experiment(experiment, runs, begins=not given.report)
+            record = run_experiment(experiment, runs, report_only=given.report)
         if record.signum:
             say(f"stopped; to continue: {command}")
             return 128 + record.signum
         records.append(record)
-        if given.report or not record.held:
+        if given.report or not record.in_jobs:
             _judge(claims, record, content, pictures)
-    is_held = any(record.held for record in records)
-    if is_held and not given.report:
+    in_jobs = any(record.in_jobs for record in records)
+    if in_jobs and not given.report:
         say_submitted(records, f"{command} --report")
         return 0
-    content["status"] = "running" if is_held else "finished"
+    content["status"] = "running" if in_jobs else "finished"
     report.write_report(folder, content, pictures)
     print(f"\n{', '.join(f'{n} {v}' for v, n in report.tally(content['claims']).items())}")
     print("files:", *(folder / name for name in ("claims.html", _RESULT, "claims.md")))
@@ -161,11 +162,12 @@ def _judge(
         content["claims"].append(entry)
         print(f"\n{entry['verdict'].upper()}  {entry['name']}: {entry['sentence']}")
         for condition in entry["conditions"]:
-            found, bound = report.interval_in_words(condition), report.bound_in_words(condition)
+            found, bound = report.format_interval(condition), report.format_bound(condition)
             print(f"  {condition['verdict']}: {condition['what']}")
             print(f"    {condition['effect']}: {found}, required {bound}")
-    for metric in unknown_metrics(claims, results):
-        say(f"warning: no run of {folder.name} logged {metric}.")
+    terms = [term for claim in claims for condition in claim.conditions for term in condition.terms]
+    if text := unlogged([term.metric for term in terms], results):
+        say(f"warning: runs of {folder.name} finished{text}")
     say_failures(record)
     commits = {read_summary(folder / "runs" / run).get("git") for run in results["run"]}
     content["revisions"] = sorted({*content["revisions"], *commits} - {None})

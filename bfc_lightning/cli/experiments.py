@@ -14,7 +14,7 @@ from bfc_lightning.experiments.execute import run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, read_files
 from bfc_lightning.experiments.record import LOGS, Record, commands, write_configs, write_plan
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import MARK, Experiment, ExperimentFile, RunSpec, Status
+from bfc_lightning.experiments.spec import MARK, Experiment, ExperimentFile, RunSpec
 from bfc_lightning.experiments.tables import edge_warnings, summary_table, unlogged
 from bfc_lightning.runs.folder import RunError
 
@@ -22,8 +22,8 @@ HELP = """\
 usage: bfc {command} -c CONFIG [-c CONFIG ...] [--list | --report] [--KEY VALUE ...]
 
 Trains learners with several seeds at every point of a grid, each as a run of `bfc fit` in a process
-of its own: one table, one figure. The same command continues it. `compare` and `sweep` are two
-names of one command; an experiment without `learners` has one, the base.
+of its own: one table, one figure. Run the same command again to continue. `compare` and `sweep` are
+two names of one command; an experiment without `learners` has one, the base.
 
     base: [depth3]                        # configs of bfc fit that all runs share
     seeds: [0, 1, 2]
@@ -56,7 +56,7 @@ options:
   --KEY VALUE            Any other key, e.g. --limits.seconds 60.
 
 Files in ROOT/NAME/: compare.csv, compare.md, compare.tex, compare.png, trials.csv (tuning),
-scaling.csv and scaling.png, compare.yaml, configs/, runs/, logs/.
+scaling.csv and scaling.png, compare.yaml, base.yaml, configs/, runs/, logs/.
 
 exit codes: 0 every run finished, diverged or reached a limit, 1 a run failed, 2 usage error,
 130 and 143 stopped by a signal.
@@ -69,9 +69,7 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         print(HELP.format(command=command), end="")
         return 0
     with usage_errors():
-        given, experiment, runs = plan_experiment(
-            with_configs(argv), command_line([command, *argv])
-        )
+        given, experiment, runs = plan_runs(with_configs(argv), command_line([command, *argv]))
         if given.list:
             listed = Record(experiment, runs).all_runs()
             write_plan(experiment)
@@ -80,11 +78,11 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
                 print(" && ".join(map(command_line, commands(experiment, run))))
             return 0
         if given.report and not (experiment.folder / MARK).is_file():
-            folder = experiment.folder
-            raise RunError(f"--report needs an experiment that was started, {folder} was not.")
-    record = run_experiment(experiment, runs, formats=given.figures, begins=not given.report)
+            where = experiment.folder
+            raise RunError(f"--report needs an existing experiment, but {where} does not exist.")
+    record = run_experiment(experiment, runs, formats=given.figures, report_only=given.report)
     again = to_continue(command, argv)
-    if record.held and not given.report:
+    if record.in_jobs and not given.report:
         say_submitted([record], f"{again} --report")
         return 128 + record.signum if record.signum else 0
     _show(record)
@@ -94,19 +92,20 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
         say(f"stopped with {record.num_left} runs to go; to continue: {again}")
         return 128 + record.signum
     if record.num_left:
-        failed = (record.results["status"] == Status.FAILED).sum() == record.num_left
-        what = "failed" if failed else "have no result"
-        say(f"{record.num_left} of {len(record.results)} runs {what}; to run them again: {again}")
+        left = f"{record.num_left} of {len(record.results)} runs have no result"
+        say(f"{left}; to run them again: {again}")
     return 1 if record.num_left else 0
 
 
-def plan_experiment(
-    argv: Sequence[str], command: str
-) -> tuple[Namespace, Experiment, list[RunSpec]]:
+def plan_runs(argv: Sequence[str], command: str) -> tuple[Namespace, Experiment, list[RunSpec]]:
     """The options, the experiment and its runs; unknown names in them are reported."""
-    given = parse_experiment(argv)
+    configs = [Path(argv[n + 1]) for n, word in enumerate(argv[:-1]) if word in CONFIG_OPTIONS]
+    if configs:
+        read_files(configs)  # reports a config of bfc fit before its keys are unknown
+    parser = options_parser()
+    given = parsed(parser, argv, lambda: read_files(configs))
     experiment = make_experiment(given, command)
-    return given, experiment, checked(options_parser(), argv, lambda _: expand(experiment))
+    return given, experiment, checked(parser, argv, lambda _: expand(experiment))
 
 
 def options_parser() -> ArgumentParser:
@@ -120,27 +119,18 @@ def options_parser() -> ArgumentParser:
     return parser
 
 
-def parse_experiment(argv: Sequence[str]) -> Namespace:
-    """Files, then options over them."""
-    configs = [Path(argv[n + 1]) for n, word in enumerate(argv[:-1]) if word in CONFIG_OPTIONS]
-    if configs:
-        read_files(configs)  # reports a config of bfc fit before its keys are unknown
-    return parsed(options_parser(), argv, lambda: read_files(configs))
-
-
 def parsed(
     parser: ArgumentParser, argv: Sequence[str], read: Callable[[], dict[str, Any]] = dict
 ) -> Namespace:
     """The content of files and options over it."""
     argv = [re.sub("^--cluster(=|$)", r"--cluster.name\1", word) for word in argv]
 
-    def over_files(words: list[str]) -> Namespace:
-        given = parser.parse_args(words, namespace=parser.parse_object(read()))
-        for key, default in vars(parser.get_defaults()).items():
-            if isinstance(default, Namespace) and not isinstance(given[key], Namespace):
-                raise RunError(f"{key} must be a mapping of settings, got {given[key]!r}.")
-            if default is not None and given[key] is None:
-                raise RunError(f"{key} must not be empty: give it a value, or leave it out.")
+    def over_files(argv: list[str]) -> Namespace:
+        given = parser.parse_args(argv, namespace=parser.parse_object(read()))
+        for key, default in parser.get_defaults().items(branches=True):
+            if default is not None and not isinstance(given[key], type(default)):
+                kind = type(default).__name__.replace("Namespace", "mapping")
+                raise RunError(f"{key} must be a {kind}, got {given[key]!r}.")
         built: Namespace = parser.instantiate(given)
         return built
 
@@ -161,7 +151,7 @@ def _show(record: Record) -> None:
         show_table(list(scaling.columns), scaling.to_numpy().tolist())
     print("files:", *sorted(str(path) for path in experiment.folder.glob("*.*") if path.is_file()))
     if text := unlogged(experiment.metrics, results):
-        say(f"warning: {text}")
+        say(f"warning: runs finished{text}")
     for line in edge_warnings(experiment, record.chosen, record.trials):
         say(f"warning: {line}")
     say_failures(record)
@@ -175,5 +165,5 @@ def say_failures(record: Record) -> None:
 
 def say_submitted(records: Sequence[Record], report: str) -> None:
     """Says what is in jobs, and how to see the results."""
-    held = [job.partition("_")[0] for record in records for job in record.held.values()]
-    say(f"{len(held)} runs are in jobs ({', '.join(sorted(set(held)))}); to report: {report}")
+    jobs = [job.partition("_")[0] for record in records for job in record.in_jobs.values()]
+    say(f"{len(jobs)} runs are in jobs ({', '.join(sorted(set(jobs)))}); to report: {report}")

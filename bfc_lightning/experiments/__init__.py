@@ -1,1 +1,1 @@
-"""Experiments: many runs that belong together, spread over processes, and what they say."""
+"""Many runs; reading order: spec, reading, execute, record, pool, tables, plots."""

@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bfc_lightning.callbacks.exceptions import Interrupted
-from bfc_lightning.experiments.pool import work_off
+from bfc_lightning.experiments.pool import run_job
 from bfc_lightning.experiments.record import LOGS, Record, write_plan
 from bfc_lightning.experiments.spec import Experiment, RunSpec, Status
 from bfc_lightning.experiments.tables import summary_table
@@ -105,7 +105,7 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by processes
     try:
         with redirect_stderr(io.StringIO()):  # it would print what it raises
-            array = executor.map_array(work_off, [record.experiment] * len(shards), shards)
+            array = executor.map_array(run_job, [record.experiment] * len(shards), shards)
     except submitit.core.utils.FailedJobError as error:
         for path in set(jobs.iterdir()) - before:
             path.unlink()
@@ -118,10 +118,11 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
     if options.name != "slurm":
         _wait(record, array)
         return {}
-    held = {run.name: job.job_id for job, shard in zip(array, shards, strict=True) for run in shard}
-    for name, job_id in held.items():
+    pairs = zip(array, shards, strict=True)
+    in_jobs = {run.name: job.job_id for job, shard in pairs for run in shard}
+    for name, job_id in in_jobs.items():
         _take_lock(folder, name, job_id)
-    return held
+    return in_jobs
 
 
 def _wait(record: Record, jobs: Sequence[Any]) -> None:
@@ -164,7 +165,7 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
     if experiment.cluster.name == "slurm":
         runs = [run for run in runs if _take_lock(folder, run.name, job)]
     record = Record(replace(experiment, workers=_workers(experiment)), runs)
-    record.run([run for run in runs if not record.is_over(run.name)], writes_tables=False)
+    record.run([run for run in runs if not record.is_done(run.name)], writes_tables=False)
     if record.signum == signal.SIGUSR2:
         _slurm("scontrol", "requeue", job)
     if record.signum and experiment.cluster.name == "debug":  # in the process of the command
@@ -177,7 +178,7 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
 def watch(record: Record) -> None:
     """Shows the table of the runs so far while any is in a job."""
     with _stoppable(record), Live(console=Console(stderr=True), auto_refresh=False) as shown:
-        while record.held:
+        while record.in_jobs:
             table = summary_table(record.experiment, record.results, record.chosen)
             shown.update(Text(table.to_string(index=False)), refresh=True)
             for _ in range(_POLL_SECONDS):

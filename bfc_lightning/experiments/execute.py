@@ -1,4 +1,4 @@
-"""Plan, execute, tables, plots: what is missing of an experiment is run, and then reported."""
+"""Runs the missing runs of an experiment and writes its report."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ def run_experiment(
     runs: Sequence[RunSpec],
     *,
     formats: Sequence[str] = ("png",),
-    begins: bool = True,
+    report_only: bool = False,
 ) -> Record:
-    """Runs what is missing and writes tables and figures; unless it `begins`, it only reports.
+    """Runs what is missing unless `report_only`, and writes tables and figures.
 
     A new folder is removed if every run refuses its settings, or a cluster refuses the job.
     """
     folder = experiment.folder
-    with removed_if_refused(folder), locked(folder) if begins else nullcontext():
-        held: dict[str, str] = {}
-        with nullcontext() if begins else suppress(RunError):  # a report needs no squeue
-            held = runs_in_jobs(folder)
-        if begins:
-            _clear(experiment, held)
-        record = Record(experiment, runs, held)
-        if begins:
+    with removed_if_refused(folder), nullcontext() if report_only else locked(folder):
+        in_jobs: dict[str, str] = {}
+        with suppress(RunError) if report_only else nullcontext():  # a report needs no squeue
+            in_jobs = runs_in_jobs(folder)
+        if not report_only:
+            _clear(experiment, in_jobs)
+        record = Record(experiment, runs, in_jobs)
+        if not report_only:
             _run_missing(record)
-            if record.held:
+            if record.in_jobs:
                 return record
         record.write()
         write_figures(experiment, record.results, formats)
@@ -43,22 +43,22 @@ def run_experiment(
         return record
 
 
-def _clear(experiment: Experiment, held: dict[str, str]) -> None:
+def _clear(experiment: Experiment, in_jobs: dict[str, str]) -> None:
     """Deletes what killed processes left behind, or the experiment if it is to be replaced."""
     folder = experiment.folder
     if experiment.run.overwrite:
-        if held:
-            jobs = ", ".join(sorted(set(held.values())))
+        if in_jobs:
+            jobs = ", ".join(sorted(set(in_jobs.values())))
             raise RunError(f"run.overwrite needs an experiment without jobs: scancel {jobs} first.")
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not held:
+    if not in_jobs:
         for each in (folder, folder / RUNS):
             remove_unfinished(each)
 
 
 def _run_missing(record: Record) -> None:
-    """Runs what is not over and in no job; learners that are tuned follow their trials."""
+    """Runs what is not done and in no job; learners that are tuned follow their trials."""
     experiment, todo, made = record.experiment, record.todo(), set[str]()
     while True:
         made |= {run.name for run in todo}
@@ -66,12 +66,12 @@ def _run_missing(record: Record) -> None:
             write_plan(experiment)
             record.run(todo)
         elif todo:
-            record.held |= submit(record, todo)
-        record.refresh(record.held)
-        if record.held and experiment.cluster.wait:
+            record.in_jobs |= submit(record, todo)
+        record.refresh(record.in_jobs)
+        if record.in_jobs and experiment.cluster.wait:
             watch(record)
         todo = [run for run in record.todo() if run.name not in made]
-        if record.signum or record.held or not todo:
+        if record.signum or record.in_jobs or not todo:
             return
 
 

@@ -204,7 +204,7 @@ def _draw_curves(
     known = histories.assign(x=histories["step"], value=histories[metric])
     known = known[np.isfinite(known["value"])]
     num_reached = known.groupby(["learner", "x"])["value"].transform("size")
-    # Where fewer than half of the runs are left, the median would jump.
+    # If fewer than half of the runs are left, the median would jump.
     known = known[2 * num_reached >= known["learner"].map(finished["learner"].value_counts())]
     ends = known["x"].agg(["min", "max"])
     _draw_medians(panel, known, looks)

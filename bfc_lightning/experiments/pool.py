@@ -132,7 +132,7 @@ def start_server() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def work_off(*shard: object) -> None:
+def run_job(*shard: object) -> None:
     """A job: the server starts before this process imports what it needs itself."""
     start_server()
     from bfc_lightning.experiments.cluster import run_shard

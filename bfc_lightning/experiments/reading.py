@@ -5,19 +5,18 @@ import json
 import math
 from argparse import ArgumentError
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, get_type_hints
+from typing import Any
 
 import pandas as pd
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from bfc_lightning.baselines import Baseline
-from bfc_lightning.data import HierarchicalData
+from bfc_lightning.baselines.fitting import baseline_init_scale
 from bfc_lightning.experiments.spec import (
     MARK,
     Experiment,
@@ -27,18 +26,15 @@ from bfc_lightning.experiments.spec import (
     num_trials,
     trials_of,
 )
-from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.runs.config import Study, make_trainer
+from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import LONGEST_NAME, RunError, named_folder
-from bfc_lightning.runs.identity import digest, flatten
+from bfc_lightning.runs.identity import digest
 from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
 _SET_BY_EXPERIMENT = ("run", "resume", "seed_everything")
 _MAX_SEED = 2**32 - 1  # as in `bfc fit`, which seeds NumPy
-_OWNERS = {"trainer": make_trainer, "model": HierarchicalLearner, "data": HierarchicalData}
-_CHECKED_TOGETHER = ("val_check_interval", "accumulate_grad_batches", "num_replicas", "init_scale")
-_NOT_PLAIN = (ArgumentError, ValueError, KeyError, IndexError, TypeError, NameError, ImportError)
+_GROUPS = ("trainer", "model", "data")
 _COLUMNS = ("run", "learner", "seed", "status", "steps", "samples_seen", "wall_seconds", "trial")
 
 
@@ -49,11 +45,10 @@ def read_files(configs: Sequence[Path]) -> dict[str, Any]:
     source: dict[str, Any] = {}
     for path in configs:
         content = read_yaml(path)
-        if {*_OWNERS, "inputs", "target"} & content.keys():
+        if {*_GROUPS, "inputs", "target"} & content.keys():
             raise RunError(f"{path} is a config of bfc fit; name it in `base` of an experiment.")
-        if "base" in content:
-            base = content["base"] or []
-            names = base if isinstance(base, list) else [base]
+        if content.get("base"):
+            names = content["base"] if isinstance(content["base"], list) else [content["base"]]
             content["base"] = [str(find_config(str(name), path.parent)) for name in names]
         source = merged(source, content)
     return source
@@ -98,7 +93,7 @@ def expand(experiment: Experiment) -> list[RunSpec]:
     trials, runs = [], []
     for learner, block in experiment.learners.items():
         own = {key: value for key, value in block.items() if key not in (TUNE, TUNE_WITH)}
-        base = json.dumps(merged(experiment.settings, own), default=str)
+        base = merged(experiment.settings, own)
         for labels in itertools.product(*experiment.axes.values()):
             where = dict(zip(experiment.axes, labels, strict=True))
             points = [experiment.axes[axis][label] for axis, label in where.items()]
@@ -127,7 +122,7 @@ def _shape(run: RunSpec) -> str:
 
 def _runs(
     experiment: Experiment,
-    base: str,
+    settings: Settings,
     stem: str,
     changes: Sequence[tuple[str, Any]],
     *,
@@ -136,64 +131,46 @@ def _runs(
 ) -> list[RunSpec]:
     """A run for each seed, or one with a replica for each."""
     seeds = experiment.tuning.seeds if is_trial else experiment.seeds
+    for key, value in changes:
+        if key.partition(".")[0] in _SET_BY_EXPERIMENT:
+            raise RunError(f"run {stem} must not set {key}: use `seeds` or `run`.")
+        settings = merged(settings, nested(key, value))
     if len(f"{stem}-seeds{seeds[0]}-{max(seeds)}".encode()) > LONGEST_NAME:
         raise RunError(f"the name of run {stem} is too long: use shorter labels.")
     try:
-        config = _resolved(base, changes)
+        config = _resolved(experiment.settings, settings)
     except ArgumentError as error:
         raise ArgumentError(None, f"{error}\n(run {stem})") from error
     except ValueError as error:
         raise RunError(f"run {stem}: {error}") from error
-    count, is_trained = 1, BASELINE not in config
-    if not is_trained and config["data"]["num_train_samples"] is None:
-        raise RunError(f"run {stem}: data.num_train_samples must be given for a baseline.")
-    if experiment.replicas and is_trained:
-        count = len(seeds)
-        config = {**config, "model": {**config["model"], "num_replicas": count}}
+    count, is_trained, model = 1, BASELINE not in config, dict(config["model"])
+    if not is_trained:
+        model["init_scale"] = baseline_init_scale(model["init_scale"])
+        if config["data"]["num_train_samples"] is None:
+            raise RunError(f"run {stem}: data.num_train_samples must be given for a baseline.")
+    elif experiment.replicas:
+        model["num_replicas"] = count = len(seeds)
+    config = {**config, "model": model}
     where |= {"is_trial": is_trial, "is_tested": experiment.test and is_trained and not is_trial}
     digests = {seed: digest({**config, "seed_everything": seed}) for seed in seeds[::count]}
     return [RunSpec(stem, s, config, own, num_seeds=count, **where) for s, own in digests.items()]
 
 
-def _resolved(base: str, changes: Sequence[tuple[str, Any]]) -> Settings:
-    """Every setting but seed and folder, from a base in JSON and values of dotted keys.
+def _resolved(base: Settings, settings: Settings) -> Settings:
+    """Every setting but seed and folder, from settings that partly are those of the base.
 
-    The base is parsed once, which takes some 0.05 seconds; a value that is plain data is then only
-    checked by its type. The parser takes care of everything else.
+    A parse takes some 0.05 seconds. A group of settings that differs from the base's is therefore
+    parsed in its place, once for all runs that share it.
     """
-    with suppress(*_NOT_PLAIN):
-        config = _parsed(base)
-        for key, value in changes:
-            for leaf, own in flatten(value, key).items():
-                config = _changed(config, leaf, own)
-        return config
-    settings = json.loads(base)
-    for key, value in changes:
-        settings = merged(settings, nested(key, value))
-    return _parsed(json.dumps(settings, default=str))
+    groups = [group for group in settings if settings[group] != base.get(group, ...)]
+    with suppress(ArgumentError, ValueError, KeyError):  # the base may lack what others give
+        parts = {key: _parsed(_as_json({**base, key: settings[key]}))[key] for key in groups}
+        return {**_parsed(_as_json(base)), **parts}
+    return _parsed(_as_json(settings))
 
 
-def _changed(config: Settings, key: str, value: object) -> Settings:
-    """A resolved config with another value of a key, or an error of `_NOT_PLAIN`."""
-    *path, name = key.split(".")
-    owner, node = _OWNERS.get(path[0]), config
-    for part in path:
-        node = node[part]
-        owner = resolve_name(node["class_path"]) if "class_path" in node else owner
-    function = owner.__init__ if isinstance(owner, type) else owner  # type: ignore[misc]
-    kind = get_type_hints(function)[name]
-    value = json.loads(json.dumps(value, default=str))
-    value = json.loads(json.dumps(_parser_of(kind).parse_object({"value": value}).value))
-    if name in _CHECKED_TOGETHER or isinstance(value, dict) or isinstance(node[name], dict):
-        raise TypeError(key)
-    return merged(config, nested(key, value))
-
-
-@cache
-def _parser_of(kind: object) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
-    return parser
+def _as_json(settings: Settings) -> str:
+    return json.dumps(settings, default=str)
 
 
 @cache
@@ -205,7 +182,7 @@ def _study(is_baseline: bool) -> Study:
 def _parsed(text: str) -> Settings:
     """Every setting but seed and folder, from settings in JSON."""
     settings = json.loads(text)
-    for group in _OWNERS:
+    for group in _GROUPS:
         if not isinstance(settings.get(group, {}), dict):
             raise RunError(f"{group} must be a mapping of settings, got {settings[group]!r}.")
     study = _study(BASELINE in settings)
@@ -213,8 +190,6 @@ def _parsed(text: str) -> Settings:
     if study.config.model.num_replicas != 1:
         raise RunError("model.num_replicas must be 1 in an experiment, which has seeds.")
     config = study.settings()
-    if BASELINE in settings and config["model"]["init_scale"] is None:
-        config["model"]["init_scale"] = 1.0
     return {key: config[key] for key in config if key not in ("run", "seed_everything")}
 
 
@@ -288,10 +263,12 @@ def _check(experiment: Experiment) -> None:
         if not values or len(set(values)) < len(values):
             raise RunError(f"{key} must be a list of different values, got {values}.")
     for key, numbers in seeds.items():
-        _check_seeds(key, numbers, are_replicas=experiment.replicas)
+        if max(numbers) > _MAX_SEED:
+            raise RunError(f"{key} must be at most {_MAX_SEED}, got {max(numbers)}.")
+        is_range = numbers == sorted(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1
+        if experiment.replicas and not is_range:
+            raise RunError(f"{key} must be consecutive with replicas, got {numbers}.")
     axes = experiment.axes
-    for axis, points in axes.items():
-        _check_keys(f"axis {axis}", [key for point in points.values() for key in point])
     labels = [label for axis in axes if axis != "point" for label in axes[axis]]
     for name in [*filter(None, experiment.learners), *axes, *labels]:
         is_plain = name == name.strip() and name.isprintable() and not name.startswith(".")
@@ -302,32 +279,21 @@ def _check(experiment: Experiment) -> None:
             )
     for name, block in experiment.learners.items():
         _check_learner(experiment, name, block)
-    if not isinstance(experiment.tuning.metric, str):
-        raise RunError(f"tuning.metric must be text, got {experiment.tuning.metric!r}.")
     _check_axes(experiment)
 
 
-def _check_seeds(key: str, seeds: Sequence[int], *, are_replicas: bool) -> None:
-    if max(seeds) > _MAX_SEED:
-        raise RunError(f"{key} must be at most {_MAX_SEED}, got {max(seeds)}.")
-    if are_replicas and any(after - before != 1 for before, after in itertools.pairwise(seeds)):
-        raise RunError(f"{key} must be consecutive with replicas, got {seeds}.")
-
-
 def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
-    where = f"learners.{name}"
     tune = block.get(TUNE, {}) if isinstance(block, dict) else None
-    if not isinstance(tune, dict) or not all(isinstance(v, list) and v for v in tune.values()):
+    lists = list(tune.values()) if isinstance(tune, dict) else [None]
+    if not all(isinstance(v, list) and 0 < len(v) == len({*map(str, v)}) for v in lists):
         raise RunError(
-            f"{where} must be a mapping of settings, and its tune must map dotted keys "
-            "to lists of values."
+            f"learners.{name} must be a mapping of settings, and its tune must map dotted keys "
+            "to lists of different values."
         )
-    if len(trials_of(block)) < math.prod(map(len, tune.values())):
-        raise RunError(f"{where}.tune must list different values, got {tune}.")
-    tune_with = block.get(TUNE_WITH, {})
-    if TUNE_WITH in block and not (tune and isinstance(tune_with, dict)):
-        raise RunError(f"{where}.tune_with must be a mapping of settings beside tune.")
-    _check_keys(where, [*block, *tune, *tune_with])
+    if TUNE_WITH in block and not (lists and isinstance(block[TUNE_WITH], dict)):
+        raise RunError(f"learners.{name}.tune_with must be a mapping of settings beside tune.")
+    if {*_SET_BY_EXPERIMENT} & set(block):
+        raise RunError(f"learners.{name} must not set {', '.join(_SET_BY_EXPERIMENT)}.")
     count, tuning = num_trials(block), experiment.tuning
     if tuning.trials not in (None, count):
         raise RunError(
@@ -336,13 +302,6 @@ def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
     both = set(tuning.seeds) & set(experiment.seeds)
     if count and both:
         raise RunError(f"tuning.seeds must not be among seeds, got {min(both)} in both.")
-
-
-def _check_keys(where: str, keys: Iterable[str]) -> None:
-    """Refuses keys that the experiment itself sets."""
-    for key in keys:
-        if key.partition(".")[0] in _SET_BY_EXPERIMENT:
-            raise RunError(f"{where} must not set {key}: use `seeds` or `run` of the experiment.")
 
 
 def _check_axes(experiment: Experiment) -> None:

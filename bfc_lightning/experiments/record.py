@@ -72,28 +72,30 @@ def write_configs(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
 class Record:
     """The rows of an experiment so far: `results` as in `compare.csv`, and `trials` of the tuning.
 
-    `held` names the runs that are in jobs, and `signum` is the signal that has stopped the pool.
+    `in_jobs` names the runs that are in jobs, and `signum` is the signal that has stopped the pool.
     """
 
     def __init__(
-        self, experiment: Experiment, runs: Sequence[RunSpec], held: dict[str, str] | None = None
+        self, experiment: Experiment, runs: Sequence[RunSpec], in_jobs: dict[str, str] | None = None
     ) -> None:
         self.experiment = experiment
         self.signum = 0
         self._trials = [run for run in runs if run.is_trial]
         self._candidates = [run for run in runs if not run.is_trial]
         self._written = 0.0
+        limits = experiment.limits
+        self._limits = {Status.TIMEOUT: limits.seconds, Status.OOM: limits.gigabytes}
         self._rows: dict[str, list[dict[str, Any]]] = {}
-        self.refresh(held or {})
+        self.refresh(in_jobs or {})
 
-    def refresh(self, held: dict[str, str]) -> None:
-        """Reads the runs that were not over, and chooses among the trials that are."""
-        self.held = held
-        self._rows = {name: rows for name, rows in self._rows.items() if self.is_over(name)}
+    def refresh(self, in_jobs: dict[str, str]) -> None:
+        """Reads the runs that were not done, and chooses among the trials that are."""
+        self.in_jobs = in_jobs
+        self._rows = {name: rows for name, rows in self._rows.items() if self.is_done(name)}
         self._choose()
 
     def _choose(self) -> None:
-        """Chooses among the trials that are over; until then, the first one has a row."""
+        """Chooses among the trials that are done; until then, the first one has a row."""
         self.trials = self._frame(self._trials)
         self.chosen = choose(self.experiment, self.trials)
         best = {run.point: run.trial for run in reversed(self._candidates)} | self.chosen
@@ -103,7 +105,7 @@ class Record:
 
     @property
     def num_left(self) -> int:
-        """How many runs are not over."""
+        """How many runs are not done."""
         return int((~self.results["status"].isin(DONE)).sum())
 
     def all_runs(self) -> list[RunSpec]:
@@ -113,10 +115,10 @@ class Record:
 
     def todo(self) -> list[RunSpec]:
         """The runs that can be begun or continued; of the tuning alone, while it lasts."""
-        left = [run for run in self.all_runs() if not self.is_over(run.name)]
-        return [run for run in left if run.name not in self.held]
+        left = [run for run in self.all_runs() if not self.is_done(run.name)]
+        return [run for run in left if run.name not in self.in_jobs]
 
-    def is_over(self, name: str) -> bool:
+    def is_done(self, name: str) -> bool:
         """Whether a run is not run again."""
         return all(row["status"] in DONE for row in self._rows[name])
 
@@ -161,7 +163,7 @@ class Record:
             status, contents = status if tested else Status.INTERRUPTED, [summary, tested]
         if status not in DONE:
             status = Status.INTERRUPTED if summary else Status.MISSING
-            status = Status.SUBMITTED if run.name in self.held else self._stop(run) or status
+            status = Status.SUBMITTED if run.name in self.in_jobs else self._stop(run) or status
         rows = []
         for number in range(run.num_seeds):
             parts = [(each.get("replicas") or [each] * run.num_seeds)[number] for each in contents]
@@ -189,13 +191,8 @@ class Record:
         end = self._end(run.name)
         if end.get("digest") != run.digest:
             return ""
-        grown = (self._limit(end["status"]) or math.inf) > (end["limit"] or math.inf)
+        grown = (self._limits.get(end["status"]) or math.inf) > (end["limit"] or math.inf)
         return "" if grown else str(end["status"])
-
-    def _limit(self, status: str) -> float | None:
-        """What `limits` says of the ends with a status."""
-        limits = self.experiment.limits
-        return {"timeout": limits.seconds, "oom": limits.gigabytes}.get(status)
 
     def run(self, runs: Sequence[RunSpec], *, writes_tables: bool = True) -> None:
         """Runs them in a pool of this machine."""
@@ -211,7 +208,7 @@ class Record:
             for name, run in todo.items()
         ]
         every, console = [*self._trials, *self._runs], Console(stderr=True)
-        number, total = sum(self.is_over(run.name) for run in every), len(every)
+        number, total = sum(self.is_done(run.name) for run in every), len(every)
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         shown = Progress(*columns, console=console, disable=not console.is_terminal)
         bar = shown.add_task("runs", total=total, completed=number)
@@ -230,19 +227,17 @@ class Record:
             self.signum = pool.signum
 
     def _outcome(self, run: RunSpec) -> str:
-        """Status and score of a run, e.g. `finished val/nmse 1.0e-02`."""
+        """Status and score, e.g. `finished val/nmse 1.0e-02`."""
         rows, experiment = self._rows[run.name], self.experiment
         metric = experiment.tuning.metric if run.is_trial else experiment.metrics[0]
         values = [row[metric] for row in rows if metric in row]
-        if values:
-            return f"{rows[0]['status']} {metric} {median(values):.1e}"
-        text = unlogged([metric], pd.DataFrame(rows))
-        return f"{rows[0]['status']}{text and f', but {text}'}"
+        score = f" {metric} {median(values):.1e}" if values else ""
+        return f"{rows[0]['status']}{score or unlogged([metric], pd.DataFrame(rows))}"
 
     def _end_run(self, run: RunSpec, worker: Worker, signum: int) -> None:
         """Reads a run whose process has ended; an end without a result is written down."""
         self._rows[run.name] = self._read(run)
-        if self.is_over(run.name) or (signum and not worker.is_overdue):
+        if self.is_done(run.name) or (signum and not worker.is_overdue):
             return
         status = Status.OOM if worker.code == _EXIT_OOM else Status.FAILED
         status = Status.TIMEOUT if worker.is_overdue else status
@@ -250,7 +245,7 @@ class Record:
         reason = lines[-1].removeprefix("bfc: error: ") if lines else ""
         end = {
             "status": status,
-            "limit": self._limit(status),
+            "limit": self._limits.get(status),
             "code": worker.code,
             "reason": f"killed by signal {-worker.code}" if worker.code < 0 else reason,
             "digest": run.digest,

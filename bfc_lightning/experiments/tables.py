@@ -50,7 +50,7 @@ def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
     A trial that diverged or met a limit counts as infinite; those that failed are waited for.
     """
     if text := unlogged([experiment.tuning.metric], trials):
-        raise RunError(f"tuning.metric: {text}")
+        raise RunError(f"tuning.metric: trials finished{text}")
     return {
         point: str(_scores(experiment, rows).idxmin())
         for point, rows in by_point(experiment, trials)
@@ -59,11 +59,11 @@ def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
 
 
 def unlogged(metrics: Iterable[str], rows: pd.DataFrame) -> str:
-    """Says which metric no run has logged, with the closest name; empty if none is missing."""
+    """` without metric 'x'`, which no finished run has logged, and the closest name, or nothing."""
     absent = [metric for metric in metrics if metric not in rows]
-    if rows.empty or not absent or Status.FINISHED not in rows["status"].to_numpy():
+    if not absent or rows.empty or Status.FINISHED not in rows["status"].to_numpy():
         return ""
-    return f"metric {absent[0]!r} was not logged.{did_you_mean(absent[0], list(rows.columns))}"
+    return f" without metric {absent[0]!r}.{did_you_mean(absent[0], list(rows.columns))}"
 
 
 def edge_warnings(experiment: Experiment, chosen: Chosen, trials: pd.DataFrame) -> Iterator[str]:

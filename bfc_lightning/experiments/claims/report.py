@@ -41,7 +41,7 @@ def number(value: float) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.3g}"
 
 
-def interval_in_words(condition: Mapping[str, Any]) -> str:
+def format_interval(condition: Mapping[str, Any]) -> str:
     """Effect and interval of a condition of claims.json, or why there is none."""
     if condition["value"] is None:
         return str(condition["reason"])
@@ -49,7 +49,7 @@ def interval_in_words(condition: Mapping[str, Any]) -> str:
     return f"{number(condition['value'])} [{number(low)}, {number(high)}]"
 
 
-def bound_in_words(condition: Mapping[str, Any]) -> str:
+def format_bound(condition: Mapping[str, Any]) -> str:
     """The bounds of a condition of claims.json."""
     signs = {"at_least": "≥", "at_most": "≤"}
     return ", ".join(f"{signs[key]} {number(condition[key])}" for key in signs if key in condition)
@@ -68,7 +68,7 @@ def rendered(kind: str, content: Mapping[str, Any], pictures: Mapping[str, str])
     """
     loader = PackageLoader("bfc_lightning.experiments.claims", ".")
     environment = Environment(loader=loader, autoescape=select_autoescape(), trim_blocks=True)
-    environment.globals.update(bound=bound_in_words, interval=interval_in_words)
+    environment.globals.update(bound=format_bound, interval=format_interval)
     template = environment.get_template(f"page.{kind}")
     return template.render(**content, counts=tally(content["claims"]), pictures=pictures)
 

@@ -36,12 +36,6 @@ def judge_all(
     return judgments
 
 
-def unknown_metrics(claims: Sequence[Claim], results: pd.DataFrame) -> list[str]:
-    """Metrics that the claims need and no run logged, which are most likely misspelled."""
-    terms = [term for claim in claims for condition in claim.conditions for term in condition.terms]
-    return [metric for metric in dict.fromkeys(t.metric for t in terms) if metric not in results]
-
-
 def verdict_on(condition: Condition, estimate: Estimate) -> str:
     """Undecided if the interval contains a bound; otherwise it is wholly inside or outside."""
     if condition.at_least <= estimate.low and estimate.high <= condition.at_most:
@@ -87,7 +81,7 @@ def _judge(condition: Condition, experiment: Experiment, results: pd.DataFrame) 
     return {
         "what": condition.what,
         "verdict": verdict_on(condition, estimate) if estimate else UNDECIDED,
-        "effect": effect_in_words(condition),
+        "effect": format_effect(condition),
         "value": estimate and estimate.value,
         "interval": estimate and [estimate.low, estimate.high],
         **{name: bound for name, bound in bounds.items() if math.isfinite(bound)},
@@ -111,7 +105,7 @@ def _values_of(term: Term, results: pd.DataFrame) -> tuple[dict[int, float], str
     return values, f"no {term.metric} of {term.label}: {lost}." if lost else ""
 
 
-def effect_in_words(condition: Condition) -> str:
+def format_effect(condition: Condition) -> str:
     """The effect that is estimated, e.g. `val/nmse: layerwise / joint`."""
     if condition.exponent is not None:
         return f"exponent of {condition.exponent.of} - exponent of {condition.exponent.minus}"
