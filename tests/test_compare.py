@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from bfc_lightning.cli import main
+from bfc_lightning.cli.experiments import HELP
 from bfc_lightning.experiments.pool import Pool
 from bfc_lightning.experiments.tables import load_results
 from bfc_lightning.runs.folder import locked
@@ -63,9 +64,10 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def test_folder_has_the_files_that_the_help_names(compared):
-    names = {path.name for path in compared.iterdir()}
-    tables = {f"compare.{kind}" for kind in ("yaml", "csv", "md", "tex", "png")}
-    assert names == {*tables, "base.yaml", "configs", "runs", "logs"}
+    files = HELP.partition("Files in ROOT/NAME/: ")[2].partition("\n\n")[0]
+    named = {word.strip(",/.") for word in files.replace("(tuning)", "").split()} - {"and"}
+    optional = {"trials.csv", "scaling.csv", "scaling.png"}
+    assert {path.name for path in compared.iterdir()} == named - optional
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert "| wide " in (compared / "compare.md").read_text()
     assert "| wild | 0 of 2, 2 diverged | - | - |" in (compared / "compare.md").read_text()
