@@ -23,11 +23,7 @@ from bfc_lightning.experiments.claims.report import (
     tally,
     write_report,
 )
-from bfc_lightning.experiments.claims.verdicts import (
-    effect_of,
-    judge_all,
-    verdict_on,
-)
+from bfc_lightning.experiments.claims.verdicts import effect_of, judge_all, verdict_on
 from bfc_lightning.experiments.spec import Scaling
 from tests.claim_files import RATIO as ENTRY
 from tests.claim_files import write_claim

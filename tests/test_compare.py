@@ -65,9 +65,9 @@ def statuses(folder: Path) -> dict[str, str]:
 
 def test_folder_has_the_files_that_the_help_names(compared):
     files = HELP.partition("Files in ROOT/NAME/: ")[2].partition("\n\n")[0]
-    named = {word.strip(",/.") for word in files.replace("(tuning)", "").split()} - {"and"}
-    optional = {"trials.csv", "scaling.csv", "scaling.png"}
-    assert {path.name for path in compared.iterdir()} == named - optional
+    named = {word.strip(",/.") for word in files.split()} - {"and", "(tuning)"}
+    of_others = {"trials.csv", "scaling.csv", "scaling.png"}
+    assert {path.name for path in compared.iterdir()} == named - of_others
     assert (compared / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert "| wide " in (compared / "compare.md").read_text()
     assert "| wild | 0 of 2, 2 diverged | - | - |" in (compared / "compare.md").read_text()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,9 @@ def processes_with(text: str) -> list[int]:
     """The live processes whose stdout is a file with a text in its path."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        try:
-            names = [os.readlink(path / "fd" / "1")]
-        except OSError:
-            continue
-        if text in names[0]:
-            found.append(int(path.name))
+        with suppress(OSError):
+            if text in os.readlink(path / "fd" / "1"):
+                found.append(int(path.name))
     return found
 
 

@@ -168,8 +168,13 @@ def test_learner_with_another_class_drops_arguments_of_the_base(tmp_path):
     assert "steps" not in runs[1].config["scheme"].get("init_args", {})
 
 
-TUNED = {"tune": {LR: [1, 2]}}
-STEPS_TYPO = {"scheme": {"class_path": "Layerwise", "init_args": {"stps": 3}}}
+def one(**block: object) -> dict:
+    """An experiment with one learner."""
+    return {"learners": {"a": block}}
+
+
+TUNE = {LR: [1, 2]}
+STEPS_TYPO = {"class_path": "Layerwise", "init_args": {"stps": 3}}
 ERRORS = {
     "grid and points": ({"grid": {LR: [1]}, "points": [{LR: 1}]}, ["grid", "points"]),
     "no base": ({"base": []}, ["base"]),
@@ -181,17 +186,15 @@ ERRORS = {
     "a seed that is too large": ({"seeds": [0, 5 * 10**9]}, ["seeds", "4294967295", "5000000000"]),
     "a seed in the grid": ({"grid": {"seed_everything": [1, 2]}}, ["seed_everything", "`seeds`"]),
     "a name in points": ({"points": [{"run.name": "a"}]}, ["run point=", "run.name", "`run`"]),
-    "a name in tune": ({"learners": {"a": {"tune": {"run.name": ["a"]}}}}, ["run a", "run.name"]),
-    "a seed in tune_with": (
-        {"learners": {"a": {**TUNED, "tune_with": {"seed_everything": 1}}}},
-        ["run a", "must not set seed_everything"],
-    ),
+    "a name in tune": (one(tune={"run.name": ["a"]}), ["run a", "run.name"]),
+    "a seed in tune_with": (one(tune=TUNE, tune_with={"seed_everything": 1}), ["seed_everything"]),
+    "a seed of a learner": (one(seed_everything=1), ["learners.a", "seed_everything"]),
     "a tuning metric that is no text": ({"tuning": {"metric": None}}, ["tuning.metric", "None"]),
     "no workers": ({"workers": 0}, ["workers", "0"]),
     "an unknown key": ({"gird": [3]}, ["'gird'", "few.yaml", "Did you mean 'grid'"]),
     "a group that is no mapping": ({"tuning": 3}, ["tuning", "mapping"]),
     "a group of a run that is no mapping": ({"grid": {"model": [3]}}, ["model must be", "mapping"]),
-    "an empty group of a learner": ({"learners": {"a": {"model": None}}}, ["run a", "mapping"]),
+    "an empty group of a learner": (one(model=None), ["run a", "mapping"]),
     "an empty section": ({"learners": None}, ["learners must be a dict"]),
     "no values": ({"grid": {LR: []}}, [f"grid.{LR}"]),
     "a label with a slash": ({"grid": {LR: {"a/b": 1}}}, ["label", "'a/b'"]),
@@ -199,36 +202,24 @@ ERRORS = {
     "points with different keys": ({"points": [{"model.width": 4}, {LR: 1}]}, ["same keys"]),
     "a point without settings": ({"points": [{}]}, ["points"]),
     "points that are no mappings": ({"points": [1, 2]}, ["points", "1"]),
-    "an unknown group of a learner": ({"learners": {"a": {"modle": {}}}}, ["run a", "'model'?"]),
+    "an unknown group of a learner": (one(modle={}), ["run a", "'modle'", "Did you mean 'model'?"]),
     "an unknown class of a learner": (
-        {"learners": {"a": {"model": {"optimizer": {"class_path": "Adma"}}}}},
+        one(model={"optimizer": {"class_path": "Adma"}}),
         ["model.optimizer", "'Adma'", "few.yaml, line", "Did you mean 'Adam'?"],
     ),
     "an unknown class in the grid": ({"grid": {"scheme": ["Joint", "Progresive"]}}, ["ssive'?"]),
-    "an unknown argument of a class": ({"learners": {"a": STEPS_TYPO}}, ["few.yaml", "steps'?"]),
-    "a baseline without a training set": (
-        {"learners": {"a": {"baseline": {"class_path": "KernelRidge"}}}},
-        ["run a", "data.num_train_samples"],
-    ),
+    "an unknown argument of a class": (one(scheme=STEPS_TYPO), ["few.yaml, line", "steps'?"]),
     "an unknown setting in the grid": ({"grid": {"model.widht": [3]}}, ["widht=3", "widht"]),
     "a value of the wrong type": ({"grid": {"model.width": [8, "many"]}}, ["model.width", "many"]),
+    "a baseline without samples": (one(baseline="KernelRidge"), ["data.num_train_samples"]),
     "replicas": ({"grid": {"model.num_replicas": [2]}}, ["model.num_replicas"]),
     "a learner that is no mapping": ({"learners": {"a": 3}}, ["learners.a"]),
-    "tune without lists": ({"learners": {"a": {"tune": {LR: 3}}}}, ["learners.a", "tune"]),
-    "a repeated value of tune": (
-        {"learners": {"a": {"tune": {LR: [4, 4]}}}},
-        ["learners.a", "different"],
-    ),
-    "tune_with without tune": ({"learners": {"a": {"tune_with": {LR: 1}}}}, ["a.tune_with"]),
-    "tune_with that is no mapping": ({"learners": {"a": {**TUNED, "tune_with": 5}}}, ["mapping"]),
-    "seeds also for tuning": (
-        {"learners": {"a": TUNED}, "tuning": {"seeds": [0]}},
-        ["tuning.seeds", "0"],
-    ),
-    "unequal numbers of trials": (
-        {"learners": {"a": TUNED, "b": {}}, "tuning": {"trials": 2}},
-        ["tuning.trials", "b"],
-    ),
+    "tune without lists": (one(tune={LR: 3}), ["learners.a", "tune"]),
+    "a repeated value of tune": (one(tune={LR: [4, 4]}), ["learners.a", "different"]),
+    "tune_with without tune": (one(tune_with={LR: 1}), ["a.tune_with"]),
+    "tune_with that is no mapping": (one(tune=TUNE, tune_with=5), ["a.tune_with", "mapping"]),
+    "seeds also for tuning": (one(tune=TUNE) | {"tuning": {"seeds": [0]}}, ["tuning.seeds", "0"]),
+    "too few trials": (one(tune=TUNE) | {"tuning": {"trials": 3}}, ["tuning.trials", "a"]),
     "scaling without its keys": ({"scaling": {"dimension": "d"}}, ["scaling"]),
     "a name that is too long": ({"grid": {LR: {"w" * 240: 1}}}, ["too long"]),
     "a run.name with a slash": ({"run": {"name": "a/b"}}, ["run.name", "'a/b'"]),
