@@ -157,8 +157,7 @@ def test_run_without_a_number_leaves_the_claim_undecided(run, told, tmp_path):
 
 
 def test_terms_are_taken_at_their_labels(tmp_path):
-    term = {"learner": "a", "metric": "val/nmse", "at": {"d": 8}}
-    entry = {"what": "x", "value": term, "at_most": 1}
+    entry = {"what": "x", "value": {**vars(TERM), "at": {"d": 8}}, "at_most": 1}
     claim = read_claim(write_claim(tmp_path, conditions=[entry]))
     spec = experiment(seeds=range(5), d=["4", "8"])
     rows = results(spec, lambda learner, d, seed: float(d) / 16 if learner == "a" else 9.0)
@@ -172,8 +171,7 @@ def test_exponents_are_compared(tmp_path):
     entry = {"what": "x", "exponent": {"of": "a", "minus": "b"}, "at_most": -0.5}
     claim = read_claim(write_claim(tmp_path, conditions=[entry]))
     numbers = [str(10**power) for power in range(1, 6)]
-    scaling = Scaling("d", "n", 0.1)
-    spec = experiment(seeds=range(5), n=numbers, d=["8", "16"], scaling=scaling)
+    spec = experiment(seeds=range(5), n=numbers, d=["8", "16"], scaling=Scaling("d", "n", 0.1))
     powers = {"a": 1.0, "b": 2.0}
     rows = results(spec, lambda name, n, d, seed: float(d) ** powers[name] / float(n))
     check_claim(claim, spec)

@@ -1,7 +1,6 @@
 """`bfc claims`, from arguments to verdicts."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -155,7 +154,6 @@ def test_stopped_claims_continue(tmp_path):
     argv = ["--configs", str(tmp_path / "claims"), "--run.root", str(tmp_path / "logs")]
     process = subprocess.Popen(
         [sys.executable, "-m", "bfc_lightning", "claims", *argv],
-        cwd=os.getcwd(),
         stderr=subprocess.PIPE,
         text=True,
     )

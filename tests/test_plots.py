@@ -103,8 +103,7 @@ def test_long_labels_of_points_have_a_setting_per_line():
 
 def test_numeric_axis_is_logarithmic_and_in_order():
     spec = experiment([""], lr=RATES)
-    figure = figure_of(spec, lambda name, lr, seed: float(lr) * 10**seed)
-    (panel,) = figure.axes
+    (panel,) = figure_of(spec, lambda name, lr, seed: float(lr) * 10**seed).axes
     (line,) = lines_of(panel).values()
     assert list(line.get_xdata()) == [0.001, 0.01, 0.1]
     assert list(line.get_ydata()) == pytest.approx([0.01, 0.1, 1.0])

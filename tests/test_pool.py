@@ -28,9 +28,7 @@ from pathlib import Path
 from bfc_lightning.experiments.pool import Pool, Task
 from bfc_lightning.experiments.spec import Limits
 folder, argv = Path(sys.argv[1]), tuple(sys.argv[2:])
-tasks = [
-    Task(n, ((*argv, f"--run.root={folder / n}"),), folder / f"{n}.txt") for n in ("0", "1", "2")
-]
+tasks = [Task(n, ((*argv, f"--run.root={folder / n}"),), folder / f"{n}.txt") for n in "012"]
 if __name__ == "__main__":
     with Pool(2, limits=Limits()) as pool:
         for worker in pool.run(tasks):

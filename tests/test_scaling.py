@@ -73,15 +73,13 @@ UNKNOWN = dict.fromkeys(("failed", "interrupted", "missing"), math.nan)
 
 @pytest.mark.parametrize(("status", "wanted"), (STOPPED | UNKNOWN).items())
 def test_runs_without_a_result_are_infinite_or_unknown(status, wanted):
-    spec = spec_of([0])
-    needed = needed_of(spec, lambda learner, d, n, seed: status if n < 1000 else 0.01)
+    needed = needed_of(spec_of([0]), lambda learner, d, n, seed: status if n < 1000 else 0.01)
     found = needed.table.set_index(["learner", "d"])["samples_needed"]
     assert found["joint", "8"] == pytest.approx(wanted, nan_ok=True)
 
 
 def test_exponents_of_exact_power_laws_are_recovered():
-    spec = spec_of()
-    needed = needed_of(spec, power_law(1.25, 2.5, lambda seed: 2.0**seed))
+    needed = needed_of(spec_of(), power_law(1.25, 2.5, lambda seed: 2.0**seed))
     for learner, power in (("joint", 1.25), ("kernel", 2.5)):
         found = needed.exponent(learner)
         assert (found.value, found.low, found.high) == pytest.approx((power,) * 3, abs=1e-12)
@@ -146,14 +144,12 @@ def test_intervals_are_those_of_a_slow_bootstrap(num_seeds):
 
 
 def test_bounds_and_what_is_not_reached_have_no_part_in_the_exponent():
-    spec = spec_of()
-
     def error(learner, d, n, seed):
         if learner == "kernel" and d == 32 and seed > 0:
             return 1.0
         return 0.01 if learner == "joint" and d == 8 else d**2 / n
 
-    needed = needed_of(spec, error)
+    needed = needed_of(spec_of(), error)
     for learner in ("joint", "kernel"):
         assert needed.exponent(learner).value == pytest.approx(2.0, abs=1e-12)
     assert needed.medians("kernel").loc["32", "samples"] == math.inf
@@ -166,13 +162,11 @@ def test_bounds_and_what_is_not_reached_have_no_part_in_the_exponent():
 
 
 def test_no_exponent_and_no_interval_say_why():
-    spec = spec_of()
-
     def error(learner, d, n, seed):
         is_lost = d > 8 if learner == "joint" else d > 8 and seed == 0
         return 1.0 if is_lost else d**2 / n
 
-    needed = needed_of(spec, error)
+    needed = needed_of(spec_of(), error)
     assert str(needed.exponent("joint")) == "- (fewer than two usable dimensions)"
     # seed 0 is more than half of a draw with a chance of 7/27
     shaky = needed.exponent("kernel")
@@ -189,13 +183,11 @@ def test_no_exponent_and_no_interval_say_why():
 
 
 def test_csv_has_a_line_for_each_learner_dimension_and_seed():
-    spec = spec_of([0, 7])
-
     def error(learner, d, n, seed):
         found = {8.0: 0.01, 16.0: "missing", 32.0: 1.0}
         return found[d] if learner == "kernel" else d**2 / n
 
-    lines = needed_of(spec, error).to_csv().splitlines()
+    lines = needed_of(spec_of([0, 7]), error).to_csv().splitlines()
     assert lines[0] == "learner,d,seed,samples_needed,is_bound"
     assert lines[1:4] == ["joint,8,0,640,no", "joint,8,7,640,no", "joint,16,0,2560,no"]
     assert lines[7:12:2] == ["kernel,8,0,10,yes", "kernel,16,0,,no", "kernel,32,0,inf,no"]
