@@ -262,7 +262,7 @@ def test_failed_runs_are_explained_once_and_the_others_finish(tmp_path, begun, c
     error = capsys.readouterr().err
     assert error.count("only here") == 1
     assert error.count("killed by signal 9") == 1
-    assert "4 of 6 runs have no result; to run them again: bfc compare -c" in error
+    assert "4 of 6 runs have no result; to continue: bfc compare -c" in error
     found = statuses(tmp_path / "logs" / "few")
     assert [found[f"{name}-seed1"] for name in learners] == ["failed", "failed", "finished"]
     assert compare(path, "--seeds", "[0]") == 1

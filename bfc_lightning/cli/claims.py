@@ -64,8 +64,7 @@ def claims_command(argv: Sequence[str]) -> int:
         return 0
     with usage_errors():
         # In the other commands, configs follow -c.
-        options = ["--configs" if word in CONFIG_OPTIONS else word for word in argv]
-        given = parsed(claims_parser(), options)
+        given = parsed(claims_parser(), ["--configs" if w in CONFIG_OPTIONS else w for w in argv])
         known = find_claims(Path(given.configs))
         for name in given.names:
             if name not in known:

@@ -88,13 +88,10 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
     _show(record)
     if given.report:
         return 0
-    if record.signum:
-        say(f"stopped with {record.num_left} runs to go; to continue: {again}")
-        return 128 + record.signum
-    if record.num_left:
+    if record.signum or record.num_left:
         left = f"{record.num_left} of {len(record.results)} runs have no result"
-        say(f"{left}; to run them again: {again}")
-    return 1 if record.num_left else 0
+        say(f"{left}; to continue: {again}")
+    return 128 + record.signum if record.signum else int(record.num_left > 0)
 
 
 def plan_runs(argv: Sequence[str], command: str) -> tuple[Namespace, Experiment, list[RunSpec]]:
