@@ -125,9 +125,9 @@ def parsed(
     def over_files(argv: list[str]) -> Namespace:
         given = parser.parse_args(argv, namespace=parser.parse_object(read()))
         for key, default in parser.get_defaults().items(branches=True):
-            if default is not None and not isinstance(given[key], type(default)):
+            if default is not None and not isinstance(given.get(key), type(default)):
                 kind = type(default).__name__.replace("Namespace", "mapping")
-                raise RunError(f"{key} must be a {kind}, got {given[key]!r}.")
+                raise RunError(f"{key} must be a {kind}, got {given.get(key)!r}.")
         built: Namespace = parser.instantiate(given)
         return built
 
