@@ -75,7 +75,7 @@ RUNS = {
         *(*BARE, "--trainer.gradient_clip_algorithm", "value"),
         *("--trainer.gradient_clip_val", "1e-3"),
     ],
-    "not clipped": [*BARE, "--trainer.gradient_clip_val", "-1"],
+    "not clipped": [*BARE, "--trainer.gradient_clip_val", "0"],
     "linearized": [*BARE, "--model.linearized", "true", "--model.activation", "torch.nn.SiLU"],
 }
 
