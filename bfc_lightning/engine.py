@@ -268,7 +268,9 @@ class Engine:
             start = own.stop
         rows.hand_back()
         if formula_of(optimizers[0]) != rows.formula:
-            raise ValueError("lr_scheduler must change the learning rate only; use autograd.")
+            raise ValueError(
+                "lr_scheduler must change the learning rate only; use autograd in a new run."
+            )
         taken = torch.stack(losses)
         return taken if len(values) > 1 else taken[:, 0]
 

@@ -119,7 +119,7 @@ def test_second_signal_stops_at_once(whole, tmp_path):
     "argv",
     [
         ["--data.num_train_samples", "100"],
-        ["--trainer.accumulate_grad_batches", "4"],  # the signal comes between two batches
+        ["--trainer.accumulate_grad_batches", "4"],
         ["--labels", "Classification", "--model.final_temperature", "0.05"],
         pytest.param(
             [*DOUBLE, "--engine", "autograd", "--model.optimizer", "RMSprop"],
@@ -176,6 +176,9 @@ def test_renamed_run_continues_from_its_config_in_any_working_directory(
     monkeypatch.chdir(tmp_path)
     config = ["fit", "-c", "logs/renamed/config.yaml"]
     assert main([*config, *RESUME]) == 0
+    monkeypatch.chdir(renamed)
+    assert main(["fit", "-c", "config.yaml", *RESUME]) == 0  # nothing is left to train
+    monkeypatch.chdir(tmp_path)
     assert [entry.name for entry in (tmp_path / "logs").iterdir()] == ["renamed"]
     assert_same_run(whole, renamed)
     assert (tmp_path / "seen").read_text() == (whole.parent / "seen").read_text()

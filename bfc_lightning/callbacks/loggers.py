@@ -155,7 +155,8 @@ class KeepsState:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
-        vars(self).update(state_dict)
+        for name in self.kept:
+            setattr(self, name, state_dict[name])
 
 
 class TrainingLog(KeepsState, Callback):

@@ -49,6 +49,5 @@ def baseline_command(argv: Sequence[str]) -> int:
                 "metrics": metrics,
             }
             write_json(own.path / SUMMARY, content)
-            own.keep()
     show_metrics(str(own.path), metrics)
     return 0

@@ -114,7 +114,7 @@ def _choose(asked: str, stored: str | None, why_not: Mapping[str, str | None]) -
         return possible[0]
     if wanted in possible:
         return wanted
-    advice = f"; to resume to rounding, add --engine {possible[0]}" if wanted == stored else ""
+    advice = f"; for results equal to rounding, add --engine {possible[0]}" if stored else ""
     allowed, reason = " or ".join(possible), why_not[wanted]
     raise RunError(f"engine must be {allowed} here, got {wanted}: {reason}{advice}.")
 

@@ -20,6 +20,7 @@ TRACEBACK_VARIABLE = "BFC_TRACEBACK"
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OOM = re.compile("out of memory|can't allocate memory|not enough memory|Cannot allocate memory")
+_JSONARGPARSE = re.compile("Does not validate|Problem with")  # it wraps what a class raises
 _PLAIN = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
 
@@ -59,8 +60,8 @@ def usage_errors() -> Iterator[None]:
         if getattr(error, "errno", None) in _NO_SPACE or _is_out_of_memory(error):
             raise
         cause: BaseException = error
-        while str(cause).startswith(("Does not validate", "Problem with")):  # of jsonargparse
-            cause = cause.__cause__ or cause.__context__ or AssertionError()
+        while (below := cause.__cause__ or cause.__context__) and _JSONARGPARSE.match(str(cause)):
+            cause = below
         if str(cause) and isinstance(cause, _PLAIN):
             raise RunError(str(error)) from error
         frame = traceback.extract_tb(cause.__traceback__)[-1]

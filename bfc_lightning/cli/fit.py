@@ -98,10 +98,7 @@ def fit_command(argv: Sequence[str]) -> int:
             trainer = build_trainer(run, folder.path, metrics, callbacks)
             use_launcher(trainer, ["fit", *argv])
             announce(run, folder.path, trainer)
-            if is_over := resumption.is_over(study.config):
-                say(f"the run is over after {resumption.step} steps: nothing is left to train.")
-        if not is_over:
-            train(run, folder, trainer)
+        train(run, folder, trainer)
     if trainer.is_global_zero:
         show_result(folder.path, read_summary(folder.path), score_key=run.model.score_key)
     return 0
@@ -214,8 +211,9 @@ def build_trainer(
         interval *= options["accumulate_grad_batches"]
     options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
     fill_processes(options)
+    is_over = run.resumption.is_over(run.study.config)
     options |= {
-        "max_steps": run.phases[-1].stop,
+        "max_steps": run.resumption.step if is_over else run.phases[-1].stop,
         "val_check_interval": interval,
         "logger": loggers,
         "callbacks": [scheme_callback(run.objects.scheme, run.phases), *users, *bar, *callbacks],
@@ -257,8 +255,9 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten({**run.seeded_settings, "run": {"name": folder.name}}))
     default = run.study.parser.get_default("trainer.max_steps")
-    if run.study.config.trainer.max_steps not in (trainer.max_steps, default):
-        say(f"the run takes {trainer.max_steps:,} steps, those of scheme.steps.")
+    steps = run.phases[-1].stop
+    if run.study.config.trainer.max_steps not in (steps, default):
+        say(f"the run takes {steps:,} steps, those of scheme.steps.")
     seeds = f"seed {run.seeds[0]}"
     if len(run.seeds) > 1:
         seeds = f"{len(run.seeds)} replicas, seeds {run.seeds[0]} to {run.seeds[-1]}"
@@ -267,6 +266,8 @@ def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     step = run.resumption.step
     resumed = "" if step is None else f"  resuming from step {step}"
     say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}  {engine}{resumed}")
+    if step == trainer.max_steps:
+        say(f"the run is over after {step} steps: nothing is left to train.")
 
 
 def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:

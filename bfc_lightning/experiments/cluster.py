@@ -184,5 +184,7 @@ def watch(record: Record) -> None:
             for _ in range(_POLL_SECONDS):
                 if any(_lock(record.experiment.folder, "").iterdir()):
                     time.sleep(1)
+            in_jobs = record.in_jobs
             with suppress(RunError):  # the controller may be busy
-                record.refresh(runs_in_jobs(record.experiment.folder))
+                in_jobs = runs_in_jobs(record.experiment.folder)
+            record.refresh(in_jobs)

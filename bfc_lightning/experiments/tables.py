@@ -49,7 +49,8 @@ def choose(experiment: Experiment, trials: pd.DataFrame) -> Chosen:
 
     A trial that diverged or met a limit counts as infinite; those that failed are waited for.
     """
-    if text := unlogged([experiment.tuning.metric], trials):
+    text = unlogged([experiment.tuning.metric], trials)
+    if text and trials["status"].isin(DONE).all():
         raise RunError(f"tuning.metric: trials finished{text}")
     return {
         point: str(_scores(experiment, rows).idxmin())

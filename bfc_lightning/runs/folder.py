@@ -56,7 +56,7 @@ def find_folder(config: Namespace) -> Path:
         stored = yaml.safe_load(first.read_text(encoding="utf-8"))["run"]
         names = (None, first.parent.resolve().name, stored["name"])
         if options.name in names and options.root == stored["root"]:
-            return first.parent
+            return first.parent if first.parent.name else Path.cwd()
     name = options.name if options.name is not None else first.stem
     return named_folder(options.root, name)
 
@@ -87,27 +87,21 @@ class RunFolder:
     """A folder that a run has reserved."""
 
     path: Path
-    is_kept: bool = False  # once the run has begun
+    is_kept: bool = False  # whether it stays if the run does not begin
     is_new: bool = False
-    replaced: Path | None = None  # where the run that it replaces is kept meanwhile
+    has_begun: bool = False
+
+    @property
+    def replaced(self) -> Path:
+        """Where the run that this one replaces is kept until this one has begun."""
+        path = self.path.absolute()
+        return path.with_name(f".{path.name}.replaced")
 
     def keep(self) -> None:
         """Makes the reservation final and deletes the run that it replaces."""
-        if not self.is_kept and self.replaced is not None:
-            doomed = self.replaced.with_suffix(".deleted")  # at once, for `restore_replaced`
-            shutil.rmtree(doomed, ignore_errors=True)
-            shutil.rmtree(self.replaced.rename(doomed))
-        self.is_kept = True
-
-
-def restore_replaced(folder: Path) -> None:
-    """Puts a run back if the one that was to replace it was killed before its first step."""
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    if replaced.is_dir():
-        folder.mkdir(exist_ok=True)
-        with locked(folder):
-            shutil.rmtree(folder)
-            replaced.rename(folder)
+        if not self.has_begun:
+            shutil.rmtree(self.replaced, ignore_errors=True)
+        self.is_kept = self.has_begun = True
 
 
 @contextmanager
@@ -123,11 +117,12 @@ def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[Ru
             _create(own, options)
         with locked(own.path):
             yield own
+            own.keep()
     except BaseException:
         if own.is_new and not own.is_kept:
             shutil.rmtree(own.path, ignore_errors=True)
-        if own.replaced is not None and not own.is_kept:
-            own.replaced.rename(folder)
+            if own.replaced.exists():
+                own.replaced.rename(own.path)
         for each in missing:
             with suppress(OSError):  # not empty
                 each.rmdir()
@@ -138,12 +133,14 @@ def _create(own: RunFolder, options: RunOptions) -> None:
     """Makes the folder; without a name, the first free one of NAME, NAME-2, NAME-3, ..."""
     folder = own.path
     folder.parent.mkdir(parents=True, exist_ok=True)
-    restore_replaced(folder)
     if options.overwrite and folder.exists():
         if not (folder / CONFIG).is_file() and any(path.is_file() for path in folder.rglob("*")):
             raise RunError(f"run.overwrite deletes runs only, and {folder} has no {CONFIG}.")
         with locked(folder):
-            own.replaced = folder.rename(folder.with_name(f".{folder.name}.replaced"))
+            if own.replaced.exists():  # the run in the folder never began
+                shutil.rmtree(folder)
+            else:
+                folder.rename(own.replaced)
     for number in count(1):
         own.path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         with suppress(FileExistsError):
@@ -159,7 +156,6 @@ def _create(own: RunFolder, options: RunOptions) -> None:
 
 def find_checkpoint(name: str, folder: Path) -> Path:
     """A checkpoint: `best` or `last` of the folder, a file, or the last one of a run folder."""
-    restore_replaced(folder)
     path = folder / CHECKPOINTS / f"{name}.ckpt" if name in ("best", "last") else Path(name)
     if path.is_dir():
         path = path / CHECKPOINTS / "last.ckpt"

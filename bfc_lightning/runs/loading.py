@@ -18,14 +18,7 @@ from bfc_lightning.learners import Learner
 from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import problem_parser, seeded
-from bfc_lightning.runs.folder import (
-    CHECKPOINTS,
-    CONFIG,
-    RunError,
-    find_checkpoint,
-    read_summary,
-    restore_replaced,
-)
+from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, RunError, find_checkpoint, read_summary
 from bfc_lightning.runs.identity import PROBLEM_GROUPS, differences, flatten
 from bfc_lightning.targets import Target
 
@@ -117,14 +110,16 @@ def find_resumption(config: Namespace, folder: Path) -> Resumption:
         return Resumption()
     if config.run.overwrite:
         raise RunError("run.overwrite would delete the run that resume continues: choose one.")
-    restore_replaced(folder)
     if config.resume == "auto" and not (folder / CHECKPOINTS / "last.ckpt").is_file():
         return Resumption(folder)
     checkpoint = find_checkpoint("last" if config.resume == "auto" else config.resume, folder)
+    content = read_checkpoint(checkpoint)
     own = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else folder
     if config.run.name is not None and own.resolve() != folder.resolve():
-        raise RunError(f"a run is resumed in its folder, {own}, got {folder}: omit --run.name.")
-    return Resumption(own, checkpoint, read_checkpoint(checkpoint))
+        raise RunError(f"a run is resumed in its folder, {own}, got {folder}: omit run.name.")
+    if checkpoint.parent.name != CHECKPOINTS and folder.exists():
+        raise RunError(f"{checkpoint} is not of the run {folder}: choose another run.name.")
+    return Resumption(own, checkpoint, content)
 
 
 class LoadedRun(NamedTuple):
@@ -147,7 +142,6 @@ def load_run(path: str | Path, checkpoint: str = "best", replica: int = 0) -> Lo
         replica: its number, from 0, for a run with `model.num_replicas`.
     """
     folder = Path(path)
-    restore_replaced(folder)
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     content = read_checkpoint(find_checkpoint(checkpoint, folder))
     count = config["model"]["num_replicas"]

@@ -124,7 +124,7 @@ def test_a_failing_run_is_a_row(tmp_path, capsys):
     assert compare(path, *WAIT) == 1
     error = capsys.readouterr().err
     assert error.count("only here") == 1
-    assert "1 of 2 runs failed" in error
+    assert "1 of 2 runs have no result" in error
     rows = load_results(tmp_path / "logs" / "few")
     assert list(rows["status"]) == ["failed", "finished"]
 
