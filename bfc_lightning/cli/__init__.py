@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     if is_process:
-        # What is imported is never garbage: searching it takes half a second now, and most of a
-        # second when the process ends.
+        # Searching what is imported for garbage takes half a second now, and more at the end.
         gc.disable()
         os.environ["MPLBACKEND"] = "Agg"  # figures go to files, whatever a notebook has set
     if not argv or argv[0] in ("-h", "--help", "help"):

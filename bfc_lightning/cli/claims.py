@@ -63,7 +63,6 @@ def claims_command(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     with usage_errors():
-        # In the other commands, configs follow -c.
         given = parsed(claims_parser(), ["--configs" if w in CONFIG_OPTIONS else w for w in argv])
         known = find_claims(Path(given.configs))
         for name in given.names:
@@ -74,7 +73,6 @@ def claims_command(argv: Sequence[str]) -> int:
             for claim in claims:
                 print(f"{claim.name}: {claim.sentence}")
             return 0
-        # A folder of its own for every choice of claims and seeds.
         seeds = [] if given.seeds is None else [f"seeds{'+'.join(map(str, given.seeds))}"]
         name = given.run.name or "-".join(["claims", given.profile, *given.names, *seeds])
         folder = own_folder(given.run.root, name, _RESULT)

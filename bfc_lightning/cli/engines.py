@@ -34,8 +34,7 @@ _GRADIENT_HOOKS = (
     "on_before_zero_grad",
 )
 _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
-# Optimizer steps of one call of the compiled step: the most that divide the intervals of the run,
-# so that few are left over. More of them would take longer to compile.
+# Steps of a compiled call: the most that divide all intervals. More would compile longer.
 _STEPS_PER_CALL = (8, 5, 4, 2, 1)
 _MOST_GRAPHS = 8  # PyTorch compiles a function at most so often
 # Seconds, measured on two Zen 5 cores for two and three layers.

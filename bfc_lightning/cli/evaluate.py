@@ -54,7 +54,6 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
     folder = checkpoint.parent.parent if is_in_run else checkpoint.parent
     title = f"{checkpoint}, step {content['global_step']}"
     if command == "predict":
-        # Inputs (n, d), targets (n,) and predictions (n,).
         columns = {key: torch.cat([batch[key] for batch in outputs]).numpy() for key in outputs[0]}
         with replacing(folder / "predictions.npz") as aside, aside.open("wb") as file:
             np.savez(file, allow_pickle=False, **columns)

@@ -28,7 +28,7 @@ from bfc_lightning.experiments.spec import (
 )
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import LONGEST_NAME, RunError, named_folder
-from bfc_lightning.runs.identity import digest
+from bfc_lightning.runs.identity import digest, flatten
 from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
@@ -144,6 +144,8 @@ def _runs(
     except ValueError as error:
         raise RunError(f"run {stem}: {error}") from error
     count, is_trained, model = 1, BASELINE not in config, dict(config["model"])
+    if model["num_replicas"] != 1:
+        raise RunError("model.num_replicas must be 1 in an experiment, which has seeds.")
     if not is_trained:
         model["init_scale"] = baseline_init_scale(model["init_scale"])
         if config["data"]["num_train_samples"] is None:
@@ -157,19 +159,33 @@ def _runs(
 
 
 def _resolved(base: Settings, settings: Settings) -> Settings:
-    """Every setting but seed and folder, from settings that partly are those of the base.
-
-    A parse takes some 0.05 seconds. A group of settings that differs from the base's is therefore
-    parsed in its place, once for all runs that share it.
-    """
+    """Every setting but seed and folder; only groups that differ from the base's are parsed."""
     groups = [group for group in settings if settings[group] != base.get(group, ...)]
     with suppress(ArgumentError, ValueError, KeyError):  # the base may lack what others give
-        parts = {key: _parsed(_as_json({**base, key: settings[key]}))[key] for key in groups}
+        parts = {key: _part(_as_json(base), key, _as_json(settings[key])) for key in groups}
         return {**_parsed(_as_json(base)), **parts}
     return _parsed(_as_json(settings))
 
 
-def _as_json(settings: Settings) -> str:
+@cache
+def _part(base: str, key: str, text: str) -> Any:  # noqa: ANN401
+    """A group of settings in JSON, resolved; without defaults, 0.01 in place of 0.03 seconds."""
+    settings, whole = json.loads(text), _parsed(base)
+    known, given = flatten(whole[key]), flatten(settings)
+    names = {name: own for name, own in given.items() if isinstance(own, str)}
+    same = all(f".{known.get(name)}".endswith(f".{own}") for name, own in names.items())
+    # The trainer's settings are checked together; lists of classes are flattened by number.
+    is_apart = key == "trainer" or any(n not in known or n == "" or "0" in n for n in given)
+    if is_apart or not same:
+        return _parsed(_as_json({**json.loads(base), key: settings}))[key]
+    full = {name: whole[name] for name in ("inputs", "target", BASELINE, key) if name in whole}
+    for name in given.keys() - names.keys():
+        full = merged(full, nested(f"{key}.{name}", given[name]))
+    parser = _study(BASELINE in whole).parser
+    return json.loads(_as_json(parser.parse_object(full, defaults=False)[key].as_dict()))
+
+
+def _as_json(settings: object) -> str:
     return json.dumps(settings, default=str)
 
 
@@ -187,8 +203,6 @@ def _parsed(text: str) -> Settings:
             raise RunError(f"{group} must be a mapping of settings, got {settings[group]!r}.")
     study = _study(BASELINE in settings)
     study.read(settings)
-    if study.config.model.num_replicas != 1:
-        raise RunError("model.num_replicas must be 1 in an experiment, which has seeds.")
     config = study.settings()
     return {key: config[key] for key in config if key not in ("run", "seed_everything")}
 

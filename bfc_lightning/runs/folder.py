@@ -106,10 +106,7 @@ class RunFolder:
 
 @contextmanager
 def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[RunFolder]:
-    """Creates the run folder, or opens it to resume the run, and locks it.
-
-    A block that raises before `keep` was called leaves everything as it was before.
-    """
+    """Makes or opens the run folder and locks it; undone if the block raises before `keep`."""
     own = RunFolder(folder, is_kept=resumes and folder.is_dir())
     missing = [each for each in folder.parents if not each.exists()]
     try:
