@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bfc_lightning.callbacks.exceptions import Interrupted
-from bfc_lightning.experiments.pool import run_job
+from bfc_lightning.experiments.pool import Pool, run_job
 from bfc_lightning.experiments.record import LOGS, Record, write_plan
 from bfc_lightning.experiments.spec import Experiment, RunSpec, Status
 from bfc_lightning.experiments.tables import summary_table
@@ -164,8 +163,11 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
     job, folder = JobEnvironment().job_id, experiment.folder
     if experiment.cluster.name == "slurm":
         runs = [run for run in runs if _take_lock(folder, run.name, job)]
-    record = Record(replace(experiment, workers=_workers(experiment)), runs)
-    record.run([run for run in runs if not record.is_done(run.name)], writes_tables=False)
+    record = Record(experiment, runs)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # those that the job got
+    gpus = visible if experiment.cluster.gpus and visible != [""] else ()
+    pool = Pool(_workers(experiment), limits=experiment.limits, gpus=gpus)
+    record.run([run for run in runs if not record.is_done(run.name)], pool, writes_tables=False)
     if record.signum == signal.SIGUSR2:
         _slurm("scontrol", "requeue", job)
     if record.signum and experiment.cluster.name == "debug":  # in the process of the command
@@ -181,9 +183,9 @@ def watch(record: Record) -> None:
         while record.in_jobs:
             table = summary_table(record.experiment, record.results, record.chosen)
             shown.update(Text(table.to_string(index=False)), refresh=True)
-            for _ in range(_POLL_SECONDS):
+            for _ in range(4 * _POLL_SECONDS):
                 if any(_lock(record.experiment.folder, "").iterdir()):
-                    time.sleep(1)
+                    time.sleep(0.25)
             in_jobs = record.in_jobs
             with suppress(RunError):  # the controller may be busy
                 in_jobs = runs_in_jobs(record.experiment.folder)

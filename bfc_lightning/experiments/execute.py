@@ -1,12 +1,16 @@
 """Runs the missing runs of an experiment and writes its report."""
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import torch
+
 from bfc_lightning.experiments.cluster import runs_in_jobs, submit, watch
 from bfc_lightning.experiments.plots import write_figures
+from bfc_lightning.experiments.pool import Pool
 from bfc_lightning.experiments.record import RUNS, Record, write_plan
 from bfc_lightning.experiments.spec import Experiment, RunSpec
 from bfc_lightning.files import remove_unfinished
@@ -64,7 +68,7 @@ def _run_missing(record: Record) -> None:
         made |= {run.name for run in todo}
         if experiment.cluster.name == "local":
             write_plan(experiment)
-            record.run(todo)
+            record.run(todo, _pool(experiment))
         elif todo:
             record.in_jobs |= submit(record, todo)
         record.refresh(record.in_jobs)
@@ -73,6 +77,17 @@ def _run_missing(record: Record) -> None:
         todo = [run for run in record.todo() if run.name not in made]
         if record.signum or record.in_jobs or not todo:
             return
+
+
+def _pool(experiment: Experiment) -> Pool:
+    """One process per core and thread, or one per GPU if the runs ask for GPUs."""
+    accelerator = experiment.settings.get("trainer", {}).get("accelerator", "auto")
+    count = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = experiment.workers or count or max(1, (cores or 1) // experiment.run.threads)
+    return Pool(workers, limits=experiment.limits, gpus=gpus)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The state of an experiment, which is that of its run folders, and the pool that runs them."""
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +9,6 @@ from statistics import median
 from typing import Any
 
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
@@ -194,7 +192,7 @@ class Record:
         grown = (self._limits.get(end["status"]) or math.inf) > (end["limit"] or math.inf)
         return "" if grown else str(end["status"])
 
-    def run(self, runs: Sequence[RunSpec], *, writes_tables: bool = True) -> None:
+    def run(self, runs: Sequence[RunSpec], pool: Pool, *, writes_tables: bool = True) -> None:
         """Runs them in a pool of this machine."""
         todo = {run.name: run for run in runs}
         folder = self.experiment.folder
@@ -212,7 +210,7 @@ class Record:
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         shown = Progress(*columns, console=console, disable=not console.is_terminal)
         bar = shown.add_task("runs", total=total, completed=number)
-        with shown, _pool(self.experiment) as pool:
+        with shown, pool:
             if number:
                 console.out(f"{number}/{total} runs were finished before.", highlight=False)
             for worker in pool.run(tasks):
@@ -254,14 +252,3 @@ class Record:
         folder.mkdir(exist_ok=True)
         write_json(folder / f"{run.name}.json", end)
         self._rows[run.name] = self._read(run)
-
-
-def _pool(experiment: Experiment) -> Pool:
-    """One process per core and thread, or one per GPU if the runs ask for GPUs."""
-    accelerator = experiment.settings.get("trainer", {}).get("accelerator", "auto")
-    count = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = experiment.workers or count or max(1, (cores or 1) // experiment.run.threads)
-    return Pool(workers, limits=experiment.limits, gpus=gpus)
