@@ -143,8 +143,8 @@ class HierarchicalData(LightningDataModule):
             return
         self.check_processes(self.trainer.world_size)
         if self.trainer.world_size > 1:
-            state = self._problem().state_dict()
-            self._problem().load_state_dict(self.trainer.strategy.broadcast(state))
+            state = self._problem.state_dict()
+            self._problem.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def check_processes(self, world_size: int) -> None:
         """Checks that the shards can be distributed evenly among the processes.
@@ -169,7 +169,7 @@ class HierarchicalData(LightningDataModule):
 
     def make_sample_stream(self, device: torch.device | str, dtype: torch.dtype) -> SampleStream:
         """`make_stream` with fresh samples in every split, even if the training set is fixed."""
-        problem = copy.deepcopy(self._problem()).to(device=device, dtype=dtype)
+        problem = copy.deepcopy(self._problem).to(device=device, dtype=dtype)
         target, labels = problem[0], problem[1]
         assert isinstance(target, Target)
         assert isinstance(labels, Labels)
@@ -285,16 +285,17 @@ class HierarchicalData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the stream and the tensors of the problem."""
-        return {"position": self.position, "problem": self._problem().state_dict()}
+        return {"position": self.position, "problem": self._problem.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the position and the tensors, unless they belong to another target."""
-        check_same_tensors(state_dict["problem"], self._problem().state_dict())
-        self._problem().load_state_dict(state_dict["problem"])
+        check_same_tensors(state_dict["problem"], self._problem.state_dict())
+        self._problem.load_state_dict(state_dict["problem"])
         self.position = state_dict["position"]
         self._stream = self._block = None
         self._validation = {}
 
+    @functools.cached_property
     def _problem(self) -> nn.ModuleList:
         return nn.ModuleList([self.target, self.labels])
 

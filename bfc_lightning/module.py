@@ -329,9 +329,12 @@ class HierarchicalLearner(RunModule):
         low.
         """
         metrics = {self.objective.score_name: self.score, "loss": self.evaluation_loss}
-        for name, metric in metrics.items():
-            self.log(f"{split}/{name}", metric, logger=False)
-        self.scores = [{f"{split}/{name}": float(m.compute()) for name, m in metrics.items()}]
+        values = {f"{split}/{name}": metric.compute() for name, metric in metrics.items()}
+        for key, value in values.items():  # Lightning would copy a metric at each evaluation
+            self.log(key, value, logger=False, sync_dist=True)
+        for metric in metrics.values():
+            metric.reset()
+        self.scores = [{key: float(value) for key, value in values.items()}]
 
 
 def _distilled_net(

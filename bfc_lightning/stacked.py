@@ -70,6 +70,7 @@ class StackedParameters:
             pairs = zip(_trained(learner).values(), self.layout.views(row), strict=True)
             for parameter, value in pairs:
                 parameter.data = value
+        self._places = [_places(learner) for learner in learners]
         others = [
             {
                 name: tensor.detach()
@@ -90,14 +91,7 @@ class StackedParameters:
         """
         if [tensor._version for tensor in self._others] != self._versions:
             return False
-        for learner, row in zip(self._learners, self.values, strict=True):
-            trained = _trained(learner)
-            pairs = zip(trained.values(), self.layout.views(row), strict=False)
-            if tuple(trained) != self.layout.names or any(
-                parameter.data_ptr() != value.data_ptr() for parameter, value in pairs
-            ):
-                return False
-        return True
+        return [_places(learner) for learner in self._learners] == self._places
 
 
 class OptimizerRows:
@@ -181,6 +175,11 @@ def share_step_count(optimizer: Optimizer) -> None:
 
 def _trained(learner: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in learner.named_parameters() if p.requires_grad}
+
+
+def _places(learner: nn.Module) -> dict[str, int]:
+    """Where the trained parameters are in memory."""
+    return {name: parameter.data_ptr() for name, parameter in _trained(learner).items()}
 
 
 def _layout(learner: nn.Module) -> Layout:

@@ -101,8 +101,8 @@ def test_checkpoint_that_cannot_be_read_is_not_called_damaged(stopped, capsys, m
 
 
 def test_best_checkpoint_has_the_lowest_score(tmp_path):
-    argv = ["--model.lr_scheduler", "null", "--model.optimizer.lr", "0.3", "--num_measures", "0"]
-    assert fit(tmp_path, *argv, "--trainer.val_check_interval", "4") == 0
+    grows = ["--model.lr_scheduler", "ExponentialLR", "--model.lr_scheduler.gamma", "1.1"]
+    assert fit(tmp_path, *BARE, *grows, "--trainer.val_check_interval", "4") == 0
     rows = read_metrics(tmp_path / "tiny" / "metrics.csv")
     scores = {row["step"]: row["val/nmse"] for row in rows if "val/nmse" in row}
     assert list(scores) == list(range(4, 61, 4))

@@ -1,5 +1,6 @@
 """`last.ckpt` and `best.ckpt`: the state after a validation, written aside and renamed."""
 
+import copy
 import io
 import math
 import platform
@@ -13,7 +14,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
@@ -48,8 +48,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options == HOLD:
             if path.name == BEST:  # the last one, too
                 self.held.clear()
-            copied = apply_to_collection(checkpoint, Tensor, Tensor.to, "cpu", copy=True)
-            self.held[path.name] = copied
+            self.held[path.name] = _copied(checkpoint)
             return
         content = io.BytesIO()
         torch.save(checkpoint, content)
@@ -65,6 +64,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if held and LAST not in held:
             with replacing(folder / LAST) as aside:
                 link_or_copy(folder / BEST, aside)
+
+
+def _copied(state: Any) -> Any:  # noqa: ANN401, whatever a checkpoint holds
+    """A copy of a state, with its tensors on the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return [*map(_copied, state)] if isinstance(state, list) else copy.deepcopy(state)
 
 
 def check_readable(checkpoint: Mapping[str, Any]) -> None:
