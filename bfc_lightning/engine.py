@@ -246,32 +246,30 @@ class Engine:
         """
         parameters, rows = self._prepare(optimizers)
         function = self._function(parameters.layout, rows.formula)
-        values = parameters.values
+        values, count, group = parameters.values, len(chunk.labels), self.steps_per_call
+        rates = _next_rates(rows, schedules, count)
+        table = [rows.formula.coefficients(*each) for each in rates] if group else []
+        factors, numbers = values.new_tensor(scales), values.new_tensor(table)
         inputs, labels = chunk.inputs.unbind(), chunk.labels.unbind()
         losses: list[Tensor] = []
-        start, count = 0, len(labels)
+        start = 0
         while start < count:
-            group = self.steps_per_call
-            is_whole = group and (first + start) % group == 0 and start + group <= count
-            own = slice(start, start + (group if is_whole else 1))
-            rates = _next_rates(rows, schedules, own.stop - own.start)
-            if is_whole:
-                table = [rows.formula.coefficients(*each) for each in rates]
-                numbers = (values.new_tensor(part) for part in (scales[own], table))
-                batches = chunk.inputs[own], chunk.labels[own]
-                losses.extend(
-                    function.compiled(values, rows.rows, parameters.fixed, *batches, *numbers)
-                )
+            if group and (first + start) % group == 0 and start + group <= count:
+                own = slice(start, start + group)
+                parts = chunk.inputs[own], chunk.labels[own], factors[own], numbers[own]
+                losses.append(function.compiled(values, rows.rows, parameters.fixed, *parts))
+                start += group
             else:
                 batch = inputs[start], labels[start], scales[start]
-                losses.append(self._take_eagerly(function, parameters, rows, batch, *rates[0]))
-            start = own.stop
+                loss = self._take_eagerly(function, parameters, rows, batch, *rates[start])
+                losses.append(loss.unsqueeze(0))
+                start += 1
         rows.hand_back()
         if formula_of(optimizers[0]) != rows.formula:
             raise ValueError(
                 "lr_scheduler must change the learning rate only; use autograd in a new run."
             )
-        taken = torch.stack(losses)
+        taken = torch.cat(losses)
         return taken if len(values) > 1 else taken[:, 0]
 
     @torch.no_grad()

@@ -119,15 +119,15 @@ class HierarchicalTarget(LayeredTarget):
 
     def preactivations(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """Returns S_1..S_L, shapes (n, k_l)."""
-        return self._layers(x @ self.input_weight.T)[0]
+        return [rows.T for rows in self._layers(self._project(x))[0]]
 
     def features(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n _k"]]:
         """Returns G_1..G_L, shapes (n, k_l)."""
-        return self._layers(x @ self.input_weight.T)[1]
+        return [rows.T for rows in self._layers(self._project(x))[1]]
 
     def level_outputs(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n levels"]:
         """Returns alpha_l w_l^T G_l (divided by sqrt(k_l) if normalized), one column per level."""
-        return self._read_out(self.features(x))
+        return self._read_out(self._layers(self._project(x))[1]).T
 
     def _level(self, name: str, level: int) -> Tensor:
         return self.get_buffer(f"{name}_{level}")
@@ -149,39 +149,44 @@ class HierarchicalTarget(LayeredTarget):
             self.register_buffer(f"mean_{level}", torch.zeros(full[level], dtype=torch.float64))
             self.register_buffer(f"std_{level}", torch.ones(full[level], dtype=torch.float64))
 
+    def _project(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "all_k n"]:
+        """The products W_{l,0} x of all layers in rows: narrow layers are faster so."""
+        return (x @ self.input_weight.T).T.contiguous()
+
     def _layers(
-        self, projections: Float[Tensor, "n all_k"], upto: int | None = None
+        self, projections: Float[Tensor, "all_k n"], upto: int | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """S_1..S_upto and G_1..G_upto, given the products x W_{l,0}^T of all layers."""
+        """S_1..S_upto and G_1..G_upto in rows, shapes (k_l, n), given the products with x."""
         preactivations: list[Tensor] = []
         features: list[Tensor] = []
-        from_inputs = torch.split(projections, self.widths, dim=1)
+        from_inputs = torch.split(projections, self.widths)
         for level in range(1, (self.depth if upto is None else upto) + 1):
             summed = from_inputs[level - 1]
             if features:
-                summed = summed + torch.cat(features, dim=1) @ self._level("weight", level).T
+                summed = torch.addmm(summed, self._level("weight", level), torch.cat(features))
             if self.normalize:
                 summed = summed / math.sqrt(len(self.sources[level - 1]))
             preactivations.append(summed)
-            features.append((summed**2 - self._level("mean", level)) / self._level("std", level))
+            mean, std = (self._level(name, level).unsqueeze(1) for name in ("mean", "std"))
+            features.append((summed**2 - mean) / std)
         return preactivations, features
 
     def _fix_moments(self, seed: int) -> None:
         """Normalizes the layers in order, then estimates the moments of G."""
         random = generator(seed, "moments")
-        projections = torch.cat([
-            self.inputs.sample(MOMENT_CHUNK, random) @ self.input_weight.T
+        chunks = [
+            self._project(self.inputs.sample(MOMENT_CHUNK, random))
             for _ in range(MOMENT_SAMPLES // MOMENT_CHUNK)
-        ])
+        ]
+        projections = torch.cat(chunks, dim=1)
         if self.normalize:
             for level in range(1, self.depth + 1):
                 squares = self._layers(projections, upto=level)[1][-1]
-                self._level("mean", level).copy_(squares.mean(dim=0))
-                self._level("std", level).copy_(squares.std(dim=0, correction=0))
-        self.set_moments(self._read_out(self._layers(projections)[1]).sum(dim=1))
+                self._level("mean", level).copy_(squares.mean(dim=1))
+                self._level("std", level).copy_(squares.std(dim=1, correction=0))
+        self.set_moments(self._read_out(self._layers(projections)[1]).sum(dim=0))
 
     def _read_out(self, features: list[Tensor]) -> Tensor:
-        """The contribution of each level to G, one column per level."""
+        """The contribution of each level to G, one row per level."""
         numbered = enumerate(features, start=1)
-        columns = [feature @ self._level("readout", level) for level, feature in numbered]
-        return torch.stack(columns, dim=1)
+        return torch.stack([self._level("readout", level) @ rows for level, rows in numbered])
