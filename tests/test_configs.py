@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from bfc_lightning.cli import main
-from bfc_lightning.cli.fit import RESUME
 from bfc_lightning.cli.options import parse
 from bfc_lightning.runs.identity import flatten
 
@@ -39,7 +38,7 @@ def test_config_is_parsed_to_its_values(path):
     assert command == "fit"
     name = path.relative_to("configs").with_suffix("").as_posix()
     assert argv[-1] in (name, str(path))
-    config = flatten(parse(argv, command="fit", options=RESUME).settings())
+    config = flatten(parse(argv, command="fit").settings())
     for key, value in flatten(ALL[path]).items():
         if "class_path" not in key and "activation" not in key:
             assert config[key] == value, key

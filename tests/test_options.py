@@ -9,22 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bfc_lightning.baselines import Baseline
 from bfc_lightning.cli import claims, experiments, options
 from bfc_lightning.cli.console import to_continue
-from bfc_lightning.cli.evaluate import CHECKPOINT
-from bfc_lightning.cli.fit import RESUME
-from bfc_lightning.cli.options import parse
+from bfc_lightning.cli.options import STUDIES, parse
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.identity import flatten
 from bfc_lightning.runs.yaml_files import find_config
 from tests.runs import error_of
 
-STUDIES = {
-    "fit": {"options": RESUME},
-    **{command: {"options": CHECKPOINT} for command in ("validate", "test", "predict")},
-    "baseline": {"extra": {"baseline": Baseline}},
-}
 STOPPING = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monito", "val/loss"]
 HELP = {"compare": experiments.HELP, "sweep": experiments.HELP, "claims": claims.HELP}
 RATE = 0.97
@@ -32,7 +24,7 @@ RATE = 0.97
 
 
 def config(*argv: str):
-    return parse(["-c", "quickstart", *argv], command="fit", options=RESUME).config
+    return parse(["-c", "quickstart", *argv], command="fit").config
 
 
 @pytest.mark.parametrize("number", ["-1e-3", "-1", "-.5", "-2.", "-1.5E+2"])
@@ -56,7 +48,7 @@ def test_flag_needs_no_value(typed, expected):
 
 @pytest.mark.parametrize("typed", [["-c", "depth3"], ["--config", "depth3"], ["--config=depth3"]])
 def test_shipped_config_is_found_by_its_name(typed):
-    found = parse(typed, command="fit", options=RESUME).config
+    found = parse(typed, command="fit").config
     assert [Path(str(each)) for each in found.config] == [find_config("depth3")]
 
 

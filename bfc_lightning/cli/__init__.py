@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib import import_module
+from pkgutil import resolve_name
 
 from bfc_lightning import __version__
 
@@ -35,18 +35,17 @@ exit codes: 0 success, 1 error, 2 usage error, 3 diverged, 4 out of memory, 130 
 SIGINT and SIGTERM.
 """
 _COMMANDS = {
-    "fit": ("fit", "fit_command"),
-    "validate": ("evaluate", "evaluate_command"),
-    "test": ("evaluate", "evaluate_command"),
-    "predict": ("evaluate", "evaluate_command"),
-    "baseline": ("baseline", "baseline_command"),
-    "compare": ("experiments", "experiment_command"),
-    "sweep": ("experiments", "experiment_command"),
-    "claims": ("claims", "claims_command"),
-    "init": ("setup", "init_command"),
-    "completion": ("setup", "completion_command"),
+    "fit": "fit:fit_command",
+    "validate": "evaluate:evaluate_command",
+    "test": "evaluate:evaluate_command",
+    "predict": "evaluate:evaluate_command",
+    "baseline": "baseline:baseline_command",
+    "compare": "experiments:experiment_command",
+    "sweep": "experiments:experiment_command",
+    "claims": "claims:claims_command",
+    "init": "setup:init_command",
+    "completion": "setup:completion_command",
 }
-_NAMED = ("evaluate", "experiments")  # modules whose commands share a function
 _POOLED = ("compare", "sweep", "claims")  # commands that run others
 _WITHOUT_RUNS = ("-h", "--help", "--list", "--report", "--cluster")
 
@@ -85,12 +84,11 @@ def _run(command: str, argv: list[str], *, is_process: bool) -> int:
     from bfc_lightning.cli.errors import run_command
 
     def call() -> int:
-        module, name = _COMMANDS[command]
-        function = getattr(import_module(f"bfc_lightning.cli.{module}"), name)
+        function = resolve_name(f"bfc_lightning.cli.{_COMMANDS[command]}")
         if is_process:
             gc.freeze()
             gc.enable()
-        return int(function(command, argv) if module in _NAMED else function(argv))
+        return int(function(command, argv))
 
     hide_chatter()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 
-from bfc_lightning.baselines import Baseline
 from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, baseline_init_scale, fit_and_score
 from bfc_lightning.callbacks.summary import provenance
 from bfc_lightning.cli.console import say, show_metrics
@@ -16,11 +15,11 @@ from bfc_lightning.runs.identity import digest
 from bfc_lightning.seeds import derive_seed
 
 
-def baseline_command(argv: Sequence[str]) -> int:
+def baseline_command(command: str, argv: Sequence[str]) -> int:
     """Fits a baseline and scores it, in a run folder of its own; returns the exit code."""
     started = time.time()
     with usage_errors():
-        study = parse(argv, command="baseline", extra={"baseline": Baseline})
+        study = parse(argv, command=command)
         config = study.config
         if config.model.num_replicas != 1:
             raise RunError(f"model.num_replicas must be 1, got {config.model.num_replicas}.")
@@ -38,7 +37,7 @@ def baseline_command(argv: Sequence[str]) -> int:
             own_seed = derive_seed(config.seed_everything, "baseline")
             metrics, seconds = fit_and_score(*parts, own_seed, is_measured=config.num_measures > 0)
             given = study.settings()
-            write_config(given, own.path, "baseline")
+            write_config(given, own.path, command)
             content = {
                 "status": "finished",
                 "baseline": name,

@@ -57,7 +57,7 @@ stopped by a signal.
 _RESULT = "claims.json"
 
 
-def claims_command(argv: Sequence[str]) -> int:
+def claims_command(command: str, argv: Sequence[str]) -> int:
     """Tests claims; returns the exit code."""
     if {"-h", "--help"} & set(argv):
         print(HELP, end="")
@@ -82,7 +82,7 @@ def claims_command(argv: Sequence[str]) -> int:
         for claim in claims:
             by_file.setdefault(claim.runs[given.profile].resolve(), []).append(claim)
         planned = [_plan(mine, file, folder, given) for file, mine in by_file.items()]
-    return _run(planned, folder, given, to_continue("claims", argv))
+    return _run(planned, folder, given, to_continue(command, argv))
 
 
 def claims_parser() -> ArgumentParser:

@@ -19,14 +19,11 @@ from bfc_lightning.runs.folder import CHECKPOINTS, RunError, find_checkpoint, fi
 from bfc_lightning.runs.identity import identity
 from bfc_lightning.runs.loading import check_same_network, load_state, read_checkpoint
 
-_CHECKPOINT_HELP = "`best` or `last` of the run, or a PATH."
-CHECKPOINT = {"ckpt_path": {"type": str, "default": "best", "help": _CHECKPOINT_HELP}}
-
 
 def evaluate_command(command: str, argv: Sequence[str]) -> int:
     """Scores a checkpoint, or writes its predictions, in one process; returns the exit code."""
     with usage_errors():
-        study = parse(argv, command=command, options=CHECKPOINT)
+        study = parse(argv, command=command)
         config = study.config
         if command == "predict" and config.model.num_replicas > 1:
             raise RunError("predict needs a single learner; see load_run.")

@@ -56,9 +56,6 @@ from bfc_lightning.schemes import Phase
 _THREADS = torch.get_num_threads()
 _FLOPS_OF_ONE_THREAD = 1e8
 
-_RESUME_HELP = "`auto` continues from the run's last checkpoint, if there is one; or a PATH."
-RESUME = {"resume": {"type": str | None, "default": None, "help": _RESUME_HELP}}
-
 
 @dataclass
 class Run:
@@ -81,12 +78,12 @@ class Run:
         return range(config.seed_everything, config.seed_everything + config.model.num_replicas)
 
 
-def fit_command(argv: Sequence[str]) -> int:
+def fit_command(command: str, argv: Sequence[str]) -> int:
     """Trains a learner in a run folder of its own; returns the exit code."""
     started = time.time()
     with ExitStack() as stack:
         with usage_errors():
-            study = parse(argv, command="fit", options=RESUME)
+            study = parse(argv, command=command)
             wanted = find_folder(study.config)
             resumption = find_resumption(study.config, wanted)
             run = build_run(study, resumption, started)
@@ -96,7 +93,7 @@ def fit_command(argv: Sequence[str]) -> int:
             )
             callbacks = own_callbacks(run, folder, metrics)
             trainer = build_trainer(run, folder.path, metrics, callbacks)
-            use_launcher(trainer, ["fit", *argv])
+            use_launcher(trainer, [command, *argv])
             announce(run, folder.path, trainer)
         train(run, folder, trainer)
     if trainer.is_global_zero:

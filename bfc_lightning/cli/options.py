@@ -1,9 +1,9 @@
-"""Arguments before the parser: configs, flags, negative numbers, help, and unknown names."""
+"""The options of a command: configs, flags, negative numbers, help, and unknown names."""
 
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
+from bfc_lightning.baselines import Baseline
 from bfc_lightning.private import one_line
 from bfc_lightning.runs.config import KnownKeys, Study
 from bfc_lightning.runs.folder import RunError
@@ -20,6 +21,16 @@ from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
 T = TypeVar("T")
 
 CONFIG_OPTIONS = ("-c", "--config")
+_RESUME = "`auto` continues from the run's last checkpoint, if there is one; or a PATH."
+_CHECKPOINT = "`best` or `last` of the run, or a PATH."
+_EVALUATION = {"ckpt_path": {"type": str, "default": "best", "help": _CHECKPOINT}}
+STUDIES: dict[str, dict[str, Any]] = {
+    "fit": {"options": {"resume": {"type": str | None, "default": None, "help": _RESUME}}},
+    **{name: {"options": _EVALUATION} for name in ("validate", "test", "predict")},
+    "baseline": {"extra": {"baseline": Baseline}},
+}
+"""What a command that takes the settings of a run adds to them."""
+
 # What jsonargparse says of a key that it does not know, and of a class that it cannot import.
 _UNKNOWN_KEY = re.compile(
     r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'|"
@@ -35,26 +46,52 @@ _CLASS_MODULES = (
     *("bfc_lightning", "torch.optim", "torch.optim.lr_scheduler"),
     *("lightning.pytorch.callbacks", "lightning.pytorch.loggers"),
 )
-_EXAMPLES = ("fit -c quickstart", "baseline -c finite_sample --baseline KernelRidge")
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
+_EXAMPLES = {
+    "fit": """\
+  bfc fit -c quickstart                             train a shipped config
+  bfc fit -c quickstart --model.width 128           change any key
+  bfc fit -c quickstart -c mine.yaml                later configs override earlier ones
+  bfc fit -c logs/quickstart/config.yaml --resume auto       continue a run""",
+    "validate": "  bfc validate -c logs/quickstart/config.yaml --ckpt_path last",
+    "test": "  bfc test -c logs/quickstart/config.yaml",
+    "predict": "  bfc predict -c logs/quickstart/config.yaml",
+    "baseline": "  bfc baseline -c finite_sample --baseline KernelRidge --baseline.ridge 1e-4",
+}
+_DESCRIPTIONS = {
+    "fit": "Train a learner on a hierarchical target.",
+    "validate": "Score a checkpoint on the validation samples; writes validate.json.",
+    "test": "Score a checkpoint on samples that training never uses; writes test.json.",
+    "predict": "Write inputs, targets and predictions to predictions.npz.",
+    "baseline": "Fit a method without a Trainer on the problem of a config.",
+}
+_GROUPS = {
+    "inputs": "distribution of x: Gaussian, GaussianMixture, Hypercube, or a class of yours",
+    "target": "the function to learn: HierarchicalTarget, PaperTarget, SingleIndex, ...",
+    "labels": "Regression (default) or Classification",
+    "model": "the learner: width, depth, activation, optimizer, schedule, replicas",
+    "data": "batch size, number of samples, shards",
+    "scheme": "Joint (default), Progressive, Layerwise, FreezeBelow, PullBelow or Distillation",
+    "trainer": "length, validation, precision, devices, loggers, callbacks",
+    "run": "name, root, overwrite, figures, threads",
+    "baseline": "the method: KernelRidge, RandomFeatures, TwoLayer, ...",
+}
 
-def parse(argv: Sequence[str], *, command: str, **kwargs: Any) -> Study:  # noqa: ANN401
+
+def parse(argv: Sequence[str], *, command: str) -> Study:
     """The settings that the arguments of a command give.
 
     `--help` prints one screen instead, `--help GROUP` a group, and `--help all` everything.
     """
-    study = Study(prog=f"bfc {command}", **kwargs)
+    study = Study(prog=f"bfc {command}", **STUDIES[command])
     argv = with_configs(argv)
-    asked = [number for number, word in enumerate(argv) if word in ("-h", "--help")]
-    if asked:
-        from bfc_lightning.cli.help import group_help, overview
-
-        following = argv[asked[0] + 1 : asked[0] + 2]
-        topic = next((word for word in following if not word.startswith("-")), "")
-        text = study.parser.format_help()
-        print(group_help(text, topic) if topic else overview(command, text), end="")
-        raise SystemExit(0)
+    for option, topic in pairwise([*argv, "-"]):
+        if option in ("-h", "--help"):
+            blocks = _help_blocks(study.parser.format_help())
+            is_topic = not topic.startswith("-")
+            print(_group_help(topic, blocks) if is_topic else _overview(command, blocks), end="")
+            raise SystemExit(0)
     checked(study.parser, argv, study.read)
     return study
 
@@ -62,7 +99,7 @@ def parse(argv: Sequence[str], *, command: str, **kwargs: Any) -> Study:  # noqa
 def checked(parser: ArgumentParser, argv: Sequence[str], parse: Callable[[list[str]], T]) -> T:
     """Parses arguments; an unknown name is reported with the closest one."""
     names = _Names(parser, argv)
-    options = [word[2:].partition("=")[0] for word in argv if word.startswith("--")]
+    options = [each[2:].partition("=")[0] for each in argv if each.startswith("--")]
     names.check([option.removesuffix("+") for option in options])
     for path in names.configs:
         content = read_yaml(Path(path))
@@ -79,25 +116,25 @@ def with_configs(argv: Sequence[str]) -> list[str]:
     """The arguments with every config as the path of a file that exists."""
     argv = [
         part
-        for word in argv
-        for part in (word.split("=", 1) if word.startswith(("-c=", "--config=")) else [word])
+        for each in argv
+        for part in (each.split("=", 1) if each.startswith(("-c=", "--config=")) else [each])
     ]
     return [
-        str(find_config(word)) if before in CONFIG_OPTIONS else word
-        for before, word in zip(["", *argv], argv, strict=False)
+        str(find_config(each)) if before in CONFIG_OPTIONS else each
+        for before, each in pairwise(["", *argv])
     ]
 
 
 def _normalized(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
     """Writes negative numbers as `--key=-1e-3`, and a flag without a value as `--key=true`."""
     found: list[str] = []
-    for word, following in zip(argv, [*argv[1:], "-"], strict=False):
-        if _NUMBER.fullmatch(word) and found and re.fullmatch("--[^=]+", found[-1]):
-            found[-1] = f"{found[-1]}={word}"
-        elif word[:2] == "--" and word[2:] in flags and following.startswith("-"):
-            found.append(f"{word}=true")
+    for each, following in pairwise([*argv, "-"]):
+        if _NUMBER.fullmatch(each) and found and re.fullmatch("--[^=]+", found[-1]):
+            found[-1] = f"{found[-1]}={each}"
+        elif each[:2] == "--" and each[2:] in flags and following.startswith("-"):
+            found.append(f"{each}=true")
         else:
-            found.append(word)
+            found.append(each)
     return found
 
 
@@ -117,15 +154,19 @@ class _Names(KnownKeys):
             return self._about_key(".".join([*groups, *filter(None, found.groups())]), message)
         found = _UNKNOWN_CLASS.search(message)
         if found and "Expected a <class 'float'>" not in message:
-            name = found[1]
-            return f"{where}unknown class {name!r}{self.place(name)}.{_closest_class(name)}"
+            known = [name for module in _CLASS_MODULES for name in dir(import_module(module))]
+            classes = [name for name in known if name[0].isupper()]
+            close = did_you_mean(found[1].rpartition(".")[2], classes)
+            return f"{where}unknown class {found[1]!r}{self.place(found[1])}.{close}"
         if found := _STRAY.search(message):
-            for word in self._argv:
-                if word.startswith("--") and word.endswith(found[1].lstrip("-").partition("=")[0]):
-                    return f"Unknown key {word[2:]!r}.{did_you_mean(word[2:], self.all)}"
+            name = found[1].lstrip("-").partition("=")[0]
+            for key in [each[2:] for each in self._argv if each.startswith("--")]:
+                if key.endswith(name):
+                    return f"Unknown key {key!r}.{did_you_mean(key, self.all)}"
             return f"Unknown argument {found[1]!r}; configs follow -c, and keys begin with --."
         if found := _REQUIRED.match(message):
-            example = _EXAMPLES["baseline" in found[1]]
+            kernel = "baseline -c finite_sample --baseline KernelRidge"
+            example = kernel if "baseline" in found[1] else "fit -c quickstart"
             return f"{found[1]} must be given, in a config or as --KEY; try: bfc {example}"
         return where + one_line(re.sub(r' *Parser key "[\w.]+":', "", message)).strip()
 
@@ -134,14 +175,15 @@ class _Names(KnownKeys):
         prefix, _, name = key.rpartition(".")
         if name == "class_path":
             return f"{prefix}: the arguments of a class must be below init_args."
-        arguments = [each for path in _CLASS.findall(message) for each in _parameters(path)]
+        bases = [base for path in _CLASS.findall(message) for base in resolve_name(path).__mro__]
+        arguments = [each for base in bases[:-1] for each in inspect.signature(base).parameters]
         known = [f"{prefix}.{each}" for each in (*arguments, "class_path", "init_args")]
         return f"Unknown key {key!r}{self.place(name)}.{did_you_mean(key, [*known, *self.all])}"
 
     def place(self, name: str) -> str:
         """` (a.yaml, line 14)` if a config, and no argument, has the name."""
         pattern = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])")
-        if any(word.startswith("--") and re.search(rf"\b{name}(=|$)", word) for word in self._argv):
+        if any(each.startswith("--") and re.search(rf"\b{name}(=|$)", each) for each in self._argv):
             return ""
         for path in reversed(self.configs):
             lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -151,12 +193,52 @@ class _Names(KnownKeys):
         return ""
 
 
-def _closest_class(name: str) -> str:
-    known = [each for module in _CLASS_MODULES for each in dir(import_module(module))]
-    return did_you_mean(name.rpartition(".")[2], [each for each in known if each[0].isupper()])
+def _help_blocks(text: str) -> dict[str, str]:
+    """The options in a parser's help, each with its explanation, by their dotted keys."""
+    blocks: dict[str, str] = {}
+    key = ""
+    for line in text.splitlines():
+        if match := re.match(r"  (?:-\w.*)?--([\w.]+)", line):
+            key = match[1]
+            blocks[key] = line
+        elif key and line.startswith("      "):
+            blocks[key] += f"\n{line}"
+    return {key: block for key, block in blocks.items() if "Path to a conf" not in block}
 
 
-def _parameters(class_path: str) -> list[str]:
-    """The parameters of a class and its bases."""
-    kinds = resolve_name(class_path).__mro__[:-1]
-    return [name for kind in kinds for name in inspect.signature(kind).parameters]
+def _overview(command: str, blocks: Mapping[str, str]) -> str:
+    """One screen: examples, common options, and one line for each group of settings."""
+    apart = (*_GROUPS, "help", "config", "print_config")
+    options = "\n".join(v for key, v in blocks.items() if "." not in key and key not in apart)
+    known = {key.partition(".")[0] for key in blocks}
+    groups = "\n".join(f"  {name:<10}{line}" for name, line in _GROUPS.items() if name in known)
+    return f"""\
+usage: bfc {command} -c CONFIG [-c CONFIG ...] [--KEY VALUE ...]
+
+{_DESCRIPTIONS[command]}
+
+examples:
+{_EXAMPLES[command]}
+
+options:
+  -c CONFIG             A file, or the name of a shipped config (bfc init DIR copies them).
+{options}
+  --print_config        Print every setting as YAML and exit.
+
+groups of settings, --GROUP.KEY VALUE:
+{groups}
+
+  bfc {command} --help GROUP            the keys of a group
+  bfc {command} --help all              every key
+  bfc {command} --target.help CLASS     the arguments of a class, here of a target
+"""
+
+
+def _group_help(topic: str, blocks: Mapping[str, str]) -> str:
+    """The keys of one group, or of all of them."""
+    groups = {key: key.partition(".")[0] for key in blocks}
+    mine = [blocks[key] for key in blocks if topic in ("all", key, groups[key])]
+    if not mine:
+        known = [*(name for name in _GROUPS if name in groups.values()), "all"]
+        raise RunError(f"--help takes one of {', '.join(known)}.{did_you_mean(topic, known)}")
+    return "\n".join(mine) + "\n"

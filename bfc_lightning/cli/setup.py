@@ -8,14 +8,17 @@ from pathlib import Path
 import shtab
 from jsonargparse import ArgumentParser
 
+from bfc_lightning.cli.claims import claims_parser
 from bfc_lightning.cli.errors import usage_errors
+from bfc_lightning.cli.experiments import options_parser
+from bfc_lightning.cli.options import STUDIES
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.identity import flatten
 from bfc_lightning.runs.yaml_files import config_names, shipped_configs
 
 
-def init_command(argv: Sequence[str]) -> int:
+def init_command(command: str, argv: Sequence[str]) -> int:
     """Copies the shipped configs into a folder that does not exist yet."""
     parser = ArgumentParser("bfc init", description="Copy the configs.", exit_on_error=False)
     parser.add_argument("folder", metavar="DIR", type=Path)
@@ -29,32 +32,20 @@ def init_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def completion_command(argv: Sequence[str]) -> int:
+def completion_command(command: str, argv: Sequence[str]) -> int:
     """Prints a completion script; completing needs no Python."""
-    parser = ArgumentParser(
-        prog="bfc completion", description="Print a completion script.", exit_on_error=False
-    )
+    about = "Print a completion script."
+    parser = ArgumentParser("bfc completion", description=about, exit_on_error=False)
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    with usage_errors():
-        print(shtab.complete(_parser(), shell=parser.parse_args(list(argv)).shell))
+    print(shtab.complete(_names_parser(), shell=parser.parse_args(list(argv)).shell))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _names_parser() -> argparse.ArgumentParser:
     """A plain parser with the names of every option."""
-    from bfc_lightning.baselines import Baseline
-    from bfc_lightning.cli.claims import claims_parser
-    from bfc_lightning.cli.evaluate import CHECKPOINT
-    from bfc_lightning.cli.experiments import options_parser
-    from bfc_lightning.cli.fit import RESUME
-
-    parsers = {
-        "fit": Study(options=RESUME).parser,
-        **dict.fromkeys(("validate", "test", "predict"), Study(options=CHECKPOINT).parser),
-        "baseline": Study(extra={"baseline": Baseline}).parser,
-        **dict.fromkeys(("compare", "sweep"), options_parser()),
-        "claims": claims_parser(),
-    }
+    parsers = {name: Study(**given).parser for name, given in STUDIES.items()}
+    parsers |= dict.fromkeys(("compare", "sweep"), options_parser())
+    parsers["claims"] = claims_parser()
     parser = argparse.ArgumentParser(prog="bfc")
     commands = parser.add_subparsers()
     for name in (*parsers, "init", "completion"):

@@ -17,7 +17,7 @@ from bfc_lightning.cli import main
 
 _MODULES = (
     *("bfc_lightning.baselines", "bfc_lightning.cli.fit", "bfc_lightning.cli.baseline"),
-    *("bfc_lightning.cli.claims", "bfc_lightning.cli.evaluate", "bfc_lightning.cli.help"),
+    *("bfc_lightning.cli.claims", "bfc_lightning.cli.evaluate"),
     *("bfc_lightning.experiments.execute", "lightning.pytorch", "torch._dynamo"),
 )
 _POLL_SECONDS = 0.005
