@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -64,44 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--version" in argv:
         print(f"bfc_lightning {__version__}")
         return 0
-    command = argv[0]
-    if command not in _COMMANDS:
-        close = get_close_matches(command, _COMMANDS, n=1)
+    name = argv[0]
+    if name not in _COMMANDS:
+        close = get_close_matches(name, _COMMANDS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else f" Commands: {', '.join(_COMMANDS)}."
-        print(f"bfc: error: unknown command {command!r}.{hint}", file=sys.stderr)
+        print(f"bfc: error: unknown command {name!r}.{hint}", file=sys.stderr)
         return 2
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for the user's own classes
-    if is_process and command in _POOLED and not any(w.startswith(_WITHOUT_RUNS) for w in argv):
+    if is_process and name in _POOLED and not any(w.startswith(_WITHOUT_RUNS) for w in argv):
         from bfc_lightning.experiments.pool import start_server
 
         start_server()  # which takes as long to import everything as this process does
-    return _run(command, argv[1:], is_process=is_process)
+    from bfc_lightning.cli.console import run_command
 
-
-def _run(command: str, argv: list[str], *, is_process: bool) -> int:
-    from bfc_lightning.cli.console import hide_chatter, tolerant_output
-    from bfc_lightning.cli.errors import run_command
-
-    def call() -> int:
-        function = resolve_name(f"bfc_lightning.cli.{_COMMANDS[command]}")
+    def command() -> int:
+        function = resolve_name(f"bfc_lightning.cli.{_COMMANDS[name]}")
         if is_process:
             gc.freeze()
             gc.enable()
-        return int(function(command, argv))
+        return int(function(name, argv[1:]))
 
-    hide_chatter()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, _stop)  # so that a command without state cleans up
-    try:
-        with tolerant_output():
-            return run_command(call)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(signum: int, frame: object) -> None:
-    from bfc_lightning.callbacks.exceptions import Interrupted
-
-    raise Interrupted(signum)
+    return run_command(command)

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import callbacks
 from torch.optim import LBFGS
 
-from bfc_lightning.learners import Learner
-from bfc_lightning.measures.battery import Measure
-from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.objectives import RegressionObjective
+from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.schemes import Phase, Scheme
+from bfc_lightning.schemes import Phase
 
 _RESUMES_WRONGLY = callbacks.OnExceptionCheckpoint | callbacks.GradientAccumulationScheduler
+_WAITS = callbacks.EarlyStopping | callbacks.ModelCheckpoint
 
 
 def as_list(value: object) -> list[Any]:
@@ -21,55 +21,66 @@ def as_list(value: object) -> list[Any]:
     return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
-def check_callbacks(users: Sequence[callbacks.Callback], metrics: Sequence[str]) -> None:
-    """Refuses callbacks that wait for an unknown metric, or that resume without --resume."""
-    for callback in users:
+def check_objects(objects: Namespace, model: RunModule, phases: Sequence[Phase]) -> None:
+    """Refuses settings that exclude each other, and callbacks that would not work."""
+    learner, scheme, measures = model.each[0], objects.scheme, as_list(objects.measures)
+    network, count, levels = learner.network, len(model.each), len(objects.data.target.level_scales)
+    is_dense = not network.is_distilled and not network.output_shape
+    is_pulled = any(phase.pull for phase in phases)
+    is_taught = any(phase.taught is not None for phase in phases)
+    is_changed = is_pulled or is_taught or any(phase.cut != "none" for phase in phases)
+    needs_features = is_pulled or scheme.control is not None
+    is_regression = isinstance(learner.objective, RegressionObjective)
+    optimizer = learner.make_optimizer(list(learner.parameters()))
+    errors = [
+        (
+            network.is_distilled and not scheme.distills,
+            f"scheme must be Distillation with model.distillation, got {type(scheme).__name__}.",
+        ),
+        (
+            scheme.distills and not network.is_distilled,
+            "scheme Distillation requires model.distillation, got null.",
+        ),
+        (
+            measures and not is_dense,
+            "measures must be empty unless the learner is a DenseNet, got "
+            f"{', '.join(type(each).__name__ for each in measures)}.",
+        ),
+        (
+            scheme.check_steps is not None and count > 1,
+            "scheme.thresholds requires model.num_replicas 1, since replicas share their phases, "
+            f"got {count}. Set scheme.steps instead.",
+        ),
+        (
+            scheme.freeze and isinstance(optimizer, LBFGS),
+            "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
+            f"{scheme.freeze}.",
+        ),
+        (
+            is_changed and network.output_shape,
+            "scheme.pull and scheme.control need a DenseNet, got model.relu_network.",
+        ),
+        (
+            needs_features and network.is_linearized,
+            "scheme.pull and scheme.control need features that move, got model.linearized: true.",
+        ),
+        (
+            scheme.control and not is_regression,
+            "scheme.control needs regression, got labels that are classes.",
+        ),
+        (
+            scheme.control and is_taught and levels < 2,
+            f"scheme.control needs a target of at least 2 levels, got {levels}.",
+        ),
+    ]
+    for is_wrong, message in errors:
+        if is_wrong:
+            raise RunError(message)
+    metrics = (model.score_key, "val/loss")
+    for callback in as_list(objects.trainer.callbacks):
         if isinstance(callback, _RESUMES_WRONGLY):
             name = type(callback).__name__
             raise RunError(f"trainer.callbacks: {name} cannot be used, since it resumes wrongly.")
-        if isinstance(callback, callbacks.EarlyStopping | callbacks.ModelCheckpoint):
+        if isinstance(callback, _WAITS) and callback.monitor not in (None, *metrics):
             names, monitor = " or ".join(metrics), callback.monitor
-            if monitor not in (None, *metrics):
-                raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
-
-
-def check_distillation(network: Learner, scheme: Scheme, measures: Sequence[Measure]) -> None:
-    """Refuses a scheme or measures that do not belong to the learner."""
-    if network.is_distilled and not scheme.distills:
-        name = type(scheme).__name__
-        raise RunError(f"scheme must be Distillation with model.distillation, got {name}.")
-    if scheme.distills and not network.is_distilled:
-        raise RunError("scheme Distillation requires model.distillation, got null.")
-    if (network.is_distilled or network.output_shape) and measures:
-        names = ", ".join(type(each).__name__ for each in measures)
-        raise RunError(f"measures must be empty unless the learner is a DenseNet, got {names}.")
-
-
-def check_scheme(
-    model: HierarchicalLearner, scheme: Scheme, phases: Sequence[Phase], *, num_replicas: int
-) -> None:
-    """Refuses what learner, optimizer or target cannot have."""
-    if scheme.check_steps is not None and num_replicas > 1:
-        raise RunError(
-            "scheme.thresholds requires model.num_replicas 1, since replicas share their phases, "
-            f"got {num_replicas}. Set scheme.steps instead."
-        )
-    if scheme.freeze and isinstance(model.make_optimizer(list(model.parameters())), LBFGS):
-        raise RunError(
-            "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
-            f"{scheme.freeze}."
-        )
-    is_changed = any(p.pull or p.taught is not None or p.cut != "none" for p in phases)
-    if model.network.output_shape and is_changed:
-        raise RunError("scheme.pull and scheme.control need a DenseNet, got model.relu_network.")
-    if any(phase.pull for phase in phases) and model.network.is_linearized:
-        raise RunError("scheme.pull needs features that move, got model.linearized: true.")
-    if scheme.control is None:
-        return
-    if not isinstance(model.objective, RegressionObjective):
-        raise RunError("scheme.control needs regression, got labels that are classes.")
-    if model.network.is_linearized:
-        raise RunError("scheme.control needs features that move, got model.linearized: true.")
-    levels = len(model.objective.target.level_scales)
-    if levels < 2 and any(phase.taught is not None for phase in phases):
-        raise RunError(f"scheme.control needs a target of at least 2 levels, got {levels}.")
+            raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")

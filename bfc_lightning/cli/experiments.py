@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.cli.console import command_line, say, show_table, to_continue
-from bfc_lightning.cli.errors import usage_errors
+from bfc_lightning.cli.console import command_line, say, show_table, to_continue, usage_errors
 from bfc_lightning.cli.options import CONFIG_OPTIONS, checked, with_configs
 from bfc_lightning.experiments.execute import run_experiment
 from bfc_lightning.experiments.reading import expand, make_experiment, read_files

@@ -1,5 +1,6 @@
 """`bfc fit`: settings, objects, a run folder, a Trainer, and the result."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer, seed_everything
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -22,16 +26,14 @@ from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.summary import Summary, provenance
 from bfc_lightning.callbacks.training_scheme import scheme_callback
-from bfc_lightning.cli.checks import as_list, check_callbacks, check_distillation, check_scheme
-from bfc_lightning.cli.console import command_line, is_helper, say, show_result
+from bfc_lightning.cli.checks import as_list, check_objects
+from bfc_lightning.cli.console import command_line, is_helper, say, show_result, usage_errors
 from bfc_lightning.cli.engines import resolve_engine
-from bfc_lightning.cli.errors import usage_errors
-from bfc_lightning.cli.launch import close_processes, fill_processes
 from bfc_lightning.cli.options import parse
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.module import HierarchicalLearner
-from bfc_lightning.private import leave_signals_alone, use_launcher
+from bfc_lightning.private import Launcher, leave_signals_alone, use_launcher
 from bfc_lightning.replicas import AnyData, ReplicatedData, ReplicatedLearner
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import Study, make_trainer
@@ -105,10 +107,8 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     """Builds the objects, and refuses what can be refused before anything is written."""
     objects, model, data = build_learners(study)
     first = model.each[0]
-    check_distillation(first.network, objects.scheme, as_list(objects.measures))
     phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
-    check_scheme(first, objects.scheme, phases, num_replicas=len(model.each))
-    check_callbacks(as_list(objects.trainer.callbacks), [model.score_key, "val/loss"])
+    check_objects(objects, model, phases)
     settings = study.settings()
     seeded = study.settings(study.resolved(study.config.seed_everything))
     schedule = first.make_schedule
@@ -236,6 +236,27 @@ def build_trainer(
     return trainer
 
 
+def fill_processes(options: dict[str, Any]) -> None:
+    """Fills in the Trainer's devices, nodes and strategy for processes that are started already.
+
+    A job script of SLURM that calls bfc without srun is one process, whatever its job may use.
+    """
+    size = per_node = 1
+    if TorchElasticEnvironment.detect():
+        size, per_node = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    elif "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():
+        size = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        per_node = size // int(os.environ.get("SLURM_NNODES", 1))
+    if size > 1:
+        options["num_nodes"] = size // per_node
+        if options["devices"] == "auto":
+            options["devices"] = per_node
+        if options["strategy"] == "auto":
+            options["strategy"] = "ddp"
+    elif SLURMEnvironment.detect():
+        options["plugins"] = [*as_list(options["plugins"]), LightningEnvironment()]
+
+
 def write_config(settings: dict[str, Any], folder: Path, command: str, **resolved: str) -> None:
     """Writes `config.yaml`, which repeats the run."""
     run = {**settings["run"], "name": folder.name, "overwrite": False}
@@ -282,3 +303,12 @@ def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:
             raise
     finally:
         close_processes(trainer)
+
+
+def close_processes(trainer: Trainer) -> None:
+    """Ends the children and forgets the process group, so that another run can follow."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, Launcher) and launcher.procs:
+        launcher.close()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

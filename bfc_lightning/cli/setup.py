@@ -9,7 +9,7 @@ import shtab
 from jsonargparse import ArgumentParser
 
 from bfc_lightning.cli.claims import claims_parser
-from bfc_lightning.cli.errors import usage_errors
+from bfc_lightning.cli.console import usage_errors
 from bfc_lightning.cli.experiments import options_parser
 from bfc_lightning.cli.options import STUDIES
 from bfc_lightning.runs.config import Study
