@@ -38,7 +38,7 @@ _COMMANDS = {
     "validate": "evaluate:evaluate_command",
     "test": "evaluate:evaluate_command",
     "predict": "evaluate:evaluate_command",
-    "baseline": "baseline:baseline_command",
+    "baseline": "evaluate:baseline_command",
     "compare": "experiments:experiment_command",
     "sweep": "experiments:experiment_command",
     "claims": "claims:claims_command",

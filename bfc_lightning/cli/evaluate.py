@@ -1,47 +1,57 @@
-"""`bfc validate`, `test` and `predict`: a checkpoint of a run, scored or written out."""
+"""What is scored without training: a checkpoint of a run, or a baseline on the same samples."""
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jsonargparse import Namespace
+from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, baseline_init_scale, fit_and_score
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
-from bfc_lightning.callbacks.summary import results
-from bfc_lightning.cli.console import describe_replicas, is_helper, say, show_metrics, usage_errors
-from bfc_lightning.cli.fit import build_learners
+from bfc_lightning.callbacks.summary import provenance, results
+from bfc_lightning.cli.console import (
+    describe_replicas,
+    is_helper,
+    say,
+    show_metrics,
+    usage_errors,
+)
+from bfc_lightning.cli.fit import build_learners, write_config
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import replacing, write_json
 from bfc_lightning.private import leave_signals_alone
 from bfc_lightning.runs.config import make_trainer
-from bfc_lightning.runs.folder import CHECKPOINTS, RunError, find_checkpoint, find_folder
-from bfc_lightning.runs.identity import identity
+from bfc_lightning.runs.folder import (
+    CHECKPOINTS,
+    SUMMARY,
+    RunError,
+    find_checkpoint,
+    find_folder,
+    reserved,
+)
+from bfc_lightning.runs.identity import digest, identity
 from bfc_lightning.runs.loading import check_same_network, load_state, read_checkpoint
+from bfc_lightning.seeds import derive_seed
 
 
 def evaluate_command(command: str, argv: Sequence[str]) -> int:
-    """Scores a checkpoint, or writes its predictions, in one process; returns the exit code."""
+    """`bfc validate`, `test`, `predict`: scores a checkpoint, or writes its predictions."""
     with usage_errors():
         study = parse(argv, command=command)
-        config = study.config
+        config, seed = study.config, study.config.seed_everything
         if command == "predict" and config.model.num_replicas > 1:
             raise RunError("predict needs a single learner; see load_run.")
-        folder = find_folder(config)
-        checkpoint = find_checkpoint(config.ckpt_path, folder)
+        checkpoint = find_checkpoint(config.ckpt_path, find_folder(config))
         content = read_checkpoint(checkpoint)
-        resolved = study.resolved(config.seed_everything)
-        check_same_network(content[RECORD_KEY]["identity"], identity(study.settings(resolved)))
+        here = identity(study.settings(study.resolved(seed)))
+        check_same_network(content[RECORD_KEY]["identity"], here)
         if is_helper():
             return 0
         objects, model, data = build_learners(study)
-        # One process without loggers and the user's callbacks, which are for training.
-        own = dict.fromkeys(("callbacks", "profiler", "max_time"))
-        own |= {"logger": False, "enable_progress_bar": False, "val_check_interval": 1.0}
-        own |= {"strategy": "auto", "num_nodes": 1, "plugins": LightningEnvironment()}
-        devices = objects.trainer.devices
-        own["devices"] = devices[:1] if isinstance(devices, list) else 1
-        trainer = make_trainer(**vars(objects.trainer) | own)
-        leave_signals_alone(trainer)
+        trainer = _make_trainer(objects.trainer)
         trainer.strategy.precision_plugin.convert_module(model)
         load_state(content, model=model, data=data)
         quiet = {} if command == "predict" else {"verbose": False}
@@ -55,11 +65,10 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
             np.savez(file, allow_pickle=False, **columns)
         say(f"{title}: wrote {folder / 'predictions.npz'}")
         return 0
-    seeds = range(config.seed_everything, config.seed_everything + len(model.each))
     result = {
         "checkpoint": str(checkpoint),
         "step": content["global_step"],
-        **results(model, model.scores, seeds, "finished"),
+        **results(model, model.scores, range(seed, seed + len(model.each)), "finished"),
         "settings": study.settings(),
     }
     show_metrics(title, result["metrics"])
@@ -67,4 +76,54 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
         print(describe_replicas(result["replicas"]))
     write_json(folder / f"{command}.json", result)
     say(f"wrote {folder / command}.json")
+    return 0
+
+
+def _make_trainer(options: Namespace) -> Trainer:
+    """One process, without loggers and the user's callbacks, which are for training."""
+    own = {
+        **dict.fromkeys(("callbacks", "profiler", "max_time")),
+        **{"logger": False, "enable_progress_bar": False, "val_check_interval": 1.0},
+        **{"strategy": "auto", "num_nodes": 1, "plugins": LightningEnvironment()},
+        "devices": options.devices[:1] if isinstance(options.devices, list) else 1,
+    }
+    trainer = make_trainer(**vars(options) | own)
+    leave_signals_alone(trainer)
+    return trainer
+
+
+def baseline_command(command: str, argv: Sequence[str]) -> int:
+    """`bfc baseline`: fits a baseline and scores it, in a run folder of its own."""
+    started = time.time()
+    with usage_errors():
+        study = parse(argv, command=command)
+        config = study.config
+        if config.model.num_replicas != 1:
+            raise RunError(f"model.num_replicas must be 1, got {config.model.num_replicas}.")
+        if config.model.distillation is not None:
+            raise RunError("model.distillation must be null, since baselines read a DenseNet.")
+        config.model.init_scale = baseline_init_scale(config.model.init_scale)
+        objects, _, _ = build_learners(study)
+        baseline, data, model = objects.baseline, objects.data, objects.model
+        with reserved(find_folder(config), config.run, resumes=False) as own:
+            name = type(baseline).__name__
+            say(f"{name} on {data.num_train_samples} samples, seed {config.seed_everything}")
+            model.to(SAMPLE_DTYPES[config.trainer.precision])
+            seed = derive_seed(config.seed_everything, "baseline")
+            metrics, seconds = fit_and_score(
+                baseline, data, model.network, seed, is_measured=config.num_measures > 0
+            )
+            given = study.settings()
+            write_config(given, own.path, command)
+            content = {
+                "status": "finished",
+                "baseline": name,
+                "samples_seen": data.num_train_samples,
+                "wall_seconds": round(time.time() - started, 3),
+                "fit_seconds": round(seconds, 3),
+                **provenance(digest(given)),
+                "metrics": metrics,
+            }
+            write_json(own.path / SUMMARY, content)
+    show_metrics(str(own.path), metrics)
     return 0

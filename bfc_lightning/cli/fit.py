@@ -15,9 +15,13 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
-from lightning.pytorch.loggers import Logger
 
-from bfc_lightning.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, environment
+from bfc_lightning.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    engine_name,
+    environment,
+)
 from bfc_lightning.callbacks.exceptions import Interrupted
 from bfc_lightning.callbacks.figures import RunFigures
 from bfc_lightning.callbacks.interruption import Interruption, RunLoop
@@ -64,7 +68,6 @@ class Run:
     """What a run is made of: its settings, the objects built from them, and where it continues."""
 
     study: Study
-    settings: dict[str, Any]
     seeded_settings: dict[str, Any]  # with the seed of every part
     objects: Namespace  # scheme, measures, and the Trainer's options
     model: RunModule
@@ -105,20 +108,19 @@ def fit_command(command: str, argv: Sequence[str]) -> int:
 
 def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     """Builds the objects, and refuses what can be refused before anything is written."""
+    config = study.config
     objects, model, data = build_learners(study)
     first = model.each[0]
-    phases = objects.scheme.phases(first.network.depth, study.config.trainer.max_steps)
+    phases = objects.scheme.phases(first.network.depth, config.trainer.max_steps)
     check_objects(objects, model, phases)
-    settings = study.settings()
-    seeded = study.settings(study.resolved(study.config.seed_everything))
-    schedule = first.make_schedule
+    seeded = study.settings(study.resolved(config.seed_everything))
     depends_on_length = (
-        (schedule is not None and open_length(schedule) is not None)
-        or study.config.model.final_temperature is not None
+        (first.make_schedule is not None and open_length(first.make_schedule) is not None)
+        or config.model.final_temperature is not None
         or objects.scheme.stretches
     )
     resumption.check(identity(seeded), may_grow=not depends_on_length)
-    return Run(study, settings, seeded, objects, model, data, phases, resumption, started)
+    return Run(study, seeded, objects, model, data, phases, resumption, started)
 
 
 def build_learners(study: Study) -> tuple[Namespace, RunModule, AnyData]:
@@ -171,7 +173,7 @@ def own_callbacks(run: Run, folder: RunFolder, metrics: MetricsFile) -> list[Cal
         path=path / SUMMARY,
         metrics=metrics,
         measurements=measurements,
-        provenance=provenance(digest(run.settings)),
+        provenance=provenance(digest(run.study.settings())),
         started=run.started - before.get("wall_seconds", 0.0),
         seeds=run.seeds,
     )
@@ -194,23 +196,20 @@ def build_trainer(
     """A Trainer with our loggers, callbacks and checkpoint files beside the user's."""
     options = vars(run.objects.trainer.clone())
     users = as_list(options["callbacks"])
-    loggers: list[Logger] = [metrics]
-    if options["logger"] is not False:
-        shown = [run.model.score_key, "train/loss"]
-        loggers.insert(0, TensorBoardRunLogger(folder, shown, resume_step=run.resumption.step))
-    if not isinstance(options["logger"], bool):
-        loggers += as_list(options["logger"])
+    shown = [run.model.score_key, "train/loss"]
+    board = TensorBoardRunLogger(folder, shown, resume_step=run.resumption.step)
+    loggers = [metrics] if options["logger"] is False else [board, metrics]
+    loggers += [] if isinstance(options["logger"], bool) else as_list(options["logger"])
     has_bar = any(isinstance(callback, ProgressBar) for callback in users)
     bar = [] if has_bar or options["enable_progress_bar"] is False else [RunProgress()]
-    interval = options["val_check_interval"]
+    interval, length = options["val_check_interval"], run.phases[-1].stop
     if isinstance(interval, float):
-        interval = max(1, round(interval * run.phases[-1].stop))
-        interval *= options["accumulate_grad_batches"]
+        interval = max(1, round(interval * length)) * options["accumulate_grad_batches"]
     options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
-    fill_processes(options)
+    _fill_processes(options)
     is_over = run.resumption.is_over(run.study.config)
     options |= {
-        "max_steps": run.resumption.step if is_over else run.phases[-1].stop,
+        "max_steps": run.resumption.step if is_over else length,
         "val_check_interval": interval,
         "logger": loggers,
         "callbacks": [scheme_callback(run.objects.scheme, run.phases), *users, *bar, *callbacks],
@@ -236,7 +235,7 @@ def build_trainer(
     return trainer
 
 
-def fill_processes(options: dict[str, Any]) -> None:
+def _fill_processes(options: dict[str, Any]) -> None:
     """Fills in the Trainer's devices, nodes and strategy for processes that are started already.
 
     A job script of SLURM that calls bfc without srun is one process, whatever its job may use.
@@ -267,21 +266,19 @@ def write_config(settings: dict[str, Any], folder: Path, command: str, **resolve
 
 def announce(run: Run, folder: Path, trainer: Trainer) -> None:
     """Hands the settings to files and loggers, and says what starts."""
-    engine = environment(trainer, run.model)["engine"]
+    engine, step, steps = engine_name(run.model), run.resumption.step, run.phases[-1].stop
     if trainer.is_global_zero:
-        write_config(run.settings, folder, "fit", engine=engine)
+        write_config(run.study.settings(), folder, "fit", engine=engine)
     for logger in trainer.loggers:
         logger.log_hyperparams(flatten({**run.seeded_settings, "run": {"name": folder.name}}))
     default = run.study.parser.get_default("trainer.max_steps")
-    steps = run.phases[-1].stop
     if run.study.config.trainer.max_steps not in (steps, default):
         say(f"the run takes {steps:,} steps, those of scheme.steps.")
-    seeds = f"seed {run.seeds[0]}"
-    if len(run.seeds) > 1:
-        seeds = f"{len(run.seeds)} replicas, seeds {run.seeds[0]} to {run.seeds[-1]}"
+    first, last = run.seeds[0], run.seeds[-1]
+    replicas = f"{len(run.seeds)} replicas, seeds {first} to {last}"
+    seeds = f"seed {first}" if first == last else replicas
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
-    step = run.resumption.step
     resumed = "" if step is None else f"  resuming from step {step}"
     say(f"run {folder}  {seeds}  {parameters:,} parameters  {device}  {engine}{resumed}")
     if step == trainer.max_steps:
@@ -302,13 +299,8 @@ def train(run: Run, folder: RunFolder, trainer: Trainer) -> None:
         with usage_errors():
             raise
     finally:
-        close_processes(trainer)
-
-
-def close_processes(trainer: Trainer) -> None:
-    """Ends the children and forgets the process group, so that another run can follow."""
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, Launcher) and launcher.procs:
-        launcher.close()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, Launcher) and launcher.procs:
+            launcher.close()
+        if torch.distributed.is_initialized():  # another run may follow
+            torch.distributed.destroy_process_group()

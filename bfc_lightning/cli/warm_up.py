@@ -30,13 +30,11 @@ watch.start()
 
 gc.disable()
 torch = import_module("torch")
-for name in ("fit", "baseline", "evaluate"):
-    import_module(f"bfc_lightning.cli.{name}")
+import_module("bfc_lightning.cli.evaluate")
 gc.freeze()
 gc.enable()
 
 threads = torch.get_num_threads()
-torch.set_num_threads(1)  # threads of OpenMP would not survive a fork
 with (
     tempfile.TemporaryDirectory() as folder,
     contextlib.redirect_stdout(io.StringIO()),
@@ -44,7 +42,7 @@ with (
 ):
     main([
         *("fit", "-c", "quickstart", *_STEPS, "--run.root", folder),
-        *("--run.threads", "1", "--run.figures", "false"),
+        *("--run.threads", "1", "--run.figures", "false"),  # OpenMP's threads survive no fork
     ])
 torch.set_num_threads(threads)
 _is_warm.set()
