@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bfc_lightning.cli import claims, experiments, options
+from bfc_lightning.cli import experiments, options
 from bfc_lightning.cli.console import to_continue
 from bfc_lightning.cli.options import STUDIES, parse
 from bfc_lightning.runs.config import Study
@@ -18,7 +18,7 @@ from bfc_lightning.runs.yaml_files import find_config
 from tests.runs import error_of
 
 STOPPING = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monito", "val/loss"]
-HELP = {"compare": experiments.HELP, "sweep": experiments.HELP, "claims": claims.HELP}
+HELP = {"compare": experiments.HELP, "sweep": experiments.HELP, "claims": experiments.CLAIMS_HELP}
 RATE = 0.97
 """The share of misspelled names for which the right one is suggested."""
 

@@ -41,7 +41,7 @@ _COMMANDS = {
     "baseline": "evaluate:baseline_command",
     "compare": "experiments:experiment_command",
     "sweep": "experiments:experiment_command",
-    "claims": "claims:claims_command",
+    "claims": "experiments:claims_command",
     "init": "setup:init_command",
     "completion": "setup:completion_command",
 }

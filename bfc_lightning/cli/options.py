@@ -34,6 +34,7 @@ STUDIES: dict[str, dict[str, Any]] = {
 # What jsonargparse says of a key that it does not know, and of a class that it cannot import.
 _UNKNOWN_KEY = re.compile(
     r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'|"
+    r"unrecognized arguments: --([\w.]+)|"
     r"(?s:(?:Not a valid subclass|is abstract).*Given value: \{(?:'class_path': '[^']*', )?"
     r"'(?!class_path|init_args|dict_kwargs)(\w+)')"
 )
@@ -46,6 +47,7 @@ _CLASS_MODULES = (
     *("bfc_lightning", "torch.optim", "torch.optim.lr_scheduler"),
     *("lightning.pytorch.callbacks", "lightning.pytorch.loggers"),
 )
+_COMPLETE = ("fit -c quickstart", "baseline -c finite_sample --baseline KernelRidge")
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 _EXAMPLES = {
@@ -159,14 +161,9 @@ class _Names(KnownKeys):
             close = did_you_mean(found[1].rpartition(".")[2], classes)
             return f"{where}unknown class {found[1]!r}{self.place(found[1])}.{close}"
         if found := _STRAY.search(message):
-            name = found[1].lstrip("-").partition("=")[0]
-            for key in [each[2:] for each in self._argv if each.startswith("--")]:
-                if key.endswith(name):
-                    return f"Unknown key {key!r}.{did_you_mean(key, self.all)}"
             return f"Unknown argument {found[1]!r}; configs follow -c, and keys begin with --."
         if found := _REQUIRED.match(message):
-            kernel = "baseline -c finite_sample --baseline KernelRidge"
-            example = kernel if "baseline" in found[1] else "fit -c quickstart"
+            example = _COMPLETE["baseline" in found[1]]
             return f"{found[1]} must be given, in a config or as --KEY; try: bfc {example}"
         return where + one_line(re.sub(r' *Parser key "[\w.]+":', "", message)).strip()
 
@@ -186,24 +183,16 @@ class _Names(KnownKeys):
         if any(each.startswith("--") and re.search(rf"\b{name}(=|$)", each) for each in self._argv):
             return ""
         for path in reversed(self.configs):
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-            found = [n for n, line in enumerate(lines, start=1) if pattern.search(line)]
-            if found:
-                return f" ({path}, line {' or '.join(map(str, found))})"
+            lines = enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1)
+            if found := [str(number) for number, line in lines if pattern.search(line)]:
+                return f" ({path}, line {' or '.join(found)})"
         return ""
 
 
 def _help_blocks(text: str) -> dict[str, str]:
     """The options in a parser's help, each with its explanation, by their dotted keys."""
-    blocks: dict[str, str] = {}
-    key = ""
-    for line in text.splitlines():
-        if match := re.match(r"  (?:-\w.*)?--([\w.]+)", line):
-            key = match[1]
-            blocks[key] = line
-        elif key and line.startswith("      "):
-            blocks[key] += f"\n{line}"
-    return {key: block for key, block in blocks.items() if "Path to a conf" not in block}
+    found = re.finditer(r"^  (?:-\w.*)?--([\w.]+).*(?:\n {6}.*)*", text, flags=re.MULTILINE)
+    return {match[1]: match[0] for match in found if "Path to a conf" not in match[0]}
 
 
 def _overview(command: str, blocks: Mapping[str, str]) -> str:

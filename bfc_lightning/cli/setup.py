@@ -8,9 +8,8 @@ from pathlib import Path
 import shtab
 from jsonargparse import ArgumentParser
 
-from bfc_lightning.cli.claims import claims_parser
 from bfc_lightning.cli.console import usage_errors
-from bfc_lightning.cli.experiments import options_parser
+from bfc_lightning.cli.experiments import claims_parser, options_parser
 from bfc_lightning.cli.options import STUDIES
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError

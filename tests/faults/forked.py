@@ -16,7 +16,7 @@ from pathlib import Path
 from bfc_lightning.cli import main
 
 _MODULES = (
-    *("bfc_lightning.baselines", "bfc_lightning.cli.claims", "bfc_lightning.cli.evaluate"),
+    *("bfc_lightning.baselines", "bfc_lightning.cli.experiments", "bfc_lightning.cli.evaluate"),
     *("bfc_lightning.experiments.execute", "lightning.pytorch", "torch._dynamo"),
 )
 _POLL_SECONDS = 0.005
