@@ -153,7 +153,7 @@ class _Names(KnownKeys):
         groups = list(dict.fromkeys(_GROUP.findall(message)))
         where = f"{'.'.join(groups)}: " if groups else ""
         if found := _UNKNOWN_KEY.search(message):
-            return self._about_key(".".join([*groups, *filter(None, found.groups())]), message)
+            return self._about_key(groups, next(filter(None, found.groups())), message)
         found = _UNKNOWN_CLASS.search(message)
         if found and "Expected a <class 'float'>" not in message:
             known = [name for module in _CLASS_MODULES for name in dir(import_module(module))]
@@ -167,9 +167,9 @@ class _Names(KnownKeys):
             return f"{found[1]} must be given, in a config or as --KEY; try: bfc {example}"
         return where + one_line(re.sub(r' *Parser key "[\w.]+":', "", message)).strip()
 
-    def _about_key(self, key: str, message: str) -> str:
+    def _about_key(self, groups: Sequence[str], name: str, message: str) -> str:
         """Says which key of a config, or argument of a class, is unknown."""
-        prefix, _, name = key.rpartition(".")
+        prefix, key = ".".join(groups), ".".join([*groups, name])
         if name == "class_path":
             return f"{prefix}: the arguments of a class must be below init_args."
         bases = [base for path in _CLASS.findall(message) for base in resolve_name(path).__mro__]
