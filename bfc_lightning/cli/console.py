@@ -192,25 +192,28 @@ def show_table(
     Console(width=width, markup=False).print(table)
 
 
-def show_metrics(title: str, metrics: Mapping[str, float]) -> None:
+def show_metrics(title: str, summary: Mapping[str, Any]) -> None:
     """Prints metrics by name."""
     print(title)
-    show_table(["metric", "value"], [[key, f"{metrics[key]:.4g}"] for key in sorted(metrics)])
+    _print_replicas(summary.get("replicas", []))
+    metrics = sorted(summary["metrics"].items())
+    show_table(["metric", "value"], [[key, f"{value:.4g}"] for key, value in metrics])
 
 
-def describe_replicas(replicas: Sequence[Mapping[str, Any]]) -> str:
+def _print_replicas(replicas: Sequence[Mapping[str, Any]]) -> None:
     """Says over which replicas medians are taken."""
     lost = [str(each["seed"]) for each in replicas if each["status"] == "diverged"]
-    text = f"medians over {len(replicas) - len(lost)} of {len(replicas)} replicas"
-    return f"{text}; diverged: seed {', '.join(lost)}" if lost else text
+    diverged = f"; diverged: seed {', '.join(lost)}" if lost else ""
+    if replicas:
+        kept = len(replicas) - len(lost)
+        print(f"medians over {kept} of {len(replicas)} replicas{diverged}")
 
 
 def show_result(folder: Path, summary: Mapping[str, Any], *, score_key: str) -> None:
     """Prints the table at the end of a run, and where to look next."""
     metrics = summary["metrics"]
     print(f"{folder}: {summary['status']}")
-    if "replicas" in summary:
-        print(describe_replicas(summary["replicas"]))
+    _print_replicas(summary.get("replicas", []))
     rows = {f"error of the learner ({score_key})": score_key}
     if metrics.get("reference/without_last_level", 1) < 1:
         rows["  of a learner without the last level"] = "reference/without_last_level"

@@ -5,20 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jsonargparse import Namespace
-from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, baseline_init_scale, fit_and_score
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
 from bfc_lightning.callbacks.summary import provenance, results
-from bfc_lightning.cli.console import (
-    describe_replicas,
-    is_helper,
-    say,
-    show_metrics,
-    usage_errors,
-)
+from bfc_lightning.cli.console import is_helper, say, show_metrics, usage_errors
 from bfc_lightning.cli.fit import build_learners, write_config
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import replacing, write_json
@@ -36,6 +28,8 @@ from bfc_lightning.runs.identity import digest, identity
 from bfc_lightning.runs.loading import check_same_network, load_state, read_checkpoint
 from bfc_lightning.seeds import derive_seed
 
+_KEPT = ("accelerator", "precision", "deterministic", "benchmark", "detect_anomaly")
+
 
 def evaluate_command(command: str, argv: Sequence[str]) -> int:
     """`bfc validate`, `test`, `predict`: scores a checkpoint, or writes its predictions."""
@@ -51,7 +45,16 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
         if is_helper():
             return 0
         objects, model, data = build_learners(study)
-        trainer = _make_trainer(objects.trainer)
+        # One process, without loggers and the user's callbacks, which are for training.
+        given = vars(objects.trainer)
+        trainer = make_trainer(
+            **{key: given[key] for key in _KEPT},
+            devices=given["devices"][:1] if isinstance(given["devices"], list) else 1,
+            plugins=LightningEnvironment(),
+            logger=False,
+            enable_progress_bar=False,
+        )
+        leave_signals_alone(trainer)
         trainer.strategy.precision_plugin.convert_module(model)
         load_state(content, model=model, data=data)
         quiet = {} if command == "predict" else {"verbose": False}
@@ -71,25 +74,10 @@ def evaluate_command(command: str, argv: Sequence[str]) -> int:
         **results(model, model.scores, range(seed, seed + len(model.each)), "finished"),
         "settings": study.settings(),
     }
-    show_metrics(title, result["metrics"])
-    if "replicas" in result:
-        print(describe_replicas(result["replicas"]))
+    show_metrics(title, result)
     write_json(folder / f"{command}.json", result)
     say(f"wrote {folder / command}.json")
     return 0
-
-
-def _make_trainer(options: Namespace) -> Trainer:
-    """One process, without loggers and the user's callbacks, which are for training."""
-    own = {
-        **dict.fromkeys(("callbacks", "profiler", "max_time")),
-        **{"logger": False, "enable_progress_bar": False, "val_check_interval": 1.0},
-        **{"strategy": "auto", "num_nodes": 1, "plugins": LightningEnvironment()},
-        "devices": options.devices[:1] if isinstance(options.devices, list) else 1,
-    }
-    trainer = make_trainer(**vars(options) | own)
-    leave_signals_alone(trainer)
-    return trainer
 
 
 def baseline_command(command: str, argv: Sequence[str]) -> int:
@@ -125,5 +113,5 @@ def baseline_command(command: str, argv: Sequence[str]) -> int:
                 "metrics": metrics,
             }
             write_json(own.path / SUMMARY, content)
-    show_metrics(str(own.path), metrics)
+    show_metrics(str(own.path), content)
     return 0

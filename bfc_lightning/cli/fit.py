@@ -247,11 +247,9 @@ def _fill_processes(options: dict[str, Any]) -> None:
         size = int(os.environ["SLURM_STEP_NUM_TASKS"])
         per_node = size // int(os.environ.get("SLURM_NNODES", 1))
     if size > 1:
+        started = {"devices": per_node, "strategy": "ddp"}
+        options |= {key: value for key, value in started.items() if options[key] == "auto"}
         options["num_nodes"] = size // per_node
-        if options["devices"] == "auto":
-            options["devices"] = per_node
-        if options["strategy"] == "auto":
-            options["strategy"] = "ddp"
     elif SLURMEnvironment.detect():
         options["plugins"] = [*as_list(options["plugins"]), LightningEnvironment()]
 

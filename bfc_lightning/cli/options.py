@@ -173,7 +173,7 @@ class _Names(KnownKeys):
         if name == "class_path":
             return f"{prefix}: the arguments of a class must be below init_args."
         bases = [base for path in _CLASS.findall(message) for base in resolve_name(path).__mro__]
-        arguments = [each for base in bases[:-1] for each in inspect.signature(base).parameters]
+        arguments = [each for base in bases for each in inspect.signature(base).parameters]
         known = [f"{prefix}.{each}" for each in (*arguments, "class_path", "init_args")]
         return f"Unknown key {key!r}{self.place(name)}.{did_you_mean(key, [*known, *self.all])}"
 
