@@ -4,7 +4,6 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pkgutil import resolve_name
 
 from bfc_lightning import __version__
@@ -65,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in _COMMANDS:
-        close = get_close_matches(name, _COMMANDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else f" Commands: {', '.join(_COMMANDS)}."
+        from bfc_lightning.runs.yaml_files import did_you_mean
+
+        hint = did_you_mean(name, list(_COMMANDS)) or f" Commands: {', '.join(_COMMANDS)}."
         print(f"bfc: error: unknown command {name!r}.{hint}", file=sys.stderr)
         return 2
     if os.getcwd() not in sys.path:

@@ -58,12 +58,16 @@ def run_command(command: Callable[[], int]) -> int:
     threading.excepthook = _report_thread
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, _stop)  # so that a command without state cleans up
-    try:
-        with _tolerant_output():
+    streams = sys.stdout, sys.stderr
+    out, err = (_Shown(stream or open(os.devnull, "w")) for stream in streams)  # noqa: SIM115
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
             return _exit_code(command)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        finally:
+            out.flush()
+            err.flush()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _stop(signum: int, frame: object) -> None:
@@ -153,19 +157,6 @@ class _Shown:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401, whatever the stream has
         return getattr(self._stream, name)
-
-
-@contextmanager
-def _tolerant_output() -> Iterator[None]:
-    """Lets no failure of stdout or stderr reach the command."""
-    streams = sys.stdout, sys.stderr
-    out, err = (_Shown(stream or open(os.devnull, "w")) for stream in streams)  # noqa: SIM115
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            yield
-        finally:
-            out.flush()
-            err.flush()
 
 
 def command_line(argv: Sequence[str]) -> str:

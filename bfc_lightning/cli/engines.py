@@ -1,21 +1,33 @@
-"""Which engine a run uses: compiled steps, eager steps, or Lightning's own loop with autograd."""
+"""What the objects of a run allow: whether its settings fit together, and which engine trains it.
+
+The engines are compiled steps, eager steps, and Lightning's own loop with autograd.
+"""
 
 import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+)
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim import LBFGS
 
 from bfc_lightning import private
 from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.cli.console import say
 from bfc_lightning.engine import Clipping, average_over_processes
+from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.replicas import AnyData
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.folder import RunError
@@ -35,6 +47,72 @@ _MOST_GRAPHS = 8  # PyTorch compiles a function at most so often
 # Seconds, measured on two Zen 5 cores for two and three layers.
 _COMPILING, _LOADING = 16.0, 3.0
 _SAVED_PER_LAYER, _SAVED_PER_FEATURE = 6e-5, 2e-9
+
+
+def as_list(value: object) -> list[Any]:
+    """One value, several or none, as a new list."""
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
+def check_objects(objects: Namespace, model: RunModule, phases: Sequence[Phase]) -> None:
+    """Refuses settings that exclude each other, and callbacks that would not work."""
+    learner, scheme, measures = model.each[0], objects.scheme, as_list(objects.measures)
+    network, count, levels = learner.network, len(model.each), len(objects.data.target.level_scales)
+    pulls = any(phase.pull for phase in phases)
+    teaches = any(phase.taught is not None for phase in phases)
+    changes = pulls or teaches or any(phase.cut != "none" for phase in phases)
+    error = _first([
+        (
+            network.is_distilled and not scheme.distills,
+            f"scheme must be Distillation with model.distillation, got {type(scheme).__name__}.",
+        ),
+        (
+            scheme.distills and not network.is_distilled,
+            "scheme Distillation requires model.distillation, got null.",
+        ),
+        (
+            measures and (network.is_distilled or network.output_shape),
+            "measures must be empty unless the learner is a DenseNet, got "
+            f"{', '.join(type(each).__name__ for each in measures)}.",
+        ),
+        (
+            scheme.check_steps is not None and count > 1,
+            "scheme.thresholds requires model.num_replicas 1, since replicas share their phases, "
+            f"got {count}. Set scheme.steps instead.",
+        ),
+        (
+            scheme.freeze and isinstance(learner.make_optimizer([*learner.parameters()]), LBFGS),
+            "scheme.freeze cannot be used with LBFGS, which updates all layers together, got "
+            f"{scheme.freeze}.",
+        ),
+        (
+            changes and network.output_shape,
+            "scheme.pull and scheme.control need a DenseNet, got model.relu_network.",
+        ),
+        (
+            (pulls or scheme.control) and network.is_linearized,
+            "scheme.pull and scheme.control need features that move, got model.linearized: true.",
+        ),
+        (
+            scheme.control and not isinstance(learner.objective, RegressionObjective),
+            "scheme.control needs regression, got labels that are classes.",
+        ),
+        (
+            scheme.control and teaches and levels < 2,
+            f"scheme.control needs a target of at least 2 levels, got {levels}.",
+        ),
+    ])
+    if error:
+        raise RunError(error)
+    metrics = (model.score_key, "val/loss")
+    for callback in as_list(objects.trainer.callbacks):
+        name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+        if isinstance(callback, OnExceptionCheckpoint | GradientAccumulationScheduler):
+            raise RunError(f"trainer.callbacks: {name} cannot be used, since it resumes wrongly.")
+        waits = isinstance(callback, EarlyStopping | ModelCheckpoint)
+        if waits and monitor not in (None, *metrics):
+            names = " or ".join(metrics)
+            raise RunError(f"trainer.callbacks: monitor must be {names}, got {monitor!r}.")
 
 
 def resolve_engine(
@@ -170,6 +248,5 @@ def _why_autograd(
     return reason or model.each[0].why_autograd(num_steps)
 
 
-def _first(reasons: Sequence[tuple[bool, str]]) -> str | None:
-    """The first reason that applies."""
+def _first(reasons: Sequence[tuple[object, str]]) -> str | None:
     return next((reason for applies, reason in reasons if applies), None)

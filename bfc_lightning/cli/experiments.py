@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -128,19 +129,17 @@ def experiment_command(command: str, argv: Sequence[str]) -> int:
     again = to_continue(command, argv)
     if record.in_jobs and not given.report:
         say_submitted([record], f"{again} --report")
-        return 128 + record.signum if record.signum else 0
-    _show(record)
-    if given.report:
-        return 0
-    if record.signum or record.num_left:
-        left = f"{record.num_left} of {len(record.results)} runs have no result"
-        say(f"{left}; to continue: {again}")
-    return 128 + record.signum if record.signum else int(record.num_left > 0)
+    else:
+        _show(record)
+    left = 0 if given.report or record.in_jobs else record.num_left
+    if left:
+        say(f"{left} of {len(record.results)} runs have no result; to continue: {again}")
+    return 128 + record.signum if record.signum else int(left > 0)
 
 
 def plan_runs(argv: Sequence[str], command: str) -> tuple[Namespace, Experiment, list[RunSpec]]:
     """The options, the experiment and its runs; unknown names in them are reported."""
-    configs = [Path(argv[n + 1]) for n, word in enumerate(argv[:-1]) if word in CONFIG_OPTIONS]
+    configs = [Path(path) for option, path in pairwise(argv) if option in CONFIG_OPTIONS]
     if configs:
         read_files(configs)  # reports a config of bfc fit before its keys are unknown
     parser = options_parser()
@@ -214,7 +213,8 @@ def claims_command(command: str, argv: Sequence[str]) -> int:
         print(CLAIMS_HELP, end="")
         return 0
     with usage_errors():
-        given = parsed(claims_parser(), ["--configs" if w in CONFIG_OPTIONS else w for w in argv])
+        argv = ["--configs" if each in CONFIG_OPTIONS else each for each in argv]
+        given = parsed(claims_parser(), argv)
         known = find_claims(Path(given.configs))
         for name in given.names:
             if name not in known:

@@ -30,9 +30,8 @@ from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.progress import RunProgress
 from bfc_lightning.callbacks.summary import Summary, provenance
 from bfc_lightning.callbacks.training_scheme import scheme_callback
-from bfc_lightning.cli.checks import as_list, check_objects
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result, usage_errors
-from bfc_lightning.cli.engines import resolve_engine
+from bfc_lightning.cli.engines import as_list, check_objects, resolve_engine
 from bfc_lightning.cli.options import parse
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import remove_unfinished, write_atomically
