@@ -213,8 +213,8 @@ def claims_command(command: str, argv: Sequence[str]) -> int:
         print(CLAIMS_HELP, end="")
         return 0
     with usage_errors():
-        argv = ["--configs" if each in CONFIG_OPTIONS else each for each in argv]
-        given = parsed(claims_parser(), argv)
+        renamed = ["--configs" if each in CONFIG_OPTIONS else each for each in argv]
+        given = parsed(claims_parser(), renamed)
         known = find_claims(Path(given.configs))
         for name in given.names:
             if name not in known:

@@ -33,9 +33,7 @@ from bfc_lightning.callbacks.training_scheme import scheme_callback
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result, usage_errors
 from bfc_lightning.cli.engines import as_list, check_objects, resolve_engine
 from bfc_lightning.cli.options import parse
-from bfc_lightning.data import HierarchicalData
 from bfc_lightning.files import remove_unfinished, write_atomically
-from bfc_lightning.module import HierarchicalLearner
 from bfc_lightning.private import Launcher, leave_signals_alone, use_launcher
 from bfc_lightning.replicas import AnyData, ReplicatedData, ReplicatedLearner
 from bfc_lightning.run_module import RunModule
@@ -129,21 +127,15 @@ def build_learners(study: Study) -> tuple[Namespace, RunModule, AnyData]:
     seed, count = study.config.seed_everything, study.config.model.num_replicas
     seed_everything(seed, verbose=False)  # for the user's classes
     parts = [study.parser.instantiate(study.resolved(seed + n)) for n in range(max(count, 1))]
-    if threads is None and _is_large(parts[0].model, parts[0].data):
+    first = parts[0]
+    weights = sum(each.numel() for each in first.model.network.neuron_weights().values())
+    # A small step gains little by threads, and beside another process waits for them tenfold.
+    if threads is None and 6 * first.data.batch_size * weights >= _FLOPS_OF_ONE_THREAD:
         torch.set_num_threads(_THREADS)
     if count == 1:
-        return parts[0], parts[0].model, parts[0].data
+        return first, first.model, first.data
     learners, data = [part.model for part in parts], [part.data for part in parts]
-    return parts[0], ReplicatedLearner(learners), ReplicatedData(data)
-
-
-def _is_large(model: HierarchicalLearner, data: HierarchicalData) -> bool:
-    """Whether a step gains by several threads.
-
-    A small one gains little, and beside another process it waits for the others tenfold.
-    """
-    weights = sum(each.numel() for each in model.network.neuron_weights().values())
-    return 6 * data.batch_size * weights >= _FLOPS_OF_ONE_THREAD
+    return first, ReplicatedLearner(learners), ReplicatedData(data)
 
 
 @contextmanager
