@@ -3,10 +3,13 @@
 The engines are compiled steps, eager steps, and Lightning's own loop with autograd.
 """
 
+import hashlib
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS
 
 from bfc_lightning import private
+from bfc_lightning.callbacks.checkpoints import versions
 from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.cli.console import say
 from bfc_lightning.engine import Clipping, average_over_processes
@@ -140,8 +144,9 @@ def resolve_engine(
     divisors = (n for n in _STEPS_PER_CALL if math.gcd(*every) % n == 0)
     length = next(n for n in divisors if n <= data.block_length)
     graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
+    step = model, data, clipping, length
     saved = _seconds_saved(model, data) * phases[-1].stop / graphs
-    is_worth_it = saved > _LOADING + _COMPILING / config.run.alike
+    cost = _LOADING + (0.0 if _mark(*step).exists() else _COMPILING / config.run.alike)
     lacks = _why_autograd(trainer, model, callbacks, phases[0].length)
     if len(model.each) > 1 and (lacks or config.engine == "autograd"):
         because = f": {lacks}" if lacks else ""
@@ -150,9 +155,9 @@ def resolve_engine(
     why_not["autograd"] = "it trains one learner" if len(model.each) > 1 else None
     if why_not["compiled"] is None:
         wanted = stored or config.engine
-        compiles = wanted == "compiled" or (wanted == "auto" and is_worth_it)
+        compiles = wanted == "compiled" or (wanted == "auto" and saved > cost)
         slow = "compiling takes more time than it saves"
-        why_not["compiled"] = _compile(model, data, clipping, length) if compiles else slow
+        why_not["compiled"] = _compile(*step) if compiles else slow
     engine = _choose(config.engine, stored, why_not)
     if engine == "autograd":
         return
@@ -189,7 +194,9 @@ def _choose(asked: str, stored: str | None, why_not: Mapping[str, str | None]) -
 
 def _compile(model: RunModule, data: AnyData, clipping: Clipping, length: int) -> str | None:
     """Compiles the step of the first phase; returns why that is impossible."""
-    say("compiling the training step, which takes up to 15 seconds ...")
+    mark = _mark(model, data, clipping, length)
+    if not mark.exists():
+        say("compiling the training step, which takes some 15 seconds ...")
     model.use_engine(clipping, steps_per_call=length)
     assert model.engine is not None
     first = model.each[0]
@@ -197,12 +204,28 @@ def _compile(model: RunModule, data: AnyData, clipping: Clipping, length: int) -
     torch.compiler.reset()  # graphs of earlier runs of this process count, too
     try:
         model.engine.compile(optimizer, data.batch_size)
-        return None
     except Exception as error:  # whatever the compiler raises
         model.engine, model.automatic_optimization = None, True
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         say(f"the training step cannot be compiled: {reason}")
         return reason
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return None
+
+
+def _mark(model: RunModule, data: AnyData, clipping: Clipping, length: int) -> Path:
+    """A file beside PyTorch's cache that exists if the cache holds this step."""
+    learner = model.each[0]
+    shapes = [(name, p.shape, p.dtype, p.requires_grad) for name, p in learner.named_parameters()]
+    parts = (
+        *(versions(), torch.get_num_threads(), len(model.each), data.batch_size, length, clipping),
+        *(learner.network, learner.objective.score_name, learner.network.regularization, shapes),
+        learner.make_optimizer([torch.nn.Parameter(torch.zeros(1))]),
+    )
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    beside = Path(tempfile.gettempdir()) / f"bfc_lightning_{os.getuid()}"
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", beside)) / digest
 
 
 def _seconds_saved(model: RunModule, data: AnyData) -> float:
