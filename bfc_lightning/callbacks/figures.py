@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.callbacks.loggers import MetricsFile
+from bfc_lightning.callbacks.run_files import MetricsFile
 from bfc_lightning.figures import curves
 from bfc_lightning.figures.matrices import probe_heat_maps, quadratic_forms
 from bfc_lightning.figures.style import own_style, series

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning import Callback, LightningModule, Trainer
 
-from bfc_lightning.callbacks.loggers import log_rows
+from bfc_lightning.callbacks.run_files import log_rows
 from bfc_lightning.data import HierarchicalData
 from bfc_lightning.learners import Learner
 from bfc_lightning.measures.battery import Measure

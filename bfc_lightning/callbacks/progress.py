@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from bfc_lightning.callbacks.loggers import batch_losses
+from bfc_lightning.callbacks.run_files import batch_losses
 from bfc_lightning.run_module import as_run
 
 _TERMINAL_SECONDS, _FILE_SECONDS = 1.0, 15.0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bfc_lightning.baselines import Baseline
 from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, baseline_init_scale, fit_and_score
-from bfc_lightning.callbacks.summary import provenance
+from bfc_lightning.callbacks.run_files import provenance
 from bfc_lightning.cli.console import say, show_metrics
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.fit import build_learners, write_config

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.callbacks.checkpoints import versions
-from bfc_lightning.callbacks.summary import git_revision
+from bfc_lightning.callbacks.run_files import git_revision, versions
 from bfc_lightning.cli.console import command_line, say, to_continue
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.experiments import parsed, plan_runs, say_failures, say_submitted

@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
-from bfc_lightning.callbacks.summary import results
+from bfc_lightning.callbacks.run_files import results
 from bfc_lightning.cli.console import describe_replicas, is_helper, say, show_metrics
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.cli.fit import build_learners
