@@ -16,8 +16,7 @@ from bfc_lightning.cli.evaluate import CHECKPOINT
 from bfc_lightning.cli.fit import RESUME
 from bfc_lightning.cli.options import parse
 from bfc_lightning.runs.config import Study
-from bfc_lightning.runs.identity import flatten
-from bfc_lightning.runs.yaml_files import find_config
+from bfc_lightning.runs.settings import find_config, flatten
 from tests.runs import error_of
 
 STUDIES = {

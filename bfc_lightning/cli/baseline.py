@@ -12,7 +12,7 @@ from bfc_lightning.cli.fit import build_learners, write_config
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import write_json
 from bfc_lightning.runs.folder import SUMMARY, RunError, find_folder, reserved
-from bfc_lightning.runs.identity import digest
+from bfc_lightning.runs.settings import digest
 from bfc_lightning.seeds import derive_seed
 
 

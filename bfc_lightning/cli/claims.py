@@ -22,7 +22,7 @@ from bfc_lightning.experiments.record import Record
 from bfc_lightning.experiments.spec import Cluster, Experiment, ExperimentOptions, RunSpec
 from bfc_lightning.experiments.tables import unlogged
 from bfc_lightning.runs.folder import RunError, read_summary
-from bfc_lightning.runs.yaml_files import did_you_mean, shipped_configs
+from bfc_lightning.runs.settings import did_you_mean, shipped_configs
 
 Planned = tuple[list[Claim], Experiment, list[RunSpec]]
 

@@ -16,8 +16,8 @@ from bfc_lightning.files import replacing, write_json
 from bfc_lightning.private import leave_signals_alone
 from bfc_lightning.runs.config import make_trainer
 from bfc_lightning.runs.folder import CHECKPOINTS, RunError, find_checkpoint, find_folder
-from bfc_lightning.runs.identity import identity
 from bfc_lightning.runs.loading import check_same_network, load_state, read_checkpoint
+from bfc_lightning.runs.settings import identity
 
 _CHECKPOINT_HELP = "`best` or `last` of the run, or a PATH."
 CHECKPOINT = {"ckpt_path": {"type": str, "default": "best", "help": _CHECKPOINT_HELP}}

@@ -53,9 +53,8 @@ from bfc_lightning.runs.folder import (
     read_summary,
     reserved,
 )
-from bfc_lightning.runs.identity import digest, flatten, identity
 from bfc_lightning.runs.loading import Resumption, find_resumption
-from bfc_lightning.runs.yaml_files import to_yaml
+from bfc_lightning.runs.settings import digest, flatten, identity, to_yaml
 from bfc_lightning.schedules import open_length
 from bfc_lightning.schemes import Phase
 

@@ -3,7 +3,7 @@
 import re
 
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.yaml_files import did_you_mean
+from bfc_lightning.runs.settings import did_you_mean
 
 _EXAMPLES = {
     "fit": """\

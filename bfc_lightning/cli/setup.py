@@ -11,8 +11,7 @@ from jsonargparse import ArgumentParser
 from bfc_lightning.cli.errors import usage_errors
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.identity import flatten
-from bfc_lightning.runs.yaml_files import config_names, shipped_configs
+from bfc_lightning.runs.settings import config_names, flatten, shipped_configs
 
 
 def init_command(argv: Sequence[str]) -> int:

@@ -28,8 +28,7 @@ from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner, default_optimizer
 from bfc_lightning.private import forget_init_args_of_another_class, keys_without_null
 from bfc_lightning.runs.folder import RunError, RunOptions
-from bfc_lightning.runs.identity import PROBLEM_GROUPS, flatten
-from bfc_lightning.runs.yaml_files import did_you_mean
+from bfc_lightning.runs.settings import PROBLEM_GROUPS, did_you_mean, flatten
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target

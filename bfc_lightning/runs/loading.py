@@ -19,7 +19,7 @@ from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import problem_parser, seeded
 from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, RunError, find_checkpoint, read_summary
-from bfc_lightning.runs.identity import PROBLEM_GROUPS, differences, flatten
+from bfc_lightning.runs.settings import PROBLEM_GROUPS, differences, flatten
 from bfc_lightning.targets import Target
 
 _CONTENT = {"state_dict", "global_step", "optimizer_states", RECORD_KEY}
