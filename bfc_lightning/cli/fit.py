@@ -233,7 +233,7 @@ def build_trainer(
     leave_signals_alone(trainer)
     resolve_engine(
         run.study.config,
-        run.resumption.engine,
+        run.resumption.environment.get("engine"),
         trainer,
         model=run.model,
         data=run.data,

@@ -87,8 +87,7 @@ class RunFolder:
     """A folder that a run has reserved."""
 
     path: Path
-    is_kept: bool = False  # whether it stays if the run does not begin
-    is_new: bool = False
+    is_kept: bool = True  # also if the run does not begin
     has_begun: bool = False
 
     @property
@@ -107,16 +106,16 @@ class RunFolder:
 @contextmanager
 def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[RunFolder]:
     """Makes or opens the run folder and locks it; undone if the block raises before `keep`."""
-    own = RunFolder(folder, is_kept=resumes and folder.is_dir())
+    own = RunFolder(folder)
     missing = [each for each in folder.parents if not each.exists()]
     try:
-        if not own.is_kept:
+        if not (resumes and folder.is_dir()):
             _create(own, options)
         with locked(own.path):
             yield own
             own.keep()
     except BaseException:
-        if own.is_new and not own.is_kept:
+        if not own.is_kept:
             shutil.rmtree(own.path, ignore_errors=True)
             if own.replaced.exists():
                 own.replaced.rename(own.path)
@@ -142,7 +141,7 @@ def _create(own: RunFolder, options: RunOptions) -> None:
         own.path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         with suppress(FileExistsError):
             own.path.mkdir()
-            own.is_new = True
+            own.is_kept = False
             return
         if options.name is not None:
             raise RunError(

@@ -21,7 +21,7 @@ _TRAINER_KEYS = (
     "precision",
 )
 _EVALUATION_KEYS = ("eval_batch_size", "num_test_samples", "num_predict_samples")
-_LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
 
 
 class _TextKeys(yaml.SafeLoader):
@@ -56,12 +56,7 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that a reader of YAML 1.2, such as jsonargparse, would take for a number."""
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    is_number = _LOOKS_LIKE_A_NUMBER.fullmatch(text) is not None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if is_number else None)
-
-
-_Dumper.add_representer(str, _represent_text)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
 def to_yaml(content: Mapping[str, Any]) -> str:
