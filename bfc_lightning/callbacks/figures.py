@@ -1,4 +1,4 @@
-"""`figures/*.png`: figures of the run, also in TensorBoard, Weights & Biases and MLflow."""
+"""`figures/*.png`: figures of the run, also in TensorBoard."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -46,27 +46,23 @@ class RunFigures(Callback):
             warnings.warn(f"figures of {self.title} could not be drawn: {failed}", stacklevel=1)
 
     def _write(self, trainer: Trainer, name: str, figure: Figure) -> None:
-        path, canvas = self.folder / f"{name}.png", FigureCanvasAgg(figure)
         figure.set_dpi(_DPI)
-        with replacing(path) as aside:
+        canvas = FigureCanvasAgg(figure)
+        with replacing(self.folder / f"{name}.png") as aside:
             canvas.print_png(aside)  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(name, [str(path)], step=trainer.global_step)
-            elif isinstance(logger, MLFlowLogger):
-                logger.experiment.log_artifact(logger.run_id, str(path))
 
     def _figures(self, trainer: Trainer, module: RunModule) -> Iterator[tuple[str, Figure]]:
         kept = [number for number, step in enumerate(module.diverged) if step is None]
-        runs, title, key = [*map(self.metrics.rows, kept)], self.title, module.score_key
-        has_replicas = len(module.each) > 1
-        if has_replicas:
+        runs, title = [*map(self.metrics.rows, kept)], self.title
+        if len(module.each) > 1:
             title += f": {len(runs)} replicas, median and range"
-        yield "learning_curves", curves.learning_curves(runs, score_key=key, title=title)
-        if has_replicas:
+        score = module.score_key
+        yield "learning_curves", curves.learning_curves(runs, score_key=score, title=title)
+        if len(module.each) > 1:
             return
         (rows,) = runs
         logged = {key for row in rows for key in row}

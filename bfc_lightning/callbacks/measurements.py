@@ -132,8 +132,9 @@ class Measurements(Callback):
             return
         started = time.perf_counter()
         if self._measured_step < 0:
-            has_float64 = pl_module.device.type != "mps"
-            device = pl_module.device if has_float64 else torch.device("cpu")
+            device = pl_module.device
+            if device.type == "mps":  # has no float64
+                device = torch.device("cpu")
             for each, data in zip(self._each, trainer.datamodule.parts, strict=True):  # type: ignore[attr-defined]
                 each.draw_sample(data, device)
             # Also in a resumed run, which may be in another folder.

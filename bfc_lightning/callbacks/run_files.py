@@ -16,7 +16,6 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from bfc_lightning.callbacks.exceptions import Diverged, Interrupted
@@ -99,8 +98,8 @@ class TensorBoardRunLogger(TensorBoardLogger):
     def __init__(
         self, folder: Path, metrics: Sequence[str], *, resume_step: int | None = None
     ) -> None:
-        first = None if resume_step is None else resume_step + 1
-        super().__init__(folder, "", "", default_hp_metric=False, purge_step=first)
+        purged = None if resume_step is None else resume_step + 1
+        super().__init__(folder, "", "", default_hp_metric=False, purge_step=purged)
         self._metrics = metrics
 
     @rank_zero_only
@@ -128,7 +127,7 @@ def log_rows(
             logger.log_metrics(shared, step=step)
 
 
-def batch_losses(trainer: Trainer, outputs: STEP_OUTPUT) -> Tensor:
+def batch_losses(trainer: Trainer, outputs: object) -> Tensor:
     """The loss of each batch of a training step, (batches,) or (batches, replicas)."""
     assert isinstance(outputs, Mapping)
     losses: Tensor = outputs["loss"].detach()  # Lightning has divided it by the batches of a step
@@ -176,7 +175,7 @@ class TrainingLog(KeepsState, Callback):
         self._losses: list[Tensor] = []
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, *_: object
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, *_: object
     ) -> None:
         """Keeps the losses; at the interval, logs their mean."""
         self._losses.append(batch_losses(trainer, outputs))
@@ -261,8 +260,8 @@ class Summary(Callback):
         """Writes `status: finished`, or `timeout` if `trainer.max_time` ended the run."""
         timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
         is_over = any((timer.time_remaining() or 0.0) <= 0 for timer in timers)
-        is_short = trainer.global_step < trainer.max_steps
-        self.write(trainer, "timeout" if is_over and is_short else "finished")
+        is_cut = is_over and trainer.global_step < trainer.max_steps
+        self.write(trainer, "timeout" if is_cut else "finished")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -119,9 +119,10 @@ class TrainingStages(KeepsState, Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the sample."""
-        data, parameter = trainer.datamodule, next(pl_module.parameters())  # type: ignore[attr-defined]
-        size, where = self.thresholds.num_samples, (parameter.device, parameter.dtype)
-        self._subset: tuple[Tensor, Tensor] = data.fixed_sample(size, *where)
+        parameter, data = next(pl_module.parameters()), trainer.datamodule  # type: ignore[attr-defined]
+        self._subset: tuple[Tensor, Tensor] = data.fixed_sample(
+            self.thresholds.num_samples, parameter.device, parameter.dtype
+        )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int

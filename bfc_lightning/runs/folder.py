@@ -57,8 +57,7 @@ def find_folder(config: Namespace) -> Path:
         names = (None, first.parent.resolve().name, stored["name"])
         if options.name in names and options.root == stored["root"]:
             return first.parent if first.parent.name else Path.cwd()
-    name = options.name if options.name is not None else first.stem
-    return named_folder(options.root, name)
+    return named_folder(options.root, first.stem if options.name is None else options.name)
 
 
 def named_folder(root: str, name: str) -> Path:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ class _TextKeys(yaml.SafeLoader):
         found: dict[Any, Any] = {}
         for key, value in node.value:
             if str(key.value) in found:
-                text = f"the key {key.value!r} is repeated"
-                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark
+                )
             found[str(key.value)] = self.construct_object(value, deep=True)
         return found
 
@@ -62,15 +63,15 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.01234
 def to_yaml(content: Mapping[str, Any]) -> str:
     """A mapping as YAML text, in its order; short lists in one line."""
     plain = json.loads(json.dumps(content))  # no instances of jsonargparse's types
-    layout: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100}
-    return str(yaml.dump(plain, Dumper=_Dumper, **layout))
+    return str(
+        yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
+    )
 
 
 def shipped_configs() -> Path:
     """The folder of the configs that come with the package, installed or in a source tree."""
-    package = Path(__file__).parent.parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    inside, beside = (Path(__file__).parents[level] / "configs" for level in (1, 2))
+    return inside if inside.is_dir() else beside
 
 
 def find_config(name: str, beside: Path = Path()) -> Path:
@@ -85,15 +86,19 @@ def find_config(name: str, beside: Path = Path()) -> Path:
 def config_names() -> list[str]:
     """The names of the shipped configs, e.g. `sweep/gap`."""
     folder = shipped_configs()
-    paths = sorted(path.relative_to(folder) for path in folder.rglob("*.yaml"))
-    return [path.with_suffix("").as_posix() for path in paths]
+    paths = sorted(folder.rglob("*.yaml"))
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """` Did you mean 'x'?` with the closest known name; empty if none is close."""
-    close = get_close_matches(name, known, n=2)
-    close.sort(key=lambda each: abs(len(each) - len(name)))  # `Adam` before `Adamax` for `Adma`
-    return f" Did you mean {close[0]!r}?" if close else ""
+
+    def likeness(each: str) -> float:  # `Adam` before `Adamax` for `Adma`
+        difference = abs(len(each) - len(name)) / len(each + name)
+        return SequenceMatcher(None, each, name).ratio() - difference
+
+    close = max(get_close_matches(name, known, n=2), key=likeness, default=None)
+    return f" Did you mean {close!r}?" if close else ""
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
