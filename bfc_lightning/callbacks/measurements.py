@@ -154,6 +154,6 @@ class Measurements(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
         self.seconds = state_dict["seconds"]
-        kept = zip(self._each, state_dict["milestones"], state_dict["marks"], strict=True)
-        for each, milestones, marks in kept:
-            each.milestones.kept, each.marks.kept = dict(milestones), dict(marks)
+        for number, each in enumerate(self._each):
+            each.milestones.kept = dict(state_dict["milestones"][number])
+            each.marks.kept = dict(state_dict["marks"][number])

@@ -187,9 +187,13 @@ def problem_parser(prog: str = "bfc") -> ArgumentParser:
     )
     parser.add_subclass_arguments(Labels, "labels", help="Regression or classification.")
     parser.add_subclass_arguments(Target, "target", help="The function to learn.", required=True)
-    adam = {"class_path": "torch.optim.Adam", "init_args": default_optimizer.keywords}
-    regression = {"class_path": "bfc_lightning.labels.Regression"}
-    parser.set_defaults({"labels": regression, "model.optimizer": adam})
+    parser.set_defaults({
+        "labels": {"class_path": "bfc_lightning.labels.Regression"},
+        "model.optimizer": {
+            "class_path": "torch.optim.Adam",
+            "init_args": default_optimizer.keywords,
+        },
+    })
     link = partial(parser.link_arguments, apply_on="instantiate")
     link("inputs", "labels.init_args.inputs")
     link("labels", "target.init_args.inputs", compute_fn=lambda labels: labels.target_distribution)
@@ -228,8 +232,8 @@ class KnownKeys:
         self.open = {*defaults, *(key for key in every if f"{key}.class_path" in defaults)}
         short = {key.replace(".init_args.", ".") for key in defaults}
         self.all = sorted({"help", "config", "print_config", *every, *short})
-        groups = {key.partition(".")[0] for key in defaults if "." in key}
-        self.sections = {*PROBLEM_GROUPS, *groups}
+        groups = {key for key in every if "." not in key} - defaults.keys()
+        self.sections = groups | {*PROBLEM_GROUPS}
         self.flags = [key for key, value in defaults.items() if isinstance(value, bool)]
 
     def check_tree(
