@@ -240,7 +240,7 @@ def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 @dataclass(eq=False, kw_only=True)
 class Summary(Callback):
-    """Keeps `summary.json`, which `Checkpoints` updates, and writes it at the start and the end."""
+    """Writes `summary.json` at the start and at the end; `Checkpoints` updates it in between."""
 
     path: Path
     metrics: MetricsFile
