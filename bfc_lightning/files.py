@@ -31,14 +31,6 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise
 
 
-def link_or_copy(path: Path, other: Path) -> None:
-    """Gives a file that is only ever replaced a second name, or copies it if that is impossible."""
-    try:
-        other.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, other)
-
-
 def remove_unfinished(folder: Path) -> None:
     """Deletes what killed processes left behind: `.*.tmp` in a folder and its direct subfolders.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bfc_lightning.callbacks import checkpoints
-from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.cli import main
 from tests.runs import BARE, checkpoint, error_line, fit, intervene, user_callback
 

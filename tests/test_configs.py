@@ -8,7 +8,7 @@ import yaml
 
 from bfc_lightning.cli import main
 from bfc_lightning.cli.options import parse
-from bfc_lightning.runs.identity import flatten
+from bfc_lightning.runs.settings import flatten
 
 ALL = {path: yaml.safe_load(path.read_text()) for path in sorted(Path("configs").rglob("*.yaml"))}
 CLAIMS = [path for path in ALL if path.parent.name == "claims"]

@@ -3,7 +3,7 @@
 import pytest
 
 from bfc_lightning import Distillation, PlateauThresholds, TheoremThresholds
-from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.cli import main
 from bfc_lightning.distillation import stage_of
 from bfc_lightning.runs.loading import load_run

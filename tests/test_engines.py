@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.cli import main
 from tests.engines import gap
 from tests.launches import fit_argv, unchecked

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bfc_lightning.callbacks.loggers import read_metrics
 from bfc_lightning.callbacks.measurements import measure_steps
+from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.cli import main
 from bfc_lightning.schemes import Joint
 from tests.runs import (

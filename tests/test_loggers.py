@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bfc_lightning.callbacks.loggers import MetricsFile, read_metrics
+from bfc_lightning.callbacks.run_files import MetricsFile, read_metrics
 
 
 @pytest.fixture

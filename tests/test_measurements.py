@@ -16,8 +16,8 @@ from bfc_lightning import (
     Regression,
     SingleIndex,
 )
-from bfc_lightning.callbacks.loggers import read_metrics
 from bfc_lightning.callbacks.measurements import measure_steps
+from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.measures.battery import MEASURES, reference_levels, take_sample, take_snapshot
 from bfc_lightning.schemes import Joint, Layerwise, Progressive
 from tests.runs import fit, same_weights, summary

@@ -13,8 +13,7 @@ from bfc_lightning.cli import experiments, options
 from bfc_lightning.cli.console import to_continue
 from bfc_lightning.cli.options import STUDIES, parse
 from bfc_lightning.runs.config import Study
-from bfc_lightning.runs.identity import flatten
-from bfc_lightning.runs.yaml_files import find_config
+from bfc_lightning.runs.settings import find_config, flatten
 from tests.runs import error_of
 
 STOPPING = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monito", "val/loss"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.callbacks.run_files import read_metrics
 from tests.launches import (
     SHARED,
     bfc,

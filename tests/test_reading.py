@@ -13,7 +13,7 @@ from bfc_lightning.experiments.reading import expand
 from bfc_lightning.experiments.spec import Experiment, Limits, RunSpec, Tuning
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.yaml_files import find_config
+from bfc_lightning.runs.settings import find_config
 from tests.experiments import LR, write
 from tests.runs import error_of
 

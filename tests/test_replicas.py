@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bfc_lightning import load_run
-from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.cli import main
 from bfc_lightning.runs.folder import RunError
 from tests.engines import gap

@@ -8,7 +8,7 @@ from scipy import stats
 
 from bfc_lightning.baselines import KernelRidge
 from bfc_lightning.baselines.scores import measures_of
-from bfc_lightning.callbacks.loggers import read_metrics
+from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.inputs import Gaussian, GaussianMixture
 from bfc_lightning.seeds import generator
 from bfc_lightning.targets import HardForKernels, HardForTwoLayers, PaperTarget

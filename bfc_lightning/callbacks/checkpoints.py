@@ -3,8 +3,6 @@
 import copy
 import io
 import math
-import platform
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,52 +16,35 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from bfc_lightning.callbacks.exceptions import Diverged, RunError
-from bfc_lightning.callbacks.loggers import KeepsState, stop_if_diverged
-from bfc_lightning.files import link_or_copy, replacing
-from bfc_lightning.matmul import LIBRARY
+from bfc_lightning.callbacks.run_files import KeepsState, Summary, environment, stop_if_diverged
+from bfc_lightning.files import replacing
 from bfc_lightning.replicas import largest_weight
 from bfc_lightning.run_module import as_run
 
 RECORD_KEY = "bfc_lightning"
 LAST, BEST = "last.ckpt", "best.ckpt"
-HOLD = {"hold": True}
 SECONDS_BETWEEN_WRITES = 1.0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint aside and renames it, so that a full disk or a kill loses nothing.
 
-    With `storage_options=HOLD`, it keeps a copy in memory instead, until `write_held`.
+    If `storage_options` is a dict, a copy is kept there, by file name, and nothing is written.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held: dict[str, dict[str, Any]] = {}  # by file name
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
         """Writes a file; PyTorch's own writer does not report a full disk."""
         path = Path(path)
-        if storage_options == HOLD:
-            if path.name == BEST:  # the last one, too
-                self.held.clear()
-            self.held[path.name] = _copied(checkpoint)
+        if isinstance(storage_options, dict):
+            storage_options[path.name] = _copied(checkpoint)
             return
         content = io.BytesIO()
         torch.save(checkpoint, content)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as aside:
             aside.write_bytes(content.getbuffer())
-
-    def write_held(self, folder: Path) -> None:
-        """Writes `best.ckpt`, and `last.ckpt` last, so that a run killed in between repeats it."""
-        held, self.held = self.held, {}
-        for name, state in held.items():
-            self.save_checkpoint(state, folder / name)
-        if held and LAST not in held:
-            with replacing(folder / LAST) as aside:
-                link_or_copy(folder / BEST, aside)
 
 
 def _copied(state: Any) -> Any:  # noqa: ANN401, whatever a checkpoint holds
@@ -98,12 +79,16 @@ class Checkpoints(KeepsState, Checkpoint):
 
     kept = ("best_score",)
 
-    def __init__(self, folder: Path, *, monitor: str, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, *, monitor: str, identity: Mapping[str, Any], summary: Summary
+    ) -> None:
         self.folder = folder
         self.monitor = monitor
         self.identity = dict(identity)
+        self.summary = summary
         self.best_score = math.inf
         self.saved_step = -1
+        self._held: dict[str, dict[str, Any]] = {}  # states that wait to be written, by file name
         self._written_at = -math.inf
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,35 +98,34 @@ class Checkpoints(KeepsState, Checkpoint):
             raise Diverged(trainer.global_step, self.monitor)
         is_best = score < self.best_score
         self.best_score = min(score, self.best_score)
-        self.save(trainer, is_best=is_best)
+        self.save(trainer)
+        if is_best and trainer.is_global_zero:
+            self._held[BEST] = self._held[LAST]
         if time.monotonic() >= self._written_at + SECONDS_BETWEEN_WRITES:
-            self._write(trainer)
+            self.summary.write(trainer, "running")
+            self.on_train_end(trainer, pl_module)
 
-    def on_train_end(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
-    ) -> None:
-        """Writes the last state that was saved."""
-        self._write(trainer)
-
-    on_exception = on_train_end
-
-    def save(self, trainer: Trainer, *, is_best: bool = False) -> None:
+    def save(self, trainer: Trainer) -> None:
         """Saves the state as it is, in memory; every process must call it."""
         module = as_run(trainer.lightning_module)
         largest = [largest_weight(each) for each in module.each]
         stop_if_diverged(module, largest, step=trainer.global_step, quantity="a weight")
-        path = self.folder / (BEST if is_best else LAST)
-        trainer.save_checkpoint(path, weights_only=False, storage_options=HOLD)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False, storage_options=self._held)
         self.saved_step = trainer.global_step
 
-    def _write(self, trainer: Trainer) -> None:
-        files = trainer.strategy.checkpoint_io
-        assert isinstance(files, AtomicCheckpointIO)
-        if files.held:
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
+    ) -> None:
+        """Writes the states that wait in memory, after what was logged before them."""
+        held, self._held = self._held, {}
+        if held:
             for logger in trainer.loggers:
                 logger.save()
-            files.write_held(self.folder)
+        for name, state in sorted(held.items()):  # last.ckpt last: a run killed before repeats it
+            trainer.strategy.checkpoint_io.save_checkpoint(state, self.folder / name)
         self._written_at = time.monotonic()
+
+    on_exception = on_train_end
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -153,34 +137,3 @@ class Checkpoints(KeepsState, Checkpoint):
             "identity": self.identity,
             "environment": environment(trainer, pl_module),
         }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    packages = ("bfc_lightning", "torch", "lightning", "jsonargparse")
-    return {
-        "python": platform.python_version(),
-        **{name: str(sys.modules[name].__version__) for name in packages},
-    }
-
-
-def engine_name(module: LightningModule) -> str:
-    """How steps are taken: `compiled`, `eager` or `autograd`."""
-    engine = as_run(module).engine
-    if engine is None:
-        return "autograd"
-    return "compiled" if engine.steps_per_call else "eager"
-
-
-def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """What repetition bit for bit depends on beside the settings."""
-    device = trainer.strategy.root_device.type
-    return {
-        **versions(),
-        "machine": platform.node(),
-        "device": device,
-        "processes": trainer.world_size,
-        "threads": torch.get_num_threads(),
-        "engine": engine_name(module),
-        "large_products": LIBRARY if device == "cpu" else "default",
-    }

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bfc_lightning.activations import Quadratic
-from bfc_lightning.callbacks.loggers import MetricsFile
-from bfc_lightning.figures import curves
-from bfc_lightning.figures.matrices import probe_heat_maps, quadratic_forms
-from bfc_lightning.figures.style import own_style, series
+from bfc_lightning.callbacks.run_files import MetricsFile
+from bfc_lightning.figures import curves, matrices
+from bfc_lightning.figures.style import own_style
 from bfc_lightning.files import replacing
 from bfc_lightning.measures.forms import in_target_basis, learner_form, target_form
 from bfc_lightning.networks import DenseNet
@@ -35,10 +34,9 @@ class RunFigures(Callback):
         self.metrics = metrics
         self.title = title
 
+    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the PNGs and hands the figures to the loggers."""
-        if not trainer.is_global_zero:
-            return
         self.folder.mkdir(exist_ok=True)
         try:
             with own_style():
@@ -63,26 +61,32 @@ class RunFigures(Callback):
 
     def _figures(self, trainer: Trainer, module: RunModule) -> Iterator[tuple[str, Figure]]:
         kept = [number for number, step in enumerate(module.diverged) if step is None]
-        runs, title, key = [*map(self.metrics.rows, kept)], self.title, module.score_key
+        runs, title = [*map(self.metrics.rows, kept)], self.title
         if len(module.each) > 1:
             title += f": {len(runs)} replicas, median and range"
-        yield "learning_curves", curves.learning_curves(runs, score_key=key, title=title)
+        score = module.score_key
+        yield "learning_curves", curves.learning_curves(runs, score_key=score, title=title)
         if len(module.each) > 1:
             return
         (rows,) = runs
-        if series(rows, "features/residual_1")[0]:
+        logged = {key for row in rows for key in row}
+        if "features/residual_1" in logged:
             yield "feature_residuals", curves.feature_residuals(rows, title=title)
-            yield "probes", probe_heat_maps(rows, title=f"{title}: levels read from layers")
-        if series(rows, "features/procrustes_2")[0]:
+            levels = f"{title}: levels read from layers"
+            yield "probes", matrices.probe_heat_maps(rows, title=levels)
+        if "features/procrustes_2" in logged:
             yield "procrustes", curves.procrustes_distances(rows, title=title)
-        if series(rows, "features/leakage_weights_1")[0] and series(rows, "levels/nmse")[0]:
+        if {"features/leakage_weights_1", "levels/nmse"} <= logged:
             yield "leakage", curves.leakages(rows, title=title)
-        target = trainer.datamodule.target  # type: ignore[attr-defined]
-        network = module.each[0].network
-        if isinstance(network, DenseNet) and isinstance(target, HierarchicalTarget):
-            has_form = isinstance(network.dense_layers()[0].activation, Quadratic)
-            if has_form and not network.is_linearized and target.input_dim <= _LARGEST_FORM:
-                yield "quadratic_form", _forms(network, target, title)
+        network, target = module.each[0].network, trainer.datamodule.target  # type: ignore[attr-defined]
+        if (
+            isinstance(network, DenseNet)
+            and isinstance(target, HierarchicalTarget)
+            and isinstance(network.dense_layers()[0].activation, Quadratic)
+            and not network.is_linearized
+            and target.input_dim <= _LARGEST_FORM
+        ):
+            yield "quadratic_form", _forms(network, target, title)
 
 
 @torch.no_grad()
@@ -90,7 +94,7 @@ def _forms(network: DenseNet, target: HierarchicalTarget, title: str) -> Figure:
     size = target.widths[0]
     learned = learner_form(network).to(device="cpu", dtype=torch.float64)
     learned, wanted = in_target_basis(learned, target_form(target).cpu(), size)
-    return quadratic_forms(
+    return matrices.quadratic_forms(
         learned.numpy(),
         wanted.numpy(),
         num_directions=size,

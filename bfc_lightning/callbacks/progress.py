@@ -5,9 +5,8 @@ import sys
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from bfc_lightning.callbacks.loggers import batch_losses
+from bfc_lightning.callbacks.run_files import batch_losses
 from bfc_lightning.run_module import as_run
 
 _TERMINAL_SECONDS, _FILE_SECONDS = 1.0, 15.0
@@ -20,7 +19,7 @@ class RunProgress(ProgressBar):
     """
 
     _is_shown = True
-    _bar: Tqdm | None = None
+    _bar = Tqdm(disable=True)  # until training starts
 
     def disable(self) -> None:
         """Shows nothing; Lightning calls it in processes other than the first."""
@@ -39,10 +38,9 @@ class RunProgress(ProgressBar):
         )
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, *_: object
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, *_: object
     ) -> None:
         """Renews the bar if that is due."""
-        assert self._bar is not None
         if self._bar.update(trainer.global_step - self._bar.n):
             scores = {"loss": batch_losses(trainer, outputs).mean(), **trainer.callback_metrics}
             shown = ("loss", as_run(trainer.lightning_module).score_key)
@@ -52,7 +50,6 @@ class RunProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
     ) -> None:
         """Leaves the line of the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     on_exception = on_train_end

@@ -5,12 +5,11 @@ import warnings
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from bfc_lightning.callbacks.loggers import KeepsState, log_rows
+from bfc_lightning.callbacks.run_files import KeepsState, log_rows
 from bfc_lightning.distillation import Distillation, Thresholds, num_stages, stage_name, stage_of
 from bfc_lightning.distilled import DistilledNet
 from bfc_lightning.module import HierarchicalLearner
@@ -43,75 +42,61 @@ class TrainingScheme(KeepsState, Callback):
         self.scheme = scheme
         self.phases = phases
         self._frozen: frozenset[int] = frozenset()
-        self._initial: list[dict[str, Tensor]] = []
         self._anchors: list[list[Tensor]] = []  # the weights that lower layers are pulled to
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first phase before there is an optimizer; a checkpoint then loads its own."""
-        for learner in as_run(pl_module).each:
+        learners = as_run(pl_module).each
+        for learner in learners:
             learner.enter_phase(self.phases[0])
-        if any(phase.is_fresh for phase in self.phases):
-            self._initial = [
-                {name: value.detach().clone() for name, value in each.network.named_parameters()}
-                for each in as_run(pl_module).each
-            ]
+        self._initial = [
+            {name: value.detach().clone() for name, value in each.network.named_parameters()}
+            for each in learners
+        ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads which layers the optimizer of the phase leaves out."""
+        """Restores what the phase of a checkpoint needs; logs the first phase of several."""
         learners = as_run(pl_module).each
-        phase = learners[0].phase
-        assert phase is not None
-        self._frozen = self.scheme.frozen_at(phase.start)
+        phase = _phase_of(learners[0])
         if self._anchors:  # of the checkpoint
             self._pull(learners, phase.pull)
+        if trainer.global_step == 0 and len(self.phases) > 1:
+            log_rows(trainer, [self.scheme.logged(phase)] * len(learners))
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, *_: object
     ) -> None:
         """Enters a phase or freezes layers if the next optimizer step belongs to them."""
         learners, step = as_run(pl_module).each, trainer.global_step
-        if step == 0 and batch_idx == 0 and len(self.phases) > 1:
-            log_rows(trainer, [self.scheme.logged(self.phases[0])] * len(learners))
-        due = next((phase for phase in self.phases if phase.start <= step < phase.stop), None)
-        if due is not None and due != learners[0].phase:
-            self._enter(trainer, learners, due)
+        for phase in self.phases:
+            if phase.start == step and phase != learners[0].phase:  # otherwise it has begun
+                self._begin(trainer, learners, phase)
         frozen = self.scheme.frozen_at(step)
         if frozen != self._frozen:
-            self._freeze(trainer, learners, frozen)
+            self._frozen = frozen
+            for learner in learners:
+                learner.network.train_layers(set(_phase_of(learner).trained) - frozen)
+            _reset_gradients(trainer)
         if step in self.scheme.freeze.values():
             log_rows(trainer, [{"scheme/frozen_layers": len(frozen)}] * len(learners))
 
-    def _enter(self, trainer: Trainer, learners: list[HierarchicalLearner], phase: Phase) -> None:
-        before = learners[0].phase
-        is_longer = before is not None and before.start == phase.start
-        if phase.pull and before is not None and not is_longer:
-            self._anchors = [each.network.weights_up_to(before.depth) for each in learners]
+    def _begin(self, trainer: Trainer, learners: list[HierarchicalLearner], phase: Phase) -> None:
+        if phase.pull:
+            depth = _phase_of(learners[0]).depth
+            self._anchors = [each.network.weights_up_to(depth) for each in learners]
             self._pull(learners, phase.pull)
-        for learner in learners:
-            (learner.enter_phase if is_longer else learner.begin_phase)(phase)
-        if is_longer:  # a resumed run with more steps keeps optimizer and schedule
-            return
-        if phase.is_fresh:
-            for learner, initial in zip(learners, self._initial, strict=True):
+        for learner, initial in zip(learners, self._initial, strict=True):
+            learner.begin_phase(phase)
+            if phase.is_fresh:
                 learner.network.restore_trained(initial)
         trainer.strategy.setup_optimizers(trainer)
         _reset_gradients(trainer)
-        self._frozen = self.scheme.frozen_at(phase.start)
         log_rows(trainer, [self.scheme.logged(phase)] * len(learners))
 
     def _pull(self, learners: list[HierarchicalLearner], pull: float) -> None:
         for learner, weights in zip(learners, self._anchors, strict=True):
             assert isinstance(learner.network, DenseNet)  # the others are refused before
             learner.network.pull_towards(weights, pull)
-
-    def _freeze(
-        self, trainer: Trainer, learners: list[HierarchicalLearner], frozen: frozenset[int]
-    ) -> None:
-        for learner in learners:
-            assert learner.phase is not None
-            learner.network.train_layers(set(learner.phase.trained) - frozen)
-        _reset_gradients(trainer)
-        self._frozen = frozen
 
 
 class TrainingStages(KeepsState, Callback):
@@ -127,74 +112,70 @@ class TrainingStages(KeepsState, Callback):
         self.thresholds = thresholds
         self.first = phases[0]
         self._history: list[float] = []  # the objective at the checks of the current stage
-        self._last, self._limit = math.nan, "not fixed"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Enters the first stage before there is an optimizer; a checkpoint then loads its own."""
         as_run(pl_module).each[0].enter_phase(self.first)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the sample; keeps the length of a run that was resumed with more steps."""
-        learner = as_run(pl_module).each[0]
-        assert learner.phase is not None
-        learner.phase = self.scheme.phase_of_stage(
-            self.first, stage_of(learner.phase), learner.network.depth
+        """Draws the sample."""
+        parameter, data = next(pl_module.parameters()), trainer.datamodule  # type: ignore[attr-defined]
+        self._subset: tuple[Tensor, Tensor] = data.fixed_sample(
+            self.thresholds.num_samples, parameter.device, parameter.dtype
         )
-        data, parameter = trainer.datamodule, next(pl_module.parameters())  # type: ignore[attr-defined]
-        size, where = self.thresholds.num_samples, (parameter.device, parameter.dtype)
-        self._subset: tuple[Tensor, Tensor] = data.fixed_sample(size, *where)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Checks the objective if the next optimizer step follows a multiple of `check_every`."""
-        step, begins_step = trainer.global_step, batch_idx % trainer.accumulate_grad_batches == 0
-        if begins_step and step % self.thresholds.check_every == 0:
-            self._check(trainer, as_run(pl_module).each[0], step)
+        begins_step = batch_idx % trainer.accumulate_grad_batches == 0
+        if begins_step and trainer.global_step % self.thresholds.check_every == 0:
+            self._check(trainer, as_run(pl_module).each[0])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warns if a stage never began."""
         [learner] = as_run(pl_module).each
-        network, phase = learner.network, learner.phase
-        assert phase is not None
-        stage = stage_of(phase) + 1
-        if stage < num_stages(network.depth) and trainer.is_global_zero:
+        stage = stage_of(_phase_of(learner)) + 1
+        if stage < num_stages(learner.network.depth) and trainer.is_global_zero:
             warnings.warn(
                 f"stage {stage_name(stage)} of scheme.thresholds never began: see scheme/objective "
-                f"and scheme/threshold in metrics.csv, last {self._last:.3g} and {self._limit}.",
+                "and scheme/threshold in metrics.csv.",
                 stacklevel=1,
             )
 
     @torch.no_grad()
-    def _check(self, trainer: Trainer, learner: HierarchicalLearner, step: int) -> None:
-        network, phase = learner.network, learner.phase
+    def _check(self, trainer: Trainer, learner: HierarchicalLearner) -> None:
+        network, phase = learner.network, _phase_of(learner)
         assert isinstance(network, DistilledNet)
-        assert phase is not None
         value = objective_with_penalty(network, learner.objective, *self._subset)
-        stage = stage_of(phase)
         self._history.append(value)
-        self._last = value
         eps = network.settings.eps_0 * math.sqrt(float(network.decay_factor))
         if value < eps**2 / 4:
             network.decay_factor.div_(4)
         if self.thresholds.noise:
-            random = generator(network.seed, "noise", step)
+            random = generator(network.seed, "noise", trainer.global_step)
             network.add_noise(random, self.thresholds.noise_per_check)
-        sizes: dict[str, Any] = {"scales": network.scales, "input_dim": network.input_dim}
-        limit = self.thresholds.limit(stage, **sizes)
-        row = {"scheme/objective": value, "scheme/eps_0": eps}
+        stage = stage_of(phase)
+        row = {"scheme/objective": value, "scheme/eps_0": eps, "scheme/stage": stage}
         if stage + 1 < num_stages(network.depth):
+            sizes: dict[str, Any] = {"scales": network.scales, "input_dim": network.input_dim}
+            limit = self.thresholds.limit(stage, **sizes)
             if limit is not None:
-                row["scheme/threshold"], self._limit = limit, f"{limit:.3g}"
+                row["scheme/threshold"] = limit
             if self.thresholds.ends_stage(stage, self._history, **sizes):
-                stage, self._history = stage + 1, []
-                phase = self.scheme.phase_of_stage(phase, stage, network.depth)
+                self._history = []
+                phase = self.scheme.phase_of_stage(phase, stage + 1, network.depth)
                 learner.begin_phase(phase)
                 _reset_gradients(trainer)
                 for optimizer in trainer.optimizers:
                     share_step_count(optimizer)
-                log_rows(trainer, [self.scheme.logged(phase)])
-        log_rows(trainer, [{**row, "scheme/stage": stage}])
+                row |= self.scheme.logged(phase)
+        log_rows(trainer, [row])
+
+
+def _phase_of(learner: HierarchicalLearner) -> Phase:
+    assert learner.phase is not None  # since `setup`
+    return learner.phase
 
 
 def _reset_gradients(trainer: Trainer) -> None:

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in _COMMANDS:
-        from bfc_lightning.runs.yaml_files import did_you_mean
+        from bfc_lightning.runs.settings import did_you_mean
 
         hint = did_you_mean(name, list(_COMMANDS)) or f" Commands: {', '.join(_COMMANDS)}."
         print(f"bfc: error: unknown command {name!r}.{hint}", file=sys.stderr)

@@ -27,8 +27,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import LBFGS
 
 from bfc_lightning import private
-from bfc_lightning.callbacks.checkpoints import versions
 from bfc_lightning.callbacks.measurements import measure_steps
+from bfc_lightning.callbacks.run_files import versions
 from bfc_lightning.cli.console import say
 from bfc_lightning.engine import Clipping, average_over_processes
 from bfc_lightning.objectives import RegressionObjective

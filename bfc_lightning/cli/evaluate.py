@@ -9,7 +9,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from bfc_lightning.baselines.fitting import SAMPLE_DTYPES, baseline_init_scale, fit_and_score
 from bfc_lightning.callbacks.checkpoints import RECORD_KEY
-from bfc_lightning.callbacks.summary import provenance, results
+from bfc_lightning.callbacks.run_files import provenance, results
 from bfc_lightning.cli.console import is_helper, say, show_metrics, usage_errors
 from bfc_lightning.cli.fit import build_learners, write_config
 from bfc_lightning.cli.options import parse
@@ -24,8 +24,8 @@ from bfc_lightning.runs.folder import (
     find_folder,
     reserved,
 )
-from bfc_lightning.runs.identity import digest, identity
 from bfc_lightning.runs.loading import check_same_network, load_state, read_checkpoint
+from bfc_lightning.runs.settings import digest, identity
 from bfc_lightning.seeds import derive_seed
 
 _KEPT = ("accelerator", "precision", "deterministic", "benchmark", "detect_anomaly")

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from bfc_lightning.callbacks.checkpoints import versions
-from bfc_lightning.callbacks.summary import git_revision
+from bfc_lightning.callbacks.run_files import git_revision, versions
 from bfc_lightning.cli.console import command_line, say, show_table, to_continue, usage_errors
 from bfc_lightning.cli.options import CONFIG_OPTIONS, checked, with_configs
 from bfc_lightning.experiments.claims import report
@@ -31,7 +30,7 @@ from bfc_lightning.experiments.spec import (
 )
 from bfc_lightning.experiments.tables import edge_warnings, summary_table, unlogged
 from bfc_lightning.runs.folder import RunError, read_summary
-from bfc_lightning.runs.yaml_files import did_you_mean, shipped_configs
+from bfc_lightning.runs.settings import did_you_mean, shipped_configs
 
 Planned = tuple[list[Claim], Experiment, list[RunSpec]]
 

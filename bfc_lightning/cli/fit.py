@@ -16,19 +16,21 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, LambdaCallback, ProgressBar
 
-from bfc_lightning.callbacks.checkpoints import (
-    AtomicCheckpointIO,
-    Checkpoints,
-    engine_name,
-    environment,
-)
+from bfc_lightning.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from bfc_lightning.callbacks.exceptions import Interrupted
 from bfc_lightning.callbacks.figures import RunFigures
-from bfc_lightning.callbacks.interruption import Interruption, RunLoop
-from bfc_lightning.callbacks.loggers import MetricsFile, TensorBoardRunLogger, TrainingLog
+from bfc_lightning.callbacks.interruption import Interruption
 from bfc_lightning.callbacks.measurements import Measurements
 from bfc_lightning.callbacks.progress import RunProgress
-from bfc_lightning.callbacks.summary import Summary, provenance
+from bfc_lightning.callbacks.run_files import (
+    MetricsFile,
+    Summary,
+    TensorBoardRunLogger,
+    TrainingLog,
+    engine_name,
+    environment,
+    provenance,
+)
 from bfc_lightning.callbacks.training_scheme import scheme_callback
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result, usage_errors
 from bfc_lightning.cli.engines import as_list, check_objects, resolve_engine
@@ -50,9 +52,8 @@ from bfc_lightning.runs.folder import (
     read_summary,
     reserved,
 )
-from bfc_lightning.runs.identity import digest, flatten, identity
 from bfc_lightning.runs.loading import Resumption, find_resumption
-from bfc_lightning.runs.yaml_files import to_yaml
+from bfc_lightning.runs.settings import digest, flatten, identity, to_yaml
 from bfc_lightning.schedules import open_length
 from bfc_lightning.schemes import Phase
 
@@ -156,24 +157,26 @@ def own_callbacks(run: Run, folder: RunFolder, metrics: MetricsFile) -> list[Cal
     """Our callbacks, in the order in which they act at the end of a step: measure, log, stop."""
     config, path = run.study.config, folder.path
     measurements = Measurements(run.phases, run.objects.measures, config.num_measures)
-    checkpoints = Checkpoints(
-        path / CHECKPOINTS, monitor=run.model.score_key, identity=identity(run.seeded_settings)
-    )
     before = read_summary(path) if run.resumption.checkpoint is not None else {}
     summary = Summary(
         path=path / SUMMARY,
         metrics=metrics,
-        measurements=measurements,
+        measure_seconds=lambda: measurements.seconds,
         provenance=provenance(digest(run.study.settings())),
         started=run.started - before.get("wall_seconds", 0.0),
         seeds=run.seeds,
+    )
+    checkpoints = Checkpoints(
+        path / CHECKPOINTS,
+        monitor=run.model.score_key,
+        identity=identity(run.seeded_settings),
+        summary=summary,
     )
     figures = RunFigures(path / FIGURES, metrics=metrics, title=path.name)
     return [
         LambdaCallback(on_train_batch_end=lambda *_: folder.keep()),
         measurements,
         TrainingLog(),
-        RunLoop(),
         Interruption(checkpoints),
         *([figures] if config.run.figures else []),
         summary,
@@ -213,7 +216,7 @@ def build_trainer(
     leave_signals_alone(trainer)
     resolve_engine(
         run.study.config,
-        run.resumption.engine,
+        run.resumption.environment.get("engine"),
         trainer,
         model=run.model,
         data=run.data,

@@ -16,7 +16,7 @@ from bfc_lightning.baselines import Baseline
 from bfc_lightning.private import one_line
 from bfc_lightning.runs.config import KnownKeys, Study
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
+from bfc_lightning.runs.settings import did_you_mean, find_config, read_yaml
 
 T = TypeVar("T")
 

@@ -13,8 +13,7 @@ from bfc_lightning.cli.experiments import claims_parser, options_parser
 from bfc_lightning.cli.options import STUDIES
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.identity import flatten
-from bfc_lightning.runs.yaml_files import config_names, shipped_configs
+from bfc_lightning.runs.settings import config_names, flatten, shipped_configs
 
 
 def init_command(command: str, argv: Sequence[str]) -> int:

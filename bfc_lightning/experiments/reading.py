@@ -28,8 +28,7 @@ from bfc_lightning.experiments.spec import (
 )
 from bfc_lightning.runs.config import Study
 from bfc_lightning.runs.folder import LONGEST_NAME, RunError, named_folder
-from bfc_lightning.runs.identity import digest, flatten
-from bfc_lightning.runs.yaml_files import did_you_mean, find_config, read_yaml
+from bfc_lightning.runs.settings import did_you_mean, digest, find_config, flatten, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
 _SET_BY_EXPERIMENT = ("run", "resume", "seed_everything")

@@ -17,8 +17,7 @@ from bfc_lightning.experiments.spec import DONE, MARK, Experiment, RunSpec, Stat
 from bfc_lightning.experiments.tables import choose, unlogged, write_tables
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import CONFIG, RunError, read_summary
-from bfc_lightning.runs.identity import differences, identity
-from bfc_lightning.runs.yaml_files import read_yaml, to_yaml
+from bfc_lightning.runs.settings import differences, identity, read_yaml, to_yaml
 
 RUNS, LOGS = "runs", "logs"
 _CONFIGS, _STOPPED = "configs", "stopped"

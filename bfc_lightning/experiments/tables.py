@@ -13,7 +13,7 @@ from bfc_lightning.experiments.scaling import SamplesNeeded
 from bfc_lightning.experiments.spec import DONE, Chosen, Experiment, Status, num_trials, trials_of
 from bfc_lightning.files import write_atomically
 from bfc_lightning.runs.folder import RunError
-from bfc_lightning.runs.yaml_files import did_you_mean
+from bfc_lightning.runs.settings import did_you_mean
 
 _MIN_VALUES_FOR_EDGES = 3
 

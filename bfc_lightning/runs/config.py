@@ -10,14 +10,9 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser, Namespace, register_unresolvable_import_paths
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.fabric.plugins import ClusterEnvironment
-from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins import LayerSync, Precision
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch import accelerators, loggers, plugins, profilers, strategies
 
 from bfc_lightning import fresh_starts  # noqa: F401, its schemes are found by name
 from bfc_lightning.callbacks.measurements import NUM_POINTS
@@ -28,15 +23,14 @@ from bfc_lightning.measures.battery import Measure
 from bfc_lightning.module import HierarchicalLearner, default_optimizer
 from bfc_lightning.private import forget_init_args_of_another_class, keys_without_null
 from bfc_lightning.runs.folder import RunError, RunOptions
-from bfc_lightning.runs.identity import PROBLEM_GROUPS, flatten
-from bfc_lightning.runs.yaml_files import did_you_mean
+from bfc_lightning.runs.settings import PROBLEM_GROUPS, did_you_mean, flatten
 from bfc_lightning.schemes import Scheme
 from bfc_lightning.seeds import derive_seed
 from bfc_lightning.targets import Target
 
 register_unresolvable_import_paths(torch)  # activations such as torch.tanh
 
-Plugin = Precision | ClusterEnvironment | LayerSync
+Plugin = plugins.Precision | ClusterEnvironment | plugins.LayerSync
 # The generator that draws for a group of settings, if the group has no seed of its own.
 _GENERATORS = {"inputs": "inputs", "target": "target", "model": "init", "data": "stream"}
 
@@ -50,16 +44,16 @@ def make_trainer(
     gradient_clip_algorithm: Literal["norm", "value"] = "norm",
     accumulate_grad_batches: PositiveInt = 1,
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true",
-    accelerator: str | Accelerator = "auto",
+    accelerator: str | accelerators.Accelerator = "auto",
     devices: int | str | list[int] = "auto",
     num_nodes: PositiveInt = 1,
-    strategy: Literal["auto", "ddp"] | DDPStrategy = "auto",
+    strategy: Literal["auto", "ddp"] | strategies.DDPStrategy = "auto",
     deterministic: bool | Literal["warn"] | None = None,
     benchmark: bool | None = None,
     detect_anomaly: bool = False,
-    profiler: Profiler | str | None = None,
+    profiler: profilers.Profiler | str | None = None,
     plugins: Plugin | list[Plugin] | None = None,
-    logger: Logger | list[Logger] | bool | None = None,
+    logger: loggers.Logger | list[loggers.Logger] | bool | None = None,
     callbacks: list[Callback] | Callback | None = None,
     enable_progress_bar: bool | None = True,
     default_root_dir: str | None = None,
@@ -114,7 +108,14 @@ class Study:
         forget_init_args_of_another_class()
         self._options = options or {}
         self.parser = parser = problem_parser(prog)
-        _add_run_arguments(parser)
+        parser.add_argument("-c", "--config", action="config", help="Path to a config.")
+        parser.add_class_arguments(_RunArguments)
+        parser.add_function_arguments(make_trainer, "trainer", skip={"default_root_dir"})
+        parser.add_subclass_arguments(
+            Scheme, "scheme", help="Joint (all layers at once, the default), Progressive, ..."
+        )
+        parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
+        parser.add_class_arguments(RunOptions, "run")
         for name, keywords in self._options.items():
             parser.add_argument(f"--{name}", **keywords)
         for name, kind in (extra or {}).items():
@@ -144,11 +145,10 @@ class Study:
 
     def settings(self, config: Namespace | None = None) -> dict[str, Any]:
         """Every setting as plain data."""
-        own = (self.config if config is None else config).clone()
-        for key in ("config", *self._options):
-            own.pop(key, None)
+        own = self.config if config is None else config
         text = self.parser.dump(own, skip_unset=False, format="json", skip_validation=True)
-        return dict(json.loads(text))
+        hidden = ("config", *self._options)
+        return {key: value for key, value in json.loads(text).items() if key not in hidden}
 
     def resolved(self, seed: int) -> Namespace:
         """A copy of the settings for a seed, with the seed of every part filled in."""
@@ -177,18 +177,6 @@ class _RunArguments:
     engine: Literal["auto", "compiled", "eager", "autograd"] = "auto"
 
 
-def _add_run_arguments(parser: ArgumentParser) -> None:
-    """Adds what a run has beside its problem: Trainer, scheme, measures, engine and folder."""
-    parser.add_argument("-c", "--config", action="config", help="Path to a config.")
-    parser.add_class_arguments(_RunArguments)
-    parser.add_function_arguments(make_trainer, "trainer", skip={"default_root_dir"})
-    parser.add_subclass_arguments(
-        Scheme, "scheme", help="Joint (all layers at once, the default), Progressive, ..."
-    )
-    parser.set_defaults({"scheme": {"class_path": "bfc_lightning.Joint"}})
-    parser.add_class_arguments(RunOptions, "run")
-
-
 def problem_parser(prog: str = "bfc") -> ArgumentParser:
     """A parser of learner and problem, whose `inputs`, `labels` and `target` are linked."""
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)
@@ -199,9 +187,13 @@ def problem_parser(prog: str = "bfc") -> ArgumentParser:
     )
     parser.add_subclass_arguments(Labels, "labels", help="Regression or classification.")
     parser.add_subclass_arguments(Target, "target", help="The function to learn.", required=True)
-    adam = {"class_path": "torch.optim.Adam", "init_args": default_optimizer.keywords}
-    regression = {"class_path": "bfc_lightning.labels.Regression"}
-    parser.set_defaults({"labels": regression, "model.optimizer": adam})
+    parser.set_defaults({
+        "labels": {"class_path": "bfc_lightning.labels.Regression"},
+        "model.optimizer": {
+            "class_path": "torch.optim.Adam",
+            "init_args": default_optimizer.keywords,
+        },
+    })
     link = partial(parser.link_arguments, apply_on="instantiate")
     link("inputs", "labels.init_args.inputs")
     link("labels", "target.init_args.inputs", compute_fn=lambda labels: labels.target_distribution)
@@ -231,36 +223,31 @@ def _fill(part: object, seed: int) -> None:
             _fill(entry, seed)
 
 
-def every_key(tree: Mapping[str, Any]) -> list[str]:
-    """The dotted keys of nested mappings, and those above them."""
-    keys = (accumulate(key.split("."), "{}.{}".format) for key in flatten(tree) if key)
-    return [*chain.from_iterable(keys)]
-
-
 class KnownKeys:
     """The keys of a parser; `open` are those below which the parser itself looks for more."""
 
     def __init__(self, parser: ArgumentParser) -> None:
         defaults = flatten(parser.get_defaults().as_dict())
-        parents = {key.rsplit(".", n)[0] for key in defaults for n in range(1, key.count(".") + 1)}
-        self.open = {*defaults, *(key for key in parents if f"{key}.class_path" in defaults)}
+        every = _with_parents(defaults)
+        self.open = {*defaults, *(key for key in every if f"{key}.class_path" in defaults)}
         short = {key.replace(".init_args.", ".") for key in defaults}
-        self.all = sorted({"help", "config", "print_config", *parents, *defaults, *short})
-        self.sections = {*PROBLEM_GROUPS, *(key for key in parents if "." not in key)}
+        self.all = sorted({"help", "config", "print_config", *every, *short})
+        groups = {key for key in every if "." not in key} - defaults.keys()
+        self.sections = groups | {*PROBLEM_GROUPS}
         self.flags = [key for key, value in defaults.items() if isinstance(value, bool)]
 
     def check_tree(
         self, tree: Mapping[str, Any], place: Callable[[str], str] = lambda _: ""
     ) -> None:
         """Refuses unknown keys, and what is no mapping and no name of a class in their place."""
-        for key, value in flatten(tree).items():
+        flat = flatten(tree)
+        for key, value in flat.items():
             name = key.rpartition(".")[2]
-            is_section = key in self.sections or name == "init_args"
+            is_section = key in self.sections or name in ("class_path", "init_args")
             if is_section and not isinstance(value, str | Mapping):
-                raise RunError(f"{key}{place(name)} must be a mapping, got {value!r}.")
-            if name == "class_path" and not isinstance(value, str):
-                raise RunError(f"{key}{place(name)} must name a class, got {value!r}.")
-        self.check(every_key(tree), place)
+                kind = "the name of a class" if name == "class_path" else "a mapping"
+                raise RunError(f"{key}{place(name)} must be {kind}, got {value!r}.")
+        self.check(_with_parents(filter(None, flat)), place)
 
     def check(self, keys: Iterable[str], place: Callable[[str], str] = lambda _: "") -> None:
         """Refuses the first unknown key; arguments of classes are left to the parser."""
@@ -268,3 +255,8 @@ class KnownKeys:
             if key not in self.all and not any(key.startswith(f"{each}.") for each in self.open):
                 where = place(key.rpartition(".")[2])
                 raise RunError(f"Unknown key {key!r}{where}.{did_you_mean(key, self.all)}")
+
+
+def _with_parents(keys: Iterable[str]) -> list[str]:
+    """Dotted keys, each after those above it."""
+    return [*chain.from_iterable(accumulate(key.split("."), "{}.{}".format) for key in keys)]

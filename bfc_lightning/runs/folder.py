@@ -57,8 +57,7 @@ def find_folder(config: Namespace) -> Path:
         names = (None, first.parent.resolve().name, stored["name"])
         if options.name in names and options.root == stored["root"]:
             return first.parent if first.parent.name else Path.cwd()
-    name = options.name if options.name is not None else first.stem
-    return named_folder(options.root, name)
+    return named_folder(options.root, first.stem if options.name is None else options.name)
 
 
 def named_folder(root: str, name: str) -> Path:
@@ -87,8 +86,7 @@ class RunFolder:
     """A folder that a run has reserved."""
 
     path: Path
-    is_kept: bool = False  # whether it stays if the run does not begin
-    is_new: bool = False
+    is_kept: bool = True  # also if the run does not begin
     has_begun: bool = False
 
     @property
@@ -107,16 +105,16 @@ class RunFolder:
 @contextmanager
 def reserved(folder: Path, options: RunOptions, *, resumes: bool) -> Iterator[RunFolder]:
     """Makes or opens the run folder and locks it; undone if the block raises before `keep`."""
-    own = RunFolder(folder, is_kept=resumes and folder.is_dir())
+    own = RunFolder(folder)
     missing = [each for each in folder.parents if not each.exists()]
     try:
-        if not own.is_kept:
+        if not (resumes and folder.is_dir()):
             _create(own, options)
         with locked(own.path):
             yield own
             own.keep()
     except BaseException:
-        if own.is_new and not own.is_kept:
+        if not own.is_kept:
             shutil.rmtree(own.path, ignore_errors=True)
             if own.replaced.exists():
                 own.replaced.rename(own.path)
@@ -142,7 +140,7 @@ def _create(own: RunFolder, options: RunOptions) -> None:
         own.path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         with suppress(FileExistsError):
             own.path.mkdir()
-            own.is_new = True
+            own.is_kept = False
             return
         if options.name is not None:
             raise RunError(

@@ -19,7 +19,7 @@ from bfc_lightning.replicas import AnyData, content_of_replica
 from bfc_lightning.run_module import RunModule
 from bfc_lightning.runs.config import problem_parser, seeded
 from bfc_lightning.runs.folder import CHECKPOINTS, CONFIG, RunError, find_checkpoint, read_summary
-from bfc_lightning.runs.identity import PROBLEM_GROUPS, differences, flatten
+from bfc_lightning.runs.settings import PROBLEM_GROUPS, differences, flatten
 from bfc_lightning.targets import Target
 
 _CONTENT = {"state_dict", "global_step", "optimizer_states", RECORD_KEY}
@@ -35,8 +35,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     stream = io.BytesIO(path.read_bytes())
     try:
         content = torch.load(stream, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as refused:  # whatever PyTorch raises for a damaged file
         raise RunError(
             f"the checkpoint {path} is damaged, no checkpoint, or carries code, which was not run."
@@ -64,38 +62,28 @@ class Resumption:
 
     folder: Path | None = None
     checkpoint: Path | None = None
-    content: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def step(self) -> int | None:
-        """Optimizer steps of the checkpoint; None if there is none."""
-        return self.content.get("global_step")
+    step: int | None = None  # and what the checkpoint says of its run:
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     def is_over(self, config: Namespace) -> bool:
         """Whether `auto` found a run that has finished, also early, and is not made longer."""
         if config.resume != "auto" or self.folder is None or self.checkpoint is None:
             return False
-        is_longer = config.trainer.max_steps > self.content[RECORD_KEY]["identity"][_LENGTH]
+        is_longer = config.trainer.max_steps > self.identity[_LENGTH]
         return not is_longer and read_summary(self.folder).get("status") == "finished"
 
     def check(self, identity: Mapping[str, Any], *, may_grow: bool) -> None:
         """Refuses to continue with settings that change the numbers; lists their keys."""
-        if self.checkpoint is None:
-            return
-        stored = dict(self.content[RECORD_KEY]["identity"])
+        stored = dict(self.identity or identity)
         if may_grow:
             stored[_LENGTH] = max(stored[_LENGTH], identity[_LENGTH])
         if found := differences(stored, identity):
             raise RunError(f"a resumed run must keep its settings: {found}.")
 
-    @property
-    def engine(self) -> str | None:
-        """The engine of the checkpoint; None if there is none."""
-        return self.content[RECORD_KEY]["environment"]["engine"] if self.checkpoint else None
-
     def check_environment(self, environment: Mapping[str, Any]) -> str:
         """What of the environment differs, so that numbers agree only to rounding."""
-        stored = self.content[RECORD_KEY]["environment"] if self.checkpoint else environment
+        stored = self.environment or environment
         if stored["device"] != environment["device"]:
             raise RunError(
                 f"trainer.accelerator must stay {stored['device']}, which drew the samples, got "
@@ -119,7 +107,7 @@ def find_resumption(config: Namespace, folder: Path) -> Resumption:
         raise RunError(f"a run is resumed in its folder, {own}, got {folder}: omit run.name.")
     if checkpoint.parent.name != CHECKPOINTS and folder.exists():
         raise RunError(f"{checkpoint} is not of the run {folder}: choose another run.name.")
-    return Resumption(own, checkpoint, content)
+    return Resumption(own, checkpoint, content["global_step"], **content[RECORD_KEY])
 
 
 class LoadedRun(NamedTuple):
