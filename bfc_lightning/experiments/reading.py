@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields, replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,7 @@ def make_experiment(given: Namespace, command: str) -> Experiment:
     """The experiment that parsed settings describe, in its folder."""
     source = ExperimentFile(**{each.name: given[each.name] for each in fields(ExperimentFile)})
     _require(source.base, "base must name at least one config.")
-    settings: dict[str, Any] = {}
-    for path in source.base:
-        settings = merged(settings, read_yaml(Path(path)))
+    settings = reduce(merged, (read_yaml(Path(path)) for path in source.base))
     settings.pop("run", None)
     learners = {str(name): block or {} for name, block in source.learners.items()}
     config, name = Path(given.config[0]), source.run.name
@@ -97,12 +95,11 @@ def expand(experiment: Experiment) -> list[RunSpec]:
     for learner, block in experiment.learners.items():
         own = {key: value for key, value in block.items() if key not in (TUNE, TUNE_WITH)}
         settings = merged(experiment.settings, own)
-        for labels in itertools.product(*experiment.axes.values()):
-            where = dict(zip(experiment.axes, labels, strict=True))
-            points = [experiment.axes[axis][label] for axis, label in where.items()]
-            values = {key: value for point in points for key, value in point.items()}
+        for point in itertools.product(*(axis.items() for axis in experiment.axes.values())):
+            labels = dict(zip(experiment.axes, (label for label, _ in point), strict=True))
+            values = {key: value for _, given in point for key, value in given.items()}
             for trial, tried in trials_of(block).items():
-                make = partial(_runs, experiment, settings, learner, where, trial)
+                make = partial(_runs, experiment, settings, learner, labels, trial)
                 changes = {**values, **tried}
                 runs += make(changes)
                 if trial:
@@ -206,11 +203,9 @@ def _with_numbers(parsed: Settings, numbers: Settings) -> Settings:
     return _changed(parsed, {key: json.loads(_as_json(found[key])) for key in numbers})
 
 
-def _changed(settings: Settings, values: Settings) -> Settings:
+def _changed(settings: Settings, values: Settings) -> dict[str, Any]:
     """Settings with other values of dotted keys."""
-    for key, value in values.items():
-        settings = merged(settings, nested(key, value))
-    return settings
+    return reduce(merged, (nested(key, value) for key, value in values.items()), dict(settings))
 
 
 def _as_list(value: object) -> list[Any]:

@@ -1,7 +1,6 @@
 """The state of an experiment, which is that of its run folders, and the pool that runs them."""
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -10,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import track
 
 from bfc_lightning.experiments.pool import Pool, Task, Worker
 from bfc_lightning.experiments.spec import DONE, MARK, Experiment, RunSpec, Status
-from bfc_lightning.experiments.tables import choose, unlogged, write_tables
+from bfc_lightning.experiments.tables import choose, unlogged
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import CONFIG, RunError, read_summary
 from bfc_lightning.runs.identity import differences, identity
@@ -23,29 +22,26 @@ from bfc_lightning.runs.yaml_files import read_yaml, to_yaml
 RUNS, LOGS = "runs", "logs"
 _CONFIGS, _STOPPED = "configs", "stopped"
 _EXIT_USAGE, _EXIT_OOM = 2, 4
-_WRITE_SECONDS = 10.0
 
 
 def commands(experiment: Experiment, run: RunSpec) -> list[tuple[str, ...]]:
     """The commands that begin a run or continue it."""
     folder = experiment.folder
-    command, more = "fit", {"resume": "auto", "trainer.enable_progress_bar": "false"}
-    if "baseline" in run.config:
-        command, more = "baseline", {"run.overwrite": "true"}
     options = {
         "seed_everything": run.seed,
         "run.root": folder / RUNS,
         "run.name": run.name,
         "run.figures": "false",
         "run.threads": experiment.run.threads,
-        **more,
-        **({"run.alike": run.num_alike} if run.num_alike > 1 else {}),
+        "run.alike": run.num_alike,
     }
+    command, more = "fit", {"resume": "auto", "trainer.enable_progress_bar": "false"}
+    if "baseline" in run.config:
+        command, more = "baseline", {"run.overwrite": "true"}
     config = str(folder / _CONFIGS / f"{run.stem}.yaml")
-    found = [(command, "-c", config, *(f"--{key}={value}" for key, value in options.items()))]
-    if run.is_tested:
-        found.append(("test", "-c", str(folder / RUNS / run.name / CONFIG)))
-    return found
+    train = (command, "-c", config, *(f"--{k}={v}" for k, v in {**options, **more}.items()))
+    test = ("test", "-c", str(folder / RUNS / run.name / CONFIG))
+    return [train, test] if run.is_tested else [train]
 
 
 def write_plan(experiment: Experiment) -> None:
@@ -77,23 +73,21 @@ class Record:
         self, experiment: Experiment, runs: Sequence[RunSpec], in_jobs: dict[str, str] | None = None
     ) -> None:
         self.experiment = experiment
+        self.in_jobs = in_jobs or {}
         self.signum = 0
         self._trials = [run for run in runs if run.is_trial]
         self._candidates = [run for run in runs if not run.is_trial]
-        self._written = 0.0
         limits = experiment.limits
         self._limits = {Status.TIMEOUT: limits.seconds, Status.OOM: limits.gigabytes}
         self._rows: dict[str, list[dict[str, Any]]] = {}
-        self.refresh(in_jobs or {})
+        self.refresh()
 
-    def refresh(self, in_jobs: dict[str, str]) -> None:
-        """Reads the runs that were not done, and chooses among the trials that are."""
-        self.in_jobs = in_jobs
+    def refresh(self) -> None:
+        """Reads the runs that were not done, and chooses among the trials that are.
+
+        Until the choice is made, the first trial has a row.
+        """
         self._rows = {name: rows for name, rows in self._rows.items() if self.is_done(name)}
-        self._choose()
-
-    def _choose(self) -> None:
-        """Chooses among the trials that are done; until then, the first one has a row."""
         self.trials = self._frame(self._trials)
         self.chosen = choose(self.experiment, self.trials)
         best = {run.point: run.trial for run in reversed(self._candidates)} | self.chosen
@@ -120,12 +114,6 @@ class Record:
         """Whether a run is not run again."""
         return all(row["status"] in DONE for row in self._rows[name])
 
-    def write(self) -> None:
-        """Writes the tables."""
-        self._choose()
-        write_tables(self.experiment, self.results, self.chosen, self.trials)
-        self._written = time.monotonic()
-
     def failures(self) -> dict[str, str]:
         """Every reason why runs have failed, with the name of the first of them."""
         found: dict[str, str] = {}
@@ -148,7 +136,8 @@ class Record:
     def _read(self, run: RunSpec) -> list[dict[str, Any]]:
         """What a run's folder says of each seed, unless the run has other settings."""
         path = self.experiment.folder / RUNS / run.name
-        summary, tested = read_summary(path), read_summary(path, "test.json")
+        summary = read_summary(path)
+        tested = read_summary(path, "test.json") if run.is_tested else {}
         if summary.get("digest", run.digest) != run.digest:
             here = {**run.config, "seed_everything": run.seed}
             found = differences(identity(read_yaml(path / CONFIG)), identity(here))
@@ -156,22 +145,21 @@ class Record:
                 f"settings have changed since the run {run.name} was begun: {found}. Give the "
                 "experiment another --run.name, or --run.overwrite true."
             )
-        status, contents = summary.get("status", Status.MISSING), [summary]
-        if status == Status.FINISHED and run.is_tested:
-            status, contents = status if tested else Status.INTERRUPTED, [summary, tested]
-        if status not in DONE:
+        status = summary.get("status")
+        is_untested = status == Status.FINISHED and run.is_tested and not tested
+        if status not in DONE or is_untested:
             status = Status.INTERRUPTED if summary else Status.MISSING
             status = Status.SUBMITTED if run.name in self.in_jobs else self._stop(run) or status
         rows = []
-        for number in range(run.num_seeds):
-            parts = [(each.get("replicas") or [each] * run.num_seeds)[number] for each in contents]
+        for n in range(run.num_seeds):
+            parts = [(each.get("replicas") or [each] * (n + 1))[n] for each in (summary, tested)]
             metrics = [pair for part in parts for pair in part.get("metrics", {}).items()]
             rows.append({
                 "run": run.name,
                 "learner": run.learner,
                 **run.labels,
                 **({"trial": run.trial} if run.is_trial else {}),
-                "seed": run.seed + number,
+                "seed": run.seed + n,
                 "status": Status.DIVERGED if parts[0].get("status") == Status.DIVERGED else status,
                 "steps": summary.get("steps", math.nan),
                 "samples_seen": summary.get("samples_seen", math.nan) / run.num_seeds,
@@ -192,7 +180,7 @@ class Record:
         grown = (self._limits.get(end["status"]) or math.inf) > (end["limit"] or math.inf)
         return "" if grown else str(end["status"])
 
-    def run(self, runs: Sequence[RunSpec], pool: Pool, *, writes_tables: bool = True) -> None:
+    def run(self, runs: Sequence[RunSpec], pool: Pool) -> None:
         """Runs them in a pool of this machine."""
         todo = {run.name: run for run in runs}
         folder = self.experiment.folder
@@ -205,23 +193,19 @@ class Record:
             Task(name, tuple(commands(self.experiment, run)), folder / LOGS / f"{name}.txt")
             for name, run in todo.items()
         ]
-        every, console = [*self._trials, *self._runs], Console(stderr=True)
-        number, total = sum(self.is_done(run.name) for run in every), len(every)
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        shown = Progress(*columns, console=console, disable=not console.is_terminal)
-        bar = shown.add_task("runs", total=total, completed=number)
-        with shown, pool:
-            if number:
-                console.out(f"{number}/{total} runs were finished before.", highlight=False)
-            for worker in pool.run(tasks):
-                name = worker.task.name
-                self._end_run(todo[name], worker, pool.signum)
-                number += 1
-                shown.update(bar, completed=number)
-                line = f"{number}/{total} {name} {self._outcome(todo[name])}"
+        done = [self.is_done(run.name) for run in [*self._trials, *self._runs]]
+        console = Console(stderr=True)
+        with pool:
+            if any(done):
+                console.out(f"{sum(done)}/{len(done)} runs were finished before.", highlight=False)
+            ended = track(
+                pool.run(tasks), "runs", len(todo), console=console, disable=not console.is_terminal
+            )
+            for number, worker in enumerate(ended, start=sum(done) + 1):
+                run = todo[worker.task.name]
+                self._end_run(run, worker, pool.signum)
+                line = f"{number}/{len(done)} {run.name} {self._outcome(run)}"
                 console.out(f"{line} ({worker.seconds:.0f} s)", highlight=False)
-                if writes_tables and time.monotonic() - self._written > _WRITE_SECONDS:
-                    self.write()
             self.signum = pool.signum
 
     def _outcome(self, run: RunSpec) -> str:
