@@ -176,8 +176,8 @@ def _die_with_parent() -> None:
 
 def _limit_memory(gigabytes: float | None) -> None:
     """Lets this process map so much more than now, if the system can tell how much that is."""
-    mapped = Path("/proc/self/statm")
-    if gigabytes is not None and mapped.is_file():
-        now = int(mapped.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    if gigabytes is not None and sys.platform == "linux":
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+        now = int(pages) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (now + int(gigabytes * 2**30), hard))

@@ -151,20 +151,23 @@ class Record:
             status = Status.INTERRUPTED if summary else Status.MISSING
             status = Status.SUBMITTED if run.name in self.in_jobs else self._stop(run) or status
         rows = []
-        for n in range(run.num_seeds):
-            parts = [(each.get("replicas") or [each] * (n + 1))[n] for each in (summary, tested)]
-            metrics = [pair for part in parts for pair in part.get("metrics", {}).items()]
+        for number in range(run.num_seeds):
+            own, scores = (
+                each["replicas"][number] if "replicas" in each else each
+                for each in (summary, tested)
+            )
+            metrics = {**own.get("metrics", {}), **scores.get("metrics", {})}
             rows.append({
                 "run": run.name,
                 "learner": run.learner,
                 **run.labels,
                 **({"trial": run.trial} if run.is_trial else {}),
-                "seed": run.seed + n,
-                "status": Status.DIVERGED if parts[0].get("status") == Status.DIVERGED else status,
+                "seed": run.seed + number,
+                "status": Status.DIVERGED if own.get("status") == Status.DIVERGED else status,
                 "steps": summary.get("steps", math.nan),
                 "samples_seen": summary.get("samples_seen", math.nan) / run.num_seeds,
                 "wall_seconds": summary.get("wall_seconds", math.nan),
-                **{key: float(value) for key, value in metrics if value is not None},
+                **{key: float(value) for key, value in metrics.items() if value is not None},
             })
         return rows
 
@@ -223,8 +226,8 @@ class Record:
             return
         status = Status.OOM if worker.code == _EXIT_OOM else Status.FAILED
         status = Status.TIMEOUT if worker.is_overdue else status
-        lines = worker.task.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        reason = lines[-1].removeprefix("bfc: error: ") if lines else ""
+        text = worker.task.log.read_text(encoding="utf-8", errors="replace")
+        reason = text.rstrip().rpartition("\n")[2].removeprefix("bfc: error: ")
         end = {
             "status": status,
             "limit": self._limits.get(status),
