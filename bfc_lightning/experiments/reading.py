@@ -24,7 +24,6 @@ from bfc_lightning.experiments.spec import (
     ExperimentFile,
     RunSpec,
     Settings,
-    num_trials,
     trials_of,
 )
 from bfc_lightning.runs.config import Study
@@ -33,7 +32,7 @@ from bfc_lightning.runs.identity import digest, flatten
 from bfc_lightning.runs.yaml_files import find_config, read_yaml
 
 TUNE, TUNE_WITH, BASELINE = "tune", "tune_with", "baseline"
-_SET_BY_EXPERIMENT = ("run", "resume", "seed_everything")
+_RESERVED = ("run", "resume", "seed_everything")  # set by the experiment
 _MAX_SEED = 2**32 - 1  # as in `bfc fit`, which seeds NumPy
 # Settings that `Study.read` checks together.
 _CHECKED_TOGETHER = {"trainer.val_check_interval", "trainer.accumulate_grad_batches"}
@@ -99,7 +98,7 @@ def expand(experiment: Experiment) -> list[RunSpec]:
         for point in itertools.product(*(axis.items() for axis in experiment.axes.values())):
             labels = dict(zip(experiment.axes, (label for label, _ in point), strict=True))
             values = {key: value for _, given in point for key, value in given.items()}
-            for trial, tried in trials_of(block).items():
+            for trial, tried in (trials_of(block) or {"": {}}).items():
                 make = partial(_runs, experiment, settings, learner, labels, trial)
                 changes = {**values, **tried}
                 runs += make(changes)
@@ -140,10 +139,7 @@ def _runs(
         )
         config = _resolved(settings, changes)
         is_trained, model = BASELINE not in config, dict(config["model"])
-        _require(
-            model["num_replicas"] == 1,
-            "model.num_replicas must be 1 in an experiment, which has seeds.",
-        )
+        _require(model["num_replicas"] == 1, "model.num_replicas must be 1: use `replicas`.")
         if not is_trained:
             model["init_scale"] = baseline_init_scale(model["init_scale"])
             _require(
@@ -175,8 +171,7 @@ def _resolved(settings: Settings, changes: Settings) -> Settings:
     """Every setting but seed and folder, with other values of dotted keys."""
     for key in changes:
         _require(
-            key.partition(".")[0] not in _SET_BY_EXPERIMENT,
-            f"{key} must not be set: use `seeds` or `run`.",
+            key.split(".")[0] not in _RESERVED, f"{key} must not be set: use `seeds` or `run`."
         )
     whole = _changed(settings, changes)
     numbers = {key: value for key, value in changes.items() if _is_number(value)}
@@ -247,10 +242,7 @@ def _axes(grid: Settings, points: Sequence[Settings]) -> dict[str, dict[str, Set
         )
         pairs = values.items() if isinstance(values, dict) else [(label_of(v), v) for v in values]
         labeled: dict[str, Settings] = {str(label): {key: value} for label, value in pairs}
-        _require(
-            len(labeled) == len(values),
-            f"grid.{name} must have different values, got {list(values)}.",
-        )
+        _require(len(labeled) == len(values), f"grid.{name} must have different values.")
         axes[name if is_named else short_name(name, grid)] = labeled
     return axes
 
@@ -322,9 +314,10 @@ def _check(experiment: Experiment) -> None:
             numbers == consecutive or not experiment.replicas,
             f"{key} must be consecutive with replicas, got {numbers}.",
         )
-    axes = experiment.axes
-    labels = [label for axis in axes if axis != "point" for label in axes[axis]]
-    for name in [*filter(None, experiment.learners), *axes, *labels]:
+    labels = [
+        label for axis in experiment.axes if axis != "point" for label in experiment.axes[axis]
+    ]
+    for name in [*filter(None, experiment.learners), *experiment.axes, *labels]:
         is_plain = name == name.strip() and name.isprintable() and not name.startswith(".")
         _require(
             name and is_plain and not {*"/\\="} & {*name} and name not in _COLUMNS,
@@ -341,18 +334,14 @@ def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
     lists = tune.values() if isinstance(tune, dict) else [None]
     _require(
         all(isinstance(v, list) and 0 < len(v) == len({*map(str, v)}) for v in lists),
-        f"{name} must be a mapping of settings, and its tune must map dotted keys to lists of "
-        "different values.",
+        f"{name} must be a mapping of settings, and tune one of keys to lists of different values.",
     )
     _require(
         TUNE_WITH not in block or (tune and isinstance(block[TUNE_WITH], dict)),
         f"{name}.tune_with must be a mapping of settings beside tune.",
     )
-    _require(
-        not {*_SET_BY_EXPERIMENT} & block.keys(),
-        f"{name} must not set {', '.join(_SET_BY_EXPERIMENT)}.",
-    )
-    count, tuning = num_trials(block), experiment.tuning
+    _require(not {*_RESERVED} & block.keys(), f"{name} must not set {', '.join(_RESERVED)}.")
+    count, tuning = len(trials_of(block)), experiment.tuning
     _require(
         tuning.trials in (None, count),
         f"{name} must have {tuning.trials} trials (tuning.trials), got {count}.",

@@ -83,10 +83,7 @@ class Record:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the runs that were not done, and chooses among the trials that are.
-
-        Until the choice is made, the first trial has a row.
-        """
+        """Reads the runs that were not done, and chooses among the trials; until then the first."""
         self._rows = {name: rows for name, rows in self._rows.items() if self.is_done(name)}
         self.trials = self._frame(self._trials)
         self.chosen = choose(self.experiment, self.trials)
@@ -116,11 +113,8 @@ class Record:
 
     def failures(self) -> dict[str, str]:
         """Every reason why runs have failed, with the name of the first of them."""
-        found: dict[str, str] = {}
-        for name, rows in self._rows.items():
-            if rows[0]["status"] == Status.FAILED:
-                found.setdefault(self._end(name)["reason"], name)
-        return found
+        failed = [name for name, rows in self._rows.items() if rows[0]["status"] == Status.FAILED]
+        return {self._end(name)["reason"]: name for name in reversed(failed)}
 
     def refusal(self) -> str:
         """Why the first run refused its settings, if every run did."""
