@@ -1,7 +1,6 @@
 """The YAML of an experiment, and the runs that follow from it."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -270,6 +269,5 @@ def test_points_have_the_settings_that_parsing_each_of_them_gives(config, monkey
     experiment = read(find_config(config), seeds="[0]")
     fast = expand(experiment)
 
-    parse = reading._parsed
-    monkeypatch.setattr(reading, "_resolved", lambda _, settings: parse(json.dumps(settings)))
+    monkeypatch.setattr(reading, "_is_number", lambda value: False)
     assert fast == expand(experiment)

@@ -6,7 +6,6 @@ A run in a job has a lock, a file with the job's id. It is stale once squeue doe
 import io
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,10 +39,10 @@ def runs_in_jobs(folder: Path) -> dict[str, str]:
         with suppress(FileNotFoundError):  # its shard has just ended
             locks[path.name] = path.read_text(encoding="utf-8")
     live = _slurm("squeue", "--noheader", "--array", "--format=%i").split() if locks else []
-    for name in [name for name, job in locks.items() if job not in live]:
-        _lock(folder, name).unlink(missing_ok=True)
-        del locks[name]
-    return locks
+    for name, job in locks.items():
+        if job not in live:
+            _lock(folder, name).unlink(missing_ok=True)
+    return {name: job for name, job in locks.items() if job in live}
 
 
 def _lock(folder: Path, name: str) -> Path:
@@ -72,15 +71,15 @@ def _slurm(*command: str) -> str:
         raise RunError(error.stderr) from error
 
 
-def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
-    """Submits runs as a job or a job array, and says which; returns the job of each run."""
+def submit(record: Record, runs: Sequence[RunSpec]) -> None:
+    """Submits runs as a job or a job array, and says which."""
     try:
         import submitit
     except ImportError as error:
         raise RunError("--cluster needs submitit: pip install 'bfc_lightning[slurm]'.") from error
     folder, options = record.experiment.folder, record.experiment.cluster
-    if options.name == "slurm" and not shutil.which("sbatch"):
-        raise RunError("sbatch is not in the PATH; --cluster slurm needs a machine of a cluster.")
+    if options.name == "slurm":
+        _slurm("sbatch", "--version")
     jobs = folder / LOGS / "jobs"
     jobs.mkdir(parents=True, exist_ok=True)
     executor = submitit.AutoExecutor(jobs, options.name.replace("subprocess", "local"))
@@ -116,12 +115,11 @@ def submit(record: Record, runs: Sequence[RunSpec]) -> dict[str, str]:
     print(f"bfc: job {job_id}: {len(runs)} runs in {len(shards)} shards", file=sys.stderr)
     if options.name != "slurm":
         _wait(record, array)
-        return {}
-    pairs = zip(array, shards, strict=True)
-    in_jobs = {run.name: job.job_id for job, shard in pairs for run in shard}
-    for name, job_id in in_jobs.items():
-        _take_lock(folder, name, job_id)
-    return in_jobs
+        return
+    for job, shard in zip(array, shards, strict=True):
+        for run in shard:
+            record.in_jobs[run.name] = job.job_id
+            _take_lock(folder, run.name, job.job_id)
 
 
 def _wait(record: Record, jobs: Sequence[Any]) -> None:
@@ -164,10 +162,9 @@ def run_shard(experiment: Experiment, runs: Sequence[RunSpec]) -> None:
     if experiment.cluster.name == "slurm":
         runs = [run for run in runs if _take_lock(folder, run.name, job)]
     record = Record(experiment, runs)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # those that the job got
-    gpus = visible if experiment.cluster.gpus and visible != [""] else ()
-    pool = Pool(_workers(experiment), limits=experiment.limits, gpus=gpus)
-    record.run([run for run in runs if not record.is_done(run.name)], pool, writes_tables=False)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES") if experiment.cluster.gpus else None
+    pool = Pool(_workers(experiment), experiment.limits, gpus.split(",") if gpus else ())
+    record.run([run for run in runs if not record.is_done(run.name)], pool)
     if record.signum == signal.SIGUSR2:
         _slurm("scontrol", "requeue", job)
     if record.signum and experiment.cluster.name == "debug":  # in the process of the command
@@ -186,7 +183,6 @@ def watch(record: Record) -> None:
             for _ in range(4 * _POLL_SECONDS):
                 if any(_lock(record.experiment.folder, "").iterdir()):
                     time.sleep(0.25)
-            in_jobs = record.in_jobs
             with suppress(RunError):  # the controller may be busy
-                in_jobs = runs_in_jobs(record.experiment.folder)
-            record.refresh(in_jobs)
+                record.in_jobs = runs_in_jobs(record.experiment.folder)
+            record.refresh()

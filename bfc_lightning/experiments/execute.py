@@ -13,6 +13,7 @@ from bfc_lightning.experiments.plots import write_figures
 from bfc_lightning.experiments.pool import Pool
 from bfc_lightning.experiments.record import RUNS, Record, write_plan
 from bfc_lightning.experiments.spec import Experiment, RunSpec
+from bfc_lightning.experiments.tables import write_tables
 from bfc_lightning.files import remove_unfinished
 from bfc_lightning.runs.folder import RunError, locked
 
@@ -40,7 +41,7 @@ def run_experiment(
             _run_missing(record)
             if record.in_jobs:
                 return record
-        record.write()
+        write_tables(experiment, record.results, record.chosen, record.trials)
         write_figures(experiment, record.results, formats)
         if reason := record.refusal():
             raise RunError(f"every run refused its settings: {reason}")
@@ -70,8 +71,8 @@ def _run_missing(record: Record) -> None:
             write_plan(experiment)
             record.run(todo, _pool(experiment))
         elif todo:
-            record.in_jobs |= submit(record, todo)
-        record.refresh(record.in_jobs)
+            submit(record, todo)
+        record.refresh()
         if record.in_jobs and experiment.cluster.wait:
             watch(record)
         todo = [run for run in record.todo() if run.name not in made]
@@ -87,7 +88,7 @@ def _pool(experiment: Experiment) -> Pool:
     gpus = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = experiment.workers or count or max(1, (cores or 1) // experiment.run.threads)
-    return Pool(workers, limits=experiment.limits, gpus=gpus)
+    return Pool(workers, experiment.limits, gpus)
 
 
 @contextmanager

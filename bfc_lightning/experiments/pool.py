@@ -37,20 +37,16 @@ class Task:
 
 @dataclass
 class Worker:
-    """The process of a task; `seconds` are those that it took."""
+    """The process of a task; `seconds` and `code`, -N for signal N, are set when it has ended."""
 
     task: Task
     process: ForkServerProcess
     slot: int
     began: float
-    seconds: float = 0.0
     stopped_at: float = 0.0
     is_overdue: bool = False
-
-    @property
-    def code(self) -> int:
-        """The exit code, or -N if signal N killed it."""
-        return self.process.exitcode or 0
+    seconds: float = 0.0
+    code: int = 0
 
 
 @dataclass
@@ -69,8 +65,7 @@ class Pool:
 
     def __enter__(self) -> Self:
         start_server()
-        is_main = threading.current_thread() is threading.main_thread()
-        self._before = {n: signal.signal(n, self._receive) for n in _SIGNALS} if is_main else {}
+        self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,6 +88,7 @@ class Pool:
                 if not worker.process.is_alive():
                     self._workers.remove(worker)
                     worker.seconds = time.monotonic() - worker.began
+                    worker.code = worker.process.exitcode or 0
                     yield worker
 
     def _start(self, task: Task) -> None:
@@ -180,8 +176,8 @@ def _die_with_parent() -> None:
 
 def _limit_memory(gigabytes: float | None) -> None:
     """Lets this process map so much more than now, if the system can tell how much that is."""
-    mapped = Path("/proc/self/statm")
-    if gigabytes is not None and mapped.is_file():
-        now = int(mapped.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    if gigabytes is not None and sys.platform == "linux":
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+        now = int(pages) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (now + int(gigabytes * 2**30), hard))

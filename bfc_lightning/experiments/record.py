@@ -1,7 +1,6 @@
 """The state of an experiment, which is that of its run folders, and the pool that runs them."""
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -10,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import track
 
 from bfc_lightning.experiments.pool import Pool, Task, Worker
 from bfc_lightning.experiments.spec import DONE, MARK, Experiment, RunSpec, Status
-from bfc_lightning.experiments.tables import choose, unlogged, write_tables
+from bfc_lightning.experiments.tables import choose, unlogged
 from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.runs.folder import CONFIG, RunError, read_summary
 from bfc_lightning.runs.settings import differences, identity, read_yaml, to_yaml
@@ -22,29 +21,26 @@ from bfc_lightning.runs.settings import differences, identity, read_yaml, to_yam
 RUNS, LOGS = "runs", "logs"
 _CONFIGS, _STOPPED = "configs", "stopped"
 _EXIT_USAGE, _EXIT_OOM = 2, 4
-_WRITE_SECONDS = 10.0
 
 
 def commands(experiment: Experiment, run: RunSpec) -> list[tuple[str, ...]]:
     """The commands that begin a run or continue it."""
     folder = experiment.folder
-    command, more = "fit", {"resume": "auto", "trainer.enable_progress_bar": "false"}
-    if "baseline" in run.config:
-        command, more = "baseline", {"run.overwrite": "true"}
     options = {
         "seed_everything": run.seed,
         "run.root": folder / RUNS,
         "run.name": run.name,
         "run.figures": "false",
         "run.threads": experiment.run.threads,
-        **more,
-        **({"run.alike": run.num_alike} if run.num_alike > 1 else {}),
+        "run.alike": run.num_alike,
     }
+    command, more = "fit", {"resume": "auto", "trainer.enable_progress_bar": "false"}
+    if "baseline" in run.config:
+        command, more = "baseline", {"run.overwrite": "true"}
     config = str(folder / _CONFIGS / f"{run.stem}.yaml")
-    found = [(command, "-c", config, *(f"--{key}={value}" for key, value in options.items()))]
-    if run.is_tested:
-        found.append(("test", "-c", str(folder / RUNS / run.name / CONFIG)))
-    return found
+    train = (command, "-c", config, *(f"--{k}={v}" for k, v in {**options, **more}.items()))
+    test = ("test", "-c", str(folder / RUNS / run.name / CONFIG))
+    return [train, test] if run.is_tested else [train]
 
 
 def write_plan(experiment: Experiment) -> None:
@@ -76,23 +72,18 @@ class Record:
         self, experiment: Experiment, runs: Sequence[RunSpec], in_jobs: dict[str, str] | None = None
     ) -> None:
         self.experiment = experiment
+        self.in_jobs = in_jobs or {}
         self.signum = 0
         self._trials = [run for run in runs if run.is_trial]
         self._candidates = [run for run in runs if not run.is_trial]
-        self._written = 0.0
         limits = experiment.limits
         self._limits = {Status.TIMEOUT: limits.seconds, Status.OOM: limits.gigabytes}
         self._rows: dict[str, list[dict[str, Any]]] = {}
-        self.refresh(in_jobs or {})
+        self.refresh()
 
-    def refresh(self, in_jobs: dict[str, str]) -> None:
-        """Reads the runs that were not done, and chooses among the trials that are."""
-        self.in_jobs = in_jobs
+    def refresh(self) -> None:
+        """Reads the runs that were not done, and chooses among the trials; until then the first."""
         self._rows = {name: rows for name, rows in self._rows.items() if self.is_done(name)}
-        self._choose()
-
-    def _choose(self) -> None:
-        """Chooses among the trials that are done; until then, the first one has a row."""
         self.trials = self._frame(self._trials)
         self.chosen = choose(self.experiment, self.trials)
         best = {run.point: run.trial for run in reversed(self._candidates)} | self.chosen
@@ -119,19 +110,10 @@ class Record:
         """Whether a run is not run again."""
         return all(row["status"] in DONE for row in self._rows[name])
 
-    def write(self) -> None:
-        """Writes the tables."""
-        self._choose()
-        write_tables(self.experiment, self.results, self.chosen, self.trials)
-        self._written = time.monotonic()
-
     def failures(self) -> dict[str, str]:
         """Every reason why runs have failed, with the name of the first of them."""
-        found: dict[str, str] = {}
-        for name, rows in self._rows.items():
-            if rows[0]["status"] == Status.FAILED:
-                found.setdefault(self._end(name)["reason"], name)
-        return found
+        failed = [name for name, rows in self._rows.items() if rows[0]["status"] == Status.FAILED]
+        return {self._end(name)["reason"]: name for name in reversed(failed)}
 
     def refusal(self) -> str:
         """Why the first run refused its settings, if every run did."""
@@ -147,7 +129,8 @@ class Record:
     def _read(self, run: RunSpec) -> list[dict[str, Any]]:
         """What a run's folder says of each seed, unless the run has other settings."""
         path = self.experiment.folder / RUNS / run.name
-        summary, tested = read_summary(path), read_summary(path, "test.json")
+        summary = read_summary(path)
+        tested = read_summary(path, "test.json") if run.is_tested else {}
         if summary.get("digest", run.digest) != run.digest:
             here = {**run.config, "seed_everything": run.seed}
             found = differences(identity(read_yaml(path / CONFIG)), identity(here))
@@ -155,27 +138,29 @@ class Record:
                 f"settings have changed since the run {run.name} was begun: {found}. Give the "
                 "experiment another --run.name, or --run.overwrite true."
             )
-        status, contents = summary.get("status", Status.MISSING), [summary]
-        if status == Status.FINISHED and run.is_tested:
-            status, contents = status if tested else Status.INTERRUPTED, [summary, tested]
-        if status not in DONE:
+        status = summary.get("status")
+        is_untested = status == Status.FINISHED and run.is_tested and not tested
+        if status not in DONE or is_untested:
             status = Status.INTERRUPTED if summary else Status.MISSING
             status = Status.SUBMITTED if run.name in self.in_jobs else self._stop(run) or status
         rows = []
         for number in range(run.num_seeds):
-            parts = [(each.get("replicas") or [each] * run.num_seeds)[number] for each in contents]
-            metrics = [pair for part in parts for pair in part.get("metrics", {}).items()]
+            own, scores = (
+                each["replicas"][number] if "replicas" in each else each
+                for each in (summary, tested)
+            )
+            metrics = {**own.get("metrics", {}), **scores.get("metrics", {})}
             rows.append({
                 "run": run.name,
                 "learner": run.learner,
                 **run.labels,
                 **({"trial": run.trial} if run.is_trial else {}),
                 "seed": run.seed + number,
-                "status": Status.DIVERGED if parts[0].get("status") == Status.DIVERGED else status,
+                "status": Status.DIVERGED if own.get("status") == Status.DIVERGED else status,
                 "steps": summary.get("steps", math.nan),
                 "samples_seen": summary.get("samples_seen", math.nan) / run.num_seeds,
                 "wall_seconds": summary.get("wall_seconds", math.nan),
-                **{key: float(value) for key, value in metrics if value is not None},
+                **{key: float(value) for key, value in metrics.items() if value is not None},
             })
         return rows
 
@@ -191,7 +176,7 @@ class Record:
         grown = (self._limits.get(end["status"]) or math.inf) > (end["limit"] or math.inf)
         return "" if grown else str(end["status"])
 
-    def run(self, runs: Sequence[RunSpec], pool: Pool, *, writes_tables: bool = True) -> None:
+    def run(self, runs: Sequence[RunSpec], pool: Pool) -> None:
         """Runs them in a pool of this machine."""
         todo = {run.name: run for run in runs}
         folder = self.experiment.folder
@@ -204,23 +189,19 @@ class Record:
             Task(name, tuple(commands(self.experiment, run)), folder / LOGS / f"{name}.txt")
             for name, run in todo.items()
         ]
-        every, console = [*self._trials, *self._runs], Console(stderr=True)
-        number, total = sum(self.is_done(run.name) for run in every), len(every)
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        shown = Progress(*columns, console=console, disable=not console.is_terminal)
-        bar = shown.add_task("runs", total=total, completed=number)
-        with shown, pool:
-            if number:
-                console.out(f"{number}/{total} runs were finished before.", highlight=False)
-            for worker in pool.run(tasks):
-                name = worker.task.name
-                self._end_run(todo[name], worker, pool.signum)
-                number += 1
-                shown.update(bar, completed=number)
-                line = f"{number}/{total} {name} {self._outcome(todo[name])}"
+        done = [self.is_done(run.name) for run in [*self._trials, *self._runs]]
+        console = Console(stderr=True)
+        with pool:
+            if any(done):
+                console.out(f"{sum(done)}/{len(done)} runs were finished before.", highlight=False)
+            ended = track(
+                pool.run(tasks), "runs", len(todo), console=console, disable=not console.is_terminal
+            )
+            for number, worker in enumerate(ended, start=sum(done) + 1):
+                run = todo[worker.task.name]
+                self._end_run(run, worker, pool.signum)
+                line = f"{number}/{len(done)} {run.name} {self._outcome(run)}"
                 console.out(f"{line} ({worker.seconds:.0f} s)", highlight=False)
-                if writes_tables and time.monotonic() - self._written > _WRITE_SECONDS:
-                    self.write()
             self.signum = pool.signum
 
     def _outcome(self, run: RunSpec) -> str:
@@ -238,8 +219,8 @@ class Record:
             return
         status = Status.OOM if worker.code == _EXIT_OOM else Status.FAILED
         status = Status.TIMEOUT if worker.is_overdue else status
-        lines = worker.task.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        reason = lines[-1].removeprefix("bfc: error: ") if lines else ""
+        text = worker.task.log.read_text(encoding="utf-8", errors="replace")
+        reason = text.rstrip().rpartition("\n")[2].removeprefix("bfc: error: ")
         end = {
             "status": status,
             "limit": self._limits.get(status),

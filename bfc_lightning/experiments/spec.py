@@ -149,16 +149,12 @@ class RunSpec:
 
 
 def trials_of(learner: Settings) -> dict[str, Settings]:
-    """Every combination of the values of `tune`, by name; one without a name if nothing is tuned.
+    """Every combination of the values of `tune`, by name; empty if nothing is tuned.
 
     A name is e.g. `lr=0.007,width=4`.
     """
     tune = learner.get("tune", {})
-    tried = [dict(zip(tune, values, strict=True)) for values in itertools.product(*tune.values())]
+    combinations = itertools.product(*tune.values()) if tune else ()
+    tried = [dict(zip(tune, values, strict=True)) for values in combinations]
     names = (",".join(f"{key.rpartition('.')[2]}={each[key]}" for key in each) for each in tried)
     return dict(zip(names, tried, strict=True))
-
-
-def num_trials(learner: Settings) -> int:
-    """How many combinations of values are tried for a learner; 0 if it is not tuned."""
-    return len(trials_of(learner)) if learner.get("tune") else 0

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from bfc_lightning.experiments.scaling import SamplesNeeded
-from bfc_lightning.experiments.spec import DONE, Chosen, Experiment, Status, num_trials, trials_of
+from bfc_lightning.experiments.spec import DONE, Chosen, Experiment, Status, trials_of
 from bfc_lightning.files import write_atomically
 from bfc_lightning.runs.folder import RunError
 from bfc_lightning.runs.settings import did_you_mean
@@ -96,22 +96,25 @@ def summary_table(experiment: Experiment, results: pd.DataFrame, chosen: Chosen)
     """One row per learner and point: counts, and medians with ranges over the finished runs."""
     wanted = [name for key in experiment.metrics for name in (key, f"{key}_untrained")]
     metrics = [name for name in wanted if name in experiment.metrics or name in results]
-    trials = {name: num_trials(block) for name, block in experiment.learners.items()}
+    trials = {name: len(trials_of(block)) for name, block in experiment.learners.items()}
     lines = []
     for point, rows in by_point(experiment, results):
         finished = rows[rows["status"] == Status.FINISHED]
-        line = dict(zip(("learner", *experiment.axes), point, strict=True))
-        counts = [f"{len(finished)} of {len(rows)}", *losses(rows["status"])]
-        line["runs finished"] = ", ".join(counts)
-        if any(trials.values()):
-            line["trials"] = str(trials[point[0]] or "-")
-            line["chosen"] = chosen.get(point, "-")
         steps = finished["steps"].agg(["min", "max"]).dropna().unique()
-        line["steps"] = " to ".join(f"{end:,.0f}" for end in steps) or "-"
-        line |= {key: _median(finished[key]) if key in finished else "-" for key in metrics}
-        lines.append(line)
-    table = pd.DataFrame(lines)
-    return table.drop(columns="learner") if "" in experiment.learners else table
+        lines.append({
+            **dict(zip(("learner", *experiment.axes), point, strict=True)),
+            "runs finished": ", ".join([
+                f"{len(finished)} of {len(rows)}",
+                *losses(rows["status"]),
+            ]),
+            "trials": str(trials[point[0]] or "-"),
+            "chosen": chosen.get(point, "-"),
+            "steps": " to ".join(f"{end:,.0f}" for end in steps) or "-",
+            **{key: _median(finished[key]) if key in finished else "-" for key in metrics},
+        })
+    absent = [] if any(trials.values()) else ["trials", "chosen"]
+    absent += ["learner"] if "" in experiment.learners else []
+    return pd.DataFrame(lines).drop(columns=absent)
 
 
 def _median(values: "pd.Series[float]") -> str:
@@ -170,7 +173,7 @@ def _about(experiment: Experiment) -> str:
         f"{', '.join(map(str, experiment.seeds))}. Runs that diverged, failed or were stopped at a "
         "limit are counted, but have no part in the medians."
     )
-    if any(map(num_trials, experiment.learners.values())):
+    if any(map(trials_of, experiment.learners.values())):
         text += (
             f" Tuned values have the smallest median {experiment.tuning.metric} over the tuning "
             f"seeds {', '.join(map(str, experiment.tuning.seeds))}; see trials.csv."
