@@ -123,6 +123,7 @@ def advance(schedule: LRScheduler, num_steps: int) -> list[float]:
         later = range(schedule.last_epoch + 1, schedule.last_epoch + num_steps)
         rates += [float(base) * factor(step) for step in later]
         schedule.last_epoch += num_steps - 1
+        schedule._step_count += num_steps - 1  # in checkpoints, which must not depend on the chunk
         schedule.step()
         return rates
     for _ in range(num_steps):

@@ -67,9 +67,11 @@ def test_curves_are_medians_with_ranges_over_steps(tmp_path):
 
 
 def test_learner_without_a_history_is_constant(tmp_path):
-    spec = experiment(seeds=[0], folder=tmp_path)
+    metrics = ["val/nmse", "test/nmse"]  # test scores have no history
+    spec = experiment(seeds=[0], metrics=metrics, folder=tmp_path)
     write_history(tmp_path, "a-seed0", step=[0, 10], **{"val/nmse": [1.0, 0.5]})
-    (panel,) = figure_of(spec, lambda name, seed: 0.4).axes
+    panel, scores = figure_of(spec, lambda name, seed: dict.fromkeys(metrics, 0.4)).axes
+    assert ticks_of(scores) == ["a", "b"]
     assert list(lines_of(panel)["b"].get_xdata()) == [0, 10]
     assert list(lines_of(panel)["b"].get_ydata()) == [0.4, 0.4]
 

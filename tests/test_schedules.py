@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, StepLR
 
-from bfc_lightning.schedules import OneCycle, make_schedule, open_length
+from bfc_lightning.schedules import OneCycle, advance, make_schedule, open_length
 
 
 def optimizer():
@@ -55,6 +55,15 @@ def test_one_cycle_scales_every_group_by_its_own_peak():
     schedule = OneCycle(torch.optim.SGD(groups), total_steps=5)
     first = [group["lr"] for group in schedule.optimizer.param_groups]
     assert first == pytest.approx([0.004, 0.04])
+
+
+@pytest.mark.parametrize(
+    "factory", [partial(OneCycle, total_steps=9), partial(StepLR, step_size=2)]
+)
+def test_steps_at_once_have_the_rates_and_the_state_of_single_steps(factory):
+    together, alone = factory(optimizer()), factory(optimizer())
+    assert advance(together, 5) == pytest.approx(rates(alone, 5), rel=1e-12)
+    assert together.state_dict() == alone.state_dict()
 
 
 # Factories

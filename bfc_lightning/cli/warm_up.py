@@ -35,6 +35,7 @@ gc.freeze()
 gc.enable()
 
 threads = torch.get_num_threads()
+torch.set_num_threads(1)  # threads of OpenMP would not survive a fork
 with (
     tempfile.TemporaryDirectory() as folder,
     contextlib.redirect_stdout(io.StringIO()),
@@ -42,7 +43,7 @@ with (
 ):
     main([
         *("fit", "-c", "quickstart", *_STEPS, "--run.root", folder),
-        *("--run.threads", "1", "--run.figures", "false"),  # OpenMP's threads survive no fork
+        *("--run.threads", "1", "--run.figures", "false"),
     ])
 torch.set_num_threads(threads)
 _is_warm.set()

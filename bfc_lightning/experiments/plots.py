@@ -184,18 +184,20 @@ def _places(labels: list[str]) -> tuple[dict[str, float], bool]:
 
 
 def _histories(results: pd.DataFrame, finished: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The logged values of all runs; those of baselines are constant. Empty without any log."""
+    """What the runs have logged, and baselines as constants. Empty without any log."""
     paths = [folder / "runs" / run / "metrics.csv" for run in finished["run"]]
-    if not any(path.is_file() for path in paths):
+    logs = {path: pd.read_csv(path) for path in paths if path.is_file()}
+    if not logs:
         return pd.DataFrame()
+    logged = {column for table in logs.values() for column in table}  # no test scores
     ends, tables = [0, finished["steps"].max()], []
     first = results.groupby("run")["seed"].min()
     for path, (_, row) in zip(paths, finished.iterrows(), strict=True):
-        own = pd.read_csv(path) if path.is_file() else pd.DataFrame([row, row]).assign(step=ends)
+        own = logs[path] if path in logs else pd.DataFrame([row, row]).assign(step=ends)
         if "replica" in own:
             own = own[own["replica"] == row["seed"] - first[row["run"]]]
         tables.append(own.assign(learner=row["learner"]))
-    return pd.concat(tables)
+    return pd.concat(tables).filter([*logged, "learner"])
 
 
 def _draw_curves(

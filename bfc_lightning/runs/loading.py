@@ -35,6 +35,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     stream = io.BytesIO(path.read_bytes())
     try:
         content = torch.load(stream, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as refused:  # whatever PyTorch raises for a damaged file
         raise RunError(
             f"the checkpoint {path} is damaged, no checkpoint, or carries code, which was not run."
