@@ -103,7 +103,7 @@ class Checkpoints(KeepsState, Checkpoint):
             self._held[BEST] = self._held[LAST]
         if time.monotonic() >= self._written_at + SECONDS_BETWEEN_WRITES:
             self.summary.write(trainer, "running")
-            self.on_train_end(trainer, pl_module)
+            self._write(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Saves the state as it is, in memory; every process must call it."""
@@ -116,6 +116,12 @@ class Checkpoints(KeepsState, Checkpoint):
     def on_train_end(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
     ) -> None:
+        """Writes the last states that were saved."""
+        self._write(trainer)
+
+    on_exception = on_train_end
+
+    def _write(self, trainer: Trainer) -> None:
         """Writes the states that wait in memory, after what was logged before them."""
         held, self._held = self._held, {}
         if held:
@@ -124,8 +130,6 @@ class Checkpoints(KeepsState, Checkpoint):
         for name, state in sorted(held.items()):  # last.ckpt last: a run killed before repeats it
             trainer.strategy.checkpoint_io.save_checkpoint(state, self.folder / name)
         self._written_at = time.monotonic()
-
-    on_exception = on_train_end
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

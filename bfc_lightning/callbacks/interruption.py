@@ -63,7 +63,10 @@ class Interruption(Callback):
         may_agree = is_saved or trainer.global_step % log_interval(trainer) == 0
         if trainer.world_size > 1 and not may_agree:
             return
-        if trainer.strategy.reduce_boolean_decision(self.signum != 0, all=False):
+        is_asked = self.signum != 0
+        if trainer.world_size > 1:
+            is_asked = trainer.strategy.reduce_boolean_decision(is_asked, all=False)
+        if is_asked:
             if not is_saved:
                 self.checkpoints.save(trainer)
             raise Interrupted(self.signum or signal.SIGTERM)

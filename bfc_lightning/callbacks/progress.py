@@ -19,7 +19,7 @@ class RunProgress(ProgressBar):
     """
 
     _is_shown = True
-    _bar = Tqdm(disable=True)  # until training starts
+    _bar: Tqdm | None = None
 
     def disable(self) -> None:
         """Shows nothing; Lightning calls it in processes other than the first."""
@@ -41,6 +41,7 @@ class RunProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, *_: object
     ) -> None:
         """Renews the bar if that is due."""
+        assert self._bar is not None
         if self._bar.update(trainer.global_step - self._bar.n):
             scores = {"loss": batch_losses(trainer, outputs).mean(), **trainer.callback_metrics}
             shown = ("loss", as_run(trainer.lightning_module).score_key)
@@ -50,6 +51,7 @@ class RunProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
     ) -> None:
         """Leaves the line of the bar."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     on_exception = on_train_end

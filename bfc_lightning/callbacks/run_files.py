@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import io
 import platform
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bfc_lightning.callbacks.exceptions import Diverged, Interrupted
-from bfc_lightning.files import replacing, write_json
+from bfc_lightning.files import write_atomically, write_json
 from bfc_lightning.matmul import LIBRARY
 from bfc_lightning.medians import medians, summarized
 from bfc_lightning.private import add_hyperparameters, log_interval
@@ -74,15 +75,21 @@ class MetricsFile(Logger):
         return [{"step": step, **row} for (step, number), row in rows if number == replica]
 
     @rank_zero_only
-    def save(self) -> None:
-        """Writes every row; also called by Lightning at the end."""
+    def save(self, *, sync: bool = False) -> None:
+        """Writes every row."""
         columns = ["step", "replica"] if len(self.latest) > 1 else ["step"]
         columns += sorted({key for row in self._rows.values() for key in row})
-        with replacing(self.path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            for (step, replica), row in sorted(self._rows.items()):
-                writer.writerow({"step": step, "replica": replica, **row})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for (step, replica), row in sorted(self._rows.items()):
+            writer.writerow({"step": step, "replica": replica, **row})
+        write_atomically(self.path, text.getvalue(), sync=sync)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes every row to disk; called by Lightning at the end."""
+        self.save(sync=True)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -199,8 +206,12 @@ class TrainingLog(KeepsState, Callback):
 @functools.cache  # of the code that has been imported, and workers inherit it
 def git_revision() -> str | None:
     """The commit of the working directory, `-dirty` if files differ; None outside git."""
-    command = "git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null"
-    return subprocess.getoutput(command) or None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        return done.stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def versions() -> dict[str, str]:
@@ -291,7 +302,7 @@ class Summary(Callback):
             "engine": engine_name(module),
             **results(module, self.metrics.latest, self.seeds, status),
         }
-        write_json(self.path, content)
+        write_json(self.path, content, sync=status != "running")
 
 
 def results(

@@ -52,6 +52,7 @@ class TrainingScheme(KeepsState, Callback):
         self._initial = [
             {name: value.detach().clone() for name, value in each.network.named_parameters()}
             for each in learners
+            if any(phase.is_fresh for phase in self.phases)
         ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,10 +86,10 @@ class TrainingScheme(KeepsState, Callback):
             depth = _phase_of(learners[0]).depth
             self._anchors = [each.network.weights_up_to(depth) for each in learners]
             self._pull(learners, phase.pull)
-        for learner, initial in zip(learners, self._initial, strict=True):
+        for number, learner in enumerate(learners):
             learner.begin_phase(phase)
             if phase.is_fresh:
-                learner.network.restore_trained(initial)
+                learner.network.restore_trained(self._initial[number])
         trainer.strategy.setup_optimizers(trainer)
         _reset_gradients(trainer)
         log_rows(trainer, [self.scheme.logged(phase)] * len(learners))

@@ -58,6 +58,15 @@ def as_list(value: object) -> list[Any]:
     return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
+def check_distillation(is_distilled: bool, scheme: Scheme) -> None:
+    """Refuses a scheme that does not belong to the learner, before it is asked for its phases."""
+    name = type(scheme).__name__
+    if is_distilled and not scheme.distills:
+        raise RunError(f"scheme must be Distillation with model.distillation, got {name}.")
+    if scheme.distills and not is_distilled:
+        raise RunError("scheme Distillation requires model.distillation, got null.")
+
+
 def check_objects(objects: Namespace, model: RunModule, phases: Sequence[Phase]) -> None:
     """Refuses settings that exclude each other, and callbacks that would not work."""
     learner, scheme, measures = model.each[0], objects.scheme, as_list(objects.measures)
@@ -66,14 +75,6 @@ def check_objects(objects: Namespace, model: RunModule, phases: Sequence[Phase])
     teaches = any(phase.taught is not None for phase in phases)
     changes = pulls or teaches or any(phase.cut != "none" for phase in phases)
     error = _first([
-        (
-            network.is_distilled and not scheme.distills,
-            f"scheme must be Distillation with model.distillation, got {type(scheme).__name__}.",
-        ),
-        (
-            scheme.distills and not network.is_distilled,
-            "scheme Distillation requires model.distillation, got null.",
-        ),
         (
             measures and (network.is_distilled or network.output_shape),
             "measures must be empty unless the learner is a DenseNet, got "

@@ -33,7 +33,7 @@ from bfc_lightning.callbacks.run_files import (
 )
 from bfc_lightning.callbacks.training_scheme import scheme_callback
 from bfc_lightning.cli.console import command_line, is_helper, say, show_result, usage_errors
-from bfc_lightning.cli.engines import as_list, check_objects, resolve_engine
+from bfc_lightning.cli.engines import as_list, check_distillation, check_objects, resolve_engine
 from bfc_lightning.cli.options import parse
 from bfc_lightning.files import remove_unfinished, write_atomically
 from bfc_lightning.private import Launcher, leave_signals_alone, use_launcher
@@ -109,6 +109,7 @@ def build_run(study: Study, resumption: Resumption, started: float) -> Run:
     config = study.config
     objects, model, data = build_learners(study)
     first = model.each[0]
+    check_distillation(first.network.is_distilled, objects.scheme)
     phases = objects.scheme.phases(first.network.depth, config.trainer.max_steps)
     check_objects(objects, model, phases)
     seeded = study.settings(study.resolved(config.seed_everything))

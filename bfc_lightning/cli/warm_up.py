@@ -44,6 +44,7 @@ with (
     main([
         *("fit", "-c", "quickstart", *_STEPS, "--run.root", folder),
         *("--run.threads", "1", "--run.figures", "false"),
+        *("--trainer.enable_progress_bar", "false"),  # it has a thread of its own
     ])
 torch.set_num_threads(threads)
 _is_warm.set()

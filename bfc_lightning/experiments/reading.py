@@ -186,6 +186,7 @@ def _resolved(settings: Settings, changes: Settings) -> Settings:
 
 
 def _is_number(value: object) -> bool:
+    """Whether the class of a setting cannot depend on a value: numbers, flags, lists of them."""
     return all(isinstance(each, int | float) for each in _as_list(value))
 
 
@@ -345,7 +346,7 @@ def _check_learner(experiment: Experiment, name: str, block: Settings) -> None:
         tuning.trials in (None, count),
         f"{name} must have {tuning.trials} trials (tuning.trials), got {count}.",
     )
-    both = {*tuning.seeds} & {*experiment.seeds}
+    both = sorted({*tuning.seeds} & {*experiment.seeds})
     _require(not (count and both), f"tuning.seeds must not be among seeds, got {both} in both.")
 
 
@@ -354,7 +355,9 @@ def _check_axes(experiment: Experiment) -> None:
     axes = {name: list(labels) for name, labels in experiment.axes.items()}
     for metric, ranges in experiment.published.items():
         _require(
-            metric in experiment.metrics and [*map(len, axes.values())] == [len(ranges)],
+            metric in experiment.metrics
+            and [*map(len, axes.values())] == [len(ranges)]
+            and all(lowest <= highest for lowest, highest in ranges),
             "published must give [lowest, highest] of one of `metrics` for each value of the only "
             f"axis, got {metric}: {ranges}.",
         )

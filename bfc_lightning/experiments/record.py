@@ -112,8 +112,11 @@ class Record:
 
     def failures(self) -> dict[str, str]:
         """Every reason why runs have failed, with the name of the first of them."""
-        failed = [name for name, rows in self._rows.items() if rows[0]["status"] == Status.FAILED]
-        return {self._end(name)["reason"]: name for name in reversed(failed)}
+        found: dict[str, str] = {}
+        for name, rows in self._rows.items():
+            if rows[0]["status"] == Status.FAILED:
+                found.setdefault(self._end(name)["reason"], name)
+        return found
 
     def refusal(self) -> str:
         """Why the first run refused its settings, if every run did."""
