@@ -84,7 +84,6 @@ class HierarchicalData(LightningDataModule):
             to the next sync point. Otherwise it receives one batch per step.
         reads_blocks: whether single training batches are slices of the same blocks as chunks, which
             makes both bit-identical.
-        steps_per_call: chunks end at multiples of it, or at a sync point.
 
     Raises:
         ValueError: if a size is below 1, or a batch size is not a multiple of `num_shards`.
@@ -121,7 +120,6 @@ class HierarchicalData(LightningDataModule):
         self.position = 0
         self.sync_points: SyncPoints | None = None
         self.reads_blocks = False
-        self.steps_per_call = 1
         self._counts = counts
         self._stream: SampleStream | FiniteStream | None = None
         self._block: tuple[int, Batch] | None = None
@@ -219,9 +217,7 @@ class HierarchicalData(LightningDataModule):
         shards = range(trainer.global_rank, self.num_shards, trainer.world_size)
         if batch.position is None and self.sync_points is not None:
             most = self.sync_points.steps_until_next(trainer.global_step)
-            first = trainer.global_step
-            draw = functools.partial(self.draw_chunk, shards=shards)
-            return in_chunks(draw, first, most, multiple=self.steps_per_call)
+            return in_chunks(functools.partial(self.draw_chunk, shards=shards), most)
         return self.draw_batch(batch, shards)
 
     def place_stream(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -271,7 +267,7 @@ class HierarchicalData(LightningDataModule):
         Blocks lie on a fixed grid, so that a resumed run draws bit-identical blocks.
         """
         assert self._stream is not None
-        length = self.block_length - self.block_length % self.steps_per_call
+        length = self.block_length
         number, offset = divmod(self.position, length)
         if self._block is None or self._block[0] != number:
             start = number * length

@@ -1,6 +1,5 @@
 """The training step as a pure function of parameters, optimizer state, batches and rates."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from bfc_lightning.compilation import CompiledFunction, MachineCode
 from bfc_lightning.formulas import Formula, Rows, formula_of
 from bfc_lightning.learners import Learner
 from bfc_lightning.objectives import LossAndGrad
@@ -81,31 +81,32 @@ class StepFunction:
 
     Args:
         layout: of a row.
+        fixed: names of all other tensors.
         loss_and_grad: the loss of one learner with its gradient.
         clipping: gradient clipping of each learner.
         formula: the update of the optimizer.
-        device: of the rows. On a GPU, the compiled step is a CUDA graph.
     """
 
     def __init__(
         self,
         layout: Layout,
+        fixed: Sequence[str],
         loss_and_grad: LossAndGrad,
         clipping: Clipping,
         formula: Formula,
-        device: torch.device,
     ) -> None:
         self.layout = layout
+        self.fixed = list(fixed)
         self.loss_and_grad = loss_and_grad
         self.clipping = clipping
         self.formula = formula
-        self._device = device
+        self._compiled: MachineCode | None = None
 
-    @functools.cached_property
-    def compiled(self) -> Callable[..., Tensor]:
-        """`take`, compiled when it is first called; importing the compiler takes time, too."""
-        name = "triton.cudagraphs" if self._device.type == "cuda" else "cpp_wrapper"
-        return torch.compile(self.take, fullgraph=True, dynamic=False, options={name: True})
+    def compiled(self, arguments: list[Tensor]) -> Sequence[Tensor]:
+        """`take` as machine code, which is loaded or compiled for the first arguments."""
+        if self._compiled is None:
+            self._compiled = CompiledFunction(self.take, arguments).load()
+        return self._compiled(arguments)
 
     def gradient(
         self, values: Rows, fixed: Mapping[str, Tensor], x: Tensor, y: Tensor, scale: Tensor
@@ -140,41 +141,24 @@ class StepFunction:
         loss, gradients = self.loss_and_grad(trained, fixed, x, y, scale)
         return loss.unsqueeze(0), self.layout.row(gradients).unsqueeze(0)
 
-    def take(
-        self,
-        values: Rows,
-        state: list[Rows],
-        fixed: Mapping[str, Tensor],
-        x: Float[Tensor, "steps ..."],
-        y: Float[Tensor, "steps ..."],
-        scales: Float[Tensor, "steps r"],
-        coefficients: Float[Tensor, "steps c"],
-    ) -> Float[Tensor, "steps r"]:
-        """Takes several steps.
+    def take(self, values: Rows, *others: Tensor) -> tuple[Tensor, ...]:
+        """Takes a step.
 
         Args:
-            values: the trained parameters, modified.
-            state: the state of the optimizer, modified.
-            fixed: all other tensors.
-            x: inputs of every step.
-            y: labels of every step.
-            scales: scales of the loss.
-            coefficients: of the formula.
+            values: the trained parameters.
+            others: the state of the optimizer, all other tensors of the learners, the batch (x, y),
+                the scales of the loss, shape (R,), and the coefficients of the formula.
 
         Returns:
-            The losses.
+            The losses, shape (R,), the new parameters and the new state.
         """
-        losses, new, kept = [], values, list(state)
-        for batch in zip(
-            x.unbind(), y.unbind(), scales.unbind(), coefficients.unbind(), strict=True
-        ):
-            loss, gradient = self.gradient(new, fixed, *batch[:3])
-            gradient = self.clipping.apply(gradient)
-            new, kept = self.formula.update(new, gradient, kept, batch[3])
-            losses.append(loss)
-        for old, rows in zip((values, *state), (new, *kept), strict=True):
-            old.copy_(rows)
-        return torch.stack(losses)
+        count = len(self.formula.state)
+        state, (*fixed, x, y, scale, coefficients) = others[:count], others[count:]
+        named = dict(zip(self.fixed, fixed, strict=True))
+        loss, gradient = self.gradient(values, named, x, y, scale)
+        gradient = self.clipping.apply(gradient)
+        new, kept = self.formula.update(values, gradient, list(state), coefficients)
+        return loss, new, *kept
 
     def _gradient(
         self, row: Tensor, fixed: Mapping[str, Tensor], x: Tensor, y: Tensor, scale: Tensor
@@ -186,18 +170,16 @@ class StepFunction:
 class Engine:
     """Takes optimizer steps of one learner, or of several learners of one shape.
 
-        V, state <- update(V, clip(gradient of the loss on batch k), state, rate k),   k = 1, ..., K
+        V, state <- update(V, clip(gradient of the loss on batch k), state, rate k),   k = 1, 2, ...
 
-    Eagerly, each step updates the rows in place. Compiled, K steps that end at a multiple of K are
-    one graph, and the steps that remain before a sync point are taken eagerly, so that a resumed
-    run takes the same steps in the same way.
+    Eagerly, a step updates the rows in place. Compiled, it is one call of machine code.
 
     Args:
         learners: the networks, all of the same shape.
         loss_and_grad: the loss of one learner with its gradient, as a pure function.
         clipping: gradient clipping of each learner.
         share: averages the gradients over all processes, in place. Only eagerly.
-        steps_per_call: K, or 0 to run eagerly.
+        compiles: whether steps are compiled.
     """
 
     def __init__(
@@ -207,15 +189,16 @@ class Engine:
         *,
         clipping: Clipping | None = None,
         share: Callable[[Tensor], None] | None = None,
-        steps_per_call: int = 0,
+        compiles: bool = False,
     ) -> None:
         self.learners = list(learners)
         self.loss_and_grad = loss_and_grad
         self.clipping = Clipping() if clipping is None else clipping
         self.share = share
-        self.steps_per_call = steps_per_call
+        self.compiles = compiles
         self._parameters: StackedParameters | None = None
         self._optimizers: OptimizerRows | None = None
+        self._mode: tuple[object, ...] = ()
         self._functions: dict[object, StepFunction] = {}
 
     @torch.no_grad()
@@ -225,8 +208,6 @@ class Engine:
         optimizers: Sequence[Optimizer],
         schedules: Sequence[LRScheduler],
         scales: Sequence[Sequence[float]],
-        *,
-        first: int = 0,
     ) -> Float[Tensor, "steps *r"]:
         """Takes one optimizer step of every learner for each batch of a chunk.
 
@@ -236,7 +217,6 @@ class Engine:
             schedules: one per learner, stepped after every optimizer step. Empty for constant
                 rates. All learners have the rate of the first one.
             scales: the scale of the loss for every step and learner.
-            first: number of optimizer steps of the run before the chunk.
 
         Returns:
             The losses with the penalty, on the samples of this process.
@@ -245,36 +225,20 @@ class Engine:
             ValueError: if a schedule changes another setting than the learning rate.
         """
         parameters, rows = self._prepare(optimizers)
-        function = self._function(parameters.layout, rows.formula)
-        values, count, group = parameters.values, len(chunk.labels), self.steps_per_call
-        rates = _next_rates(rows, schedules, count)
-        table = [rows.formula.coefficients(*each) for each in rates] if group else []
-        factors, numbers = values.new_tensor(scales), values.new_tensor(table)
-        inputs, labels = chunk.inputs.unbind(), chunk.labels.unbind()
-        losses: list[Tensor] = []
-        start = 0
-        while start < count:
-            if group and (first + start) % group == 0 and start + group <= count:
-                own = slice(start, start + group)
-                parts = chunk.inputs[own], chunk.labels[own], factors[own], numbers[own]
-                losses.append(function.compiled(values, rows.rows, parameters.fixed, *parts))
-                start += group
-            else:
-                batch = inputs[start], labels[start], scales[start]
-                loss = self._take_eagerly(function, parameters, rows, batch, *rates[start])
-                losses.append(loss.unsqueeze(0))
-                start += 1
+        function = self._function(parameters, rows.formula)
+        rates = _next_rates(rows, schedules, len(chunk.labels))
+        take = self._take_compiled if self.compiles else self._take_eagerly
+        losses = take(function, parameters, rows, chunk, scales, rates)
         rows.hand_back()
         if formula_of(optimizers[0]) != rows.formula:
             raise ValueError(
                 "lr_scheduler must change the learning rate only; use autograd in a new run."
             )
-        taken = torch.cat(losses)
-        return taken if len(values) > 1 else taken[:, 0]
+        taken = torch.stack(losses)
+        return taken if len(parameters.values) > 1 else taken[:, 0]
 
-    @torch.no_grad()
-    def compile(self, optimizer: Optimizer, num_samples: int) -> None:
-        """Compiles the step for what is trained now, without taking it.
+    def trace(self, optimizer: Optimizer, num_samples: int) -> CompiledFunction:
+        """The step for what is trained now, to be compiled.
 
         Args:
             optimizer: one like those of the run.
@@ -282,56 +246,78 @@ class Engine:
         """
         self._parameters, self._optimizers = StackedParameters(self.learners), None
         values, formula = self._parameters.values, formula_of(optimizer)
-        function = self._function(self._parameters.layout, formula)
-        lead = (self.steps_per_call, *([len(values)] if len(values) > 1 else []), num_samples)
-        function.compiled(
-            values.clone(),
-            [torch.zeros_like(values) for _ in formula.state],
-            self._parameters.fixed,
+        lead = (*([len(values)] if len(values) > 1 else []), num_samples)
+        arguments = [
+            values,
+            *(torch.zeros_like(values) for _ in formula.state),
+            *self._parameters.fixed.values(),
             values.new_zeros(*lead, self.learners[0].input_dim),
             values.new_zeros(*lead, *self.learners[0].output_shape),
-            values.new_ones(self.steps_per_call, len(values)),
-            values.new_tensor([formula.coefficients(1.0, 1)] * self.steps_per_call),
-        )
+            values.new_ones(len(values)),
+            values.new_tensor(formula.coefficients(1.0, 1)),
+        ]
+        return CompiledFunction(self._function(self._parameters, formula).take, arguments)
+
+    def _take_compiled(
+        self,
+        function: StepFunction,
+        parameters: StackedParameters,
+        rows: OptimizerRows,
+        chunk: StepChunk,
+        scales: Sequence[Sequence[float]],
+        rates: Sequence[tuple[float, int]],
+    ) -> list[Float[Tensor, " r"]]:
+        values, fixed = parameters.values, parameters.fixed.values()
+        numbers = [function.formula.coefficients(*each) for each in rates]
+        columns = *chunk, values.new_tensor(scales), values.new_tensor(numbers)
+        kept = [values, *rows.rows]
+        losses = []
+        for batch in zip(*(column.unbind() for column in columns), strict=True):
+            loss, *new = function.compiled([*kept, *fixed, *batch])
+            torch._foreach_copy_(kept, new)
+            losses.append(loss)
+        return losses
 
     def _take_eagerly(
         self,
         function: StepFunction,
         parameters: StackedParameters,
         rows: OptimizerRows,
-        batch: tuple[Tensor, Tensor, Sequence[float]],
-        rate: float,
-        count: int,
-    ) -> Float[Tensor, " r"]:
-        x, y, scales = batch
-        if len(scales) == 1:
-            loss, gradient = function.single_gradient(*parameters.first, x, y, scales[0])
-        else:
-            factors = parameters.values.new_tensor(scales)
-            loss, gradient = function.gradient(parameters.values, parameters.fixed, x, y, factors)
-        if self.share is not None:
-            self.share(gradient)
-        gradient = self.clipping.apply_eagerly(gradient)
-        function.formula.update_in_place(
-            parameters.values, gradient, rows.rows, rate=rate, count=count
-        )
-        return loss
+        chunk: StepChunk,
+        scales: Sequence[Sequence[float]],
+        rates: Sequence[tuple[float, int]],
+    ) -> list[Float[Tensor, " r"]]:
+        values, losses = parameters.values, []
+        batches = zip(chunk.inputs.unbind(), chunk.labels.unbind(), scales, rates, strict=True)
+        for x, y, own, (rate, count) in batches:
+            if len(own) == 1:
+                loss, gradient = function.single_gradient(*parameters.first, x, y, own[0])
+            else:
+                factors = values.new_tensor(own)
+                loss, gradient = function.gradient(values, parameters.fixed, x, y, factors)
+            if self.share is not None:
+                self.share(gradient)
+            gradient = self.clipping.apply_eagerly(gradient)
+            function.formula.update_in_place(values, gradient, rows.rows, rate=rate, count=count)
+            losses.append(loss)
+        return losses
 
     def _prepare(self, optimizers: Sequence[Optimizer]) -> tuple[StackedParameters, OptimizerRows]:
         """Rows of what is trained now."""
-        if self._parameters is None or not self._parameters.is_current():
+        mode = self.learners[0].mode
+        if self._parameters is None or mode != self._mode or not self._parameters.is_current():
             self._parameters, self._optimizers = StackedParameters(self.learners), None
+            self._mode = mode
         if self._optimizers is None or not self._optimizers.is_current(optimizers):
             self._optimizers = OptimizerRows(optimizers, self._parameters)
         return self._parameters, self._optimizers
 
-    def _function(self, layout: Layout, formula: Formula) -> StepFunction:
+    def _function(self, parameters: StackedParameters, formula: Formula) -> StepFunction:
         """The step for what is trained now: phases of a scheme have one each."""
-        assert self._parameters is not None
-        key, device = (layout, formula), self._parameters.values.device
+        key = parameters.layout, *parameters.fixed, formula, self.learners[0].mode
         if key not in self._functions:
             self._functions[key] = StepFunction(
-                layout, self.loss_and_grad, self.clipping, formula, device
+                parameters.layout, [*parameters.fixed], self.loss_and_grad, self.clipping, formula
             )
         return self._functions[key]
 

@@ -24,6 +24,7 @@ class Learner(nn.Module, ABC):
         cut: which gradients are blocked. Set by training schemes for controls.
             `features` blocks gradients to lower layers through the features that a layer reads.
             `readout` blocks gradients to lower layers through their own contribution to f.
+        pull: coefficient of the penalty that a training scheme adds, see `DenseNet`.
         regularization: coefficients of `weight_penalty` that are not buffers.
         is_linearized: whether f is a first-order expansion with fixed features.
         is_distilled: whether the learner has narrow weights, which require scheme `Distillation`.
@@ -34,6 +35,7 @@ class Learner(nn.Module, ABC):
     active_depth: int
     distilled_depth: int = 0
     cut: Cut = "none"
+    pull: float = 0.0
     regularization: tuple[float, ...] = ()
     is_linearized: ClassVar[bool] = False
     is_distilled: ClassVar[bool] = False
@@ -48,6 +50,11 @@ class Learner(nn.Module, ABC):
     def is_penalized(self) -> bool:
         """Whether `weight_penalty` is part of the training loss."""
         return any(self.regularization)
+
+    @property
+    def mode(self) -> tuple[object, ...]:
+        """What training schemes change of f and its penalty, tensors aside."""
+        return self.active_depth, self.distilled_depth, self.cut, self.pull
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns all parameters and buffers by name."""

@@ -61,8 +61,8 @@ def matmul(
     """
     if not is_large(x, x.shape[0] * weight.numel()):
         return _plain_matmul(x, weight, bias)
-    multiply = _traceable if torch.compiler.is_compiling() else _by_onednn
-    return multiply(x.contiguous(), weight.mT.contiguous(), bias)  # slow for other layouts
+    result: Tensor = _linear(x.contiguous(), weight.mT.contiguous(), bias)  # slow otherwise
+    return result
 
 
 def add_matmul(
@@ -129,4 +129,4 @@ _OPERATOR = "bfc_lightning::linear"
 torch.library.define(_OPERATOR, "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 torch.library.impl(_OPERATOR, "CPU", _by_onednn)
 torch.library.register_fake(_OPERATOR, _empty_product)
-_traceable = torch.ops.bfc_lightning.linear.default
+_linear = torch.ops.bfc_lightning.linear.default

@@ -30,17 +30,6 @@ class ReplicatedData(LightningDataModule):
         self.parts = list(parts)
         self.sync_points: SyncPoints | None = None
         self.batch_size = parts[0].batch_size
-        self.block_length = parts[0].block_length
-
-    @property
-    def steps_per_call(self) -> int:
-        """Chunks end at multiples of it, or at a sync point."""
-        return self.parts[0].steps_per_call
-
-    @steps_per_call.setter
-    def steps_per_call(self, steps: int) -> None:
-        for part in self.parts:
-            part.steps_per_call = steps
 
     def check_processes(self, world_size: int) -> None:
         """Checks that there is a single process.
@@ -79,8 +68,7 @@ class ReplicatedData(LightningDataModule):
             return [part.draw_batch(batch, shards) for part in self.parts]
         assert self.sync_points is not None
         most = self.sync_points.steps_until_next(trainer.global_step)
-        draw = functools.partial(self._draw_chunk, shards=shards)
-        return in_chunks(draw, trainer.global_step, most, multiple=self.steps_per_call)
+        return in_chunks(functools.partial(self._draw_chunk, shards=shards), most)
 
     def _draw_chunk(self, most: int, *, shards: range) -> StepChunk:
         chunks = [part.draw_chunk(most, shards) for part in self.parts]

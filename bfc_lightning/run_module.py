@@ -54,7 +54,7 @@ class RunModule(LightningModule, ABC):
         clipping: Clipping,
         *,
         share: Callable[[Tensor], None] | None = None,
-        steps_per_call: int = 0,
+        compiles: bool = False,
     ) -> None:
         """Takes several optimizer steps at a time; see `Engine`."""
         self.automatic_optimization = False
@@ -65,7 +65,7 @@ class RunModule(LightningModule, ABC):
             learner_loss(first.network, first.objective, products=products),
             clipping=clipping,
             share=share,
-            steps_per_call=steps_per_call,
+            compiles=compiles,
         )
 
     def scales(self, steps: range) -> list[list[float]]:
@@ -104,7 +104,7 @@ def take_steps(module: RunModule, engine: Engine, chunks: Iterable[StepChunk]) -
             labels = data.truncate_labels(*chunk, phase.taught)
             chunk = chunk._replace(labels=labels)
         steps = range(step, step + len(chunk.labels))
-        losses.append(engine.run(chunk, optimizers, schedules, module.scales(steps), first=step))
+        losses.append(engine.run(chunk, optimizers, schedules, module.scales(steps)))
         step = steps.stop
     taken = torch.cat(losses)
     count_steps(module.trainer, len(taken))

@@ -34,9 +34,7 @@ class SyncPoints:
         return min(later)
 
 
-def in_chunks(
-    draw: Callable[[int], StepChunk], first: int, most: int, *, multiple: int = 1
-) -> Iterator[StepChunk]:
+def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk]:
     """Yields chunks until there are enough batches or a time budget is used up.
 
     Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The time
@@ -45,14 +43,12 @@ def in_chunks(
 
     Args:
         draw: draws at least one batch, and at most the given number.
-        first: number of optimizer steps before the chunks.
         most: total number of batches.
-        multiple: chunks end at a multiple of this number of optimizer steps, or after `most`.
 
     Yields:
         The chunks, drawn lazily.
     """
-    began, drawn, wanted = time.monotonic(), 0, multiple - first % multiple
+    began, drawn, wanted = time.monotonic(), 0, 1
     while drawn < most:
         chunk = draw(min(wanted, most - drawn))
         drawn += len(chunk.labels)
@@ -60,5 +56,4 @@ def in_chunks(
         seconds = time.monotonic() - began
         if seconds >= _CHUNK_SECONDS:
             return
-        affordable = int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1))
-        wanted = max(multiple, affordable - affordable % multiple)
+        wanted = max(1, int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1)))

@@ -28,9 +28,7 @@ class Steps:
         steps = range(self.taken, self.taken + len(chunk.labels))
         scales = [[scale] for scale in self.objective.scales([self.progress(n) for n in steps])]
         self.taken = steps.stop
-        return self.engine.run(
-            chunk, [self.optimizer], self.schedules, scales, first=steps.start
-        ).tolist()
+        return self.engine.run(chunk, [self.optimizer], self.schedules, scales).tolist()
 
 
 def trainable(network: DenseNet) -> list[torch.nn.Parameter]:

@@ -181,9 +181,8 @@ class MeasureThatSignals(Measure):
 
 
 def uncompilable(z: torch.Tensor) -> torch.Tensor:
-    """z^2, which `torch.compile` refuses to trace."""
-    torch._dynamo.graph_break()
-    return z * z
+    """z^2, by Python code that reads a tensor and therefore cannot be traced."""
+    return z * z if float(z.detach().abs().max()) < 1e30 else z
 
 
 class DrawsRecorder(Callback):

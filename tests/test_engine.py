@@ -1,9 +1,7 @@
 """The engine against optimizer steps by autograd, one batch at a time."""
 
 import copy
-import sys
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
@@ -22,7 +20,6 @@ from bfc_lightning.schedules import OneCycle
 from bfc_lightning.stream import SampleStream
 from bfc_lightning.targets import HierarchicalTarget
 from bfc_lightning.types import StepChunk
-from tests import launches
 from tests.engines import Steps, gap, trainable, weights
 from tests.reference import finite_differences, training_steps
 
@@ -91,10 +88,12 @@ class Case:
         return network, losses
 
 
-def assert_same_run(case, make_optimizer, *, clip=None, tolerance=1e-10, steps=100, **settings):
+def assert_same_run(
+    case, make_optimizer, *, clip=None, tolerance=1e-10, steps=100, compiles=False, **settings
+):
     """Steps of the engine and of autograd, in chunks of several lengths."""
     clipping = None if clip is None else Clipping(clip[1], clip[0])
-    engine = case.engine(make_optimizer, clipping=clipping, **settings)
+    engine = case.engine(make_optimizer, clipping=clipping, compiles=compiles, **settings)
     losses = []
     for start, stop in ((0, 1), (1, 8), (8, steps)):
         losses += engine.take(case.part(start, stop))
@@ -325,30 +324,35 @@ def test_learners_of_different_shapes_are_refused():
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_those_of_autograd_however_chunks_are_cut():
-    """In a process without the checks of shapes, which cannot be compiled."""
-    command = [sys.executable, "-W", "error::UserWarning", "-m", "tests.test_engine"]
-    code, output = launches.end(launches.start(command, JAXTYPING_DISABLE="1"))
-    assert code == 0, output
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"activation": torch.nn.ReLU(), "widths": [4, 3, 2]},
+        {"activation": Offset(), "linear_readout": True},
+        {"kind": LinearizedDenseNet},
+        {"labels": Classification(Gaussian(6)), "linear_readout": True},
+    ],
+    ids=lambda each: str(each).split(" of type")[0],
+)
+def test_compiled_steps_are_those_of_autograd_however_chunks_are_cut(settings):
+    case = Case(**settings)
+    assert_same_run(case, OPTIMIZERS["AdamW"], clip=("norm", 0.5), compiles=True)
+    assert_same_run(case, GENTLE, clip=("value", 0.01), compiles=True, steps=20)
+    given = {"schedule": SCHEDULES["one cycle"], "compiles": True}
+    whole, cut = (case.engine(OPTIMIZERS["Adam"], **given) for _ in range(2))
+    losses = [loss for n in range(100) for loss in cut.take(case.part(n, n + 1))]
+    assert losses == whole.take(case.chunk)
 
 
-def check_compiled():
-    settings = {"clipping": Clipping(0.5), "schedule": SCHEDULES["one cycle"]}
-    for given in ({}, {"activation": torch.nn.ReLU(), "widths": [4, 3, 2]}):
-        case = Case(**given)
-        plain, expected = case.autograd(
-            OPTIMIZERS["Adam"], clip=("norm", 0.5), schedule=settings["schedule"]
-        )
-        runs = []
-        for lengths in ([100], [10, 2, 30, 1, 57]):
-            engine = case.engine(OPTIMIZERS["Adam"], steps_per_call=2, **settings)
-            stops = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
-            parts = (case.part(*ends) for ends in pairwise(stops))
-            losses = [loss for part in parts for loss in engine.take(part)]
-            assert losses == pytest.approx(expected, rel=1e-8)
-            assert gap(weights(plain), weights(engine.network)) <= 1e-10
-            runs.append(losses)
-
-
-if __name__ == "__main__":
-    check_compiled()
+@pytest.mark.slow
+def test_compiled_step_follows_what_a_scheme_changes():
+    case = Case(widths=[4, 3])
+    engines = [case.engine(GENTLE, compiles=compiles) for compiles in (False, True)]
+    for number, change in enumerate([{}, {"cut": "features"}, {"cut": "readout"}, {"pull": 9.0}]):
+        for engine in engines:
+            if "pull" in change:
+                engine.network.pull_towards(case.network.weights_up_to(1), change["pull"])
+            engine.network.cut = change.get("cut", "none")
+            engine.take(case.part(10 * number, 10 * number + 10))
+        assert gap(*(weights(engine.network) for engine in engines)) <= 1e-10

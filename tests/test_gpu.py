@@ -59,11 +59,11 @@ def test_compiled_steps_are_launched_as_a_cuda_graph():
     case.network.to("cuda")
     chunk = StepChunk(*(column.to("cuda") for column in case.part(0, 40)))
     steps = Steps(
-        case.network, case.objective, OPTIMIZERS["Adam"], clipping=Clipping(0.5), steps_per_call=4
+        case.network, case.objective, OPTIMIZERS["Adam"], clipping=Clipping(0.5), compiles=True
     )
     steps.take(chunk)  # compiles, records
     steps.take(chunk)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         steps.take(chunk)
     launches = [event for event in profiled.events() if "cudaGraphLaunch" in event.name]
-    assert len(launches) == 10
+    assert len(launches) == 40

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bfc_lightning.matmul as module
-from bfc_lightning.matmul import _by_onednn, add_matmul, matmul
+from bfc_lightning.matmul import _linear, add_matmul, matmul
 from bfc_lightning.networks import DenseNet
 
 need_onednn = pytest.mark.skipif(
@@ -19,11 +19,11 @@ def calls(monkeypatch):
 
     def count(*given):
         called.append(given)
-        return _by_onednn(*given)
+        return _linear(*given)
 
     monkeypatch.setattr(module, "LIBRARY", "onednn")
     monkeypatch.setattr(module, "_FEWEST", 1)
-    monkeypatch.setattr(module, "_by_onednn", count)
+    monkeypatch.setattr(module, "_linear", count)
     return called
 
 
@@ -90,7 +90,7 @@ def test_processors_with_wide_vectors_that_mkl_does_not_use(monkeypatch, known, 
 
 
 @need_onednn
-def test_gradients_by_onednn_are_those_of_double_precision(calls):
+def test_gradients_linear_are_those_of_double_precision(calls):
     network = DenseNet(11, [7, 5, 6], level_scales=[1.0, 0.5, 0.25], seed=3)
     x, grad = random(33, 11), random(33, seed=1)
     parameters = {name: value.detach() for name, value in network.named_parameters()}

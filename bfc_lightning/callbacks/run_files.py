@@ -232,7 +232,7 @@ def engine_name(module: LightningModule) -> str:
     engine = as_run(module).engine
     if engine is None:
         return "autograd"
-    return "compiled" if engine.steps_per_call else "eager"
+    return "compiled" if engine.compiles else "eager"
 
 
 def environment(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -3,16 +3,12 @@
 The engines are compiled steps, eager steps, and Lightning's own loop with autograd.
 """
 
-import hashlib
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import (
@@ -28,7 +24,6 @@ from torch.optim import LBFGS
 
 from bfc_lightning import private
 from bfc_lightning.callbacks.measurements import measure_steps
-from bfc_lightning.callbacks.run_files import versions
 from bfc_lightning.cli.console import say
 from bfc_lightning.engine import Clipping, average_over_processes
 from bfc_lightning.objectives import RegressionObjective
@@ -45,11 +40,8 @@ _GRADIENT_HOOKS = (
     "on_before_zero_grad",
 )
 _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
-# Steps of a compiled call: the most that divide all intervals. More would compile longer.
-_STEPS_PER_CALL = (8, 5, 4, 2, 1)
-_MOST_GRAPHS = 8  # PyTorch compiles a function at most so often
 # Seconds, measured on two Zen 5 cores for two and three layers.
-_COMPILING, _LOADING = 16.0, 3.0
+_COMPILING, _LOADING = 12.0, 0.4
 _SAVED_PER_LAYER, _SAVED_PER_FEATURE = 6e-5, 2e-9
 
 
@@ -142,23 +134,17 @@ def resolve_engine(
     every = [int(interval) for interval in intervals if interval is not None]
     listens = any(is_overridden(hook, each) for hook in _STEP_HOOKS for each in callbacks)
     clipping = Clipping(config.trainer.gradient_clip_val, config.trainer.gradient_clip_algorithm)
-    divisors = (n for n in _STEPS_PER_CALL if math.gcd(*every) % n == 0)
-    length = next(n for n in divisors if n <= data.block_length)
-    graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
-    step = model, data, clipping, length
-    saved = _seconds_saved(model, data) * phases[-1].stop / graphs
-    cost = _LOADING + (0.0 if _mark(*step).exists() else _COMPILING / config.run.alike)
     lacks = _why_autograd(trainer, model, callbacks, phases[0].length)
     if len(model.each) > 1 and (lacks or config.engine == "autograd"):
         because = f": {lacks}" if lacks else ""
         raise RunError(f"model.num_replicas must be 1 with autograd{because}.")
-    why_not = {"compiled": lacks or _why_eager(trainer, graphs, listens), "eager": lacks}
+    why_not = {"compiled": lacks or _why_eager(trainer, listens), "eager": lacks}
     why_not["autograd"] = "it trains one learner" if len(model.each) > 1 else None
     if why_not["compiled"] is None:
-        wanted = stored or config.engine
-        compiles = wanted == "compiled" or (wanted == "auto" and saved > cost)
-        slow = "compiling takes more time than it saves"
-        why_not["compiled"] = _compile(*step) if compiles else slow
+        graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
+        saved = {"compiled": math.inf, "auto": _seconds_saved(model, data) * phases[-1].stop}
+        seconds = saved.get(stored or config.engine, 0.0) / graphs
+        why_not["compiled"] = _compile(model, data, clipping, seconds, config.run.alike)
     engine = _choose(config.engine, stored, why_not)
     if engine == "autograd":
         return
@@ -169,9 +155,7 @@ def resolve_engine(
         steps = measure_steps(phases, config.num_measures) | {phase.start for phase in phases}
         single = {*steps, *scheme.freeze.values(), trainer.max_steps}
         data.sync_points = SyncPoints([1] if listens else every, single)
-    if engine == "compiled":
-        data.steps_per_call = length
-    else:
+    if engine == "eager":
         has_ddp = isinstance(trainer.strategy, DDPStrategy)
         model.use_engine(clipping, share=average_over_processes if has_ddp else None)
 
@@ -193,40 +177,30 @@ def _choose(asked: str, stored: str | None, why_not: Mapping[str, str | None]) -
     return wanted
 
 
-def _compile(model: RunModule, data: AnyData, clipping: Clipping, length: int) -> str | None:
-    """Compiles the step of the first phase; returns why that is impossible."""
-    mark = _mark(model, data, clipping, length)
-    if not mark.exists():
-        say("compiling the training step, which takes some 15 seconds ...")
-    model.use_engine(clipping, steps_per_call=length)
-    assert model.engine is not None
-    first = model.each[0]
+def _compile(
+    model: RunModule, data: AnyData, clipping: Clipping, seconds: float, alike: int
+) -> str | None:
+    """Compiles the step of the first phase, if that takes at most so long; returns why not."""
+    slow = "compiling takes more time than it saves"
+    if seconds < _LOADING:
+        return slow
+    first, reason = model.each[0], None
     optimizer = first.make_optimizer([p for p in first.parameters() if p.requires_grad])
-    torch.compiler.reset()  # graphs of earlier runs of this process count, too
+    model.use_engine(clipping, compiles=True)
+    assert model.engine is not None
     try:
-        model.engine.compile(optimizer, data.batch_size)
+        step = model.engine.trace(optimizer, data.batch_size)
+        if step.is_cached or seconds >= _LOADING + _COMPILING / alike:
+            if not step.is_cached:
+                say("compiling the training step, which takes some 15 seconds ...")
+            step.load()
+            return None
+        reason = slow
     except Exception as error:  # whatever the compiler raises
-        model.engine, model.automatic_optimization = None, True
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         say(f"the training step cannot be compiled: {reason}")
-        return reason
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    return None
-
-
-def _mark(model: RunModule, data: AnyData, clipping: Clipping, length: int) -> Path:
-    """A file beside PyTorch's cache that exists if the cache holds this step."""
-    learner = model.each[0]
-    shapes = [(name, p.shape, p.dtype, p.requires_grad) for name, p in learner.named_parameters()]
-    parts = (
-        *(versions(), torch.get_num_threads(), len(model.each), data.batch_size, length, clipping),
-        *(learner.network, learner.objective.score_name, learner.network.regularization, shapes),
-        learner.make_optimizer([torch.nn.Parameter(torch.zeros(1))]),
-    )
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
-    beside = Path(tempfile.gettempdir()) / f"bfc_lightning_{os.getuid()}"
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", beside)) / digest
+    model.engine, model.automatic_optimization = None, True
+    return reason
 
 
 def _seconds_saved(model: RunModule, data: AnyData) -> float:
@@ -237,14 +211,13 @@ def _seconds_saved(model: RunModule, data: AnyData) -> float:
     return replicas * network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE
 
 
-def _why_eager(trainer: Trainer, num_graphs: int, listens: bool) -> str | None:
+def _why_eager(trainer: Trainer, listens: bool) -> str | None:
     """Why steps cannot be compiled, or None."""
     has_ddp = isinstance(trainer.strategy, DDPStrategy)
     has_compiler = any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")))
     return _first([
         (listens, "a callback listens to every step"),
         (has_ddp, "several processes share gradients after every step"),
-        (num_graphs > _MOST_GRAPHS, f"there are more than {_MOST_GRAPHS} phases or stages"),
         (not has_compiler, "there is no C++ compiler"),
     ])
 
