@@ -56,25 +56,16 @@ class CompiledFunction:
         with FileLock(self._path.with_suffix(".lock")):  # one of several workers compiles
             if not self.is_cached:
                 self._compile()
-        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(self._path), 1)
+        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(self._path.resolve()), 1)
         run: MachineCode = runner.run
         return run
 
     def _compile(self) -> None:
-        """Writes the library, and a list of PyTorch's operators that it calls, aside; moves them."""
-        with tempfile.TemporaryDirectory(dir=self._path.parent) as aside:
-            made = Path(aside) / self._path.name
-            torch._inductor.aot_compile(
-                self._graph,
-                tuple(self._arguments),
-                options={
-                    "aot_inductor.output_path": str(made),
-                    "aot_inductor.enable_line_tables": False,  # a quarter of the size
-                },
-            )
-            for part in (made.with_suffix(".json"), made):
-                if part.exists():
-                    part.replace(self._path.with_suffix(part.suffix))
+        """Makes a link to the library, which Inductor puts beside what it calls of PyTorch."""
+        options = {"aot_inductor.enable_line_tables": False}  # a quarter of the size
+        made = torch._inductor.aot_compile(self._graph, tuple(self._arguments), options=options)
+        self._path.unlink(missing_ok=True)
+        self._path.symlink_to(str(made))
 
 
 def cache_folder() -> Path:
