@@ -100,13 +100,20 @@ class StepFunction:
         self.loss_and_grad = loss_and_grad
         self.clipping = clipping
         self.formula = formula
-        self._compiled: MachineCode | None = None
+        self._traced: CompiledFunction | None = None
+        self._loaded: MachineCode | None = None
+
+    def trace(self, arguments: Sequence[Tensor]) -> CompiledFunction:
+        """`take`, to be compiled for arguments like these."""
+        if self._traced is None:
+            self._traced = CompiledFunction(self.take, arguments)
+        return self._traced
 
     def compiled(self, arguments: list[Tensor]) -> Sequence[Tensor]:
-        """`take` as machine code, which is loaded or compiled for the first arguments."""
-        if self._compiled is None:
-            self._compiled = CompiledFunction(self.take, arguments).load()
-        return self._compiled(arguments)
+        """`take` as machine code, which is loaded or compiled at the first call."""
+        if self._loaded is None:
+            self._loaded = self.trace(arguments).load()
+        return self._loaded(arguments)
 
     def gradient(
         self, values: Rows, fixed: Mapping[str, Tensor], x: Tensor, y: Tensor, scale: Tensor
@@ -256,7 +263,7 @@ class Engine:
             values.new_ones(len(values)),
             values.new_tensor(formula.coefficients(1.0, 1)),
         ]
-        return CompiledFunction(self._function(self._parameters, formula).take, arguments)
+        return self._function(self._parameters, formula).trace(arguments)
 
     def _take_compiled(
         self,

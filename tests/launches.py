@@ -49,17 +49,10 @@ def fit_argv(root: Path, *argv: str) -> list[str]:
     return ["fit", "-c", TINY, "--run.root", str(root), *argv]
 
 
-def unchecked(*argv: str) -> tuple[int, str]:
-    """A command in a process without the checks of shapes, which cannot be compiled."""
-    return end(start([script("bfc"), *argv], JAXTYPING_DISABLE="1"))
-
-
 def trained(config: str, root: Path, engine: str, *argv: str) -> dict[str, torch.Tensor]:
     """The weights of a run with an engine and its name."""
     named = ["--run.root", str(root), "--run.name", engine, "--engine", engine]
-    command = ["fit", "-c", config, *named, *argv]
-    code, output = unchecked(*command) if engine == "compiled" else (main(command), "")
-    assert code == 0, output
+    assert main(["fit", "-c", config, *named, *argv]) == 0
     return checkpoint(root / engine)["state_dict"]
 
 

@@ -10,7 +10,6 @@ import yaml
 from bfc_lightning.callbacks.run_files import read_metrics
 from bfc_lightning.cli import main
 from tests.engines import gap
-from tests.launches import fit_argv, unchecked
 from tests.runs import (
     BARE,
     DOUBLE,
@@ -264,23 +263,19 @@ def test_compiled_is_refused_with_a_callback_for_every_step(tmp_path, capsys):
 def test_compiled_run_equals_autograd_and_resumes_bit_for_bit(tmp_path):
     argv = ["--engine", "compiled", *DOUBLE, "--run.name"]
     signals = ["--measures+", "tests.interventions.MeasureThatSignals", "--measures.call"]
-    for name, call in (("whole", "99"), ("cut", "5")):
-        code, output = unchecked(*fit_argv(tmp_path, *argv, name, *signals, call))
-        assert code == (130 if name == "cut" else 0), output
+    assert fit(tmp_path, *argv, "whole", *signals, "99") == 0
+    assert fit(tmp_path, *argv, "cut", *signals, "5") == 130
     assert checkpoint(tmp_path / "cut")["global_step"] < 60
-    rest = fit_argv(tmp_path, *argv, "cut", *signals, "99", "--resume", "auto")
-    code, output = unchecked(*rest)
-    assert code == 0, output
+    assert fit(tmp_path, *argv, "cut", *signals, "99", "--resume", "auto") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     autograd = train(tmp_path, "autograd", *DOUBLE)
     assert_close_runs(tmp_path / "whole", autograd, 1e-10)
 
 
 @pytest.mark.slow
-def test_activation_that_cannot_be_compiled_is_refused_in_one_line(tmp_path):
+def test_activation_that_cannot_be_compiled_is_refused_in_one_line(tmp_path, capsys):
     argv = ["--model.activation", "tests.interventions.uncompilable", "--engine"]
-    code, output = unchecked(*fit_argv(tmp_path / "logs", *argv, "compiled"))
-    assert code == 2
-    assert "got compiled: " in error_line(output)
+    assert fit(tmp_path / "logs", *argv, "compiled") == 2
+    assert "got compiled: " in error_line(capsys.readouterr().err)
     assert not (tmp_path / "logs").exists()
-    assert unchecked(*fit_argv(tmp_path / "logs", *argv, "auto"))[0] == 0
+    assert fit(tmp_path / "logs", *argv, "auto") == 0

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from bfc_lightning.cli import main
 from bfc_lightning.engine import Clipping
 from bfc_lightning.types import StepChunk
 from tests.engines import Steps, gap
-from tests.launches import fit_argv, unchecked
-from tests.runs import assert_same_run, summary, weights
+from tests.runs import TINY, assert_same_run, summary, weights
 from tests.test_engine import OPTIMIZERS, Case
 
 pytestmark = [
@@ -22,8 +22,8 @@ pytestmark = [
 
 def fit(root: Path, name: str, *argv: str) -> Path:
     device = ["--trainer.accelerator", "gpu", "--trainer.devices", "1"]
-    code, output = unchecked(*fit_argv(root, *device, "--run.name", name, *argv))
-    assert code == 0, output
+    argv = (*device, "--run.name", name, *argv)
+    assert main(["fit", "-c", TINY, "--run.root", str(root), *argv]) == 0
     return root / name
 
 

@@ -90,7 +90,7 @@ def test_processors_with_wide_vectors_that_mkl_does_not_use(monkeypatch, known, 
 
 
 @need_onednn
-def test_gradients_linear_are_those_of_double_precision(calls):
+def test_gradients_by_onednn_are_those_of_double_precision(calls):
     network = DenseNet(11, [7, 5, 6], level_scales=[1.0, 0.5, 0.25], seed=3)
     x, grad = random(33, 11), random(33, seed=1)
     parameters = {name: value.detach() for name, value in network.named_parameters()}
