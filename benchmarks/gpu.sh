@@ -8,6 +8,6 @@ folder=${1:-logs/gpu}
 python=${PYTHON:-.venv/bin/python}
 "$python" -c 'import torch; assert torch.cuda.is_available(), "there is no GPU"'
 mkdir -p "$folder"
-JAXTYPING_DISABLE=1 timeout 240 "$python" -m pytest -q -m gpu tests/test_gpu.py | tee "$folder/tests.txt"
+timeout 240 "$python" -m pytest -q -m gpu tests/test_gpu.py | tee "$folder/tests.txt"
 timeout 240 "$python" -m benchmarks --sizes tiny_gpu small_gpu --rounds 3 --out "$folder" \
   --contestants fit fit_eager bare compiled jax limit
