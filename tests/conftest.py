@@ -1,7 +1,6 @@
 """Checks the shapes in the mathematics' signatures while its tests run.
 
-The hook must be in place before the package is imported. `JAXTYPING_DISABLE=1` switches the checks
-off, for benchmarks.
+The hook must be in place before the package is imported.
 """
 
 import importlib
@@ -18,7 +17,6 @@ import torch
 from beartype import beartype
 from jaxtyping import AbstractArray, config, install_import_hook
 
-_DISABLED = config.jaxtyping_disable
 _MODULES = (
     "activations",
     "distilled",
@@ -57,7 +55,7 @@ def pytest_runtest_setup(item):
     """Checks no shapes in whole runs, which repeat the same steps, but for those that are slow."""
     is_whole_run = "tmp_path_factory" in item.fixturenames  # a run needs a folder
     is_slow = item.get_closest_marker("slow") is not None
-    config.update("jaxtyping_disable", _DISABLED or (is_whole_run and not is_slow))
+    config.update("jaxtyping_disable", is_whole_run and not is_slow)
 
 
 def _holds_a_shape(hint):

@@ -1,9 +1,8 @@
 """The benchmark: its bare loops do the same work as `bfc fit`, and a run of it leaves a table."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
 from multiprocessing import get_context
 
 import numpy as np
@@ -12,12 +11,13 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.limit import Limit
-from benchmarks.loops import BareLoop
+from benchmarks.loops import BareLoop, CompiledLoop
 from benchmarks.report import size_markdown, size_result
 from benchmarks.workload import Workload, read_workload
 from bfc_lightning.cli import main as bfc
 from tests.runs import checkpoint
 
+need_jax = pytest.mark.skipif(find_spec("jaxlib") is None, reason="needs the extra bench")
 NUM_STEPS = 4
 PROBLEM = f"""\
 inputs: {{class_path: Gaussian, init_args: {{input_dim: 8}}}}
@@ -27,19 +27,6 @@ num_measures: 0
 data: {{batch_size: 32, num_val_samples: 64, eval_batch_size: 64}}
 trainer: {{max_steps: {NUM_STEPS}, val_check_interval: 2, accelerator: cpu,
           gradient_clip_val: 0.02, precision: 64-true}}
-"""
-# Shape checks of the tests cannot be compiled, so that the compiled loop has its own process.
-COMPILED = """\
-import sys, torch
-from pathlib import Path
-from benchmarks.loops import CompiledLoop
-from benchmarks.workload import read_workload
-
-loop = CompiledLoop(read_workload(Path(sys.argv[1])))
-loop.restart()
-for x in torch.load(sys.argv[2]):
-    loop.step(x)
-torch.save(loop.network.state_dict(), sys.argv[2])
 """
 
 
@@ -91,20 +78,24 @@ def test_bare_loop_takes_the_steps_of_fit(workload, batches, fitted):
     assert_close(loop.network.state_dict(), fitted)
 
 
-@pytest.mark.slow
-def test_compiled_loop_takes_the_steps_of_fit(workload, batches, fitted, tmp_path):
-    file = tmp_path / "batches.pt"
-    torch.save(batches, file)
-    argv = [sys.executable, "-c", COMPILED, str(workload.path), str(file)]
-    subprocess.run(argv, check=True, timeout=300)
-    assert_close(torch.load(file), fitted)
-
-
 def in_new_process(function, *arguments):
-    """JAX starts threads, which do not survive the forks of other tests."""
-    pytest.importorskip("jaxlib.version", reason="needs the extra bench")
+    """JAX starts threads, which do not survive forks, and `torch.compile` refuses shape checks."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def compiled_steps(path, batches):
+    loop = CompiledLoop(read_workload(path))
+    loop.restart()
+    for x in batches:
+        loop.step(torch.from_numpy(x))
+    return {name: value.numpy() for name, value in loop.network.state_dict().items()}
+
+
+@pytest.mark.slow
+def test_compiled_loop_takes_the_steps_of_fit(workload, batches, fitted):
+    given = [x.numpy() for x in batches]
+    assert_close(in_new_process(compiled_steps, workload.path, given), fitted)
 
 
 def jax_steps(path, batches):
@@ -140,10 +131,12 @@ def jax_scan(path):
         ]
 
 
+@need_jax
 def test_jax_loop_takes_the_steps_of_fit(workload, batches, fitted):
     assert_close(in_new_process(jax_steps, workload.path, batches), fitted)
 
 
+@need_jax
 @pytest.mark.slow
 def test_jax_scan_takes_every_timed_step_on_its_own_batch(workload):
     assert_close(*in_new_process(jax_scan, workload.path))

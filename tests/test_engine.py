@@ -132,16 +132,22 @@ LEARNERS = [
 ]
 
 
+COMPILED = pytest.param(True, marks=pytest.mark.slow, id="compiled")
+either_engine = pytest.mark.parametrize("compiles", [False, COMPILED])
+
+
+@either_engine
 @pytest.mark.parametrize("settings", LEARNERS, ids=lambda each: str(each).split(" of type")[0])
-def test_every_learner_is_trained_alike(settings):
-    assert_same_run(Case(**settings), OPTIMIZERS["Adam"], clip=("norm", 0.5))
+def test_every_learner_is_trained_alike(settings, compiles):
+    assert_same_run(Case(**settings), OPTIMIZERS["AdamW"], clip=("norm", 0.5), compiles=compiles)
 
 
-def test_classification_with_falling_temperature_is_trained_alike():
+@either_engine
+def test_classification_with_falling_temperature_is_trained_alike(compiles):
     case = Case(labels=Classification(Gaussian(6)), temperatures=(0.5, 0.05), linear_readout=True)
     assert set(case.chunk.labels.flatten().tolist()) == {0.0, 1.0}
     settings = {"clip": ("norm", 0.1), "progress": lambda step: step / 100}
-    assert_same_run(case, OPTIMIZERS["Adam"], **settings)
+    assert_same_run(case, OPTIMIZERS["Adam"], compiles=compiles, **settings)
 
 
 @pytest.mark.parametrize("train_readout", [True, False])
@@ -204,10 +210,11 @@ def test_gradients_are_finite_differences():
 # What happens between two chunks
 
 
+@either_engine
 @pytest.mark.parametrize("lengths", [[1], [7], [30, 1, 2], [64]])
-def test_chunks_cut_elsewhere_change_no_bit(lengths):
+def test_chunks_cut_elsewhere_change_no_bit(lengths, compiles):
     case = Case()
-    settings = {"schedule": SCHEDULES["one cycle"], "clipping": Clipping(0.5)}
+    settings = {"schedule": SCHEDULES["one cycle"], "clipping": Clipping(0.5), "compiles": compiles}
     whole, cut = (case.engine(OPTIMIZERS["Adam"], **settings) for _ in range(2))
     expected, losses, start = whole.take(case.chunk), [], 0
     while start < 100:
@@ -283,10 +290,11 @@ def test_optimizer_state_carries_over_to_autograd_and_back(make):
 # Several learners
 
 
+@either_engine
 @pytest.mark.parametrize(
     "settings", [{}, {"activation": torch.nn.ReLU()}, {"kind": LinearizedDenseNet}], ids=str
 )
-def test_several_learners_equal_single_ones_and_may_diverge_alone(settings):
+def test_several_learners_equal_single_ones_and_may_diverge_alone(settings, compiles):
     cases = [Case(**settings) for _ in range(3)]
     networks = [copy.deepcopy(case.network) for case in cases]
     for number, network in enumerate(networks):
@@ -297,7 +305,7 @@ def test_several_learners_equal_single_ones_and_may_diverge_alone(settings):
     with torch.no_grad():
         networks[1].constant.fill_(torch.nan)
     loss = learner_loss(networks[0], cases[0].objective, products=BATCHABLE)
-    engine = Engine(networks, loss)
+    engine = Engine(networks, loss, compiles=compiles)
     optimizers = [OPTIMIZERS["Adam"](trainable(network)) for network in networks]
     chunk = cases[0].part(0, 50)
     losses = engine.run(
@@ -321,28 +329,6 @@ def test_learners_of_different_shapes_are_refused():
 
 
 # Compiled
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"activation": torch.nn.ReLU(), "widths": [4, 3, 2]},
-        {"activation": Offset(), "linear_readout": True},
-        {"kind": LinearizedDenseNet},
-        {"labels": Classification(Gaussian(6)), "linear_readout": True},
-    ],
-    ids=lambda each: str(each).split(" of type")[0],
-)
-def test_compiled_steps_are_those_of_autograd_however_chunks_are_cut(settings):
-    case = Case(**settings)
-    assert_same_run(case, OPTIMIZERS["AdamW"], clip=("norm", 0.5), compiles=True)
-    assert_same_run(case, GENTLE, clip=("value", 0.01), compiles=True, steps=20)
-    given = {"schedule": SCHEDULES["one cycle"], "compiles": True}
-    whole, cut = (case.engine(OPTIMIZERS["Adam"], **given) for _ in range(2))
-    losses = [loss for n in range(100) for loss in cut.take(case.part(n, n + 1))]
-    assert losses == whole.take(case.chunk)
 
 
 @pytest.mark.slow

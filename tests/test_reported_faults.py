@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from bfc_lightning.cli import main
-from tests.launches import end, fit_argv, script, start
+from tests.launches import bfc, end, fit_argv, script, start
 from tests.runs import TINY, checkpoint, fit, intervene, summary, user_callback
 
 
@@ -90,14 +90,10 @@ def test_figures_do_not_depend_on_settings_of_matplotlib(tmp_path, caplog):
     assert sum("findfont" in record.getMessage() for record in caplog.records) == 0
 
 
-def bfc(root: Path, *argv: str, **variables: str) -> tuple[int, str]:
-    return end(start([script("bfc"), *fit_argv(root, *argv)], **variables))
-
-
 @pytest.mark.slow
-def test_backend_of_a_notebook_is_no_error(tmp_path):
-    backend = {"MPLBACKEND": "module://no_such_backend"}
-    code, output = bfc(tmp_path, "--run.figures", "true", **backend)
+def test_backend_of_a_notebook_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://no_such_backend")
+    code, output = bfc(1, tmp_path, "--run.figures", "true")
     assert code == 0, output
 
 
@@ -115,7 +111,7 @@ def test_what_users_ask_callbacks_and_profilers_to_say_is_shown(tmp_path):
     stopping = user_callback(
         "EarlyStopping", monitor="val/nmse", verbose="true", stopping_threshold="9.0"
     )
-    code, output = bfc(tmp_path, *stopping, "--trainer.profiler", "simple")
+    code, output = bfc(1, tmp_path, *stopping, "--trainer.profiler", "simple")
     assert code == 0
     assert "Stopping threshold reached" in output
     assert "Profiler Report" in output
