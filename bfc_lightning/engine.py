@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from bfc_lightning.compilation import CompiledFunction, MachineCode
+from bfc_lightning.compilation import CompiledFunction
 from bfc_lightning.formulas import Formula, Rows, formula_of
 from bfc_lightning.learners import Learner
 from bfc_lightning.objectives import LossAndGrad
@@ -101,19 +101,12 @@ class StepFunction:
         self.clipping = clipping
         self.formula = formula
         self._traced: CompiledFunction | None = None
-        self._loaded: MachineCode | None = None
 
-    def trace(self, arguments: Sequence[Tensor]) -> CompiledFunction:
-        """`take`, to be compiled for arguments like these."""
-        if self._traced is None:
+    def compiled(self, arguments: list[Tensor]) -> CompiledFunction:
+        """`take`, compiled for arguments like these."""
+        if self._traced is None or not self._traced.accepts(arguments):
             self._traced = CompiledFunction(self.take, arguments)
         return self._traced
-
-    def compiled(self, arguments: list[Tensor]) -> Sequence[Tensor]:
-        """`take` as machine code, which is loaded or compiled at the first call."""
-        if self._loaded is None:
-            self._loaded = self.trace(arguments).load()
-        return self._loaded(arguments)
 
     def gradient(
         self, values: Rows, fixed: Mapping[str, Tensor], x: Tensor, y: Tensor, scale: Tensor
@@ -245,25 +238,25 @@ class Engine:
         return taken if len(parameters.values) > 1 else taken[:, 0]
 
     def trace(self, optimizer: Optimizer, num_samples: int) -> CompiledFunction:
-        """The step for what is trained now, to be compiled.
+        """Traces the step for the parameters that are trained now.
 
         Args:
             optimizer: one like those of the run.
             num_samples: n, the batch size.
         """
-        self._parameters, self._optimizers = StackedParameters(self.learners), None
-        values, formula = self._parameters.values, formula_of(optimizer)
+        parameters, formula = self._stack(), formula_of(optimizer)
+        values = parameters.values
         lead = (*([len(values)] if len(values) > 1 else []), num_samples)
         arguments = [
             values,
             *(torch.zeros_like(values) for _ in formula.state),
-            *self._parameters.fixed.values(),
+            *parameters.fixed.values(),
             values.new_zeros(*lead, self.learners[0].input_dim),
             values.new_zeros(*lead, *self.learners[0].output_shape),
             values.new_ones(len(values)),
             values.new_tensor(formula.coefficients(1.0, 1)),
         ]
-        return self._function(self._parameters, formula).trace(arguments)
+        return self._function(parameters, formula).compiled(arguments)
 
     def _take_compiled(
         self,
@@ -277,10 +270,13 @@ class Engine:
         values, fixed = parameters.values, parameters.fixed.values()
         numbers = [function.formula.coefficients(*each) for each in rates]
         columns = *chunk, values.new_tensor(scales), values.new_tensor(numbers)
+        rows_of_steps = (column.to(values.dtype).contiguous().unbind() for column in columns)
         kept = [values, *rows.rows]
+        steps = [[*kept, *fixed, *batch] for batch in zip(*rows_of_steps, strict=True)]
+        take = function.compiled(steps[0]).load()
         losses = []
-        for batch in zip(*(column.unbind() for column in columns), strict=True):
-            loss, *new = function.compiled([*kept, *fixed, *batch])
+        for arguments in steps:
+            loss, *new = take(arguments)
             torch._foreach_copy_(kept, new)
             losses.append(loss)
         return losses
@@ -311,17 +307,22 @@ class Engine:
 
     def _prepare(self, optimizers: Sequence[Optimizer]) -> tuple[StackedParameters, OptimizerRows]:
         """Rows of what is trained now."""
-        mode = self.learners[0].mode
-        if self._parameters is None or mode != self._mode or not self._parameters.is_current():
-            self._parameters, self._optimizers = StackedParameters(self.learners), None
-            self._mode = mode
+        parameters = self._parameters
+        if self._mode != self.learners[0].mode or not parameters or not parameters.is_current():
+            parameters = self._stack()
         if self._optimizers is None or not self._optimizers.is_current(optimizers):
-            self._optimizers = OptimizerRows(optimizers, self._parameters)
-        return self._parameters, self._optimizers
+            self._optimizers = OptimizerRows(optimizers, parameters)
+        return parameters, self._optimizers
+
+    def _stack(self) -> StackedParameters:
+        self._mode = self.learners[0].mode
+        self._parameters, self._optimizers = StackedParameters(self.learners), None
+        return self._parameters
 
     def _function(self, parameters: StackedParameters, formula: Formula) -> StepFunction:
         """The step for what is trained now: phases of a scheme have one each."""
-        key = parameters.layout, *parameters.fixed, formula, self.learners[0].mode
+        values = parameters.values
+        key = parameters.layout, *parameters.fixed, formula, self._mode, values.dtype, values.device
         if key not in self._functions:
             self._functions[key] = StepFunction(
                 parameters.layout, [*parameters.fixed], self.loss_and_grad, self.clipping, formula

@@ -53,8 +53,9 @@ class Learner(nn.Module, ABC):
 
     @property
     def mode(self) -> tuple[object, ...]:
-        """What training schemes change of f and its penalty, tensors aside."""
-        return self.active_depth, self.distilled_depth, self.cut, self.pull
+        """The settings of f and its penalty that may change during training, without tensors."""
+        own = self.active_depth, self.distilled_depth, self.cut, self.pull, self.training
+        return *own, *self.regularization
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns all parameters and buffers by name."""

@@ -64,11 +64,6 @@ def assert_close(weights, expected) -> None:
         assert np.abs(own - given).max() <= 1e-10 * np.abs(given).max(), name
 
 
-def test_fit_changes_every_weight(workload, fitted):
-    for name, value in workload.learner.network.state_dict().items():
-        assert float((value - fitted[name]).abs().max()) > 1e-4, name
-
-
 def test_bare_loop_takes_the_steps_of_fit(workload, batches, fitted):
     loop = BareLoop(workload)
     loop.run(2)
@@ -76,6 +71,8 @@ def test_bare_loop_takes_the_steps_of_fit(workload, batches, fitted):
     for x in batches:
         loop.step(x)
     assert_close(loop.network.state_dict(), fitted)
+    for name, value in workload.learner.network.state_dict().items():
+        assert float((value - fitted[name]).abs().max()) > 1e-4, name  # it has moved
 
 
 def in_new_process(function, *arguments):

@@ -14,7 +14,7 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
 
-def test_equal_functions_share_a_file_and_others_do_not():
+def test_digest_distinguishes_operations_constants_and_arguments():
     def path(factor=2.0, offset=0.0, x=None):
         x, constant = torch.ones(3, 2) if x is None else x, torch.full((2,), offset)
         return CompiledFunction(lambda x: ((x * factor).sum(0) + constant,), [x])._path
@@ -38,6 +38,16 @@ def test_machine_code_computes_the_function_and_is_found_again(monkeypatch):
     monkeypatch.setattr(CompiledFunction, "_compile", None)
     again = CompiledFunction(function, [x, y]).load()([x, y])
     assert torch.equal(again[1], compiled.load()([x, y])[1])
+
+
+@pytest.mark.slow
+def test_functions_that_differ_in_a_constant_have_their_own_libraries():
+    x, constants = torch.ones(3), torch.tensor([0.5, 0.25]).unbind()
+    functions = [CompiledFunction(lambda x, c=c: (x * c,), [x]) for c in constants]
+    assert functions[0]._graph.code == functions[1]._graph.code
+    values = [each.load()([x])[0] for each in functions]
+    assert [float(value[0]) for value in values] == [0.5, 0.25]
+    assert len({each._path.resolve() for each in functions}) == 2
 
 
 @pytest.mark.slow

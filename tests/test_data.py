@@ -73,18 +73,6 @@ def test_chunks_of_any_size_are_the_same_samples_bit_for_bit(num_train_samples):
         assert torch.equal(y, whole[1])
 
 
-@pytest.mark.parametrize("batch_size", [4, 1000, 8192, 8196])
-def test_chunks_are_the_batches_of_the_plain_path(batch_size):
-    module = data(batch_size=batch_size, num_shards=2)
-    module.place_stream(torch.device("cpu"), torch.float64)
-    chunk = module.draw_chunk(3, range(2))
-    stream = module.make_stream("cpu", torch.float64)
-    for number, (x, y) in enumerate(zip(*chunk, strict=True)):
-        plain = stream.batch("train", number, batch_size)
-        assert torch.equal(x, plain.inputs)
-        torch.testing.assert_close(y, plain.labels, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize(("seconds", "total"), [(0.05, 1), (0.35, 6), (1e9, 34)])
 def test_chunks_fill_the_time_budget_and_no_more(monkeypatch, seconds, total):
     clock = itertools.count(step=0.1)

@@ -342,3 +342,13 @@ def test_compiled_step_follows_what_a_scheme_changes():
             engine.network.cut = change.get("cut", "none")
             engine.take(case.part(10 * number, 10 * number + 10))
         assert gap(*(weights(engine.network) for engine in engines)) <= 1e-10
+
+
+@pytest.mark.slow
+def test_step_is_compiled_again_for_another_precision_and_batch_size():
+    case = Case()
+    single, double = (case.engine(GENTLE, compiles=compiles) for compiles in (True, False))
+    single.network.float()
+    single.engine.trace(single.optimizer, num_samples=5).load()
+    single.network.double()
+    assert single.take(case.part(0, 20)) == pytest.approx(double.take(case.part(0, 20)), rel=1e-5)

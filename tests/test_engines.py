@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from bfc_lightning.callbacks.run_files import read_metrics
-from bfc_lightning.cli import main
+from bfc_lightning.cli import engines, main
 from tests.engines import gap
 from tests.runs import (
     BARE,
@@ -67,7 +67,6 @@ RUNS = {
         *(*BARE, "--data.eval_batch_size", "3"),
     ],
     "large batches": [*BARE, "--data.batch_size", "8192", "--trainer.max_steps", "3"],
-    "penalty": [*BARE, "--model.regularization", "[0.01, 0.1]", "--labels.noise_std", "0.3"],
     "clipped by value": [
         *(*BARE, "--trainer.gradient_clip_algorithm", "value"),
         *("--trainer.gradient_clip_val", "1e-3"),
@@ -263,9 +262,11 @@ def test_compiled_run_equals_autograd_and_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_activation_that_cannot_be_compiled_is_refused_in_one_line(tmp_path, capsys):
+def test_activation_that_cannot_be_compiled_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(engines, "_SAVED_PER_LAYER", 1.0)
     argv = ["--model.activation", "tests.interventions.uncompilable", "--engine"]
     assert fit(tmp_path / "logs", *argv, "compiled") == 2
     assert "got compiled: " in error_line(capsys.readouterr().err)
     assert not (tmp_path / "logs").exists()
     assert fit(tmp_path / "logs", *argv, "auto") == 0
+    assert "the training step cannot be compiled: " in capsys.readouterr().err

@@ -40,7 +40,7 @@ _GRADIENT_HOOKS = (
     "on_before_zero_grad",
 )
 _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
-# Seconds for two and three layers on two Zen 5 cores; a Xeon takes about twice as long for each.
+# Seconds, for two and three layers on two Zen 5 cores. A Xeon takes about twice as long.
 _COMPILING, _LOADING = 9.0, 0.1
 _SAVED_PER_LAYER, _SAVED_PER_FEATURE = 6e-5, 2e-9
 
@@ -144,8 +144,9 @@ def resolve_engine(
         graphs = scheme.num_graphs(model.each[0].network.depth, len(phases))
         saved = {"compiled": math.inf, "auto": _seconds_saved(model, data) * phases[-1].stop}
         saves = saved.get(stored or config.engine, 0.0) / graphs
-        alike = config.run.alike
-        why_not["compiled"] = _compile(model, data, clipping, saves=saves, alike=alike)
+        why_not["compiled"] = _compile(
+            trainer, model, data, clipping=clipping, saves=saves, alike=config.run.alike
+        )
     engine = _choose(config.engine, stored, why_not)
     if engine == "autograd":
         return
@@ -179,9 +180,15 @@ def _choose(asked: str, stored: str | None, why_not: Mapping[str, str | None]) -
 
 
 def _compile(
-    model: RunModule, data: AnyData, clipping: Clipping, *, saves: float, alike: int
+    trainer: Trainer,
+    model: RunModule,
+    data: AnyData,
+    *,
+    clipping: Clipping,
+    saves: float,
+    alike: int,
 ) -> str | None:
-    """Compiles the step of the first phase if that saves more seconds; returns why not."""
+    """Compiles the step of the first phase if that saves time; returns why not."""
     slow = "compiling takes more time than it saves"
     if saves < _LOADING:
         return slow
@@ -189,11 +196,12 @@ def _compile(
     optimizer = first.make_optimizer([p for p in first.parameters() if p.requires_grad])
     model.use_engine(clipping, compiles=True)
     assert model.engine is not None
+    model.to(trainer.strategy.root_device)  # for which it is compiled
     try:
         step = model.engine.trace(optimizer, data.batch_size)
         if step.is_cached or saves >= _LOADING + _COMPILING / alike:
             if not step.is_cached:
-                say("compiling the training step, which takes some 15 seconds ...")
+                say("compiling the training step, which takes 10 to 30 seconds ...")
             step.load()
             return None
         reason = slow
