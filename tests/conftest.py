@@ -1,7 +1,4 @@
-"""Checks the shapes in the mathematics' signatures while its tests run.
-
-The hook must be in place before the package is imported.
-"""
+"""Checks the shapes in the mathematics' signatures; the hook precedes imports of the package."""
 
 import importlib
 import inspect

@@ -153,9 +153,7 @@ def test_stopped_claims_continue(tmp_path):
     prepare(tmp_path, learners={"narrow": gated, "wide": {}}, seeds=[0, 1, 2])
     argv = ["--configs", str(tmp_path / "claims"), "--run.root", str(tmp_path / "logs")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bfc_lightning", "claims", *argv],
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "bfc_lightning", "claims", *argv], stderr=subprocess.PIPE, text=True
     )
     runs = tmp_path / "logs" / "claims-quick" / "runs" / "few" / "runs"
     while not list(runs.glob("*/checkpoints/last.ckpt")):

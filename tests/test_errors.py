@@ -80,10 +80,7 @@ MISTAKES = {
     "control, classes": ([*CONTROLLED, "restart", *CLASSES], r"scheme.control needs regression"),
     "control, depth": ([*CONTROLLED, "restart", "--model.depth", "1"], r"at least 2 layers, got 1"),
     "control, linearized": ([*CONTROLLED, "detach_readout", *LINEARIZED], r"linearized"),
-    "control, levels": (
-        [*CONTROLLED, "subtract", *ONE_LEVEL],
-        r"at least 2 levels, got 1",
-    ),
+    "control, levels": ([*CONTROLLED, "subtract", *ONE_LEVEL], r"at least 2 levels, got 1"),
     "Layerwise": (["--scheme", "Layerwise", "--scheme.control", "restart"], r"scheme"),
     "Joint": (["--scheme", "Joint", "--scheme.control", "restart"], r"control"),
     "first": ([*FREEZE, "--scheme.first", "2"], r"scheme.first must be .* got 2"),

@@ -86,7 +86,7 @@ SETTINGS = {
     "baseline.init_args.width": [16, 0, -1],
 }
 PIECES = [
-    *(b"\t", b"\x00", b"\xff\xfe", b"{", b"[", b'"', b"&a ", b"*a", b"!!int ", b"\n- ", b": "),
+    *(b"\t", b"\x00", b"\xff\xfe", b"{", b"[", b'"', b"&a ", b"*a", b"!!int ", b"\n- ", b": ")
 ]
 ODD_FILES = [
     *(b"model: &a {width: *a}\n", b"model: &a [*a]\n", b"? [1, 2]\n: 3\n", b"? {a: 1}\n: 3\n"),
