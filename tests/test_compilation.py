@@ -1,6 +1,7 @@
 """Compiled functions against the functions themselves, and what the cache distinguishes."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -41,8 +42,8 @@ def test_machine_code_computes_the_function_and_is_found_again(monkeypatch):
 
 @pytest.mark.slow
 def test_functions_that_differ_in_a_constant_have_their_own_libraries():
-    x, constants = torch.ones(3), torch.tensor([0.5, 0.25]).unbind()
-    functions = [CompiledFunction(lambda x, c=c: (x * c,), [x]) for c in constants]
+    x, scaled = torch.ones(3), lambda constant, x: (x * constant,)
+    functions = [CompiledFunction(partial(scaled, torch.tensor(c)), [x]) for c in (0.5, 0.25)]
     assert functions[0]._graph.code == functions[1]._graph.code
     values = [each.load()([x])[0] for each in functions]
     assert [float(value[0]) for value in values] == [0.5, 0.25]

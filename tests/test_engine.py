@@ -295,6 +295,8 @@ def test_optimizer_state_carries_over_to_autograd_and_back(make):
     "settings", [{}, {"activation": torch.nn.ReLU()}, {"kind": LinearizedDenseNet}], ids=str
 )
 def test_several_learners_equal_single_ones_and_may_diverge_alone(settings, compiles):
+    if compiles and "kind" in settings:
+        pytest.skip("PyTorch cannot trace several linearized learners")
     cases = [Case(**settings) for _ in range(3)]
     networks = [copy.deepcopy(case.network) for case in cases]
     for number, network in enumerate(networks):
@@ -326,9 +328,6 @@ def test_learners_of_different_shapes_are_refused():
     optimizers = [SGD(network.parameters(), lr=0.1) for network in networks]
     with pytest.raises(ValueError, match="must have the same shape, got 2 shapes"):
         engine.run(Case().part(0, 1), optimizers, [], [[1.0, 1.0]])
-
-
-# Compiled
 
 
 @pytest.mark.slow
