@@ -34,7 +34,7 @@ class CompiledFunction:
         with torch.no_grad():
             trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
             self._graph = trace(*arguments)
-        self._path = cache_folder() / _digest(self._graph, self._signature) / "function.so"
+        self._path = cache_folder() / _digest(self._graph, arguments) / "function.so"
         self._code: MachineCode | None = None
 
     @property
@@ -49,6 +49,7 @@ class CompiledFunction:
         """
         return _signature(arguments) == self._signature
 
+    @torch.no_grad()  # as at each call: PyTorch compiles anew for another mode
     def load(self) -> MachineCode:
         """The machine code, as a function of a list of tensors; compiled first unless cached."""
         if self._code is None:
@@ -62,8 +63,9 @@ class CompiledFunction:
             self._graph, fullgraph=True, dynamic=False, options={"triton.cudagraphs": True}
         )
         graph(*self._arguments)  # compiles
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.touch()
+        if not self.is_cached:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch()
         return lambda arguments: [each.clone() for each in graph(*arguments)]
 
     def _load_library(self) -> MachineCode:
@@ -101,16 +103,22 @@ def cache_folder() -> Path:
 
 
 def _signature(arguments: Sequence[Tensor]) -> list[tuple[object, ...]]:
-    return [(each.shape, each.stride(), each.dtype, each.device) for each in arguments]
+    return [(each.shape, _strides(each), each.dtype, each.device) for each in arguments]
 
 
-def _digest(graph: torch.fx.GraphModule, signature: list[tuple[object, ...]]) -> str:
+def _strides(tensor: Tensor) -> list[int]:
+    """Strides, with 0 where there is a single entry, so that they do not matter."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return [stride if size > 1 else 0 for size, stride in pairs]
+
+
+def _digest(graph: torch.fx.GraphModule, arguments: Sequence[Tensor]) -> str:
     """A digest of the operations, the constants, the arguments and the system that compiles."""
     code = [part.code for part in graph.modules() if isinstance(part, torch.fx.GraphModule)]
     capabilities = getattr(torch.cpu, "get_capabilities", torch.backends.cpu.get_cpu_capability)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    system = torch.__version__, torch.get_num_threads(), capabilities(), gpu
-    found = hashlib.blake2b(repr((code, signature, system)).encode(), digest_size=16)
+    gpus = [torch.cuda.get_device_name(each.device) for each in arguments if each.is_cuda][:1]
+    system = torch.__version__, torch.get_num_threads(), capabilities(), gpus
+    found = hashlib.blake2b(repr((code, _signature(arguments), system)).encode(), digest_size=16)
     for name, constant in sorted(graph.state_dict().items()):
         found.update(repr((name, constant.dtype, constant.tolist())).encode())
     return found.hexdigest()

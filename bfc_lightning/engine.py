@@ -315,8 +315,8 @@ class Engine:
         return parameters, self._optimizers
 
     def _stack(self) -> StackedParameters:
-        self._mode = self.learners[0].mode
         self._parameters, self._optimizers = StackedParameters(self.learners), None
+        self._mode = self.learners[0].mode
         return self._parameters
 
     def _function(self, parameters: StackedParameters, formula: Formula) -> StepFunction:

@@ -223,9 +223,11 @@ def _seconds_saved(model: RunModule, data: AnyData) -> float:
 def _why_eager(trainer: Trainer, listens: bool) -> str | None:
     """Why steps cannot be compiled, or None."""
     has_ddp = isinstance(trainer.strategy, DDPStrategy)
+    device = trainer.strategy.root_device.type
     has_compiler = any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++")))
     return _first([
         (listens, "a callback listens to every step"),
+        (device not in ("cpu", "cuda"), f"the device is {device}"),
         (has_ddp, "several processes share gradients after every step"),
         (not has_compiler, "there is no C++ compiler"),
     ])
