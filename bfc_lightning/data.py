@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bfc_lightning.labels import Labels
 from bfc_lightning.stream import FiniteStream, SampleStream, Split, check_batch_size
-from bfc_lightning.sync_points import SyncPoints, in_chunks
+from bfc_lightning.sync_points import SyncPoints
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch, StepChunk, as_integer
 
@@ -216,8 +216,8 @@ class HierarchicalData(LightningDataModule):
         self.place_stream(module.device, next(module.parameters()).dtype)
         shards = range(trainer.global_rank, self.num_shards, trainer.world_size)
         if batch.position is None and self.sync_points is not None:
-            most = self.sync_points.steps_until_next(trainer.global_step)
-            return in_chunks(functools.partial(self.draw_chunk, shards=shards), most)
+            draw = functools.partial(self.draw_chunk, shards=shards)
+            return self.sync_points.chunks(draw, trainer.global_step)
         return self.draw_batch(batch, shards)
 
     def place_stream(self, device: torch.device, dtype: torch.dtype) -> None:

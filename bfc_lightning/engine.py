@@ -270,15 +270,15 @@ class Engine:
         values, fixed = parameters.values, parameters.fixed.values()
         numbers = [function.formula.coefficients(*each) for each in rates]
         columns = *chunk, values.new_tensor(scales), values.new_tensor(numbers)
-        rows_of_steps = (column.to(values.dtype).contiguous().unbind() for column in columns)
-        kept = [values, *rows.rows]
-        steps = [[*kept, *fixed, *batch] for batch in zip(*rows_of_steps, strict=True)]
-        take = function.compiled(steps[0]).load()
+        parts = (column.to(values.dtype).contiguous().unbind() for column in columns)
+        batches = list(zip(*parts, strict=True))
+        stored = state = [values, *rows.rows]
+        take = function.compiled([*state, *fixed, *batches[0]]).load()
         losses = []
-        for arguments in steps:
-            loss, *new = take(arguments)
-            torch._foreach_copy_(kept, new)
+        for batch in batches:
+            loss, *state = take([*state, *fixed, *batch])
             losses.append(loss)
+        torch._foreach_copy_(stored, state)
         return losses
 
     def _take_eagerly(

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bfc_lightning.matmul import Products, as_right_factor
+from bfc_lightning.matmul import Product, as_right_factor
 
 Cut = Literal["none", "features", "readout"]
 VJP = Callable[[Tensor], dict[str, Tensor]]
@@ -28,7 +28,7 @@ def weight_gradients(
     parameters: Mapping[str, Tensor],
     grad: Tensor,
     trained: Collection[str],
-    products: Products,
+    product: Product,
     cut: Cut = "none",
 ) -> dict[str, Tensor]:
     """dV_l and db_l of the trained layers; see `DenseNet.output_and_vjp`.
@@ -38,7 +38,7 @@ def weight_gradients(
         parameters: the value of each parameter, by name.
         grad: the gradient with respect to f(x), shape (n,).
         trained: names of the parameters whose gradients are needed.
-        products: how products are computed.
+        product: computes X W + A.
         cut: which gradients are blocked, see `Learner`.
 
     Returns:
@@ -56,15 +56,14 @@ def weight_gradients(
     if cut == "readout":
         readouts[:-1] = [torch.zeros_like(readout) for readout in readouts[:-1]]
     df = torch.outer(grad, torch.cat(readouts))
-    start = df.shape[1]
     for layer in reversed(layers[lowest:]):
-        stop, start = start, start - layer.feature.shape[1]
-        dz = layer.vjp(df[:, start:stop])
+        start = df.shape[1] - layer.feature.shape[1]
+        dz, df = layer.vjp(df[:, start:]), df[:, :start]
         if layer.names[0] in trained:
-            found[layer.names[0]] = products.multiply(dz.mT, below[:, : layer.below.shape[1]])
+            found[layer.names[0]] = product(dz.mT, below[:, : layer.below.shape[1]])
             found[layer.names[1]] = dz.sum(0)
         if start and cut != "features":
-            products.add(df[:, :start], dz, parameters[layer.names[0]][:, -start:])
+            df = product(dz, parameters[layer.names[0]][:, -start:], df)
     return found
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bfc_lightning.gradients import VJP, Cut, vjp_by_autodiff
-from bfc_lightning.matmul import FASTEST, Products
+from bfc_lightning.matmul import Product, matmul
 
 
 class Learner(nn.Module, ABC):
@@ -111,7 +111,7 @@ class Learner(nn.Module, ABC):
         x: Float[Tensor, "n d"],
         trained: Collection[str] = (),
         *,
-        products: Products = FASTEST,
+        product: Product = matmul,
     ) -> tuple[Float[Tensor, "n *k"], VJP]:
         """f(x) and its vector-Jacobian product, as pure functions of the parameters.
 
@@ -119,7 +119,7 @@ class Learner(nn.Module, ABC):
             parameters: the value of each parameter, by name.
             x: the inputs.
             trained: names of the parameters whose gradients are needed, all of active layers.
-            products: how products are computed. `vmap` requires `BATCHABLE`.
+            product: computes X W + A. `vmap` requires `plain_matmul`.
 
         Returns:
             f(x), and the map from the gradient with respect to f(x) to those of the parameters.

@@ -1,11 +1,13 @@
 """Matrix products of training, computed by the faster of MKL and oneDNN on this processor."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Product = Callable[..., Tensor]
+"""(X, W, A) -> X W + A, as `matmul`."""
 
 # Minimum number of multiplications for which oneDNN is faster despite its calls and copies. On two
 # Zen 5 cores at 2^23.6: forward 0.13 ms (MKL) and 0.10 ms (oneDNN), gradients 0.145 and 0.10 ms.
@@ -47,58 +49,41 @@ def is_large(like: Tensor, num_multiplications: int) -> bool:
 
 
 def matmul(
-    x: Float[Tensor, "n k"], weight: Float[Tensor, "k m"], bias: Float[Tensor, " m"] | None = None
+    x: Float[Tensor, "n k"],
+    weight: Float[Tensor, "k m"],
+    addend: Float[Tensor, "*n m"] | None = None,
 ) -> Float[Tensor, "n m"]:
-    """X W + b, by the faster library. It has no gradient and cannot be batched by `vmap`.
+    """X W + A, by the faster library. It has no gradient and cannot be batched by `vmap`.
 
     Args:
         x: X.
         weight: W.
-        bias: b.
+        addend: A, with one row or n.
 
     Returns:
         The result, in new memory.
     """
     if not is_large(x, x.shape[0] * weight.numel()):
-        return _plain_matmul(x, weight, bias)
-    result: Tensor = _linear(x.contiguous(), weight.mT.contiguous(), bias)  # slow otherwise
-    return result
+        return plain_matmul(x, weight, addend)
+    product: Tensor = _linear(x.contiguous(), weight.mT.contiguous(), None)  # slow otherwise
+    return product if addend is None else product.add_(addend)
 
 
-def add_matmul(
-    total: Float[Tensor, "n m"], x: Float[Tensor, "n k"], weight: Float[Tensor, "k m"]
-) -> None:
-    """T <- T + X W, by the faster library.
+def plain_matmul(x: Tensor, weight: Tensor, addend: Tensor | None = None) -> Tensor:
+    """X W + A by PyTorch's default library, as `vmap` requires; see `matmul`."""
+    return torch.mm(x, weight) if addend is None else torch.addmm(addend, x, weight)
 
-    Args:
-        total: T, modified.
-        x: X.
-        weight: W.
+
+def fusable(product: Product) -> Product:
+    """The same product for compiled functions, with a sum that becomes part of the next loop.
+
+    Inductor makes an `addmm` of a product and a sum, which copies A first.
     """
-    if is_large(x, x.shape[0] * weight.numel()):
-        total.add_(matmul(x, weight))
-    else:
-        total.addmm_(x, weight)
 
+    def multiply(x: Tensor, weight: Tensor, addend: Tensor | None = None) -> Tensor:
+        return product(x, weight) if addend is None else product(x, weight) - (-addend)
 
-def _plain_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
-
-
-def _plain_add(total: Tensor, x: Tensor, weight: Tensor) -> None:
-    total.add_(torch.mm(x, weight))
-
-
-class Products(NamedTuple):
-    """How a learner computes X W + b, as `matmul`, and T <- T + X W, as `add_matmul`."""
-
-    multiply: Callable[..., Tensor]
-    add: Callable[[Tensor, Tensor, Tensor], None]
-
-
-FASTEST = Products(matmul, add_matmul)
-BATCHABLE = Products(_plain_matmul, _plain_add)
-"""PyTorch's default products, which `vmap` can batch."""
+    return multiply
 
 
 def as_right_factor(x: Float[Tensor, "n k"], height: int) -> Float[Tensor, "n k"]:

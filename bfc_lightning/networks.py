@@ -18,7 +18,7 @@ from bfc_lightning.gradients import (
     weight_gradients,
 )
 from bfc_lightning.learners import Learner
-from bfc_lightning.matmul import FASTEST, Products, matmul
+from bfc_lightning.matmul import Product, matmul
 from bfc_lightning.seeds import generator
 from bfc_lightning.types import as_integer
 
@@ -329,7 +329,7 @@ class DenseNet(Learner):
         x: Float[Tensor, "n d"],
         trained: Collection[str] = (),
         *,
-        products: Products = FASTEST,
+        product: Product = matmul,
     ) -> tuple[Float[Tensor, " n"], VJP]:
         """f(x) and its vector-Jacobian product, as pure functions of the parameters.
 
@@ -351,7 +351,7 @@ class DenseNet(Learner):
             names = self._names[level]
             weight, bias, readout = (parameters[name] for name in names)
             below = torch.cat(known, dim=1) if level else x
-            z = products.multiply(below, weight.mT, bias)
+            z = product(below, weight.mT, bias)
             feature, vjp = activation_vjp(layer.activation, z)
             readout = self.scales[level] * readout
             output = torch.addmv(output, feature, readout)
@@ -359,7 +359,7 @@ class DenseNet(Learner):
             layers.append(EvaluatedLayer(names, below, feature, readout, vjp))
 
         def gradients(grad: Tensor) -> dict[str, Tensor]:
-            found = weight_gradients(layers, parameters, grad, trained, products, self.cut)
+            found = weight_gradients(layers, parameters, grad, trained, product, self.cut)
             for scale, layer in zip(self.scales, layers, strict=False):
                 if layer.names[2] in trained:
                     found[layer.names[2]] = torch.mv(layer.feature.mT, grad).mul_(scale)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bfc_lightning.labels import Classification, Labels, Regression
 from bfc_lightning.learners import Learner
-from bfc_lightning.matmul import FASTEST, Products
+from bfc_lightning.matmul import Product, matmul
 from bfc_lightning.measures.errors import classification_error, normalized_mse
 from bfc_lightning.targets import Target
 from bfc_lightning.types import Batch, check_positive
@@ -170,14 +170,14 @@ def objective_for(
 
 
 def learner_loss(
-    network: Learner, objective: Objective, *, products: Products = FASTEST
+    network: Learner, objective: Objective, *, product: Product = matmul
 ) -> LossAndGrad:
     """The training loss of a learner with its penalty, as a pure function of its parameters.
 
     Args:
         network: the learner. Its active layers are those of the function.
         objective: the loss of its predictions.
-        products: see `Learner.output_and_vjp`.
+        product: see `Learner.output_and_vjp`.
     """
 
     def loss_and_grad(
@@ -188,7 +188,7 @@ def learner_loss(
         scale: float | Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         parameters = {**trained, **fixed}
-        prediction, vjp = network.output_and_vjp(parameters, x, trained, products=products)
+        prediction, vjp = network.output_and_vjp(parameters, x, trained, product=product)
         loss, grad = objective.loss_and_grad(prediction, y, scale)
         gradients = vjp(grad)
         if network.is_penalized:

@@ -14,7 +14,7 @@ from bfc_lightning.data import BatchRequest, BatchRequests, HierarchicalData
 from bfc_lightning.medians import median_of
 from bfc_lightning.module import PHASE_KEY, HierarchicalLearner
 from bfc_lightning.run_module import RunModule, take_steps
-from bfc_lightning.sync_points import SyncPoints, in_chunks
+from bfc_lightning.sync_points import SyncPoints
 from bfc_lightning.types import Batch, StepChunk
 
 
@@ -67,8 +67,8 @@ class ReplicatedData(LightningDataModule):
         if batch.position is not None:
             return [part.draw_batch(batch, shards) for part in self.parts]
         assert self.sync_points is not None
-        most = self.sync_points.steps_until_next(trainer.global_step)
-        return in_chunks(functools.partial(self._draw_chunk, shards=shards), most)
+        draw = functools.partial(self._draw_chunk, shards=shards)
+        return self.sync_points.chunks(draw, trainer.global_step)
 
     def _draw_chunk(self, most: int, *, shards: range) -> StepChunk:
         chunks = [part.draw_chunk(most, shards) for part in self.parts]

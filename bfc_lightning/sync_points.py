@@ -19,6 +19,7 @@ class SyncPoints:
     def __init__(self, every: Iterable[int], at: Iterable[int]) -> None:
         self.every = [as_integer(interval, "interval") for interval in every]
         self.at = [as_integer(step, "step") for step in at]
+        self._fitting = 1  # steps that fit in the time budget
 
     def steps_until_next(self, step: int) -> int:
         """Returns the number of training steps from `step` to the next sync point, at least 1.
@@ -33,27 +34,28 @@ class SyncPoints:
             raise ValueError(f"there must be a sync point after step {step}, got none.")
         return min(later)
 
+    def chunks(self, draw: Callable[[int], StepChunk], step: int) -> Iterator[StepChunk]:
+        """Yields chunks up to the next sync point, or until a time budget is used up.
 
-def in_chunks(draw: Callable[[int], StepChunk], most: int) -> Iterator[StepChunk]:
-    """Yields chunks until there are enough batches or a time budget is used up.
+        Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The
+        time budget keeps signal handling and the progress bar responsive. The first batch of a run
+        measures the time per batch.
 
-    Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The time
-    budget keeps signal handling and the progress bar responsive. The first batch measures the time
-    per batch.
+        Args:
+            draw: draws at least one batch, and at most the given number.
+            step: the number of steps that have been taken.
 
-    Args:
-        draw: draws at least one batch, and at most the given number.
-        most: total number of batches.
-
-    Yields:
-        The chunks, drawn lazily.
-    """
-    began, drawn, wanted = time.monotonic(), 0, 1
-    while drawn < most:
-        chunk = draw(min(wanted, most - drawn))
-        drawn += len(chunk.labels)
-        yield chunk
-        seconds = time.monotonic() - began
-        if seconds >= _CHUNK_SECONDS:
-            return
-        wanted = max(1, int(drawn * (_CHUNK_SECONDS / max(seconds, 1e-6) - 1)))
+        Yields:
+            The chunks, drawn lazily.
+        """
+        began, drawn, most = time.monotonic(), 0, self.steps_until_next(step)
+        wanted = self._fitting
+        while drawn < most:
+            chunk = draw(min(wanted, most - drawn))
+            drawn += len(chunk.labels)
+            yield chunk
+            share = (time.monotonic() - began) / _CHUNK_SECONDS
+            self._fitting = max(1, int(drawn / max(share, 1e-6)))
+            if share >= 1:
+                return
+            wanted = max(1, self._fitting - drawn)

@@ -8,7 +8,7 @@ import torch
 import bfc_lightning.sync_points as chunks_module
 from bfc_lightning import Gaussian, HierarchicalData, HierarchicalTarget, Regression
 from bfc_lightning.data import check_same_tensors
-from bfc_lightning.sync_points import in_chunks
+from bfc_lightning.sync_points import SyncPoints
 from bfc_lightning.types import StepChunk
 
 
@@ -73,8 +73,8 @@ def test_chunks_of_any_size_are_the_same_samples_bit_for_bit(num_train_samples):
         assert torch.equal(y, whole[1])
 
 
-@pytest.mark.parametrize(("seconds", "total"), [(0.05, 1), (0.35, 6), (1e9, 34)])
-def test_chunks_fill_the_time_budget_and_no_more(monkeypatch, seconds, total):
+@pytest.mark.parametrize(("seconds", "total", "next_"), [(0.05, 1, 1), (0.35, 6, 5), (1e9, 34, 20)])
+def test_chunks_fill_the_time_budget_and_no_more(monkeypatch, seconds, total, next_):
     clock = itertools.count(step=0.1)
     monkeypatch.setattr(chunks_module.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(chunks_module, "_CHUNK_SECONDS", seconds)
@@ -82,4 +82,6 @@ def test_chunks_fill_the_time_budget_and_no_more(monkeypatch, seconds, total):
     def draw(most: int) -> StepChunk:
         return StepChunk(torch.zeros(min(most, 20), 4, 2), torch.zeros(min(most, 20), 4))
 
-    assert sum(len(chunk.labels) for chunk in in_chunks(draw, 34)) == total
+    points = SyncPoints([34], [])
+    assert sum(len(chunk.labels) for chunk in points.chunks(draw, 0)) == total
+    assert len(next(points.chunks(draw, 0)).labels) == next_  # a block has 20

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bfc_lightning.matmul as module
-from bfc_lightning.matmul import _linear, add_matmul, matmul
+from bfc_lightning.matmul import _linear, fusable, matmul
 from bfc_lightning.networks import DenseNet
 
 need_onednn = pytest.mark.skipif(
@@ -41,12 +41,11 @@ def test_products_of_views_are_those_of_double_precision(calls, bias):
 
 
 @need_onednn
-def test_product_is_added_to_columns_of_a_matrix(calls):
-    x, weight, total = random(40, 17), random(17, 9, seed=1), random(40, 12, seed=2)
-    expected = total.double()
-    expected[:, :9] += x.double() @ weight.double()
-    add_matmul(total[:, :9], x, weight)
-    torch.testing.assert_close(total, expected.float())
+@pytest.mark.parametrize("product", [matmul, fusable(matmul)])
+def test_matrix_is_added_to_a_product(calls, product):
+    x, weight, addend = random(40, 17), random(17, 9, seed=1), random(40, 12, seed=2)[:, :9]
+    expected = addend.double() + x.double() @ weight.double()
+    torch.testing.assert_close(product(x, weight, addend), expected.float())
     assert len(calls) == 1
 
 
