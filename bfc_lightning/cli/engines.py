@@ -26,6 +26,7 @@ from bfc_lightning import private
 from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.cli.console import say
 from bfc_lightning.engine import Clipping, average_over_processes
+from bfc_lightning.learners import Learner
 from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.replicas import AnyData
 from bfc_lightning.run_module import RunModule
@@ -43,6 +44,7 @@ _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 # Seconds, for two and three layers on two Zen 5 cores. A Xeon takes about twice as long.
 _COMPILING, _LOADING = 9.0, 0.1
 _SAVED_PER_LAYER, _SAVED_PER_FEATURE = 6e-5, 2e-9
+_SAVED_PER_TRANSFORMED_LAYER = 5e-4  # calls by `torch.func`
 
 
 def as_list(value: object) -> list[Any]:
@@ -214,10 +216,11 @@ def _compile(
 
 def _seconds_saved(model: RunModule, data: AnyData) -> float:
     """Time that a compiled step saves, from times measured for two and three layers."""
-    network = model.each[0].network
+    network, replicas = model.each[0].network, len(model.each)
+    is_transformed = replicas > 1 or type(network).output_and_vjp is Learner.output_and_vjp
+    per_layer = _SAVED_PER_TRANSFORMED_LAYER if is_transformed else _SAVED_PER_LAYER
     features = data.batch_size * sum(len(each) for each in network.neuron_weights().values())
-    replicas = min(len(model.each), 4)  # more save no more: the products take the time
-    return replicas * network.depth * _SAVED_PER_LAYER + features * _SAVED_PER_FEATURE
+    return network.depth * per_layer + replicas * features * _SAVED_PER_FEATURE
 
 
 def _why_eager(trainer: Trainer, listens: bool) -> str | None:
