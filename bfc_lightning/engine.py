@@ -172,7 +172,8 @@ class Engine:
 
         V, state <- update(V, clip(gradient of the loss on batch k), state, rate k),   k = 1, 2, ...
 
-    Eagerly, a step updates the rows in place. Compiled, it is one call of machine code.
+    Eagerly, a step updates the rows in place. Compiled, it is one call of machine code, which
+    returns new rows of the same layout; the learners see those of the last step of a chunk.
 
     Args:
         learners: the networks, all of the same shape.
@@ -272,13 +273,13 @@ class Engine:
         columns = *chunk, values.new_tensor(scales), values.new_tensor(numbers)
         parts = (column.to(values.dtype).contiguous().unbind() for column in columns)
         batches = list(zip(*parts, strict=True))
-        stored = state = [values, *rows.rows]
-        take = function.compiled([*state, *fixed, *batches[0]]).load()
-        losses = []
+        stored = [values, *rows.rows]  # of which parameters and optimizer state are views
+        take = function.compiled([*stored, *fixed, *batches[0]]).load()
+        losses, current = [], stored
         for batch in batches:
-            loss, *state = take([*state, *fixed, *batch])
+            loss, *current = take([*current, *fixed, *batch])
             losses.append(loss)
-        torch._foreach_copy_(stored, state)
+        torch._foreach_copy_(stored, current)
         return losses
 
     def _take_eagerly(

@@ -57,6 +57,11 @@ class Learner(nn.Module, ABC):
         own = self.active_depth, self.distilled_depth, self.cut, self.pull, self.training
         return *own, *self.regularization
 
+    @property
+    def uses_autodiff(self) -> bool:
+        """Whether `output_and_vjp` computes gradients by `torch.func`, and not by hand."""
+        return True
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns all parameters and buffers by name."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -119,7 +124,7 @@ class Learner(nn.Module, ABC):
             parameters: the value of each parameter, by name.
             x: the inputs.
             trained: names of the parameters whose gradients are needed, all of active layers.
-            product: computes X W + A. `vmap` requires `plain_matmul`.
+            product: computes X W + A. `vmap` requires `plain_matmul`, also as `fusable`.
 
         Returns:
             f(x), and the map from the gradient with respect to f(x) to those of the parameters.

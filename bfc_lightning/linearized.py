@@ -71,6 +71,7 @@ class LinearizedDenseNet(DenseNet):
 
     evaluate = Learner.evaluate  # by `forward`
     output_and_vjp = Learner.output_and_vjp  # by `torch.func`
+    uses_autodiff = Learner.uses_autodiff
 
     def _initialization(self) -> dict[str, nn.Parameter]:
         """theta_0 by name."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Product = Callable[..., Tensor]
-"""(X, W, A) -> X W + A, as `matmul`."""
+"""(X, W, A) -> X W + A, as `matmul`. A is optional."""
 
 # Minimum number of multiplications for which oneDNN is faster despite its calls and copies. On two
 # Zen 5 cores at 2^23.6: forward 0.13 ms (MKL) and 0.10 ms (oneDNN), gradients 0.145 and 0.10 ms.
@@ -51,22 +51,24 @@ def is_large(like: Tensor, num_multiplications: int) -> bool:
 def matmul(
     x: Float[Tensor, "n k"],
     weight: Float[Tensor, "k m"],
-    addend: Float[Tensor, "*n m"] | None = None,
+    addend: Float[Tensor, "*rows m"] | None = None,
 ) -> Float[Tensor, "n m"]:
     """X W + A, by the faster library. It has no gradient and cannot be batched by `vmap`.
 
     Args:
         x: X.
         weight: W.
-        addend: A, with one row or n.
+        addend: A, a vector that is added to every row, or a matrix. 0 by default.
 
     Returns:
         The result, in new memory.
     """
     if not is_large(x, x.shape[0] * weight.numel()):
         return plain_matmul(x, weight, addend)
-    product: Tensor = _linear(x.contiguous(), weight.mT.contiguous(), None)  # slow otherwise
-    return product if addend is None else product.add_(addend)
+    if addend is not None and addend.ndim > 1:
+        return matmul(x, weight).add_(addend)
+    result: Tensor = _linear(x.contiguous(), weight.mT.contiguous(), addend)  # slow otherwise
+    return result
 
 
 def plain_matmul(x: Tensor, weight: Tensor, addend: Tensor | None = None) -> Tensor:
@@ -75,9 +77,16 @@ def plain_matmul(x: Tensor, weight: Tensor, addend: Tensor | None = None) -> Ten
 
 
 def fusable(product: Product) -> Product:
-    """The same product for compiled functions, with a sum that becomes part of the next loop.
+    """X W + A as X W - (-A), the same number, for functions that Inductor compiles.
 
-    Inductor makes an `addmm` of a product and a sum, which copies A first.
+    Inductor turns a product plus a matrix into `addmm`, which copies A first. It fuses a difference
+    with the elementwise operations that follow.
+
+    Args:
+        product: computes X W + A.
+
+    Returns:
+        A function of the same arguments.
     """
 
     def multiply(x: Tensor, weight: Tensor, addend: Tensor | None = None) -> Tensor:

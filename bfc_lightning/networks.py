@@ -304,6 +304,11 @@ class DenseNet(Learner):
         return torch.cat([self.output_and_vjp(parameters, part)[0] for part in parts])
 
     @property
+    def uses_autodiff(self) -> bool:
+        """Whether the activation has parameters that are trained."""
+        return self.has_trained_activation
+
+    @property
     def is_penalized(self) -> bool:
         """Whether a coefficient is not 0."""
         return any((self.pull, *self.regularization))

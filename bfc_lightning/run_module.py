@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from bfc_lightning.engine import Clipping, Engine
-from bfc_lightning.matmul import fusable, matmul, plain_matmul
+from bfc_lightning.matmul import Product, fusable, matmul, plain_matmul
 from bfc_lightning.objectives import learner_loss
 from bfc_lightning.private import count_steps
 from bfc_lightning.types import StepChunk
@@ -59,12 +59,12 @@ class RunModule(LightningModule, ABC):
         """Takes several optimizer steps at a time; see `Engine`."""
         self.automatic_optimization = False
         first = self.each[0]
-        product = matmul if len(self.each) == 1 else plain_matmul
+        product: Product = matmul if len(self.each) == 1 else plain_matmul
+        if compiles:
+            product = fusable(product)
         self.engine = Engine(
             [each.network for each in self.each],
-            learner_loss(
-                first.network, first.objective, product=fusable(product) if compiles else product
-            ),
+            learner_loss(first.network, first.objective, product=product),
             clipping=clipping,
             share=share,
             compiles=compiles,

@@ -39,7 +39,7 @@ class SyncPoints:
 
         Long chunks amortize the overhead of the Trainer's loop, about a millisecond per call. The
         time budget keeps signal handling and the progress bar responsive. The first batch of a run
-        measures the time per batch.
+        measures the time per batch; later calls begin with as many as fitted before.
 
         Args:
             draw: draws at least one batch, and at most the given number.
@@ -54,8 +54,8 @@ class SyncPoints:
             chunk = draw(min(wanted, most - drawn))
             drawn += len(chunk.labels)
             yield chunk
-            share = (time.monotonic() - began) / _CHUNK_SECONDS
-            self._fitting = max(1, int(drawn / max(share, 1e-6)))
-            if share >= 1:
+            used = (time.monotonic() - began) / _CHUNK_SECONDS
+            self._fitting = max(1, int(drawn / max(used, 1e-6)))
+            if used >= 1:
                 return
             wanted = max(1, self._fitting - drawn)

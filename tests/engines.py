@@ -5,6 +5,7 @@ import copy
 import torch
 
 from bfc_lightning.engine import Engine
+from bfc_lightning.matmul import fusable, matmul
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import learner_loss
 from bfc_lightning.types import StepChunk
@@ -20,7 +21,8 @@ class Steps:
         self.schedules = [make_schedule(self.optimizer)] if make_schedule else []
         self.progress = settings.pop("progress", lambda step: 0.0)
         network.regularization = settings.pop("regularization", network.regularization)
-        loss = learner_loss(network, objective)
+        product = fusable(matmul) if settings.get("compiles") else matmul
+        loss = learner_loss(network, objective, product=product)
         self.engine = Engine([network], loss, **settings)
         self.taken = 0
 

@@ -129,6 +129,7 @@ def jax_scan(path):
 
 
 @need_jax
+@pytest.mark.slow
 def test_jax_loop_takes_the_steps_of_fit(workload, batches, fitted):
     assert_close(in_new_process(jax_steps, workload.path, batches), fitted)
 

@@ -55,9 +55,10 @@ def test_functions_that_differ_in_a_constant_have_their_own_libraries():
 def test_product_by_onednn_is_called_from_machine_code(monkeypatch):
     monkeypatch.setattr(matmul, "LIBRARY", "onednn")
     x, weight = torch.randn(256, 256), torch.randn(256, 256)
-    compiled = CompiledFunction(lambda x, w: (matmul.matmul(x, w) + 1,), [x, weight])
+    product = matmul.fusable(matmul.matmul)
+    compiled = CompiledFunction(lambda x, w: (product(x, w, x),), [x, weight])
     assert "bfc_lightning.linear" in compiled._graph.code
-    assert torch.allclose(compiled.load()([x, weight])[0], x @ weight + 1, atol=1e-3)
+    assert torch.allclose(compiled.load()([x, weight])[0], x @ weight + x, atol=1e-3)
 
 
 @pytest.mark.slow

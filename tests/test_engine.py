@@ -13,7 +13,7 @@ from bfc_lightning.engine import Clipping, Engine
 from bfc_lightning.inputs import Gaussian
 from bfc_lightning.labels import Classification, Regression
 from bfc_lightning.linearized import LinearizedDenseNet
-from bfc_lightning.matmul import plain_matmul
+from bfc_lightning.matmul import fusable, plain_matmul
 from bfc_lightning.networks import DenseNet
 from bfc_lightning.objectives import learner_loss, objective_for
 from bfc_lightning.schedules import OneCycle
@@ -306,7 +306,8 @@ def test_several_learners_equal_single_ones_and_may_diverge_alone(settings, comp
     single = [cases[0].engine(OPTIMIZERS["Adam"], copy.deepcopy(each)) for each in networks]
     with torch.no_grad():
         networks[1].constant.fill_(torch.nan)
-    loss = learner_loss(networks[0], cases[0].objective, product=plain_matmul)
+    product = fusable(plain_matmul) if compiles else plain_matmul
+    loss = learner_loss(networks[0], cases[0].objective, product=product)
     engine = Engine(networks, loss, compiles=compiles)
     optimizers = [OPTIMIZERS["Adam"](trainable(network)) for network in networks]
     chunk = cases[0].part(0, 50)

@@ -44,8 +44,9 @@ def test_products_of_views_are_those_of_double_precision(calls, bias):
 @pytest.mark.parametrize("product", [matmul, fusable(matmul)])
 def test_matrix_is_added_to_a_product(calls, product):
     x, weight, addend = random(40, 17), random(17, 9, seed=1), random(40, 12, seed=2)[:, :9]
-    expected = addend.double() + x.double() @ weight.double()
+    expected, before = addend.double() + x.double() @ weight.double(), addend.clone()
     torch.testing.assert_close(product(x, weight, addend), expected.float())
+    assert torch.equal(addend, before)
     assert len(calls) == 1
 
 

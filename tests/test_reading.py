@@ -264,7 +264,9 @@ def test_wrong_options_are_one_line(argv, part, tmp_path, capsys):
     assert not (tmp_path / "logs").exists()
 
 
-@pytest.mark.parametrize("config", ["sweep/batch_steps", "compare/fixed"])
+@pytest.mark.parametrize(
+    "config", ["sweep/batch_steps", pytest.param("compare/fixed", marks=pytest.mark.slow)]
+)
 def test_points_have_the_settings_that_parsing_each_of_them_gives(config, monkeypatch):
     experiment = read(find_config(config), seeds="[0]")
     fast = expand(experiment)

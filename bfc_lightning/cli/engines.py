@@ -26,7 +26,6 @@ from bfc_lightning import private
 from bfc_lightning.callbacks.measurements import measure_steps
 from bfc_lightning.cli.console import say
 from bfc_lightning.engine import Clipping, average_over_processes
-from bfc_lightning.learners import Learner
 from bfc_lightning.objectives import RegressionObjective
 from bfc_lightning.replicas import AnyData
 from bfc_lightning.run_module import RunModule
@@ -44,7 +43,7 @@ _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 # Seconds, for two and three layers on two Zen 5 cores. A Xeon takes about twice as long.
 _COMPILING, _LOADING = 9.0, 0.1
 _SAVED_PER_LAYER, _SAVED_PER_FEATURE = 6e-5, 2e-9
-_SAVED_PER_TRANSFORMED_LAYER = 5e-4  # calls by `torch.func`
+_SAVED_PER_TRANSFORMED_LAYER = 5e-4  # of replicas, or gradients by `torch.func`; on a Xeon
 
 
 def as_list(value: object) -> list[Any]:
@@ -217,7 +216,7 @@ def _compile(
 def _seconds_saved(model: RunModule, data: AnyData) -> float:
     """Time that a compiled step saves, from times measured for two and three layers."""
     network, replicas = model.each[0].network, len(model.each)
-    is_transformed = replicas > 1 or type(network).output_and_vjp is Learner.output_and_vjp
+    is_transformed = replicas > 1 or network.uses_autodiff
     per_layer = _SAVED_PER_TRANSFORMED_LAYER if is_transformed else _SAVED_PER_LAYER
     features = data.batch_size * sum(len(each) for each in network.neuron_weights().values())
     return network.depth * per_layer + replicas * features * _SAVED_PER_FEATURE
