@@ -54,8 +54,7 @@ def test_functions_that_differ_in_a_constant_have_their_own_libraries():
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="there is no oneDNN")
 def test_product_by_onednn_is_called_from_machine_code(monkeypatch):
     monkeypatch.setattr(matmul, "LIBRARY", "onednn")
-    x, weight = torch.randn(256, 256), torch.randn(256, 256)
-    product = matmul.fusable(matmul.matmul)
+    x, weight, product = torch.randn(256, 256), torch.randn(256, 256), matmul.fusable(matmul.matmul)
     compiled = CompiledFunction(lambda x, w: (product(x, w, x),), [x, weight])
     assert "bfc_lightning.linear" in compiled._graph.code
     assert torch.allclose(compiled.load()([x, weight])[0], x @ weight + x, atol=1e-3)

@@ -105,7 +105,7 @@ def test_stages_by_steps_find_narrow_weights_and_are_logged(tmp_path):
     ("argv", "step"),
     [
         pytest.param([], 20, id="steps"),
-        pytest.param(THRESHOLDS, 33, id="thresholds"),
+        pytest.param(THRESHOLDS, 33, id="thresholds", marks=pytest.mark.slow),
         pytest.param(THRESHOLDS, 20, id="thresholds at a check", marks=pytest.mark.slow),
     ],
 )

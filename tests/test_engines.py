@@ -75,7 +75,7 @@ RUNS = {
 
 
 # tests/test_engine.py checks the steps themselves; `make test` runs some of these.
-QUICK = ("progressive", "classes", "odd sizes")
+QUICK = ("progressive", "odd sizes")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ KINDS = {
 }
 
 
-QUICK = ("progressive and frozen", "classes", "pulled")
+QUICK = ("progressive and frozen", "classes")
 
 
 @pytest.mark.parametrize(

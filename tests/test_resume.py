@@ -119,8 +119,8 @@ def test_second_signal_stops_at_once(whole, tmp_path):
     "argv",
     [
         ["--data.num_train_samples", "100"],
-        ["--trainer.accumulate_grad_batches", "4"],
         ["--labels", "Classification", "--model.final_temperature", "0.05"],
+        pytest.param(["--trainer.accumulate_grad_batches", "4"], marks=pytest.mark.slow),
         pytest.param(
             [*DOUBLE, "--engine", "autograd", "--model.optimizer", "RMSprop"],
             marks=pytest.mark.slow,
