@@ -22,7 +22,7 @@ _LONGEST_LINE = 800
 # A folder with one of these files can be continued.
 _MARKS = ("config.yaml", "compare.yaml", "claims.json")
 _EXPERIMENTS = ("compare", "sweep", "claims")
-_RUNS_FAILED = re.compile(r"\d+ of \d+ runs failed|  \S+ failed: ")
+_RUNS_FAILED = re.compile("^bfc: .+ failed: ", flags=re.MULTILINE)
 
 
 @dataclass
