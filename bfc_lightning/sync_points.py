@@ -49,13 +49,11 @@ class SyncPoints:
             The chunks, drawn lazily.
         """
         began, drawn, most = time.monotonic(), 0, self.steps_until_next(step)
-        wanted = self._fitting
         while drawn < most:
-            chunk = draw(min(wanted, most - drawn))
+            chunk = draw(min(max(1, self._fitting - drawn), most - drawn))
             drawn += len(chunk.labels)
             yield chunk
             used = (time.monotonic() - began) / _CHUNK_SECONDS
             self._fitting = max(1, int(drawn / max(used, 1e-6)))
             if used >= 1:
                 return
-            wanted = max(1, self._fitting - drawn)

@@ -5,11 +5,8 @@ import itertools
 import pytest
 import torch
 
-import bfc_lightning.sync_points as chunks_module
 from bfc_lightning import Gaussian, HierarchicalData, HierarchicalTarget, Regression
 from bfc_lightning.data import check_same_tensors
-from bfc_lightning.sync_points import SyncPoints
-from bfc_lightning.types import StepChunk
 
 
 def data(seed: int = 0, **arguments) -> HierarchicalData:
@@ -71,17 +68,3 @@ def test_chunks_of_any_size_are_the_same_samples_bit_for_bit(num_train_samples):
         x, y, _ = samples_in_chunks(itertools.cycle(sizes), **arguments)
         assert torch.equal(x, whole[0])
         assert torch.equal(y, whole[1])
-
-
-@pytest.mark.parametrize(("seconds", "total", "next_"), [(0.05, 1, 1), (0.35, 6, 5), (1e9, 34, 20)])
-def test_chunks_fill_the_time_budget_and_no_more(monkeypatch, seconds, total, next_):
-    clock = itertools.count(step=0.1)
-    monkeypatch.setattr(chunks_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(chunks_module, "_CHUNK_SECONDS", seconds)
-
-    def draw(most: int) -> StepChunk:
-        return StepChunk(torch.zeros(min(most, 20), 4, 2), torch.zeros(min(most, 20), 4))
-
-    points = SyncPoints([34], [])
-    assert sum(len(chunk.labels) for chunk in points.chunks(draw, 0)) == total
-    assert len(next(points.chunks(draw, 0)).labels) == next_  # a block has 20
